@@ -1,0 +1,1 @@
+"""The command line that people type and scripts call."""

@@ -1,0 +1,229 @@
+"""What the processes say to each other: requests, answers, slates and their traces, invalidations.
+
+Times are Unix epoch milliseconds (`*_ms`) unless a name says otherwise; durations carry their unit too.
+"""
+
+import enum
+
+from infra.contracts.residency import Global, GlobalMessage, Regional, RegionalMessage
+
+SLATE_ITEMS_MAX = 200
+"""No request may ask for more items than this."""
+
+
+class RecommendationType(enum.StrEnum):
+    """What kind of list a caller asks for (MISSION A1)."""
+
+    PERSONAL = "personal"
+    SIMILAR = "similar"
+    TRENDING = "trending"
+    POPULAR = "popular"
+    SESSION = "session"
+
+
+class Surface(enum.StrEnum):
+    """Where the list is shown (MISSION A2)."""
+
+    HOME = "home"
+    DETAIL = "detail"
+    CART = "cart"
+    EMAIL = "email"
+    FEED = "feed"
+
+
+class DegradationStep(enum.StrEnum):
+    """The ladder of MISSION B5, best first: which rung produced an answer."""
+
+    FRESH = "fresh"
+    """A fresh entry of the edge's in-process cache."""
+    GRID = "grid"
+    """A fresh entry of the region's grid."""
+    HOME = "home"
+    """Computed now by the home region (or by the serving region, for lists that are not personal)."""
+    STALE = "stale"
+    """A stale entry: served while it is revalidated, or because nothing better answered."""
+    REPLICA = "replica"
+    """Another node of the home region, after the first one failed."""
+    FAILOVER_VECTOR = "failover-vector"
+    """Another region, ranked with the vector that the client itself sent."""
+    FAILOVER = "failover"
+    """Another region, without personal data."""
+    RELEASE = "release"
+    """The release's own lists, from the edge's memory."""
+
+
+class Source(enum.StrEnum):
+    """Which candidate source put an item up."""
+
+    ANN = "ann"
+    SIMILAR_TO_RECENT = "similar-to-recent"
+    SIMILAR = "similar"
+    TRENDING = "trending"
+    POPULAR = "popular"
+    RELEASE_LISTS = "release-lists"
+
+
+class ReasonCode(enum.StrEnum):
+    """Why an item is in the slate, for people (MISSION A4)."""
+
+    FOR_YOU = "for-you"
+    BECAUSE_RECENT = "because-recent"
+    SIMILAR_ITEM = "similar-item"
+    TRENDING_REGION = "trending-region"
+    POPULAR = "popular"
+    POPULAR_IN_CATEGORY = "popular-in-category"
+
+
+class Context(GlobalMessage, frozen=True, kw_only=True):
+    """Coarse circumstances of a request; nothing in it singles out a person."""
+
+    locale: Global[str] = "en"
+    device: Global[str] = ""
+    local_hour: Global[int | None] = None
+
+
+class Reason(GlobalMessage, frozen=True, kw_only=True):
+    """A reason code and its sentence in the caller's language."""
+
+    code: Global[ReasonCode]
+    text: Global[str]
+
+
+class SlateItem(GlobalMessage, frozen=True, kw_only=True):
+    """One recommended item. `score` is comparable within one slate only."""
+
+    item: Global[str]
+    score: Global[float]
+    source: Global[Source]
+    reason: Global[Reason]
+    title: Global[str] = ""
+
+
+class StageTrace(GlobalMessage, frozen=True, kw_only=True):
+    """What one stage of the funnel did: how many came in, how many went out, how long it took, why it was skipped."""
+
+    stage: Global[str]
+    candidates_in: Global[int]
+    candidates_out: Global[int]
+    took_ms: Global[float]
+    skipped: Global[str] = ""
+
+
+class Lifetime(GlobalMessage, frozen=True, kw_only=True):
+    """How long a list may be kept (RFC 9111 and RFC 5861), in seconds."""
+
+    max_age_s: Global[float]
+    stale_while_revalidate_s: Global[float]
+    stale_if_error_s: Global[float]
+
+
+class HomeRequest(RegionalMessage, frozen=True, kw_only=True):
+    """An edge asks its own region for a list. `subject` is the region's pseudonym of a user or a session, or None."""
+
+    type: Global[RecommendationType]
+    surface: Global[Surface] = Surface.HOME
+    n: Global[int] = 10
+    subject: Regional[str | None] = None
+    recent: Regional[tuple[str, ...]] = ()
+    """Item ids that the visitor brought along, oldest first (session lists)."""
+    item: Global[str | None] = None
+    category: Global[str | None] = None
+    exclude: Regional[tuple[str, ...]] = ()
+    vector: Regional[tuple[float, ...] | None] = None
+    """The caller's own user vector, `[dim]`, for callers without a subject in this region."""
+    vector_release: Global[str | None] = None
+    context: Global[Context] = Context()
+    deadline_ms: Global[float | None] = None
+    """Epoch milliseconds after which nobody waits for the answer."""
+    explain: Global[bool] = False
+
+
+class AwayRequest(GlobalMessage, frozen=True, kw_only=True):
+    """An edge asks a region that is not the caller's home. Nothing here says who asks.
+
+    `vector` is the one exception by the caller's own will (MISSION B6): the phone computed and sent it; the region
+    ranks with it and stores nothing.
+    """
+
+    type: Global[RecommendationType]
+    surface: Global[Surface] = Surface.HOME
+    n: Global[int] = 10
+    item: Global[str | None] = None
+    category: Global[str | None] = None
+    vector: Global[tuple[float, ...] | None] = None
+    vector_release: Global[str | None] = None
+    context: Global[Context] = Context()
+    deadline_ms: Global[float | None] = None
+
+
+class HomeAnswer(RegionalMessage, frozen=True, kw_only=True):
+    """The home region's answer. `items` holds the page and spare items behind it."""
+
+    items: Regional[tuple[SlateItem, ...]]
+    release: Global[str]
+    region: Global[str]
+    personal: Global[bool]
+    """True when the list belongs to one subject: only the home region's caches may keep it."""
+    subject_version: Regional[int] = 0
+    lifetime: Global[Lifetime]
+    arm: Global[str] = "control"
+    degraded: Global[tuple[str, ...]] = ()
+    """Parts of the region that did not take part, each in a word: `ann`, `ranker`, `store`."""
+    trace: Regional[tuple[StageTrace, ...]] = ()
+    generated_at_ms: Global[int]
+
+
+class AwayAnswer(GlobalMessage, frozen=True, kw_only=True):
+    """An answer from a region that is not the caller's home."""
+
+    items: Global[tuple[SlateItem, ...]]
+    release: Global[str]
+    region: Global[str]
+    used_vector: Global[bool] = False
+    lifetime: Global[Lifetime]
+    degraded: Global[tuple[str, ...]] = ()
+    generated_at_ms: Global[int]
+
+
+class Invalidation(RegionalMessage, frozen=True, kw_only=True):
+    """Told to every edge of a region over the grid. Exactly one of the groups below is filled in."""
+
+    subject: Regional[str | None] = None
+    subject_version: Regional[int] = 0
+    consumed: Regional[tuple[str, ...]] = ()
+    """Items that must leave the subject's cached lists at once."""
+    opted_out: Regional[bool | None] = None
+    release: Global[str | None] = None
+    """The release that the region answers from now."""
+    withdrawn: Global[tuple[str, ...]] = ()
+    """Items that may not be shown any more, to anyone, in this region."""
+    restored: Global[tuple[str, ...]] = ()
+
+
+INVALIDATION_TOPIC = "invalidations"
+
+
+class RelayedCall(RegionalMessage, frozen=True, kw_only=True):
+    """A traveller's call, put into a sealed box by an edge elsewhere and opened by the home region.
+
+    The edge elsewhere cannot read the token's subject, and what crosses between regions is the sealed box only.
+    """
+
+    token: Regional[str]
+    request: Regional[HomeRequest | None] = None
+    events: Regional[bytes | None] = None
+    """An encoded `EventBatch`."""
+
+
+class SealedCall(GlobalMessage, frozen=True, kw_only=True):
+    """The box that crosses: see `infra.plumbing.sealing`."""
+
+    home: Global[str]
+    sealed: Global[bytes]
+
+
+class SealedAnswer(GlobalMessage, frozen=True, kw_only=True):
+    """The answer's box: only the edge that sealed the call can open it."""
+
+    status: Global[int]
+    sealed: Global[bytes]

@@ -1,0 +1,190 @@
+"""The release: one immutable, content-addressed bundle, and what is in it (MISSION D3).
+
+A release is a manifest plus blobs. The manifest maps file names to blobs by SHA-256; blobs are shared between
+releases, so that what did not change is not fetched again. In the TUF repository the targets are::
+
+    manifests/<release_id>.json     the manifest
+    blobs/<sha256>                  one file of one or more releases
+    channels/<channel>.json         a `ChannelPointer`: which release a channel recommends
+
+`release_id` is the first 20 hex digits of the SHA-256 of the manifest's canonical JSON, so a manifest that was
+changed does not carry its own name any more.
+
+All rows (`[num_items, ...]`) are in catalogue order; the towers' item input is row + 1, with 0 for padding.
+"""
+
+import hashlib
+import re
+from typing import Annotated
+
+import msgspec
+
+from infra.contracts.messages import Reason, ReasonCode, SlateItem, Source
+from infra.contracts.residency import Global, GlobalMessage
+
+FORMAT_VERSION = 1
+RELEASE_ID_PATTERN = re.compile(r"[0-9a-f]{20}")
+
+USER_TOWER = "user_tower.tflite"
+"""LiteRT; inputs as `infra.contracts.features.HistoryInput`, each `[1, history_length] int32`, named by field;
+output `[1, dim] float32`."""
+ITEM_TOWER = "item_tower.tflite"
+"""LiteRT; input `categories [1, num_categories] float32`; output `[1, dim] float32`: a vector for an item that has
+metadata only."""
+RANKER = "ranker.tflite"
+"""LiteRT; input `features [ranker_batch, num_ranking_inputs] float32`; output `[ranker_batch, num_heads] float32`,
+probabilities, head 0 is the one to rank by."""
+SCANN_PREFIX = "scann/"
+"""Files of a serialised ScaNN searcher over ITEM_VECTORS, dot product, relative paths."""
+ITEM_VECTORS = "item_vectors.npy"  # [num_items, dim] float32
+ITEM_POPULARITY = "item_popularity.npy"  # [num_items] float32, log1p(interactions) / its maximum
+ITEM_TREND = "item_trend.npy"  # [num_items] float32, same over the last TREND_WINDOW_S of the data
+ITEM_CATEGORIES = "item_categories.npy"  # [num_items, num_categories] float32, each row sums to 1 or 0
+SIMILAR_ROWS = "similar_rows.npy"  # [num_items, num_similar] int32, best first, -1 behind the last
+SIMILAR_SCORES = "similar_scores.npy"  # [num_items, num_similar] float32 in [0, 1]
+CATALOGUE = "catalogue.msgpack"  # tuple[CatalogueItem, ...], row order
+LISTS = "lists.json"  # ReleaseLists
+EVALUATION = "evaluation.json"
+MODEL_CARD = "model_card.md"
+RULES = "rules.json"  # Rules
+FEDERATED_ADAPTER = "adapter.npy"  # [dim, dim] float32: the tower's last linear map, which federated rounds train
+
+REQUIRED_FILES = frozenset(
+    {
+        USER_TOWER, ITEM_TOWER, RANKER, ITEM_VECTORS, ITEM_POPULARITY, ITEM_TREND, ITEM_CATEGORIES, SIMILAR_ROWS,
+        SIMILAR_SCORES, CATALOGUE, LISTS, EVALUATION, MODEL_CARD, RULES, FEDERATED_ADAPTER,
+    }
+)  # fmt: skip
+
+TREND_WINDOW_S = 14 * 86_400
+Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class CatalogueItem(GlobalMessage, frozen=True, kw_only=True):
+    """An item as people and filters see it."""
+
+    item: Global[str]
+    title: Global[str] = ""
+    categories: Global[tuple[str, ...]] = ()
+    year: Global[int | None] = None
+    interactions: Global[int] = 0
+
+
+class ReleaseLists(GlobalMessage, frozen=True, kw_only=True):
+    """Lists that answer when nothing else does; the only part of a release that an edge holds.
+
+    Keys of `popular` and `trending`: ``all``, ``region:<name>``, ``category:<name>``. Keys of `similar`: item ids.
+    Values are item ids, best first.
+    """
+
+    popular: Global[dict[str, tuple[str, ...]]]
+    trending: Global[dict[str, tuple[str, ...]]]
+    similar: Global[dict[str, tuple[str, ...]]]
+    titles: Global[dict[str, str]]
+
+
+class Rules(GlobalMessage, frozen=True, kw_only=True):
+    """Defaults for re-ranking; a region may put its own over them."""
+
+    diversity: Global[float] = 0.2
+    """MMR weight of dissimilarity, 0 (none) to 1."""
+    category_share_max: Global[float] = 0.6
+    """No category may hold more than this share of a slate."""
+    withdrawn: Global[tuple[str, ...]] = ()
+
+
+class FileEntry(GlobalMessage, frozen=True, kw_only=True):
+    """One file of the bundle."""
+
+    sha256: Global[Sha256]
+    length: Global[int]
+
+
+class ModelShape(GlobalMessage, frozen=True, kw_only=True):
+    """The sizes that the serving side must know before it opens a file."""
+
+    dim: Global[int]
+    history_length: Global[int]
+    num_items: Global[int]
+    num_categories: Global[int]
+    ranker_batch: Global[int]
+    num_ranking_inputs: Global[int]
+    heads: Global[tuple[str, ...]]
+    categories: Global[tuple[str, ...]]
+
+
+class Manifest(GlobalMessage, frozen=True, kw_only=True):
+    """What a release is made of, where it comes from and how good it is."""
+
+    format_version: Global[int]
+    created_at_ms: Global[int]
+    dataset: Global[str]
+    dataset_sha256: Global[str]
+    parent: Global[str | None]
+    """The release this one was derived from or compared with."""
+    origin: Global[str]
+    """`central` or `federated`."""
+    shape: Global[ModelShape]
+    metrics: Global[dict[str, float]]
+    """Headline figures of EVALUATION: `hr10`, `ndcg10`, ..."""
+    gates: Global[dict[str, bool]]
+    files: Global[dict[str, FileEntry]]
+
+    @property
+    def release_id(self) -> str:
+        """First 20 hex digits of the SHA-256 of `canonical_bytes`."""
+        return hashlib.sha256(self.canonical_bytes()).hexdigest()[:20]
+
+    def canonical_bytes(self) -> bytes:
+        """JSON with sorted keys and no white space: what is hashed, signed and stored."""
+        return msgspec.json.encode(self, order="sorted")
+
+
+class ChannelPointer(GlobalMessage, frozen=True, kw_only=True):
+    """What a channel (`stable`, `candidate`) recommends to the regions that follow it."""
+
+    channel: Global[str]
+    release: Global[str]
+    published_at_ms: Global[int]
+
+
+def manifest_target(release_id: str) -> str:
+    """TUF target path of a release's manifest."""
+    return f"manifests/{release_id}.json"
+
+
+def blob_target(sha256: str) -> str:
+    """TUF target path of one blob."""
+    return f"blobs/{sha256}"
+
+
+def channel_target(channel: str) -> str:
+    """TUF target path of a channel's pointer."""
+    return f"channels/{channel}.json"
+
+
+_SENTENCES: dict[ReasonCode, str] = {
+    ReasonCode.FOR_YOU: "Picked for you from what you enjoyed",
+    ReasonCode.BECAUSE_RECENT: "Because of {anchor}",
+    ReasonCode.SIMILAR_ITEM: "Similar to {anchor}",
+    ReasonCode.TRENDING_REGION: "Trending in your region",
+    ReasonCode.POPULAR: "Popular with everyone",
+    ReasonCode.POPULAR_IN_CATEGORY: "Popular in {anchor}",
+}
+
+
+def reason(code: ReasonCode, anchor: str = "") -> Reason:
+    """The reason with its sentence; `anchor` is the title or category that the sentence names."""
+    return Reason(code=code, text=_SENTENCES[code].format(anchor=anchor or "what you chose"))
+
+
+def slate_from_list(
+    items: tuple[str, ...], *, code: ReasonCode, anchor: str = "", titles: dict[str, str] | None = None
+) -> tuple[SlateItem, ...]:
+    """Slate items for a ready-made list of a release, scores falling from 1 by rank."""
+    why = reason(code, anchor)
+    names = titles or {}
+    return tuple(
+        SlateItem(item=item, score=1.0 / (rank + 1), source=Source.RELEASE_LISTS, reason=why, title=names.get(item, ""))
+        for rank, item in enumerate(items)
+    )

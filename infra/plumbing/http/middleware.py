@@ -1,0 +1,94 @@
+"""The frame around every handler: request id, span, metrics, errors as problem documents, `/metrics` and health."""
+
+from collections.abc import Callable
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+from opentelemetry.trace import SpanKind
+from prometheus_client import CONTENT_TYPE_LATEST, Counter, Histogram, generate_latest
+
+from infra.plumbing.clock import Clock
+from infra.plumbing.errors import AtollError
+from infra.plumbing.http.problems import problem_for, problem_response
+from infra.plumbing.ids import accept_request_id
+from infra.plumbing.telemetry import DURATION_BUCKETS_S, Telemetry
+
+REQUEST_ID = web.RequestKey("atoll_request_id", str)
+"""Where handlers find the id of their request: `request[REQUEST_ID]`."""
+
+
+def frame(telemetry: Telemetry, clock: Clock) -> Middleware:
+    """The middleware; put it first."""
+    requests = Counter(
+        "atoll_http_requests",
+        "Requests by route and status.",
+        ("route", "method", "status"),
+        registry=telemetry.registry,
+    )
+    durations = Histogram(
+        "atoll_http_request_seconds", "Time to answer by route.", ("route",),
+        buckets=DURATION_BUCKETS_S, registry=telemetry.registry,
+    )  # fmt: skip
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        request_id = accept_request_id(request.headers.get("Atoll-Request-Id"))
+        request[REQUEST_ID] = request_id
+        resource = request.match_info.route.resource
+        route = resource.canonical if resource is not None else "unmatched"
+        started_s = clock.monotonic_s()
+        with telemetry.span(f"{request.method} {route}", headers=request.headers, kind=SpanKind.SERVER) as span:
+            response = await _answer(telemetry, request, handler, request_id)
+            span.set_attribute("http.response.status_code", response.status)
+        if not response.prepared:
+            response.headers.setdefault("Atoll-Request-Id", request_id)
+        requests.labels(route, request.method, str(response.status)).inc()
+        durations.labels(route).observe(clock.monotonic_s() - started_s)
+        return response
+
+    return middleware
+
+
+async def _answer(telemetry: Telemetry, request: web.Request, handler: Handler, request_id: str) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except AtollError as error:
+        return problem_for(error, request_id)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        return problem_response(error.status, error.reason, _detail(error), request_id)
+    except Exception:
+        telemetry.logger.exception("a handler failed", extra={"fields": {"request_id": request_id}})
+        return problem_response(500, "Internal error", "The request could not be answered.", request_id)
+
+
+def _detail(error: web.HTTPException) -> str:
+    if isinstance(error, web.HTTPRequestEntityTooLarge):
+        return "The body is larger than this service takes."
+    return {404: "There is nothing at this path.", 405: "This path does not take that method."}.get(
+        error.status, error.reason
+    )
+
+
+def operations_routes(telemetry: Telemetry, ready: Callable[[], str | None]) -> list[web.RouteDef]:
+    """`/metrics`, `/health/live` and `/health/ready`.
+
+    Args:
+        telemetry: whose registry is shown.
+        ready: None when the process can take requests, else what it waits for.
+    """
+
+    async def metrics(_request: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(telemetry.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def live(_request: web.Request) -> web.Response:
+        return web.json_response({"status": "live"})
+
+    async def is_ready(_request: web.Request) -> web.Response:
+        waiting = ready()
+        if waiting is None:
+            return web.json_response({"status": "ready"})
+        return web.json_response({"status": "waiting", "for": waiting}, status=503)
+
+    return [web.get("/metrics", metrics), web.get("/health/live", live), web.get("/health/ready", is_ready)]

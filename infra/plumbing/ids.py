@@ -1,0 +1,16 @@
+"""The only place that draws identifiers and randomness for them."""
+
+import re
+import secrets
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{8,64}")
+
+
+def new_request_id() -> str:
+    """A fresh request id: 24 hex digits."""
+    return secrets.token_hex(12)
+
+
+def accept_request_id(offered: str | None) -> str:
+    """`offered` when it is a harmless identifier (8 to 64 letters, digits, `_.:-`), else a fresh one."""
+    return offered if offered and _REQUEST_ID.fullmatch(offered) else new_request_id()

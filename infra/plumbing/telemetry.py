@@ -1,0 +1,138 @@
+"""Telemetry of one process: OpenTelemetry spans, Prometheus metrics, JSON logs with trace ids. No personal data.
+
+Attributes, labels and log fields hold names of things (route, step, region, release, stage), counts and durations;
+never a subject, a session, an event or a feature. A test greps everything a world wrote.
+"""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import msgspec
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
+from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+from opentelemetry.trace import Span, SpanKind, Tracer
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from prometheus_client import CollectorRegistry
+
+_PROPAGATOR = TraceContextTextMapPropagator()
+DURATION_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+
+class TelemetrySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where telemetry goes. Empty paths: logs to stderr, no spans kept."""
+
+    log_file: str = ""
+    spans_file: str = ""
+    log_level: str = "INFO"
+    sample_ratio: float = 0.05
+    """Share of requests without a caller's own decision whose spans are kept, 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Telemetry:
+    """What a process is given to speak with."""
+
+    tracer: Tracer
+    registry: CollectorRegistry
+    logger: logging.Logger
+    _provider: TracerProvider
+    _files: tuple[IO[str], ...]
+
+    @contextmanager
+    def span(
+        self, name: str, *, headers: Mapping[str, str] | None = None, kind: SpanKind = SpanKind.INTERNAL,
+        attributes: Mapping[str, str | int | float | bool] | None = None,
+    ) -> Iterator[Span]:  # fmt: skip
+        """A span around a block; a child of the caller's span when `headers` carry a `traceparent`."""
+        with self.tracer.start_as_current_span(
+            name, context=extract(headers) if headers is not None else None, kind=kind, attributes=attributes
+        ) as span:
+            yield span
+
+    def close(self) -> None:
+        """Flush spans and close files."""
+        self._provider.shutdown()
+        for handler in list(self.logger.handlers):
+            self.logger.removeHandler(handler)
+            handler.close()
+        for file in self._files:
+            file.close()
+
+
+def start_telemetry(*, service: str, region: str, node: str, settings: TelemetrySettings) -> Telemetry:
+    """Build the telemetry of one process. Nothing global is touched, so several can live in one test."""
+    files: list[IO[str]] = []
+    resource = Resource.create({"service.name": service, "cloud.region": region, "service.instance.id": node})
+    provider = TracerProvider(
+        resource=resource, sampler=ParentBased(TraceIdRatioBased(settings.sample_ratio)), shutdown_on_exit=False
+    )
+    if settings.spans_file:
+        Path(settings.spans_file).parent.mkdir(parents=True, exist_ok=True)
+        file = Path(settings.spans_file).open("a", encoding="utf-8")  # noqa: SIM115 - closed in close()
+        files.append(file)
+        exporter = ConsoleSpanExporter(out=file, formatter=lambda span: span.to_json(indent=None) + "\n")
+        provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=500))
+    return Telemetry(
+        tracer=provider.get_tracer("atoll"),
+        registry=CollectorRegistry(),
+        logger=_logger(service, region, node, settings),
+        _provider=provider,
+        _files=tuple(files),
+    )
+
+
+def extract(headers: Mapping[str, str]) -> Context:
+    """The trace context that a caller sent (W3C Trace Context); an empty one when there is none."""
+    return _PROPAGATOR.extract(
+        {name.lower(): value for name, value in headers.items() if name.lower().startswith("trace")}
+    )
+
+
+def inject(headers: MutableMapping[str, str]) -> None:
+    """Put the current span's `traceparent` into `headers`."""
+    _PROPAGATOR.inject(headers)
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line; what a caller passes as `extra={"fields": {...}}` stands beside the message."""
+
+    def __init__(self, identity: Mapping[str, str]) -> None:
+        super().__init__()
+        self._identity = dict(identity)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as one line of JSON."""
+        context = trace.get_current_span().get_span_context()
+        line = {
+            "time": round(record.created, 3),
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+            **self._identity,
+            **getattr(record, "fields", {}),
+        }
+        if context.is_valid:
+            line["trace_id"] = format(context.trace_id, "032x")
+        if record.exc_info and record.exc_info[0] is not None:
+            line["error"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def _logger(service: str, region: str, node: str, settings: TelemetrySettings) -> logging.Logger:
+    logger = logging.Logger(f"atoll.{service}", level=settings.log_level.upper())
+    if settings.log_file:
+        Path(settings.log_file).parent.mkdir(parents=True, exist_ok=True)
+        handler: logging.Handler = logging.FileHandler(settings.log_file)
+    else:
+        handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter({"service": service, "region": region, "node": node}))
+    logger.addHandler(handler)
+    return logger

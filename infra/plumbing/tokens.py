@@ -1,0 +1,95 @@
+"""End-user tokens: JWTs (RFC 7519, EdDSA) bound to a subject and a home region (MISSION A7).
+
+Everybody can verify a token and read its home region; only the home region can read whose it is, because the
+subject inside is sealed with the region's own key.
+"""
+
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+import jwt
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from infra.plumbing.clock import Clock
+from infra.plumbing.errors import UnauthorizedError
+from infra.plumbing.keys import RegionKeys, TrustDirectory, decode_base64url, encode_base64url
+
+AUDIENCE = "atoll"
+TOKEN_BYTES_MAX = 2048
+CLOCK_SKEW_S = 30
+_NONCE_BYTES = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who calls, as far as anyone may know: the home region and a subject that only it can open."""
+
+    home: str
+    sealed_subject: str
+    expires_s: int
+
+
+def issue_token(keys: RegionKeys, user_id: str, *, clock: Clock, life_s: int = 3600) -> str:
+    """A token for `user_id` of the region that `keys` belong to."""
+    nonce = secrets.token_bytes(_NONCE_BYTES)
+    sealed = nonce + AESGCM(keys.subject_key).encrypt(nonce, user_id.encode(), keys.region.encode())
+    now_s = clock.now_ms() // 1000
+    claims = {
+        "iss": keys.region, "aud": AUDIENCE, "home": keys.region, "sub": encode_base64url(sealed),
+        "iat": now_s, "exp": now_s + life_s,
+    }  # fmt: skip
+    private = Ed25519PrivateKey.from_private_bytes(keys.issuer_private)
+    return jwt.encode(claims, private, algorithm="EdDSA", headers={"kid": keys.region})
+
+
+def verify_token(token: str, trust: TrustDirectory, *, clock: Clock) -> Principal:
+    """The principal of a token that holds.
+
+    Raises:
+        UnauthorizedError: malformed, unknown issuer, wrong signature, wrong audience, expired, or an issuer that
+            speaks for another region.
+    """
+    if len(token) > TOKEN_BYTES_MAX:
+        raise UnauthorizedError("the token is too long.", fix=f"Tokens have at most {TOKEN_BYTES_MAX} bytes.")
+    try:
+        kid = jwt.get_unverified_header(token).get("kid")
+        issuer = trust.regions.get(kid) if isinstance(kid, str) else None
+        if issuer is None:
+            raise UnauthorizedError("the token's issuer is not known here.", fix="Get a token from its home region.")
+        public = Ed25519PublicKey.from_public_bytes(issuer.issuer_public)
+        # Expiry is checked against our own clock, below: PyJWT would read the machine's.
+        claims = jwt.decode(
+            token, public, algorithms=["EdDSA"], audience=AUDIENCE,
+            options={"require": ["exp", "sub", "home"], "verify_exp": False, "verify_iat": False, "verify_nbf": False},
+        )  # fmt: skip
+    except jwt.PyJWTError as error:
+        raise UnauthorizedError("the token does not hold.", fix="Get a fresh token from its home region.") from error
+    return _principal(claims, str(kid), now_s=clock.now_ms() / 1000)
+
+
+def open_subject(principal: Principal, keys: RegionKeys) -> str:
+    """The pseudonym of the principal's subject; works in its home region only.
+
+    Raises:
+        UnauthorizedError: the token belongs to another region or its subject was tampered with.
+    """
+    try:
+        sealed = decode_base64url(principal.sealed_subject)
+        user_id = AESGCM(keys.subject_key).decrypt(
+            sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], principal.home.encode()
+        )
+    except (InvalidTag, ValueError) as error:
+        raise UnauthorizedError("the token's subject cannot be opened in this region.") from error
+    return keys.pseudonym("user", user_id.decode())
+
+
+def _principal(claims: dict[str, Any], kid: str, *, now_s: float) -> Principal:
+    home, subject, expires_s = claims["home"], claims["sub"], claims["exp"]
+    if home != kid or not isinstance(subject, str) or not isinstance(expires_s, int):
+        raise UnauthorizedError("the token's issuer does not speak for that home region.")
+    if now_s > expires_s + CLOCK_SKEW_S:
+        raise UnauthorizedError("the token has expired.", fix="Get a fresh token from its home region.")
+    return Principal(home=home, sealed_subject=subject, expires_s=expires_s)

@@ -1,0 +1,111 @@
+"""Features have one definition; these are its laws."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from infra.contracts.features import (
+    GAP_BUCKETS,
+    GAP_UNKNOWN,
+    RANKING_FEATURES,
+    ItemTables,
+    QueryState,
+    category_affinity,
+    encode_history,
+    gap_bucket,
+    ranking_features,
+    similar_to_recent,
+)
+
+
+@given(st.lists(st.floats(-1e3, 1e12), min_size=1, max_size=50))
+def test_gap_buckets_are_bounded_and_monotonic(gaps: list[float]):
+    buckets = gap_bucket(np.sort(np.asarray(gaps)))
+    assert (np.diff(buckets) >= 0).all()
+    assert buckets.min() >= 0
+    assert buckets.max() < GAP_UNKNOWN < GAP_BUCKETS
+
+
+def test_no_gap_has_a_bucket_of_its_own():
+    assert gap_bucket(np.array([0.0, 1.0])).tolist() == [0, 2]
+
+
+def test_history_is_right_aligned_with_gaps_on_both_sides():
+    encoded = encode_history([5, 6, 7], [3, 4, 5], [0.0, 0.0, 100.0], now_s=4000.0, length=5)
+    assert encoded.items.tolist() == [0, 0, 6, 7, 8]
+    assert encoded.strengths.tolist() == [0, 0, 3, 4, 5]
+    assert encoded.gaps_before.tolist() == [0, 0, GAP_UNKNOWN, 0, 7]
+    assert encoded.gaps_after.tolist() == [0, 0, 0, 7, 12]
+
+
+def test_a_longer_history_keeps_the_gap_before_its_first_event():
+    whole = encode_history([1, 2, 3], [5, 5, 5], [0.0, 64.0, 128.0], now_s=200.0, length=2)
+    assert whole.items.tolist() == [3, 4]
+    assert whole.gaps_before.tolist() == gap_bucket(np.array([64.0, 64.0])).tolist()
+
+
+def test_an_empty_history_is_all_padding():
+    assert all(not part.any() for part in encode_history([], [], [], now_s=1.0, length=4))
+
+
+@given(st.integers(0, 30), st.integers(1, 12))
+def test_encoding_is_what_is_left_of_the_longest_one(events: int, length: int):
+    rng = np.random.default_rng(events)
+    rows, strengths = rng.integers(0, 9, events), rng.integers(1, 6, events)
+    times = np.sort(rng.uniform(0, 1e6, events))
+    short = encode_history(rows, strengths, times, now_s=2e6, length=length)
+    long = encode_history(rows, strengths, times, now_s=2e6, length=64)
+    for a, b in zip(short, long, strict=True):
+        assert a.tolist() == b[-length:].tolist()
+
+
+@pytest.fixture
+def tables() -> ItemTables:
+    similar_rows = np.array([[1, 2], [0, -1], [0, 3], [-1, -1]], dtype=np.int32)
+    return ItemTables(
+        vectors=np.eye(4, dtype=np.float32),
+        popularity=np.array([1.0, 0.5, 0.2, 0.1], dtype=np.float32),
+        trend=np.array([0.1, 0.2, 0.3, 0.4], dtype=np.float32),
+        categories=np.array([[1, 0], [1, 0], [0, 1], [0.5, 0.5]], dtype=np.float32),
+        similar_rows=similar_rows,
+        similar_scores=np.where(similar_rows >= 0, 0.5, 0.0).astype(np.float32),
+    )
+
+
+def query(rows: list[int], strengths: list[int], times: list[float], now_s: float = 1000.0) -> QueryState:
+    return QueryState(
+        rows=np.array(rows, dtype=np.int32),
+        strengths=np.array(strengths, dtype=np.int32),
+        times_s=np.array(times, dtype=np.float64),
+        now_s=now_s,
+        vector=np.array([1, 2, 3, 4], dtype=np.float32),
+    )
+
+
+def test_dislikes_count_against_their_category(tables: ItemTables):
+    affinity = category_affinity(query([0, 2], [5, 1], [1000.0, 1000.0]), tables.categories)
+    assert affinity.tolist() == pytest.approx([0.5, -0.5])
+
+
+def test_older_events_count_less(tables: ItemTables):
+    affinity = category_affinity(query([0, 2], [5, 5], [0.0, 30 * 86_400.0], 30 * 86_400.0), tables.categories)
+    assert affinity.tolist() == pytest.approx([1 / 3, 2 / 3])
+
+
+def test_similarity_ignores_padding_and_weighs_later_events_more(tables: ItemTables):
+    last, recent = similar_to_recent(query([2, 0], [5, 5], [1.0, 2.0]), tables)
+    assert last.tolist() == [0, 0.5, 0.5, 0]
+    assert recent.tolist() == [0.25, 0.5, 0.5, 0.25]
+
+
+def test_ranking_features_hold_the_retrieval_score_and_its_parts(tables: ItemTables):
+    features = ranking_features(query([0], [5], [990.0]), np.array([3, 1], dtype=np.int32), tables)
+    assert features.shape == (2, 4 + len(RANKING_FEATURES))
+    assert features.dtype == np.float32
+    assert features[0, :5].tolist() == [0, 0, 0, 4, 4]
+    assert features[1, 4 + RANKING_FEATURES.index("similar_to_last")] == 0.5
+
+
+def test_ranking_features_of_a_newcomer_are_finite(tables: ItemTables):
+    assert np.isfinite(ranking_features(query([], [], []), np.arange(4, dtype=np.int32), tables)).all()

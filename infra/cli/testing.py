@@ -1,0 +1,61 @@
+"""`./atoll test`: what CI runs, step by step, stopping at nothing so that one run tells everything."""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from infra.cli.output import add_json_option, emit
+from infra.plumbing.clock import SystemClock
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+COVERAGE_MIN = 85
+
+
+def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """`atoll test`."""
+    parser = commands.add_parser(
+        "test",
+        help="lint, types, architecture, unit, contract, simulation, integration and acceptance tests",
+        description="Runs everything that CI runs. Example: ./atoll test --only unit",
+    )
+    parser.add_argument("--only", choices=sorted(_steps()), action="append", help="run only this step; may be repeated")
+    add_json_option(parser)
+    parser.set_defaults(run=_run)
+
+
+def _steps() -> dict[str, list[str]]:
+    python = [sys.executable, "-m"]
+    binaries = Path(sys.executable).parent
+    pytest = [*python, "pytest", "-q", "--durations=8"]
+    covered = ["--cov", "--cov-append", "--cov-report="]
+    return {
+        "lint": [*python, "ruff", "check", "."],
+        "format": [*python, "ruff", "format", "--check", "."],
+        "types": [*python, "mypy"],
+        "architecture": [str(binaries / "lint-imports")],
+        "unit": [*pytest, "-n", "2", *covered, "tests/unit", "tests/contract", "tests/architecture", "tests/sim"],
+        "integration": [*pytest, *covered, "tests/integration"],
+        "acceptance": [*pytest, "tests/acceptance"],
+        "coverage": [*python, "coverage", "report", f"--fail-under={COVERAGE_MIN}"],
+    }
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    clock = SystemClock()
+    for old in ROOT.glob(".coverage*"):
+        old.unlink()
+    results: dict[str, dict[str, float | bool]] = {}
+    for name, command in _steps().items():
+        if arguments.only and name not in arguments.only:
+            continue
+        print(f"== {name}", file=sys.stderr, flush=True)
+        started_s = clock.monotonic_s()
+        passed = subprocess.run(command, cwd=ROOT, check=False).returncode == 0
+        results[name] = {"passed": passed, "seconds": round(clock.monotonic_s() - started_s, 1)}
+    text = "\n".join(
+        f"{'ok  ' if result['passed'] else 'FAIL'} {name} ({result['seconds']} s)" for name, result in results.items()
+    )
+    failed = sum(not result["passed"] for result in results.values())
+    emit(arguments, {"steps": results, "failed": failed}, f"{text}\n{len(results) - failed} passed, {failed} failed")
+    return 1 if failed else 0

@@ -1,0 +1,1 @@
+"""The demo: the whole story on real data, each act with what it proves and its figure."""

@@ -1,0 +1,130 @@
+"""Measurements over plain HTTP: how soon an event shows, how soon a roll back is everywhere."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+
+from infra.demo.callers import Caller
+from infra.plumbing.clock import Clock
+from infra.plumbing.errors import AtollError
+from infra.plumbing.ids import new_request_id
+
+POLL_S = 0.004
+PATIENCE_S = 10.0
+
+
+class ProbeFailedError(AtollError):
+    """What the probe waited for did not happen in time, or an answer was not what it must be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer of an edge: its slate and what the headers say of it."""
+
+    status: int
+    items: tuple[str, ...]
+    step: str
+    region: str
+    release: str
+    headers: dict[str, str]
+    body: Any
+
+
+async def ask(session: aiohttp.ClientSession, base_url: str, path: str, headers: dict[str, str]) -> Answer:
+    """GET a list.
+
+    Raises:
+        ProbeFailedError: the answer is not a 200.
+    """
+    async with session.get(base_url + path, headers=headers) as response:
+        raw = await response.read()
+        if response.status != 200:
+            raise ProbeFailedError(f"{path} was answered {response.status}: {raw[:300].decode(errors='replace')}")
+        body = json.loads(raw)
+        return Answer(
+            status=response.status,
+            items=tuple(item["item"] for item in body["items"]),
+            step=response.headers.get("Atoll-Step", ""),
+            region=response.headers.get("Atoll-Region", ""),
+            release=response.headers.get("Atoll-Release", ""),
+            headers=dict(response.headers),
+            body=body,
+        )
+
+
+async def send_event(
+    session: aiohttp.ClientSession, base_url: str, headers: dict[str, str], *, item: str, event_id: str, clock: Clock
+) -> dict[str, Any]:
+    """POST one click and return the acknowledgement.
+
+    Raises:
+        ProbeFailedError: the event was not acknowledged.
+    """
+    event = {"event_id": event_id, "type": "click", "item": item, "at_ms": clock.now_ms()}
+    async with session.post(f"{base_url}/v1/events", json={"events": [event]}, headers=headers) as response:
+        raw = await response.read()
+        if response.status != 200:
+            raise ProbeFailedError(f"an event was answered {response.status}: {raw[:300].decode(errors='replace')}")
+        acknowledged: dict[str, Any] = json.loads(raw)
+        return acknowledged
+
+
+PERSONAL = "/v1/recommendations/personal?n=10"
+
+
+async def event_to_list_ms(
+    session: aiohttp.ClientSession, caller: Caller, *, edge_a: str, edge_b: str, event_id: str, clock: Clock
+) -> float:
+    """Milliseconds from the acknowledgement at one edge to a changed list at another edge of the region.
+
+    The event is a click on the first item of the list that edge B holds in its cache; the list has changed when edge
+    B answers another one.
+    """
+    before = await ask(session, edge_b, PERSONAL, caller.headers)
+    await send_event(session, edge_a, caller.headers, item=before.items[0], event_id=event_id, clock=clock)
+    acknowledged_s = clock.monotonic_s()
+    while clock.monotonic_s() - acknowledged_s < PATIENCE_S:
+        now = await ask(session, edge_b, PERSONAL, caller.headers)
+        if now.items != before.items:
+            return (clock.monotonic_s() - acknowledged_s) * 1000
+        await asyncio.sleep(POLL_S)
+    raise ProbeFailedError(f"an event did not show in {PATIENCE_S:.0f} s at {edge_b}.")
+
+
+async def freshness(
+    callers: Sequence[Caller], edges: dict[str, list[str]], *, tries: int, clock: Clock
+) -> tuple[list[float], list[str]]:
+    """`event_to_list_ms` of `tries` events, callers taking turns. Returns durations and the event ids used."""
+    event_ids = [f"demo-{new_request_id()}" for _ in range(tries)]
+    took_ms = []
+    async with aiohttp.ClientSession() as session:
+        for number, event_id in enumerate(event_ids):
+            caller = callers[number % len(callers)]
+            edge_a, edge_b = edges[caller.home][0], edges[caller.home][1]
+            took_ms.append(
+                await event_to_list_ms(session, caller, edge_a=edge_a, edge_b=edge_b, event_id=event_id, clock=clock)
+            )
+    return took_ms, event_ids
+
+
+async def switch_everywhere_ms(
+    command: Callable[[], Awaitable[Any]], edges: Sequence[str], caller: Caller, *, release: str, clock: Clock
+) -> float:
+    """Milliseconds from giving `command` until every edge in `edges` answers from `release`."""
+
+    async def until_switched(session: aiohttp.ClientSession, edge: str) -> None:
+        while (await ask(session, edge, PERSONAL, caller.headers)).release != release:
+            if clock.monotonic_s() - started_s > PATIENCE_S:
+                raise ProbeFailedError(f"{edge} does not answer from {release} after {PATIENCE_S:.0f} s.")
+            await asyncio.sleep(POLL_S)
+
+    started_s = clock.monotonic_s()
+    async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as tasks:
+        tasks.create_task(command())  # type: ignore[arg-type]
+        for edge in edges:
+            tasks.create_task(until_switched(session, edge))
+    return (clock.monotonic_s() - started_s) * 1000

@@ -14,3 +14,8 @@ def new_request_id() -> str:
 def accept_request_id(offered: str | None) -> str:
     """`offered` when it is a harmless identifier (8 to 64 letters, digits, `_.:-`), else a fresh one."""
     return offered if offered and _REQUEST_ID.fullmatch(offered) else new_request_id()
+
+
+def uniform(low: float, high: float) -> float:
+    """A number between `low` and `high`: for jitter, so that processes do not act in step. Not for privacy noise."""
+    return secrets.SystemRandom().uniform(low, high)

@@ -54,7 +54,7 @@ class RegionKeys(msgspec.Struct, frozen=True, kw_only=True):
         return hmac.new(self.pseudonym_key, f"{kind}\0{name}".encode(), hashlib.sha256).hexdigest()[:32]
 
     def session_subject(self, session_id: str) -> str:
-        """The subject of an anonymous session: `s` and 32 hex digits, so that the store can tell it and let it expire."""
+        """The subject of an anonymous session: `s` and 32 hex digits; its row in the store expires."""
         return "s" + self.pseudonym("session", session_id)
 
     def save(self, path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Central: from interactions to a signed release."""

@@ -1,0 +1,33 @@
+"""python-tuf's documented names, through one door.
+
+Its packages import these names without marking them as exports, which a strict type checker refuses; the one exception
+for that stands here instead of at every import.
+"""
+
+from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]
+from tuf.api import exceptions
+from tuf.api.metadata import (  # type: ignore[attr-defined]
+    Metadata,
+    MetaFile,
+    Root,
+    Snapshot,
+    TargetFile,
+    Targets,
+    Timestamp,
+)
+from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig  # type: ignore[attr-defined]
+
+__all__ = [
+    "CryptoSigner",
+    "FetcherInterface",
+    "MetaFile",
+    "Metadata",
+    "Root",
+    "Snapshot",
+    "TargetFile",
+    "Targets",
+    "Timestamp",
+    "Updater",
+    "UpdaterConfig",
+    "exceptions",
+]

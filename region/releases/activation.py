@@ -1,0 +1,381 @@
+"""Activating and rolling back a release: one reference swap between two loaded releases.
+
+What happens to requests while a switch is under way::
+
+    promote(N)          |-- verify, load N, warm N --|-- state.json --|swap|-- tell the edges --|-- close P --|
+    requests            A A A A A A A A A A A A A A A A A A A A A A A A|N N N N N N N N N N N N N N N N N N N N
+    roll-back target    P P P P P P P P P P P P P P P P P P P P P P P P|A A A A A A A A A A A A A A A A A A A A
+
+A request takes `lease()` once and works with that release to its end, so model and index of one answer are of the same
+release. The release before the last (P) is closed only when no request holds it any more, or after `close_grace_s`.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from infra.plumbing.clock import Clock
+from infra.plumbing.errors import ConflictError, InvalidInputError, NotFoundError, UnavailableError
+from region.releases.audit import AuditLog
+from region.releases.messages import AuditEntry, PinAnswer, ReleasesAnswer, SwitchAnswer
+from region.releases.slots import L, Operation, Slot, status_of
+from region.releases.state import RegionReleases, promoted, rolled_back
+from region.releases.store import ReleaseDamagedError, ReleaseDirectory, ReleaseStore
+
+NOTIFY_TIMEOUT_S = 2.0
+CLOSE_GRACE_S = 10.0
+REGION_ITSELF = "region"
+"""Stands in the audit for what the region does by itself."""
+R = TypeVar("R")
+_log = logging.getLogger(__name__)
+
+
+class NoActiveReleaseError(UnavailableError):
+    """The region has not activated any release yet."""
+
+
+class Activator(Generic[L]):
+    """Holds the active release and the one before, both loaded. Belongs to one event loop.
+
+    Args:
+        store: releases on disk, and the durable state.
+        load: makes a release in memory of one on disk.
+        audit: where everything done or tried is written.
+        clock: for audit and durations.
+        on_switch: told the active release after each switch; bounded by `notify_timeout_s`, its failure undoes nothing.
+        notify_timeout_s: how long telling may take.
+        close_grace_s: how long requests may hold on to a release that is to be closed.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: ReleaseStore,
+        load: Callable[[ReleaseDirectory], Awaitable[L]],
+        audit: AuditLog,
+        clock: Clock,
+        on_switch: Callable[[str], Awaitable[None]],
+        notify_timeout_s: float = NOTIFY_TIMEOUT_S,
+        close_grace_s: float = CLOSE_GRACE_S,
+    ) -> None:
+        self._store = store
+        self._load = load
+        self._audit_log = audit
+        self._clock = clock
+        self._on_switch = on_switch
+        self._notify_timeout_s = notify_timeout_s
+        self._close_grace_s = close_grace_s
+        self._active: Slot[L] | None = None
+        self._previous: Slot[L] | None = None
+        self._operation: Operation | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._retiring: list[Slot[L]] = []
+        self._closings: set[asyncio.Task[None]] = set()
+
+    @property
+    def active_release(self) -> str | None:
+        """The release that answers now, or None."""
+        return self._active.release_id if self._active else None
+
+    @property
+    def current(self) -> L | None:
+        """The loaded release that answers now. What works with it across an await takes `lease` instead."""
+        return self._active.loaded if self._active else None
+
+    @property
+    def in_progress(self) -> Operation | None:
+        """What is being done right now."""
+        return self._operation
+
+    @contextlib.contextmanager
+    def lease(self) -> Iterator[L]:
+        """The active release, which stays open until the block ends, whatever is switched meanwhile.
+
+        Raises:
+            NoActiveReleaseError: there is none.
+        """
+        slot = self._active
+        if slot is None:
+            raise NoActiveReleaseError("This region runs no release yet.", fix="Pull and promote one.")
+        slot.users += 1
+        slot.unused.clear()
+        try:
+            yield slot.loaded
+        finally:
+            slot.users -= 1
+            if slot.users == 0:
+                slot.unused.set()
+
+    async def start(self) -> str | None:
+        """Load what `state.json` says is active, or else the one before; then warm the previous one in the background.
+
+        Returns:
+            the release that answers now; None if there is none that can be loaded.
+        """
+        state = self._store.state
+        with self._exclusively(REGION_ITSELF, "start", state.active):
+            if state.active is not None:
+                self._active = await self._try_to_load(state.active, action="start")
+            if self._active is None and state.previous is not None:
+                self._active = await self._try_to_load(state.previous, action="start")
+            if self._active is not None and self._active.release_id != state.active:
+                await asyncio.to_thread(self._store.save_state, rolled_back(state, now_ms=self._clock.now_ms()))
+        if self._active is not None and self._store.state.previous is not None:
+            self._own(self._warm_previous(self._store.state.previous))
+        return self.active_release
+
+    async def promote(self, release: str, *, operator: str) -> SwitchAnswer:
+        """Make `release` the active one. Goes on to its end even if the caller is cancelled.
+
+        Raises:
+            PinnedError: the region is pinned.
+            ConflictError: something else is being done, or it is active already.
+            NotFoundError, ReleaseDamagedError: it is not here, or its files changed since they were verified.
+            AtollError: it cannot be loaded. In every case the active release goes on.
+        """
+        return await asyncio.shield(self._own(self._promote(release, operator)))
+
+    async def roll_back(self, *, operator: str) -> SwitchAnswer:
+        """Go back to the release before: immediate while it is warm, after loading it otherwise.
+
+        Raises:
+            NotFoundError: there is no release before.
+            ConflictError: something else is being done.
+            ReleaseDamagedError, AtollError: it cannot be loaded; the active release goes on.
+        """
+        return await asyncio.shield(self._own(self._roll_back(operator)))
+
+    async def set_pinned(self, *, pinned: bool, operator: str) -> PinAnswer:
+        """Pin the region to what it runs, or let it go.
+
+        Raises:
+            ConflictError: something else is being done.
+            NoActiveReleaseError: there is nothing to pin to.
+        """
+        return await asyncio.shield(self._own(self._set_pinned(pinned=pinned, operator=operator)))
+
+    async def status(self) -> ReleasesAnswer:
+        """What is on disk, what is active, what is being done."""
+        state = self._store.state
+        warm = {slot.release_id for slot in (self._active, self._previous) if slot is not None}
+        pulled = await asyncio.to_thread(self._store.pulled)
+        now_s = self._clock.monotonic_s()
+        return ReleasesAnswer(
+            active=self.active_release,
+            previous=state.previous,
+            pinned=state.pinned,
+            releases=tuple(status_of(item, state, self.active_release, warm) for item in pulled),
+            in_progress=self._operation.describe(now_s) if self._operation else "",
+        )
+
+    async def record(
+        self, action: str, operator: str, before: str | None, after: str | None, outcome: str, detail: str = ""
+    ) -> bool:
+        """Write one audit entry; False if the disk did not take it (an emergency must not wait for a full disk)."""
+        entry = AuditEntry(
+            at_ms=self._clock.now_ms(),
+            operator=operator,
+            action=action,
+            from_release=before,
+            to_release=after,
+            outcome=outcome,
+            detail=detail,
+        )
+        try:
+            await asyncio.to_thread(self._audit_log.append, entry)
+        except OSError as error:
+            _log.error("the audit could not be written: %s", error)
+            return False
+        return True
+
+    async def close(self) -> None:
+        """Close everything that is loaded."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        slots, self._active, self._previous = (self._active, self._previous), None, None
+        for slot in slots:
+            if slot is not None:
+                self._retire(slot)
+        # Closing is never cancelled half-way, for it ends processes; only the grace is cut short.
+        for slot in self._retiring:
+            slot.unused.set()
+        await asyncio.gather(*self._closings, return_exceptions=True)
+
+    async def _promote(self, release: str, operator: str) -> SwitchAnswer:
+        return await self._switch("promote", operator, release)
+
+    async def _roll_back(self, operator: str) -> SwitchAnswer:
+        return await self._switch("rollback", operator, self._store.state.previous)
+
+    async def _switch(self, action: str, operator: str, release: str | None) -> SwitchAnswer:
+        started_s, before = self._clock.monotonic_s(), self.active_release
+        async with self._recorded(action, operator, before, release):
+            with self._exclusively(operator, action, release), self._store.holding(release or ""):
+                state = self._next_state(action, release)
+                slot = await self._load_and_commit(state)
+                self._swap(slot)
+                notified = await self._notify(slot.release_id)
+        audited = await self.record(action, operator, before, release, "done", "" if notified else "edges not told")
+        return SwitchAnswer(
+            action=action,
+            from_release=before,
+            to_release=slot.release_id,
+            took_ms=(self._clock.monotonic_s() - started_s) * 1000,
+            notified=notified,
+            audited=audited,
+        )
+
+    def _next_state(self, action: str, release: str | None) -> RegionReleases:
+        now_ms = self._clock.now_ms()
+        if action == "rollback" or release is None:
+            return rolled_back(self._store.state, now_ms=now_ms)
+        state = self._store.state
+        if self._active is None:
+            # What could not be loaded at the start may be promoted anew once it was repaired.
+            state = msgspec.structs.replace(state, active=None)
+        return promoted(state, release, now_ms=now_ms)
+
+    async def _load_and_commit(self, state: RegionReleases) -> Slot[L]:
+        """The slot of what `state` says is active; durable when this returns. On failure all is as it was."""
+        release = state.active or ""
+        if self._previous is not None and self._previous.release_id == release:
+            await self._commit(state)
+            return self._previous
+        slot = await self._load_slot(release)
+        try:
+            await self._commit(state)
+        except BaseException:
+            await slot.loaded.close()
+            raise
+        return slot
+
+    async def _set_pinned(self, *, pinned: bool, operator: str) -> PinAnswer:
+        action, active = "pin" if pinned else "unpin", self.active_release
+        async with self._recorded(action, operator, active, active):
+            with self._exclusively(operator, action, active):
+                if pinned and active is None:
+                    raise NoActiveReleaseError("There is no active release to pin to.", fix="Promote one first.")
+                await self._commit(msgspec.structs.replace(self._store.state, pinned=pinned))
+        await self.record(action, operator, active, active, "done")
+        return PinAnswer(pinned=pinned, active=active)
+
+    async def _load_slot(self, release: str) -> Slot[L]:
+        """Verify a release on disk, load it and warm it.
+
+        Raises:
+            NotFoundError, ReleaseDamagedError: it is not here, or its files changed since they were verified.
+        """
+        report = await asyncio.to_thread(self._store.verify, release)
+        if not report.ok:
+            raise ReleaseDamagedError(
+                f"Files of release {release} changed since they were verified: {', '.join(report.damaged[:5])}.",
+                fix="Pull the release again; that repairs it.",
+            )
+        directory = await asyncio.to_thread(self._store.directory, release)
+        loaded = await self._load(directory)
+        try:
+            await loaded.warm()
+        except BaseException:
+            await loaded.close()
+            raise
+        return Slot(directory, loaded)
+
+    async def _commit(self, state: RegionReleases) -> None:
+        await asyncio.to_thread(self._store.save_state, state)
+
+    def _swap(self, slot: Slot[L]) -> None:
+        """The switch itself: no await, so no request can see half of it."""
+        before, oldest = self._active, self._previous
+        self._active, self._previous = slot, before
+        if oldest is not None and oldest is not slot:
+            self._retire(oldest)
+
+    async def _notify(self, release: str) -> bool:
+        try:
+            async with asyncio.timeout(self._notify_timeout_s):
+                await self._on_switch(release)
+        except Exception as error:
+            _log.warning("the edges could not be told of release %s: %r", release, error)
+            return False
+        return True
+
+    async def _try_to_load(self, release: str, *, action: str) -> Slot[L] | None:
+        try:
+            with self._store.holding(release):
+                slot = await self._load_slot(release)
+        except Exception as error:
+            # Whatever a loader raises, a region that starts must look for another release to run.
+            _log.exception("release %s could not be loaded", release)
+            await self.record(action, REGION_ITSELF, None, release, "failed", str(error))
+            return None
+        await self.record(action, REGION_ITSELF, None, release, "done")
+        return slot
+
+    async def _warm_previous(self, release: str) -> None:
+        slot = await self._try_to_load(release, action="warm")
+        if slot is None:
+            return
+        if self._previous is None and self._store.state.previous == release:
+            self._previous = slot
+        else:
+            await slot.loaded.close()
+
+    def _retire(self, slot: Slot[L]) -> None:
+        """Close a release in the background once no request works with it any more."""
+        self._retiring.append(slot)
+        task = asyncio.create_task(self._close_unused(slot))
+        self._closings.add(task)
+        task.add_done_callback(self._closings.discard)
+
+    async def _close_unused(self, slot: Slot[L]) -> None:
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._close_grace_s):
+                    await slot.unused.wait()
+            await slot.loaded.close()
+        except Exception:
+            _log.exception("release %s could not be closed", slot.release_id)
+        finally:
+            self._retiring.remove(slot)
+
+    def _own(self, work: Coroutine[Any, Any, R]) -> asyncio.Task[R]:
+        """A task that lives until it is done or this is closed, whoever waits for it."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._forget)
+        return task
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            # Whoever waited may be gone; what failed stands in the audit.
+            task.exception()
+
+    @contextlib.asynccontextmanager
+    async def _recorded(self, action: str, operator: str, before: str | None, after: str | None) -> AsyncIterator[None]:
+        """Write into the audit what was refused or failed; what was done is written by the one who did it."""
+        try:
+            yield
+        except Exception as error:
+            refused = isinstance(error, ConflictError | NotFoundError | InvalidInputError | NoActiveReleaseError)
+            await self.record(action, operator, before, after, "refused" if refused else "failed", str(error))
+            raise
+
+    @contextlib.contextmanager
+    def _exclusively(self, operator: str, action: str, release: str | None) -> Iterator[None]:
+        """One operation at a time; there is no await between the look and the mark, so this needs no lock."""
+        if self._operation is not None:
+            raise ConflictError(
+                f"{self._operation.operator} is busy here: {self._operation.describe(self._clock.monotonic_s())}.",
+                fix="Wait until that is done, then try again.",
+            )
+        self._operation = Operation(operator, action, release, self._clock.monotonic_s())
+        try:
+            yield
+        finally:
+            self._operation = None

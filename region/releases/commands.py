@@ -1,0 +1,131 @@
+"""The operator's commands as functions: each is one call to a region's operator API. They block."""
+
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+import urllib3
+
+from infra.contracts.residency import GlobalMessage, encode_global
+from infra.plumbing.errors import (
+    AtollError,
+    ConflictError,
+    ForbiddenError,
+    InvalidInputError,
+    NotFoundError,
+    UnauthorizedError,
+    UnavailableError,
+)
+from region.releases.messages import (
+    AuditAnswer,
+    PinAnswer,
+    PullAnswer,
+    PullRequest,
+    ReleaseRequest,
+    ReleasesAnswer,
+    SwitchAnswer,
+    VerifyAnswer,
+)
+
+A = TypeVar("A", bound=msgspec.Struct)
+QUICK_S = 10.0
+LONG_S = 600.0
+"""Pulling, verifying and loading take as long as the release is large."""
+ANSWER_BYTES_MAX = 32 << 20
+_ERRORS: dict[int, type[AtollError]] = {
+    400: InvalidInputError,
+    401: UnauthorizedError,
+    403: ForbiddenError,
+    404: NotFoundError,
+    409: ConflictError,
+    503: UnavailableError,
+}
+
+
+class _Problem(msgspec.Struct, frozen=True):
+    detail: str = ""
+
+
+def releases(url: str, key: str) -> ReleasesAnswer:
+    """What the region at `url` has and runs."""
+    return _call("GET", url, "releases", key, ReleasesAnswer, timeout_s=QUICK_S)
+
+
+def pull(url: str, key: str, *, channel: str | None = None, release: str | None = None) -> PullAnswer:
+    """Bring a release to the region, by its id or by a channel."""
+    return _call("POST", url, "pull", key, PullAnswer, PullRequest(channel=channel, release=release))
+
+
+def verify(url: str, key: str, *, release: str) -> VerifyAnswer:
+    """Hash every file of a pulled release anew."""
+    return _call("POST", url, "verify", key, VerifyAnswer, ReleaseRequest(release=release))
+
+
+def promote(url: str, key: str, *, release: str) -> SwitchAnswer:
+    """Make a pulled release the active one."""
+    return _call("POST", url, "promote", key, SwitchAnswer, ReleaseRequest(release=release))
+
+
+def rollback(url: str, key: str) -> SwitchAnswer:
+    """Go back to the release before."""
+    return _call("POST", url, "rollback", key, SwitchAnswer)
+
+
+def pin(url: str, key: str) -> PinAnswer:
+    """Let the region refuse every promotion."""
+    return _call("POST", url, "pin", key, PinAnswer, timeout_s=QUICK_S)
+
+
+def unpin(url: str, key: str) -> PinAnswer:
+    """Let the region be promoted again."""
+    return _call("POST", url, "unpin", key, PinAnswer, timeout_s=QUICK_S)
+
+
+def audit(url: str, key: str, *, count: int = 100) -> AuditAnswer:
+    """The latest `count` entries of the region's audit."""
+    return _call("GET", url, f"audit?n={count}", key, AuditAnswer, timeout_s=QUICK_S)
+
+
+def _call(
+    method: str,
+    url: str,
+    path: str,
+    key: str,
+    answer: type[A],
+    message: GlobalMessage | None = None,
+    *,
+    timeout_s: float = LONG_S,
+) -> A:
+    """One call; what the region refused is raised as the error that it was.
+
+    Raises:
+        AtollError: as the region answered; UnavailableError if it did not.
+    """
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise InvalidInputError(f"{url!r} is no address of a region.", fix="Use http://host:port of its API.")
+    target = f"{url.rstrip('/')}/operator/v1/{path}"
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+    body = encode_global(message) if message is not None else None
+    try:
+        with urllib3.PoolManager() as pool:
+            timeout = urllib3.Timeout(connect=3.0, read=timeout_s)
+            response = pool.request(
+                method, target, body=body, headers=headers, timeout=timeout, retries=False, preload_content=False
+            )
+            status, content = response.status, response.read(ANSWER_BYTES_MAX)
+            response.release_conn()
+    except urllib3.exceptions.HTTPError as error:
+        raise UnavailableError(
+            f"the region at {url} does not answer: {error}.", fix="Check that it runs: `world status`."
+        ) from error
+    return _decoded(status, content, answer)
+
+
+def _decoded(status: int, content: bytes, answer: type[A]) -> A:
+    try:
+        if status == 200:
+            return msgspec.json.decode(content, type=answer)
+        detail = msgspec.json.decode(content, type=_Problem).detail
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        detail = f"the region answered {status} with something that is not its own"
+    raise _ERRORS.get(status, AtollError)(detail or f"the region answered {status}")

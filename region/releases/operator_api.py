@@ -1,0 +1,128 @@
+"""The operator's HTTP API of a region, under `/operator/v1/`. Errors become problem documents in the app's frame."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from infra.contracts.residency import RegionalMessage, encode_regional
+from infra.plumbing.errors import InvalidInputError
+from region.releases.activation import Activator
+from region.releases.audit import AuditLog
+from region.releases.following import pull
+from region.releases.messages import AUDIT_ENTRIES_MAX, AuditAnswer, PullRequest, ReleaseRequest
+from region.releases.store import ReleaseStore
+
+PREFIX = "/operator/v1"
+BODY_BYTES_MAX = 16 * 1024
+AUDIT_ENTRIES_DEFAULT = 100
+M = TypeVar("M", bound=RegionalMessage)
+_Action = Callable[[web.Request, str], Awaitable[RegionalMessage]]
+
+
+def operator_routes(
+    *, store: ReleaseStore, activator: Activator[Any], audit: AuditLog, authorize: Callable[[web.Request], str]
+) -> list[web.RouteDef]:
+    """The routes; add them to an application whose frame maps `AtollError`.
+
+    Args:
+        store: releases on disk.
+        activator: which release answers.
+        audit: what is shown by `GET audit`.
+        authorize: the operator's name of a request, or raises UnauthorizedError or ForbiddenError.
+    """
+    api = _OperatorApi(store, activator, audit)
+
+    def guarded(action: _Action) -> Callable[[web.Request], Awaitable[web.Response]]:
+        async def handler(request: web.Request) -> web.Response:
+            answer = await action(request, authorize(request))
+            headers = {"Cache-Control": "no-store"}
+            return web.Response(body=encode_regional(answer), content_type="application/json", headers=headers)
+
+        return handler
+
+    return [
+        web.get(f"{PREFIX}/releases", guarded(api.releases)),
+        web.get(f"{PREFIX}/audit", guarded(api.audit)),
+        web.post(f"{PREFIX}/pull", guarded(api.pull)),
+        web.post(f"{PREFIX}/verify", guarded(api.verify)),
+        web.post(f"{PREFIX}/promote", guarded(api.promote)),
+        web.post(f"{PREFIX}/rollback", guarded(api.rollback)),
+        web.post(f"{PREFIX}/pin", guarded(api.pin)),
+        web.post(f"{PREFIX}/unpin", guarded(api.unpin)),
+    ]
+
+
+class _OperatorApi:
+    """One method for each route."""
+
+    def __init__(self, store: ReleaseStore, activator: Activator[Any], audit: AuditLog) -> None:
+        self._store = store
+        self._activator = activator
+        self._audit = audit
+
+    async def releases(self, _request: web.Request, _operator: str) -> RegionalMessage:
+        return await self._activator.status()
+
+    async def audit(self, request: web.Request, _operator: str) -> RegionalMessage:
+        count = _count(request.query.get("n", str(AUDIT_ENTRIES_DEFAULT)))
+        return AuditAnswer(entries=await asyncio.to_thread(self._audit.latest, count))
+
+    async def pull(self, request: web.Request, operator: str) -> RegionalMessage:
+        wanted = await _body(request, PullRequest)
+        if (wanted.channel is None) == (wanted.release is None):
+            raise InvalidInputError(
+                "A pull names either a channel or a release.", fix='Send {"channel": "stable"}, say.'
+            )
+        release = wanted.release
+        if release is None:
+            release = await asyncio.to_thread(self._store.recommended, wanted.channel or "")
+        return await pull(self._store, self._activator, release, operator=operator)
+
+    async def verify(self, request: web.Request, operator: str) -> RegionalMessage:
+        wanted = await _body(request, ReleaseRequest)
+        report = await asyncio.to_thread(self._store.verify, wanted.release)
+        outcome, detail = ("done", "") if report.ok else ("failed", f"damaged: {', '.join(report.damaged[:5])}")
+        await self._activator.record(
+            "verify", operator, self._activator.active_release, wanted.release, outcome, detail
+        )
+        return report
+
+    async def promote(self, request: web.Request, operator: str) -> RegionalMessage:
+        wanted = await _body(request, ReleaseRequest)
+        return await self._activator.promote(wanted.release, operator=operator)
+
+    async def rollback(self, _request: web.Request, operator: str) -> RegionalMessage:
+        return await self._activator.roll_back(operator=operator)
+
+    async def pin(self, _request: web.Request, operator: str) -> RegionalMessage:
+        return await self._activator.set_pinned(pinned=True, operator=operator)
+
+    async def unpin(self, _request: web.Request, operator: str) -> RegionalMessage:
+        return await self._activator.set_pinned(pinned=False, operator=operator)
+
+
+async def _body(request: web.Request, kind: type[M]) -> M:
+    """The body of `request`, decoded.
+
+    Raises:
+        InvalidInputError: too long, not JSON, or not of this kind.
+    """
+    content = await request.content.read(BODY_BYTES_MAX + 1)
+    while len(content) <= BODY_BYTES_MAX and not request.content.at_eof():
+        content += await request.content.read(BODY_BYTES_MAX + 1 - len(content))
+    if len(content) > BODY_BYTES_MAX:
+        raise InvalidInputError(f"The body is longer than {BODY_BYTES_MAX} bytes.")
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        fields = ", ".join(kind.__struct_fields__)
+        raise InvalidInputError(f"The body cannot be used: {error}.", fix=f"Send JSON with: {fields}.") from error
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= AUDIT_ENTRIES_MAX and len(text) < 9):
+        raise InvalidInputError("n is not a count.", fix=f"Use a whole number from 1 to {AUDIT_ENTRIES_MAX}.")
+    return int(text)

@@ -1,0 +1,105 @@
+"""Which release a region runs, and the decisions about it: pure functions of the state."""
+
+from collections.abc import Iterable, Set
+
+import msgspec
+
+from infra.contracts.residency import Global, GlobalMessage
+from infra.plumbing.errors import ConflictError, NotFoundError
+
+HISTORY_MAX = 32
+
+
+class Activation(GlobalMessage, frozen=True, kw_only=True):
+    """One switch of the active release."""
+
+    at_ms: Global[int]
+    action: Global[str]
+    release: Global[str]
+
+
+class RegionReleases(GlobalMessage, frozen=True, kw_only=True):
+    """What `state.json` holds. It is written before the switch that it describes."""
+
+    active: Global[str | None] = None
+    previous: Global[str | None] = None
+    pinned: Global[bool] = False
+    history: Global[tuple[Activation, ...]] = ()
+    """The latest HISTORY_MAX switches, oldest first."""
+
+
+class PinnedError(ConflictError):
+    """The region is pinned to the release that it runs."""
+
+
+def promoted(state: RegionReleases, release: str, *, now_ms: int) -> RegionReleases:
+    """The state after `release` was activated.
+
+    Raises:
+        PinnedError, ConflictError: as `check_promotion`.
+    """
+    check_promotion(state, release)
+    return _switched(state, release, action="promote", now_ms=now_ms)
+
+
+def rolled_back(state: RegionReleases, *, now_ms: int) -> RegionReleases:
+    """The state after active and previous changed places. A pin does not prevent it: rolling back is for emergencies.
+
+    Raises:
+        NotFoundError: there is no previous release.
+    """
+    if state.previous is None:
+        raise NotFoundError("There is no previous release to roll back to.", fix="Promote another release instead.")
+    return _switched(state, state.previous, action="rollback", now_ms=now_ms)
+
+
+def check_promotion(state: RegionReleases, release: str) -> None:
+    """Whether `release` may be activated now.
+
+    Raises:
+        PinnedError: the region is pinned.
+        ConflictError: it is active already.
+    """
+    if state.pinned:
+        raise PinnedError(
+            f"This region is pinned to release {state.active}; {release} was not promoted.", fix="Unpin it first."
+        )
+    if state.active == release:
+        raise ConflictError(f"Release {release} is active already.")
+
+
+def to_follow(state: RegionReleases, recommended: str) -> bool:
+    """Whether a region that follows a channel should go to what the channel recommends.
+
+    It does not go back by itself to a release that was just rolled back from: that is what `previous` then holds,
+    with a roll-back as the latest switch.
+    """
+    rolled_away = bool(state.history) and state.history[-1].action == "rollback" and state.previous == recommended
+    return not state.pinned and recommended != state.active and not rolled_away
+
+
+def collectable(
+    state: RegionReleases, pulled: Iterable[tuple[str, int]], *, keep: int, held: Set[str]
+) -> tuple[str, ...]:
+    """Which releases to delete, oldest pull first, so that at most `keep` stay.
+
+    Args:
+        state: never its active or previous release.
+        pulled: (release, when it was pulled) of what is on disk.
+        keep: how many may stay; more do if they are all needed.
+        held: releases that somebody is loading or verifying right now.
+    """
+    by_age = sorted(pulled, key=lambda item: (item[1], item[0]))
+    needed = {state.active, state.previous, *held}
+    free = [release for release, _ in by_age if release not in needed]
+    return tuple(free[: max(0, len(by_age) - keep)])
+
+
+def _switched(state: RegionReleases, release: str, *, action: str, now_ms: int) -> RegionReleases:
+    entry = Activation(at_ms=now_ms, action=action, release=release)
+    return msgspec.structs.replace(
+        state,
+        active=release,
+        previous=state.active if state.active is not None else state.previous,
+        history=(*state.history, entry)[-HISTORY_MAX:],
+    )

@@ -1,0 +1,450 @@
+"""Activating and rolling back: one swap, the one before stays warm, one operator at a time (MISSION D4)."""
+
+import asyncio
+import errno
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from infra.contracts.release import LISTS
+from infra.plumbing.clock import ManualClock
+from infra.plumbing.errors import AtollError, ConflictError, NotFoundError
+from infra.plumbing.tuf_client.client import ReleaseClient
+from region.releases.activation import Activator, NoActiveReleaseError
+from region.releases.audit import AuditLog
+from region.releases.following import Follower
+from region.releases.messages import AuditEntry
+from region.releases.state import PinnedError
+from region.releases.store import DiskFullError, ReleaseDamagedError, ReleaseDirectory, ReleaseStore
+from tests.support.repositories import StaticServer
+from tests.unit.releases.conftest import Central
+
+
+@dataclass
+class Loaded:
+    """What the funnel would make of a release."""
+
+    release: str
+    warmed: int = 0
+    closed: bool = False
+    cold: Exception | None = None
+
+    async def warm(self) -> None:
+        if self.cold is not None:
+            raise self.cold
+        self.warmed += 1
+
+    async def close(self) -> None:
+        assert not self.closed
+        self.closed = True
+
+
+@dataclass
+class World:
+    """A region's store and activator over a real repository."""
+
+    store: ReleaseStore
+    audit: AuditLog
+    clock: ManualClock
+    loads: list[Loaded] = field(default_factory=list)
+    switched: list[str] = field(default_factory=list)
+    gate: asyncio.Event | None = None
+    entered: asyncio.Event = field(default_factory=asyncio.Event)
+    broken: set[str] = field(default_factory=set)
+    cold: set[str] = field(default_factory=set)
+    notify: Callable[[], "asyncio.Future[None]"] | None = None
+
+    async def load(self, directory: ReleaseDirectory) -> Loaded:
+        if directory.release_id in self.broken:
+            raise AtollError("towers cannot be read.")
+        self.entered.set()
+        if self.gate is not None:
+            await self.gate.wait()
+        loaded = Loaded(directory.release_id)
+        if directory.release_id in self.cold:
+            loaded.cold = AtollError("gives NaN.")
+        self.loads.append(loaded)
+        return loaded
+
+    async def on_switch(self, release: str) -> None:
+        if self.notify is not None:
+            await self.notify()
+        self.switched.append(release)
+
+    def activator(self) -> Activator[Loaded]:
+        return Activator(
+            store=self.store,
+            load=self.load,
+            audit=self.audit,
+            clock=self.clock,
+            on_switch=self.on_switch,
+            notify_timeout_s=0.05,
+            close_grace_s=5.0,
+        )
+
+    def audited(self) -> list[tuple[str, str, str | None, str]]:
+        return [(item.operator, item.action, item.to_release, item.outcome) for item in self.entries()]
+
+    def entries(self) -> tuple[AuditEntry, ...]:
+        return self.audit.latest(100)
+
+
+@pytest.fixture
+def world(central: Central, client: ReleaseClient, tmp_path: Path) -> World:
+    clock = ManualClock()
+    store = ReleaseStore(tmp_path / "store", source=client, clock=clock)
+    return World(store, AuditLog(tmp_path / "audit.jsonl"), clock)
+
+
+@pytest.fixture
+def releases(central: Central, world: World) -> list[str]:
+    """Three pulled releases."""
+    found = [central.publish(seed=seed).release for seed in range(3)]
+    for release in found:
+        world.store.pull(release)
+    return found
+
+
+def in_use(activator: Activator[Loaded]) -> str:
+    with activator.lease() as loaded:
+        assert not loaded.closed
+        return loaded.release
+
+
+async def test_promote_warms_swaps_tells_and_audits(world: World, releases: list[str]) -> None:
+    activator = world.activator()
+    assert await activator.start() is None
+    with pytest.raises(NoActiveReleaseError), activator.lease():
+        pass
+    assert activator.current is None
+    answer = await activator.promote(releases[0], operator="ada")
+    assert (answer.action, answer.from_release, answer.to_release) == ("promote", None, releases[0])
+    assert (answer.notified, answer.audited) == (True, True)
+    assert in_use(activator) == releases[0]
+    assert activator.current is world.loads[0]
+    assert (world.loads[0].warmed, world.switched) == (1, [releases[0]])
+    assert world.audited() == [("ada", "promote", releases[0], "done")]
+    assert world.store.state.active == releases[0]
+    await activator.close()
+    assert world.loads[0].closed
+
+
+async def test_roll_back_is_a_swap_with_what_stayed_warm(world: World, releases: list[str]) -> None:
+    activator = world.activator()
+    for release in releases[:2]:
+        await activator.promote(release, operator="ada")
+    loads = len(world.loads)
+    answer = await activator.roll_back(operator="bob")
+    assert (answer.from_release, answer.to_release) == (releases[1], releases[0])
+    assert in_use(activator) == releases[0]
+    assert len(world.loads) == loads
+    await activator.roll_back(operator="bob")
+    assert in_use(activator) == releases[1]
+    assert not any(loaded.closed for loaded in world.loads)
+    assert world.switched == [releases[0], releases[1], releases[0], releases[1]]
+    await activator.promote(releases[2], operator="ada")
+    await asyncio.gather(*activator._closings)
+    assert [loaded.release for loaded in world.loads if loaded.closed] == [releases[0]]
+    await activator.close()
+    assert all(loaded.closed for loaded in world.loads)
+
+
+async def test_a_release_is_closed_only_when_no_request_works_with_it(world: World, releases: list[str]) -> None:
+    activator = world.activator()
+    await activator.promote(releases[0], operator="ada")
+    with activator.lease() as held:
+        for release in releases[1:]:
+            await activator.promote(release, operator="ada")
+        assert in_use(activator) == releases[2]
+        assert held.release == releases[0]
+        await asyncio.sleep(0)
+        assert not held.closed
+    await asyncio.gather(*activator._closings)
+    assert held.closed
+    await activator.close()
+
+
+async def test_a_request_that_never_ends_does_not_keep_a_release_for_ever(world: World, releases: list[str]) -> None:
+    activator = world.activator()
+    activator._close_grace_s = 0.01
+    await activator.promote(releases[0], operator="ada")
+    with activator.lease() as held:
+        for release in releases[1:]:
+            await activator.promote(release, operator="ada")
+        await asyncio.gather(*activator._closings)
+        assert held.closed
+    await activator.close()
+
+
+async def test_closing_the_region_closes_what_requests_still_hold(world: World, releases: list[str]) -> None:
+    activator = world.activator()
+    await activator.promote(releases[0], operator="ada")
+    with activator.lease() as held:
+        for release in releases[1:]:
+            await activator.promote(release, operator="ada")
+        assert not held.closed
+        await activator.close()
+        assert held.closed
+    assert all(loaded.closed for loaded in world.loads)
+
+
+async def test_a_release_that_does_not_close_is_logged(
+    world: World, releases: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    activator = world.activator()
+    await activator.promote(releases[0], operator="ada")
+    world.loads[0].closed = True  # so that closing it fails
+    for release in releases[1:]:
+        await activator.promote(release, operator="ada")
+    await asyncio.gather(*activator._closings)
+    assert f"release {releases[0]} could not be closed" in caplog.text
+    assert in_use(activator) == releases[2]
+    await activator.close()
+
+
+async def test_two_operators_at_once(world: World, releases: list[str]) -> None:
+    activator = world.activator()
+    await activator.promote(releases[0], operator="ada")
+    world.gate = asyncio.Event()
+    world.entered.clear()
+    first = asyncio.create_task(activator.promote(releases[1], operator="ada"))
+    await world.entered.wait()
+    assert activator.in_progress is not None
+    world.clock.advance(3.0)
+    assert (await activator.status()).in_progress == f"promote {releases[1]}, for 3.0 s"
+    for attempt in (
+        activator.promote(releases[2], operator="bob"),
+        activator.roll_back(operator="bob"),
+        activator.set_pinned(pinned=True, operator="bob"),
+    ):
+        with pytest.raises(ConflictError, match=f"ada is busy here: promote {releases[1]}, for 3.0 s"):
+            await attempt
+    # Requests are answered all the while.
+    assert in_use(activator) == releases[0]
+    world.gate.set()
+    await first
+    assert in_use(activator) == releases[1]
+    assert activator.in_progress is None
+    assert [item for item in world.audited() if item[0] == "bob"] == [
+        ("bob", "promote", releases[2], "refused"),
+        ("bob", "rollback", None, "refused"),
+        ("bob", "pin", releases[0], "refused"),
+    ]
+    await activator.close()
+
+
+async def test_a_caller_that_hangs_up_does_not_stop_a_promotion(world: World, releases: list[str]) -> None:
+    activator = world.activator()
+    world.gate = asyncio.Event()
+    caller = asyncio.create_task(activator.promote(releases[0], operator="ada"))
+    await world.entered.wait()
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    world.gate.set()
+    await asyncio.gather(*activator._tasks)
+    assert in_use(activator) == releases[0]
+    assert world.store.state.active == releases[0]
+    await activator.close()
+
+
+async def test_what_cannot_be_activated_leaves_the_active_release(
+    world: World, releases: list[str], central: Central
+) -> None:
+    activator = world.activator()
+    await activator.promote(releases[0], operator="ada")
+    world.broken.add(releases[1])
+    world.cold.add(releases[2])
+    with pytest.raises(AtollError, match="towers"):
+        await activator.promote(releases[1], operator="ada")
+    with pytest.raises(AtollError, match="NaN"):
+        await activator.promote(releases[2], operator="ada")
+    assert world.loads[-1].closed
+    with pytest.raises(NotFoundError, match="Pull it first"):
+        await activator.promote("0" * 20, operator="ada")
+    with pytest.raises(ConflictError, match="active already"):
+        await activator.promote(releases[0], operator="ada")
+    with pytest.raises(NotFoundError, match="no previous release"):
+        await activator.roll_back(operator="ada")
+    assert in_use(activator) == releases[0]
+    assert [item[3] for item in world.audited()] == ["done", "failed", "failed", "refused", "refused", "refused"]
+    await activator.close()
+
+
+async def test_a_release_whose_files_changed_is_not_activated(world: World, releases: list[str]) -> None:
+    activator = world.activator()
+    await activator.promote(releases[0], operator="ada")
+    path = world.store.directory(releases[1]).path / LISTS
+    harm(path)
+    with pytest.raises(ReleaseDamagedError, match=rf"changed since they were verified: {LISTS}"):
+        await activator.promote(releases[1], operator="ada")
+    assert in_use(activator) == releases[0]
+    world.store.pull(releases[1])
+    await activator.promote(releases[1], operator="ada")
+    await activator.close()
+
+
+def harm(path: Path) -> None:
+    path.write_bytes(b"!" * path.stat().st_size)
+
+
+async def test_a_state_that_cannot_be_written_switches_nothing(
+    world: World, releases: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    activator = world.activator()
+    for release in releases[:2]:
+        await activator.promote(release, operator="ada")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("region.releases.store.write_atomically", full)
+        with pytest.raises(DiskFullError, match="state of the releases"):
+            await activator.promote(releases[2], operator="ada")
+        with pytest.raises(DiskFullError):
+            await activator.roll_back(operator="ada")
+    assert world.loads[-1].release == releases[2]
+    assert world.loads[-1].closed
+    assert [loaded.closed for loaded in world.loads[:2]] == [False, False]
+    assert in_use(activator) == releases[1]
+    await activator.roll_back(operator="ada")
+    assert in_use(activator) == releases[0]
+    await activator.close()
+
+
+async def test_an_audit_that_cannot_be_written_does_not_stop_a_roll_back(
+    world: World, releases: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    activator = world.activator()
+    for release in releases[:2]:
+        await activator.promote(release, operator="ada")
+
+    def full(_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(world.audit, "append", full)
+    answer = await activator.roll_back(operator="ada")
+    assert (answer.to_release, answer.audited) == (releases[0], False)
+    await activator.close()
+
+
+@pytest.mark.parametrize("how", ["hangs", "fails"])
+async def test_edges_that_cannot_be_told_undo_nothing(world: World, releases: list[str], how: str) -> None:
+    def notify() -> "asyncio.Future[None]":
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if how == "fails":
+            future.set_exception(RuntimeError("grid is down"))
+        return future
+
+    world.notify = notify
+    activator = world.activator()
+    answer = await activator.promote(releases[0], operator="ada")
+    assert not answer.notified
+    assert in_use(activator) == releases[0]
+    assert world.entries()[-1].detail == "edges not told"
+    await activator.close()
+
+
+async def test_after_a_restart_the_same_release_answers_and_the_previous_is_warm(
+    world: World, releases: list[str]
+) -> None:
+    activator = world.activator()
+    for release in releases[:2]:
+        await activator.promote(release, operator="ada")
+    await activator.close()
+    again = world.activator()
+    assert await again.start() == releases[1]
+    await asyncio.gather(*again._tasks)
+    loads = len(world.loads)
+    status = await again.status()
+    assert {item.release for item in status.releases if item.warm} == set(releases[:2])
+    assert (status.active, status.previous, status.pinned) == (releases[1], releases[0], False)
+    await again.roll_back(operator="ada")
+    assert len(world.loads) == loads
+    assert in_use(again) == releases[0]
+    await again.close()
+
+
+async def test_after_a_restart_a_release_that_does_not_load_is_passed_over(world: World, releases: list[str]) -> None:
+    activator = world.activator()
+    for release in releases[:2]:
+        await activator.promote(release, operator="ada")
+    await activator.close()
+    world.broken.add(releases[1])
+    again = world.activator()
+    assert await again.start() == releases[0]
+    await asyncio.gather(*again._tasks)
+    assert world.store.state.active == releases[0]
+    assert ("region", "start", releases[1], "failed") in world.audited()
+    await again.close()
+    world.broken.add(releases[0])
+    nothing = world.activator()
+    assert await nothing.start() is None
+    world.broken.clear()
+    await nothing.promote(releases[0], operator="ada")
+    assert in_use(nothing) == releases[0]
+    await nothing.close()
+
+
+async def test_a_pinned_region_stays(world: World, releases: list[str]) -> None:
+    activator = world.activator()
+    with pytest.raises(NoActiveReleaseError):
+        await activator.set_pinned(pinned=True, operator="ada")
+    await activator.promote(releases[0], operator="ada")
+    pin = await activator.set_pinned(pinned=True, operator="ada")
+    assert (pin.pinned, pin.active) == (True, releases[0])
+    with pytest.raises(PinnedError):
+        await activator.promote(releases[1], operator="ada")
+    assert (await activator.status()).pinned
+    await activator.set_pinned(pinned=False, operator="ada")
+    await activator.promote(releases[1], operator="ada")
+    await activator.close()
+
+
+async def test_following_a_channel(world: World, central: Central, server: StaticServer) -> None:
+    activator = world.activator()
+    follower = Follower(store=world.store, activator=activator, channel="stable")
+    one = central.publish(seed=1).release
+    assert await follower.step() == one
+    assert await follower.step() is None
+    two = central.publish(seed=2).release
+    await activator.set_pinned(pinned=True, operator="ada")
+    assert await follower.step() is None
+    await activator.set_pinned(pinned=False, operator="ada")
+    assert await follower.step() == two
+    await activator.roll_back(operator="ada")
+    assert await follower.step() is None
+    assert in_use(activator) == one
+    await activator.close()
+
+
+async def test_following_goes_on_after_failures_and_tells_each_once(
+    world: World, central: Central, server: StaticServer
+) -> None:
+    activator = world.activator()
+    follower = Follower(store=world.store, activator=activator, channel="stable")
+    release = central.publish(seed=1).release
+    server.missing.add("timestamp.json")
+    stop, looks = asyncio.Event(), 0
+    refresh = world.store.recommended
+
+    def counted(channel: str) -> str:
+        nonlocal looks
+        looks += 1
+        if looks == 3:
+            server.missing.clear()
+        return refresh(channel)
+
+    world.store.recommended = counted  # type: ignore[method-assign]
+    running = asyncio.create_task(follower.run(interval_s=0.01, stop=stop))
+    async with asyncio.timeout(10):
+        while activator.active_release != release:  # noqa: ASYNC110 - the follower has no event for "switched"
+            await asyncio.sleep(0.005)
+    stop.set()
+    await running
+    failures = [item for item in world.audited() if item[1] == "follow"]
+    assert failures == [("region", "follow", None, "failed")]
+    await activator.close()

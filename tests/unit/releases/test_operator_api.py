@@ -1,0 +1,187 @@
+"""The operator's API over HTTP, called by the functions behind the command line."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import pytest
+from aiohttp import ClientSession, web
+from aiohttp.test_utils import TestServer
+
+from infra.plumbing.clock import ManualClock
+from infra.plumbing.errors import (
+    AtollError,
+    ConflictError,
+    InvalidInputError,
+    NotFoundError,
+    UnauthorizedError,
+    UnavailableError,
+)
+from infra.plumbing.http.problems import problem_for
+from infra.plumbing.tuf_client.client import ReleaseClient
+from region.releases import commands
+from region.releases.activation import Activator
+from region.releases.audit import AuditLog
+from region.releases.operator_api import BODY_BYTES_MAX, operator_routes
+from region.releases.store import ReleaseDirectory, ReleaseStore
+from tests.support.repositories import StaticServer
+from tests.unit.releases.conftest import Central
+from tests.unit.releases.test_activation import Loaded, harm
+
+KEY = "operator-key"
+T = TypeVar("T")
+
+
+@web.middleware
+async def frame(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Errors as the real frame maps them."""
+    try:
+        return await handler(request)
+    except AtollError as error:
+        return problem_for(error, "r")
+
+
+def authorize(request: web.Request) -> str:
+    if request.headers.get("Authorization") != f"Bearer {KEY}":
+        raise UnauthorizedError("Show an operator's key.")
+    return "ada"
+
+
+@pytest.fixture
+async def url(central: Central, client: ReleaseClient, tmp_path: Path) -> AsyncIterator[str]:
+    async def load(directory: ReleaseDirectory) -> Loaded:
+        return Loaded(directory.release_id)
+
+    async def told(_: str) -> None:
+        return None
+
+    store = ReleaseStore(tmp_path / "store", source=client, clock=ManualClock())
+    audit = AuditLog(tmp_path / "audit.jsonl")
+    activator: Activator[Loaded] = Activator(store=store, load=load, audit=audit, clock=ManualClock(), on_switch=told)
+    app = web.Application(middlewares=[frame])
+    app.add_routes(operator_routes(store=store, activator=activator, audit=audit, authorize=authorize))
+    async with TestServer(app) as server:
+        yield str(server.make_url(""))
+    await activator.close()
+
+
+async def call(function: Callable[..., T], url: str, key: str = KEY, **arguments: object) -> T:
+    return await asyncio.to_thread(function, url, key, **arguments)
+
+
+async def test_an_operators_day(url: str, central: Central, tmp_path: Path) -> None:
+    one = central.publish(seed=1).release
+    assert (await call(commands.releases, url)).releases == ()
+    pulled = await call(commands.pull, url, channel="stable")
+    assert (pulled.release, pulled.bytes_reused) == (one, 0)
+    assert (await call(commands.verify, url, release=one)).ok
+    assert (await call(commands.promote, url, release=one)).to_release == one
+    two = central.publish(seed=2).release
+    await call(commands.pull, url, release=two)
+    await call(commands.promote, url, release=two)
+    status = await call(commands.releases, url)
+    assert (status.active, status.previous) == (two, one)
+    assert [(item.release, item.active, item.previous, item.warm) for item in status.releases] == [
+        (two, True, False, True),
+        (one, False, True, True),
+    ]
+    assert (await call(commands.rollback, url)).to_release == one
+    assert (await call(commands.pin, url)).pinned
+    with pytest.raises(ConflictError, match="pinned"):
+        await call(commands.promote, url, release=two)
+    assert not (await call(commands.unpin, url)).pinned
+    harm(tmp_path / "store" / "releases" / two / "rules.json")
+    report = await call(commands.verify, url, release=two)
+    assert (report.ok, report.damaged) == (False, ("rules.json",))
+    actions = [(item.action, item.outcome) for item in (await call(commands.audit, url)).entries]
+    assert actions == [
+        ("pull", "done"),
+        ("verify", "done"),
+        ("promote", "done"),
+        ("pull", "done"),
+        ("promote", "done"),
+        ("rollback", "done"),
+        ("pin", "done"),
+        ("promote", "refused"),
+        ("unpin", "done"),
+        ("verify", "failed"),
+    ]
+    assert len((await call(commands.audit, url, count=2)).entries) == 2
+
+
+async def test_a_tampered_release_is_refused_with_its_reason(url: str, central: Central, server: StaticServer) -> None:
+    one = central.publish(seed=1).release
+    server.faults[f"{one}.json"] = lambda content: b"!" + content[1:]
+    with pytest.raises(ConflictError, match="refused as tampered: the content does not have the hash"):
+        await call(commands.pull, url, channel="stable")
+    entries = (await call(commands.audit, url)).entries
+    assert (entries[-1].action, entries[-1].outcome) == ("pull", "failed")
+    assert "tampered" in entries[-1].detail
+
+
+async def test_errors_keep_their_kind(url: str, central: Central, server: StaticServer) -> None:
+    for key in ("", "wrong"):
+        with pytest.raises(UnauthorizedError):
+            await call(commands.releases, url, key)
+    with pytest.raises(NotFoundError, match="Pull it first"):
+        await call(commands.promote, url, release="0" * 20)
+    with pytest.raises(InvalidInputError, match="not a release id"):
+        await call(commands.verify, url, release="latest")
+    with pytest.raises(InvalidInputError, match="a channel or a release"):
+        await call(commands.pull, url)
+    with pytest.raises(InvalidInputError, match="a channel or a release"):
+        await call(commands.pull, url, release="0" * 20, channel="stable")
+    with pytest.raises(InvalidInputError, match="whole number from 1 to"):
+        await call(commands.audit, url, count=0)
+    server.missing.add("timestamp.json")
+    with pytest.raises(UnavailableError, match="404"):
+        await call(commands.pull, url, channel="stable")
+
+
+async def test_callers_that_cannot_reach_a_region() -> None:
+    with pytest.raises(UnavailableError, match="does not answer"):
+        await call(commands.releases, "http://127.0.0.1:9")
+    with pytest.raises(InvalidInputError, match="no address"):
+        await call(commands.releases, "region-1")
+
+
+async def test_something_else_that_answers() -> None:
+    async def other(_: web.Request) -> web.Response:
+        return web.Response(text="<html>", status=200)
+
+    app = web.Application()
+    app.add_routes([web.get("/operator/v1/releases", other)])
+    async with TestServer(app) as server:
+        with pytest.raises(AtollError, match="not its own"):
+            await call(commands.releases, str(server.make_url("")))
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"", "Send JSON with"),
+        (b"[]", "Send JSON with"),
+        (b'{"releas": "x"}', "releas"),
+        (b"\xff\xfe", "Send JSON with"),
+        (b'{"release": "' + b"0" * BODY_BYTES_MAX + b'"}', "longer than"),
+    ],
+)
+async def test_bodies_that_cannot_be_used(url: str, body: bytes, message: str) -> None:
+    headers = {"Authorization": f"Bearer {KEY}"}
+    target = f"{url}/operator/v1/promote"
+    async with ClientSession(headers=headers) as session, session.post(target, data=body) as response:
+        problem = msgspec.json.decode(await response.read(), type=dict[str, object])
+    assert response.status == 400
+    assert message in str(problem["detail"])
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "x", "1" * 30, "1001", "²"])
+async def test_counts_that_cannot_be_used(url: str, count: str) -> None:
+    headers = {"Authorization": f"Bearer {KEY}"}
+    target = f"{url}/operator/v1/audit"
+    async with ClientSession(headers=headers) as session, session.get(target, params={"n": count}) as response:
+        assert response.status == 400

@@ -40,6 +40,8 @@ def main(arguments: list[str]) -> None:
     prepare(tiers)
     environment = dict(os.environ)
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), environment.get("PYTHONPATH", "")]))
+    # A region that comes back starts ten processes at once: our own bytecode must be there too.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     python = str(HOME / "envs" / tiers[0] / "bin" / "python")
     os.execve(python, [python, "-m", "infra.cli", *arguments], environment)
 
@@ -74,7 +76,9 @@ def _make(tier: str) -> None:
     if not Path(python).exists():
         _run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(target)])
     lock = str(ROOT / "locks" / f"{tier}.txt")
-    _run([uv, "pip", "sync", "--quiet", "--require-hashes", "--python", python, lock])
+    # Serving processes are started often and must be up soon; the two large environments are not worth the wait.
+    compiled = ["--compile-bytecode"] if tier in ALL_SERVING else []
+    _run([uv, "pip", "sync", "--quiet", "--require-hashes", *compiled, "--python", python, lock])
     (target / "atoll-lock").write_text(_stamp(tier))
     _say(f"made the {tier} environment in {time.monotonic() - started:.0f} s")
 

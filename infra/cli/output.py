@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ def emit(arguments: argparse.Namespace, result: Any, text: str) -> None:
         print(text)
 
 
-def table(rows: list[Mapping[str, Any]]) -> str:
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows as aligned columns; the keys of the first row are the header."""
     if not rows:
         return "(none)"
@@ -79,8 +79,8 @@ class TerminalProgress:
 
     def _bar(self) -> Any:
         if self._progress is None:
-            from rich.console import Console  # noqa: PLC0415 - only tiers with long work carry rich
-            from rich.progress import Progress  # noqa: PLC0415
+            from rich.console import Console
+            from rich.progress import Progress
 
             self._progress = Progress(console=Console(stderr=True), transient=True)
             self._progress.start()

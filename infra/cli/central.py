@@ -1,0 +1,295 @@
+"""`atoll data`, `train`, `evaluate` and `release`: central's day. Runs in the central environment."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from infra.cli.output import add_json_option, emit, progress_bar, table
+from infra.plumbing.clock import SystemClock
+
+REPOSITORY, RELEASE_KEYS = Path(".atoll/repository"), Path(".atoll/release-keys")
+
+
+def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """All of central's commands."""
+    _register_data(commands)
+    _register_train(commands)
+    _register_evaluate(commands)
+    _register_release(commands)
+
+
+def _leaf(commands: Any, name: str, run: Any, text: str, example: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=f"{text}. Example: {example}")
+    add_json_option(parser)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _register_data(commands: Any) -> None:
+    text = "datasets as plain folders"
+    data = commands.add_parser(
+        "data", help=text, description=f"{text}. Example: ./atoll data import ml-100k --to data/ml-100k"
+    )
+    verbs = data.add_subparsers(metavar="VERB", required=True)
+    importing = _leaf(
+        verbs,
+        "import",
+        _import,
+        "read a dataset and write it as a plain folder",
+        "./atoll data import ml-100k --to data/ml-100k",
+    )
+    importing.add_argument("source", help="ml-100k, a MovieLens archive or folder, a recbole wheel, or a plain folder")
+    importing.add_argument("--to", type=Path, required=True, metavar="DIR", help="the folder to make")
+    for name, run, says in (
+        ("describe", _describe, "say what a dataset holds and what that implies"),
+        ("validate", _validate, "check a plain dataset folder and say what is wrong with it"),
+    ):
+        parser = _leaf(verbs, name, run, says, f"./atoll data {name} data/ml-100k")
+        parser.add_argument("dataset", type=Path)
+
+
+def _register_train(commands: Any) -> None:
+    parser = _leaf(
+        commands, "train", _train, "train the retrieval model and the ranker",
+        "./atoll train --dataset data/ml-100k --out models/first",
+    )  # fmt: skip
+    parser.add_argument("--dataset", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the model folder to make")
+    parser.add_argument(
+        "--minutes", type=float, default=None, help="how long to train at most; found from the data if not given"
+    )
+    parser.add_argument("--epochs", type=int, default=None, help="instead of the default number")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--protocol",
+        choices=("leave-last-out", "given"),
+        default="leave-last-out",
+        help="given: the dataset's test.csv",
+    )
+    parser.add_argument(
+        "--ties", choices=("file", "random"), default="file", help="the order of one user's events of one moment"
+    )
+    parser.add_argument(
+        "--items-only",
+        action="store_true",
+        help="let the tower read the items alone, without strengths and gaps in time",
+    )
+
+
+def _register_evaluate(commands: Any) -> None:
+    parser = _leaf(
+        commands, "evaluate", _evaluate, "rank the whole catalogue for every user and compare with baselines",
+        "./atoll evaluate --dataset data/ml-100k --model models/first --json -",
+    )  # fmt: skip
+    parser.add_argument("--dataset", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--model", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--bundle", type=Path, default=None, metavar="DIR", help="the release built from the model")
+    parser.add_argument(
+        "--no-served", action="store_true", help="leave out the funnel as a region serves it (ScaNN, ranker, rules)"
+    )
+
+
+def _register_release(commands: Any) -> None:
+    text = "releases: build, sign, publish, look at"
+    release = commands.add_parser(
+        "release", help=text, description=f"{text}. Example: ./atoll release list --repository .atoll/repository"
+    )
+    verbs = release.add_subparsers(metavar="VERB", required=True)
+    build = _leaf(
+        verbs, "build", _build, "make an immutable bundle of a trained model",
+        "./atoll release build --dataset data/ml-100k --model models/first --out bundles",
+    )  # fmt: skip
+    derive = _leaf(
+        verbs, "derive", _derive, "make a candidate bundle from a model and an adapter that a federated round trained",
+        "./atoll release derive --dataset data/ml-100k --model models/first --adapter FILE --parent BUNDLE --out DIR",
+    )  # fmt: skip
+    for parser in (build, derive):
+        parser.add_argument("--dataset", type=Path, required=True, metavar="DIR")
+        parser.add_argument("--model", type=Path, required=True, metavar="DIR")
+        parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the bundle appears as DIR/RELEASE")
+        parser.add_argument(
+            "--allow-failed-gates", action="store_true", help="build all the same; the manifest says so"
+        )
+    build.add_argument("--active", type=Path, default=None, metavar="BUNDLE", help="bundle that the gates compare with")
+    derive.add_argument("--adapter", type=Path, required=True, metavar="FILE")
+    derive.add_argument(
+        "--parent", type=Path, required=True, metavar="BUNDLE", help="bundle that the adapter was trained on"
+    )
+    _leaf_repository(verbs, "init", _init, "make a repository and its signing keys", "./atoll release init")
+    publish = _leaf_repository(
+        verbs,
+        "publish",
+        _publish,
+        "sign a bundle and publish it on a channel",
+        "./atoll release publish bundles/ID --channel stable",
+    )
+    publish.add_argument("bundle", type=Path)
+    publish.add_argument("--channel", default="stable")
+    _leaf_repository(verbs, "renew", _renew, "sign what will expire anew; run it daily", "./atoll release renew")
+    _leaf_repository(verbs, "list", _list, "show what is published", "./atoll release list")
+    inspect = _leaf_repository(verbs, "inspect", _inspect, "show one release", "./atoll release inspect ID")
+    inspect.add_argument("release")
+    diff = _leaf_repository(
+        verbs, "diff", _diff, "show what changes between two releases", "./atoll release diff OLD NEW"
+    )
+    diff.add_argument("before")
+    diff.add_argument("after")
+
+
+def _leaf_repository(verbs: Any, name: str, run: Any, text: str, example: str) -> argparse.ArgumentParser:
+    parser = _leaf(verbs, name, run, text, example)
+    parser.add_argument("--repository", type=Path, default=REPOSITORY, metavar="DIR")
+    parser.add_argument(
+        "--keys", type=Path, default=RELEASE_KEYS, metavar="DIR", help="the signing keys; keep them safe"
+    )
+    return parser
+
+
+def _import(arguments: argparse.Namespace) -> None:
+    from central.commands import import_dataset
+
+    with progress_bar() as progress:
+        card = import_dataset(source=arguments.source, out=arguments.to, progress=progress)
+    emit(
+        arguments, card,
+        f"{arguments.to}: {card.interactions:,} interactions of {card.users:,} users on {card.items:,} items",
+    )  # fmt: skip
+
+
+def _describe(arguments: argparse.Namespace) -> None:
+    from central.commands import describe_dataset
+
+    description = describe_dataset(dataset=arguments.dataset)
+    rows = [
+        {"users": description.users, "items": description.items, "interactions": description.interactions,
+         "days": description.days, "per user": description.per_user_median, "density": description.density}
+    ]  # fmt: skip
+    emit(arguments, description, "\n".join([table(rows), *description.implies]))
+
+
+def _validate(arguments: argparse.Namespace) -> None:
+    from central.commands import validate_dataset
+
+    card = validate_dataset(source=str(arguments.dataset))
+    emit(arguments, card, f"{arguments.dataset} is a valid dataset: {card.interactions:,} interactions")
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    from central.commands import train
+
+    with progress_bar() as progress:
+        card = train(
+            dataset=arguments.dataset,
+            out=arguments.out,
+            minutes=arguments.minutes,
+            seed=arguments.seed,
+            progress=progress,
+        )
+    emit(arguments, card, f"{arguments.out}: trained {card.epochs} epochs in {card.train_s:.0f} s")
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from infra.cli.evaluating import evaluate_everything
+
+    with progress_bar() as progress:
+        report = evaluate_everything(
+            dataset=arguments.dataset, model=arguments.model, bundle=arguments.bundle, served=not arguments.no_served,
+            progress=progress,
+        )  # fmt: skip
+    rows = [{"": f"baseline {name}", **_headline(figures)} for name, figures in report["baselines"].items()]
+    rows += [{"": name, **_headline(figures)} for name, figures in report["stage"].items()]
+    emit(arguments, report, f"{report['dataset']}: {report['protocol']}\n{table(rows)}")
+
+
+def _headline(figures: dict[str, float]) -> dict[str, float | None]:
+    return {key: figures.get(key) for key in ("hr10", "ndcg10", "hr50", "recall20", "mrr10", "coverage10")}
+
+
+def _build(arguments: argparse.Namespace) -> None:
+    from central.commands import build_release
+
+    with progress_bar() as progress:
+        built = build_release(
+            dataset=arguments.dataset, model=arguments.model, out=arguments.out, active=arguments.active,
+            allow_failed_gates=arguments.allow_failed_gates, progress=progress,
+        )  # fmt: skip
+    emit(arguments, built, "\n".join([f"{built.release} in {built.path}", *built.sentences]))
+
+
+def _derive(arguments: argparse.Namespace) -> None:
+    import numpy as np
+
+    from central.commands import derive_release
+
+    with progress_bar() as progress:
+        built = derive_release(
+            dataset=arguments.dataset, model=arguments.model, parent=arguments.parent, out=arguments.out,
+            adapter=np.load(arguments.adapter, allow_pickle=False), allow_failed_gates=arguments.allow_failed_gates,
+            progress=progress,
+        )  # fmt: skip
+    emit(arguments, built, "\n".join([f"{built.release} in {built.path}", *built.sentences]))
+
+
+def _init(arguments: argparse.Namespace) -> None:
+    from central.release.repository import init_repository
+
+    init_repository(repository=arguments.repository, keys=arguments.keys, clock=SystemClock())
+    text = f"{arguments.repository} is ready; its keys are in {arguments.keys}"
+    emit(arguments, {"repository": str(arguments.repository), "keys": str(arguments.keys)}, text)
+
+
+def _renew(arguments: argparse.Namespace) -> None:
+    from central.release.repository import renew
+
+    view = renew(repository=arguments.repository, keys=arguments.keys, clock=SystemClock())
+    version = view.timestamp.version
+    emit(arguments, {"version": version}, f"{arguments.repository} is signed anew (version {version})")
+
+
+def _publish(arguments: argparse.Namespace) -> None:
+    from central.release.publish import publish
+
+    with progress_bar() as progress:
+        done = publish(
+            bundle=arguments.bundle, repository=arguments.repository, keys=arguments.keys, channel=arguments.channel,
+            clock=SystemClock(), progress=progress,
+        )  # fmt: skip
+    emit(
+        arguments, done,
+        f"{done.channel} -> {done.release}: {done.bytes_new:,} bytes new, {done.bytes_shared:,} were there already",
+    )  # fmt: skip
+
+
+def _list(arguments: argparse.Namespace) -> None:
+    from central.release.publish import list_releases
+
+    releases = list_releases(repository=arguments.repository, keys=arguments.keys)
+    rows = [
+        {"release": one.release, "origin": one.origin, "channels": ",".join(one.channels) or "-",
+         "dataset": one.dataset, "ndcg10": one.metrics.get("ndcg10"), "bytes": one.bytes_total}
+        for one in releases
+    ]  # fmt: skip
+    emit(arguments, {"releases": releases}, table(rows))
+
+
+def _inspect(arguments: argparse.Namespace) -> None:
+    from central.release.publish import inspect_release
+
+    found = inspect_release(repository=arguments.repository, keys=arguments.keys, release=arguments.release)
+    rows = [
+        {"file": name, "bytes": entry.length, "sha256": entry.sha256[:16]}
+        for name, entry in sorted(found.manifest.files.items())
+    ]
+    gates = ", ".join(f"{name} {'passed' if passed else 'FAILED'}" for name, passed in found.manifest.gates.items())
+    emit(arguments, found, f"{arguments.release}: {gates}\n{table(rows)}")
+
+
+def _diff(arguments: argparse.Namespace) -> None:
+    from central.release.publish import diff_releases
+
+    difference = diff_releases(
+        repository=arguments.repository, keys=arguments.keys, before=arguments.before, after=arguments.after
+    )
+    rows = [{"metric": name, "before": old, "after": new} for name, (old, new) in difference.metrics.items()]
+    changed = ", ".join(difference.changed) or "nothing"
+    emit(arguments, difference, f"{table(rows)}\nchanged files: {changed}")

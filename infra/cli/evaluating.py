@@ -1,0 +1,63 @@
+"""`atoll evaluate`: central scores the model, and the region's own funnel, run in the region's own environment."""
+
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from central.commands import build_release, evaluate, write_served_requests
+from infra.local.tiers import source_root, tier_python
+from infra.plumbing.errors import AtollError
+from infra.plumbing.progress import Progress
+
+REPLAY_TIMEOUT_S = 3600
+
+
+class ReplayFailedError(AtollError):
+    """The region's funnel could not be replayed."""
+
+
+def evaluate_everything(
+    *, dataset: Path, model: Path, bundle: Path | None, served: bool, progress: Progress
+) -> dict[str, Any]:
+    """Figures of retrieval, baselines and, if `served`, of the funnel as a region serves it.
+
+    Args:
+        dataset: the dataset folder.
+        model: the model folder.
+        bundle: the release built from the model; built for the occasion when not given.
+        served: replay the test users' requests through the region's funnel.
+        progress: told while it runs.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        answers = _served(dataset, model, bundle, Path(folder), progress) if served else None
+        report: dict[str, Any] = msgspec.to_builtins(
+            evaluate(model=model, dataset=dataset, answers=answers, progress=progress)
+        )
+    return report
+
+
+def _served(dataset: Path, model: Path, bundle: Path | None, work: Path, progress: Progress) -> Path:
+    """What the region's funnel answers to the test users' requests."""
+    if bundle is None:
+        built = build_release(
+            model=model, dataset=dataset, out=work / "bundles", allow_failed_gates=True, progress=progress
+        )
+        bundle = Path(built.path)
+    requests = write_served_requests(model=model, dataset=dataset, out=work)
+    return _replay(bundle, requests, work / "answers.msgpack")
+
+
+def _replay(bundle: Path, requests: Path, answers: Path) -> Path:
+    python = tier_python("region", source_root() / ".atoll" / "envs")
+    command = [python, "-m", "region.replay", "--release", str(bundle), "--requests", str(requests)]
+    code = subprocess.run(
+        [*command, "--answers", str(answers)], cwd=source_root(), check=False, timeout=REPLAY_TIMEOUT_S
+    ).returncode
+    if code:
+        raise ReplayFailedError(
+            f"the region's funnel ended with {code} while replaying.", fix="Its own message stands above."
+        )
+    return answers

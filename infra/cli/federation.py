@@ -1,0 +1,183 @@
+"""`atoll federate`: rounds over the phones of a running world, and the privacy ledger."""
+
+import argparse
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from infra.cli.output import add_json_option, emit, table
+from infra.cli.world import add_state_option
+
+PHONES_END_S = 60.0
+POPULATION = "everybody"
+
+
+def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """`atoll federate round|status|ledger|vector`."""
+    text = "learn from signals that never leave the phone"
+    federate = commands.add_parser(
+        "federate",
+        help=text,
+        description=f"{text}. Example: ./atoll federate round --release bundles/ID --phones 30 --dataset data/ml-100k",
+    )
+    verbs = federate.add_subparsers(metavar="VERB", required=True)
+    rounds = _leaf(verbs, "round", _round, "run rounds over a Flower deployment; the outcome is a new adapter")
+    add_state_option(rounds)
+    rounds.add_argument(
+        "--release", type=Path, required=True, metavar="BUNDLE", help="the release that the phones hold"
+    )
+    rounds.add_argument("--rounds", type=int, default=1)
+    rounds.add_argument("--phones", type=int, default=0, metavar="N", help="simulate N phones per region while it runs")
+    rounds.add_argument(
+        "--dataset", type=Path, default=None, metavar="DIR", help="whose users the simulated phones belong to"
+    )
+    rounds.add_argument("--canary", default="", help="a secret planted in every simulated phone's sensitive history")
+    rounds.add_argument("--epsilon-max", type=float, default=20.0, help="the budget; fixed by the ledger's first round")
+    rounds.add_argument("--noise", type=float, default=1.0, help="noise multiplier of each region's own noise")
+    for name, run, says in (
+        ("status", _status, "the last run's outcome and what the ledger says"),
+        ("ledger", _ledger, "verify the hash-chained privacy ledger and show it"),
+    ):
+        add_state_option(_leaf(verbs, name, run, says))
+    vector = _leaf(verbs, "vector", _vector, "compute users' portable vectors as their phones would")
+    vector.add_argument("--release", type=Path, required=True, metavar="BUNDLE")
+    vector.add_argument("--dataset", type=Path, required=True, metavar="DIR")
+    vector.add_argument("users", nargs="+", help="user ids of the dataset")
+
+
+def _leaf(verbs: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
+    example = f"./atoll federate {name}"
+    parser: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=f"{text}. Example: {example}")
+    add_json_option(parser)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _directory(state: Path) -> Path:
+    return state / "federation"
+
+
+def _ledger_file(state: Path) -> Path:
+    return _directory(state) / "ledger.jsonl"
+
+
+def _round(arguments: argparse.Namespace) -> int:
+    import msgspec
+
+    from federation import commands
+    from federation.flower.plan import PrivacyPlan, RegionLink
+    from federation.flower.supervisor import free_ports
+    from infra.local.world import open_world
+
+    world = open_world(arguments.state)
+    (port,) = free_ports(1)
+    regions = {}
+    for region in world.configuration.region_names:
+        world.aim_link(region, port)
+        regions[region] = RegionLink(
+            gateway_url=world.gateway_url(region),
+            round_key_file=str(world.layout.region(region) / "gateway" / "round.key"),
+            superlink_address=world.link_address(region),
+        )
+    state = _directory(arguments.state)
+    with _phones(arguments, world) as report:
+        outcome = commands.run_round(
+            state_directory=state,
+            release_directory=arguments.release,
+            regions=regions,
+            rounds=arguments.rounds,
+            privacy=PrivacyPlan(
+                ledger_file=str(_ledger_file(arguments.state).absolute()),
+                population=POPULATION,
+                epsilon_max=arguments.epsilon_max,
+                noise_multiplier=arguments.noise,
+            ),
+            superlink_port=port,
+        )
+    result = msgspec.to_builtins(outcome) | {"phones": report}
+    spent = "infinite" if outcome.epsilon is None else f"{outcome.epsilon:.3g}"
+    text = (
+        f"{outcome.devices} updates in {len(outcome.rounds)} rounds; epsilon {spent} at delta {outcome.delta:g} in all"
+    )
+    emit(arguments, result, f"{text}\nadapter: {outcome.adapter_path}")
+    return 0 if outcome.ok else 1
+
+
+@contextmanager
+def _phones(arguments: argparse.Namespace, world: Any) -> Iterator[dict[str, Any]]:
+    """Simulated phones around a block; afterwards the dictionary holds their report."""
+    import msgspec
+
+    from federation.settings import PhonesSettings
+    from infra.plumbing.errors import InvalidInputError
+    from infra.plumbing.files import write_atomically
+
+    report: dict[str, Any] = {}
+    if not arguments.phones:
+        yield report
+        return
+    if arguments.dataset is None:
+        raise InvalidInputError("--phones needs --dataset.", fix="Name the folder whose users the phones belong to.")
+    state = _directory(arguments.state).absolute()
+    report_file = state / "phones-report.json"
+    report_file.unlink(missing_ok=True)
+    names = world.configuration.region_names
+    settings = PhonesSettings(
+        gateways={region: world.gateway_url(region) for region in names},
+        keys_files={region: str(world.layout.keys(region)) for region in names},
+        dataset_directory=str(arguments.dataset.absolute()),
+        release_directory=str(arguments.release.absolute()),
+        state_directory=str(state / "phones"),
+        phones_per_region=arguments.phones,
+        canary=arguments.canary,
+        patience_s=600.0,
+        report_file=str(report_file),
+        adapter_file=str(state / "outcome" / "adapter.npy"),
+    )
+    file = state / "phones.json"
+    write_atomically(file, msgspec.json.encode(settings))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "federation.phones", "--settings", str(file)], stdout=subprocess.DEVNULL
+    )
+    try:
+        yield report
+        process.send_signal(signal.SIGTERM)
+        if process.wait(timeout=PHONES_END_S) == 0 and report_file.exists():
+            report |= msgspec.json.decode(report_file.read_bytes())
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def _status(arguments: argparse.Namespace) -> None:
+    from federation import commands
+
+    found = commands.status(state_directory=_directory(arguments.state), ledger_file=_ledger_file(arguments.state))
+    last = "no run yet" if found.last is None else f"last run: {found.last.devices} updates, ok {found.last.ok}"
+    emit(arguments, found, f"{last}; {found.ledger.rounds} rounds booked, epsilon {found.ledger.epsilon}")
+
+
+def _ledger(arguments: argparse.Namespace) -> None:
+    import msgspec
+
+    from federation import commands
+
+    found = commands.ledger(_ledger_file(arguments.state))
+    rows = [msgspec.to_builtins(entry) for entry in found.entries]
+    head = (
+        f"{found.rounds} rounds, epsilon {found.epsilon} of {found.epsilon_max} at delta {found.delta}; the chain holds"
+    )
+    emit(arguments, found, f"{table(rows)}\n{head}")
+
+
+def _vector(arguments: argparse.Namespace) -> None:
+    from federation.phones.vectors import portable_headers
+
+    headers = portable_headers(arguments.release, arguments.dataset, arguments.users)
+    rows = [{"user": user, **named} for user, named in headers.items()]
+    emit(arguments, {"vectors": headers}, table(rows))

@@ -1,0 +1,166 @@
+"""`atoll region REGION ...`: the operator's day, and `atoll privacy`: the data protection officer's."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from infra.cli.output import add_json_option, emit, table
+from infra.cli.world import add_state_option
+from infra.plumbing.errors import AtollError, InvalidInputError, UnavailableError
+
+
+def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """`atoll region` and `atoll privacy`."""
+    text = "operate one region's releases"
+    region = commands.add_parser("region", help=text, description=f"{text}. Example: ./atoll region us-east releases")
+    region.add_argument("region", help="the region's name")
+    verbs = region.add_subparsers(metavar="VERB", required=True)
+    _leaf(verbs, "releases", _releases, "what the region has and runs")
+    pull = _leaf(verbs, "pull", _pull, "bring a release to the region; only what it does not have yet is fetched")
+    pull.add_argument("release", nargs="?", default=None, help="a release id; the channel's release if not given")
+    pull.add_argument("--channel", default="stable")
+    _release(_leaf(verbs, "verify", _verify, "hash every file of a pulled release anew"))
+    _release(_leaf(verbs, "promote", _promote, "make a pulled release the active one"))
+    _leaf(verbs, "rollback", _rollback, "go back to the release before")
+    _leaf(verbs, "pin", _pin, "refuse every promotion until unpinned")
+    _leaf(verbs, "unpin", _unpin, "allow promotions again")
+    _leaf(verbs, "audit", _audit, "who did what, latest last")
+    _register_privacy(commands)
+
+
+def _leaf(verbs: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        name, help=text, description=f"{text}. Example: ./atoll region us-east {name}"
+    )
+    add_state_option(parser)
+    parser.add_argument("--url", default=None, help="the region's API, when it is not in a world on this machine")
+    parser.add_argument("--key-file", type=Path, default=None, metavar="FILE", help="the region's keys, with --url")
+    add_json_option(parser)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _release(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("release", help="a release id, as `releases` lists it")
+
+
+def _door(arguments: argparse.Namespace) -> tuple[str, str]:
+    """URL and operator key of the region."""
+    from infra.local.world import open_world
+    from infra.plumbing.keys import RegionKeys
+
+    if arguments.url:
+        if arguments.key_file is None:
+            raise InvalidInputError("--url needs --key-file.", fix="Name the region's keys.json.")
+        return arguments.url, RegionKeys.load(arguments.key_file).operator_key
+    world = open_world(arguments.state)
+    return world.region_url(arguments.region), world.keys(arguments.region).operator_key
+
+
+def _releases(arguments: argparse.Namespace) -> None:
+    from region.releases import commands
+
+    answer = commands.releases(*_door(arguments))
+    rows = [
+        {"release": one.release, "origin": one.origin, "dataset": one.dataset, "ndcg10": one.metrics.get("ndcg10"),
+         "role": {answer.active: "active", answer.previous: "previous"}.get(one.release, "")}
+        for one in answer.releases
+    ]  # fmt: skip
+    emit(arguments, answer, f"{table(rows)}\n{'pinned' if answer.pinned else 'not pinned'}")
+
+
+def _pull(arguments: argparse.Namespace) -> None:
+    from region.releases import commands
+
+    channel = None if arguments.release else arguments.channel
+    answer = commands.pull(*_door(arguments), channel=channel, release=arguments.release)
+    emit(
+        arguments,
+        answer,
+        f"{answer.release}: {answer.bytes_fetched:,} bytes fetched, {answer.bytes_reused:,} were here already",
+    )
+
+
+def _verify(arguments: argparse.Namespace) -> None:
+    from region.releases import commands
+
+    answer = commands.verify(*_door(arguments), release=arguments.release)
+    if not answer.ok:
+        raise AtollError(
+            f"{arguments.release} is damaged on disk: {', '.join(answer.damaged)}.",
+            fix="Pull it again: what is damaged is fetched anew.",
+        )
+    emit(arguments, answer, f"{arguments.release}: all {answer.files} files are what was signed")
+
+
+def _promote(arguments: argparse.Namespace) -> None:
+    from region.releases import commands
+
+    answer = commands.promote(*_door(arguments), release=arguments.release)
+    emit(arguments, answer, f"{arguments.region} answers from {arguments.release}")
+
+
+def _rollback(arguments: argparse.Namespace) -> None:
+    from region.releases import commands
+
+    answer = commands.rollback(*_door(arguments))
+    emit(arguments, answer, f"{arguments.region} answers from {answer.to_release} again")
+
+
+def _pin(arguments: argparse.Namespace) -> None:
+    from region.releases import commands
+
+    emit(arguments, commands.pin(*_door(arguments)), f"{arguments.region} refuses promotions until it is unpinned")
+
+
+def _unpin(arguments: argparse.Namespace) -> None:
+    from region.releases import commands
+
+    emit(arguments, commands.unpin(*_door(arguments)), f"{arguments.region} can be promoted again")
+
+
+def _audit(arguments: argparse.Namespace) -> None:
+    import msgspec
+
+    from region.releases import commands
+
+    answer = commands.audit(*_door(arguments))
+    emit(arguments, answer, table([msgspec.to_builtins(entry) for entry in answer.entries]))
+
+
+def _register_privacy(commands: Any) -> None:
+    text = "a user's choices"
+    privacy = commands.add_parser(
+        "privacy", help=text, description=f"{text}. Example: ./atoll privacy opt-out --region us-east --user 42"
+    )
+    verbs = privacy.add_subparsers(metavar="VERB", required=True)
+    says = "answer a user from popularity only, from the next answer on; --undo takes it back"
+    opt_out = verbs.add_parser(
+        "opt-out", help=says, description=f"{says}. Example: ./atoll privacy opt-out --region us-east --user 42"
+    )
+    opt_out.add_argument("--region", required=True, help="the user's home region")
+    opt_out.add_argument("--user", required=True, help="the user's id, as the application knows it")
+    opt_out.add_argument("--undo", action="store_true")
+    add_state_option(opt_out)
+    add_json_option(opt_out)
+    opt_out.set_defaults(run=_opt_out)
+
+
+def _opt_out(arguments: argparse.Namespace) -> None:
+    import urllib3
+
+    from infra.local.world import open_world
+    from infra.plumbing.clock import SystemClock
+    from infra.plumbing.tokens import issue_token
+
+    world = open_world(arguments.state)
+    token = issue_token(world.keys(arguments.region), arguments.user, clock=SystemClock(), life_s=60)
+    opted_out = not arguments.undo
+    answer = urllib3.request(
+        "PUT", f"{world.edge_urls(arguments.region)[0]}/v1/privacy/opt-out", json={"opted_out": opted_out},
+        headers={"Authorization": f"Bearer {token}"}, timeout=10.0, retries=False,
+    )  # fmt: skip
+    if answer.status != 200:
+        raise UnavailableError(f"the edge answered {answer.status}: {answer.data[:300].decode(errors='replace')}")
+    text = "The user's lists are not personal any more." if opted_out else "The user's lists are personal again."
+    emit(arguments, {"region": arguments.region, "opted_out": opted_out}, text)

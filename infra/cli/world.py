@@ -1,0 +1,124 @@
+"""`atoll world`: three regions, their edges, the balancer and central's repository on this machine."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from infra.cli.output import add_json_option, emit, progress_bar, table
+
+STATE = Path(".atoll/world")
+REPOSITORY = Path(".atoll/repository")
+
+
+def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """`atoll world up|status|kill|heal|down`."""
+    text = "run the whole world on this machine"
+    world = commands.add_parser(
+        "world", help=text, description=f"{text}. Example: ./atoll world up --dataset data/ml-100k"
+    )
+    verbs = world.add_subparsers(metavar="VERB", required=True)
+    up = _leaf(
+        verbs, "up", _up, "start it and wait until every process is ready", "./atoll world up --dataset data/ml-100k"
+    )
+    up.add_argument(
+        "--config", type=Path, default=None, metavar="FILE", help="world.toml; the default has three regions"
+    )
+    up.add_argument("--repository", type=Path, default=None, metavar="DIR", help="where the published releases are")
+    up.add_argument(
+        "--dataset", type=Path, default=None, metavar="DIR", help="fill the regions' stores from this dataset"
+    )
+    up.add_argument("--balancer", choices=("embedded", "haproxy"), default=None)
+    up.add_argument("--print-config", action="store_true", help="print the configuration as TOML and start nothing")
+    _leaf(verbs, "status", _status, "show every process", "./atoll world status")
+    for name, run, says in (
+        ("kill", _kill, "SIGKILL a region's processes; they stay down"),
+        ("heal", _heal, "start what was killed"),
+    ):
+        parser = _leaf(verbs, name, run, says, f"./atoll world {name} us-east")
+        parser.add_argument("region")
+        parser.add_argument("--part", default="all", help="all, core, edges, grid, api, worker or gateway")
+    _leaf(verbs, "down", _down, "end everything; nothing is left running", "./atoll world down")
+
+
+def add_state_option(parser: argparse.ArgumentParser) -> None:
+    """`--state DIR`, the same for every command that talks to a world."""
+    parser.add_argument("--state", type=Path, default=STATE, metavar="DIR", help=f"the world's state (default {STATE})")
+
+
+def _leaf(verbs: Any, name: str, run: Any, text: str, example: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=f"{text}. Example: {example}")
+    add_state_option(parser)
+    add_json_option(parser)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _configuration(arguments: argparse.Namespace) -> Any:
+    import msgspec
+
+    from infra.local.configuration import default_configuration, load_configuration
+
+    found = load_configuration(arguments.config) if arguments.config else default_configuration()
+    if arguments.balancer:
+        found = msgspec.structs.replace(found, balancer=arguments.balancer)
+    return found
+
+
+def _up(arguments: argparse.Namespace) -> None:
+    from infra.local.configuration import render_configuration
+    from infra.local.world import start_world
+
+    configuration = _configuration(arguments)
+    if arguments.print_config:
+        print(render_configuration(configuration), end="")
+        return
+    with progress_bar() as progress:
+        world = start_world(
+            configuration, arguments.state, repository=arguments.repository or REPOSITORY, dataset=arguments.dataset,
+            progress=progress,
+        )  # fmt: skip
+    world.detach()
+    _show(arguments, world, f"The world is up. Applications call {world.balancer_url}")
+
+
+def _status(arguments: argparse.Namespace) -> None:
+    from infra.local.world import open_world
+
+    world = open_world(arguments.state)
+    _show(arguments, world, f"Applications call {world.balancer_url}")
+
+
+def _show(arguments: argparse.Namespace, world: Any, head: str) -> None:
+    status = world.status()
+    rows = [
+        {"process": one.name, "state": one.state.value, "address": one.address, "pid": one.pid,
+         "restarts": one.restarts, "MB": round(one.rss_mb), "detail": one.detail}
+        for one in status.processes
+    ]  # fmt: skip
+    emit(
+        arguments, status, f"{table(rows)}\n{status.rss_mb:,.0f} MB together, {status.peak_rss_mb:,.0f} at most. {head}"
+    )
+
+
+def _kill(arguments: argparse.Namespace) -> None:
+    from infra.local.world import open_world
+
+    killed = open_world(arguments.state).kill(arguments.region, arguments.part)
+    emit(arguments, {"killed": killed}, f"killed: {', '.join(killed) or 'nothing was running'}")
+
+
+def _heal(arguments: argparse.Namespace) -> None:
+    from infra.local.world import open_world
+
+    world = open_world(arguments.state)
+    healed = world.heal(arguments.region, arguments.part)
+    with progress_bar() as progress:
+        world.wait(region=arguments.region, progress=progress)
+    emit(arguments, {"healed": healed}, f"healed: {', '.join(healed) or 'nothing was down'}")
+
+
+def _down(arguments: argparse.Namespace) -> None:
+    from infra.local.world import stop_world
+
+    ended = stop_world(arguments.state)
+    emit(arguments, {"leftovers_ended": ended}, "The world is down.")

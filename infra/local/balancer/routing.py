@@ -1,0 +1,97 @@
+"""Where a call goes: the client's region, then the order in which edges are tried. Pure."""
+
+import ipaddress
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from infra.local.balancer.settings import AddressRange, BalancedRegion, BalancerSettings, EdgeAddress
+from infra.plumbing.errors import SettingsError
+
+CLIENT_REGION_HEADER = "Atoll-Client-Region"
+_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class Routes:
+    """The settings, indexed."""
+
+    regions: Mapping[str, BalancedRegion]
+    first: str
+    networks: tuple[tuple[_Network, str], ...]
+
+
+def build_routes(settings: BalancerSettings) -> Routes:
+    """Index the settings.
+
+    Raises:
+        SettingsError: a region is listed twice, has no edges, or is named but not listed; or a network is not one.
+    """
+    regions = {region.name: region for region in settings.regions}
+    if len(regions) != len(settings.regions):
+        raise SettingsError("a region is listed twice in the balancer's settings.", fix="Remove one.")
+    for region in settings.regions:
+        if not region.edges:
+            raise SettingsError(f"region {region.name!r} has no edges.", fix="List at least one.")
+        for name in region.nearest:
+            _require_known(name, regions)
+    return Routes(
+        regions=regions,
+        first=settings.regions[0].name,
+        networks=tuple(_network(entry, regions) for entry in settings.addresses),
+    )
+
+
+def client_region(routes: Routes, named: str | None, address: str | None) -> str:
+    """The region whose edges a client is sent to: the one it names, else by its address, else the first."""
+    if named in routes.regions:
+        return str(named)
+    if routes.networks and address:
+        try:
+            parsed = ipaddress.ip_address(address)
+        except ValueError:
+            return routes.first
+        for network, region in routes.networks:
+            if parsed.version == network.version and parsed in network:
+                return region
+    return routes.first
+
+
+def attempt_order(
+    routes: Routes, region: str, *, is_up: Callable[[str], bool], load: Callable[[str], int], turn: int
+) -> list[EdgeAddress]:
+    """Edges in the order in which they are tried.
+
+    Healthy edges of the region, least loaded first, then healthy edges of the other regions, nearest first, then the
+    ones that are out: when everything seems dark, asking is better than refusing.
+
+    Args:
+        routes: all regions.
+        region: the client's.
+        is_up: by edge name.
+        load: calls in flight, by edge name.
+        turn: a number that grows by one per call, so that equally loaded edges take turns.
+    """
+    ordered = [
+        edge
+        for name in (region, *routes.regions[region].nearest)
+        for edge in _by_load(routes.regions[name].edges, load, turn)
+    ]
+    return sorted(ordered, key=lambda edge: not is_up(edge.name))
+
+
+def _by_load(edges: Sequence[EdgeAddress], load: Callable[[str], int], turn: int) -> list[EdgeAddress]:
+    start = turn % len(edges)
+    return sorted([*edges[start:], *edges[:start]], key=lambda edge: load(edge.name))
+
+
+def _network(entry: AddressRange, regions: Mapping[str, BalancedRegion]) -> tuple[_Network, str]:
+    _require_known(entry.region, regions)
+    try:
+        return ipaddress.ip_network(entry.network), entry.region
+    except ValueError as error:
+        raise SettingsError(f"{entry.network!r} is not a network: {error}.", fix="Use CIDR: 192.0.2.0/24.") from error
+
+
+def _require_known(name: str, regions: Mapping[str, BalancedRegion]) -> None:
+    if name not in regions:
+        raise SettingsError(f"the balancer's settings name an unknown region {name!r}.", fix="List it in regions.")

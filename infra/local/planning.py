@@ -1,0 +1,284 @@
+"""From a configuration and ports to processes and their settings. Pure: nothing is written or started here."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from edge.settings import EdgeSettings
+from federation.settings import GatewaySettings
+from infra.local.balancer.settings import AddressRange, BalancedRegion, BalancerSettings, EdgeAddress
+from infra.local.configuration import CENTRAL, CENTRAL_FLOWER, RegionConfiguration, WorldConfiguration
+from infra.local.haproxy import render_haproxy
+from infra.local.layout import Layout
+from infra.local.records import Part, ProbeKind, ProcessPlan
+from infra.local.repository.process import RepositorySettings
+from infra.local.wan.settings import LinkSettings, WanSettings
+from infra.plumbing.telemetry import TelemetrySettings
+from region.settings import RegionSettings
+
+PythonOf = Callable[[str], str]
+"""The interpreter of a tier, by the tier's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorldPlan:
+    """Processes, and the files that must be written before they start."""
+
+    processes: tuple[ProcessPlan, ...]
+    files: dict[Path, bytes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanInput:
+    """What a plan is made from. `haproxy` is the program, for worlds that ask for it."""
+
+    configuration: WorldConfiguration
+    layout: Layout
+    ports: Mapping[str, int]
+    repository: Path
+    python_of: PythonOf
+    haproxy: str = ""
+
+
+def edge_name(region: str, number: int) -> str:
+    """`us-east/edge-1`."""
+    return f"{region}/edge-{number}"
+
+
+def edge_names(region: RegionConfiguration) -> tuple[str, ...]:
+    """All edges of a region."""
+    return tuple(edge_name(region.name, number) for number in range(1, region.edges + 1))
+
+
+def link_name(origin: str, destination: str) -> str:
+    """`us-east--us-west`."""
+    return f"{origin}--{destination}"
+
+
+def link_pairs(configuration: WorldConfiguration) -> Iterator[tuple[str, str]]:
+    """Every (origin, destination) that has a link: regions among each other, regions to central's two services."""
+    for origin in configuration.region_names:
+        for destination in (*configuration.nearest(origin), CENTRAL, CENTRAL_FLOWER):
+            yield origin, destination
+
+
+def port_names(configuration: WorldConfiguration) -> tuple[str, ...]:
+    """Everything that listens on a port, in the order in which `ports.first` counts."""
+    names = ["balancer", "repository", "wan"]
+    for region in configuration.regions:
+        names += [f"{region.name}/api", f"{region.name}/worker", f"{region.name}/gateway", *edge_names(region)]
+    names += [link_name(*pair) for pair in link_pairs(configuration)]
+    return tuple(names)
+
+
+def plan_world(given: PlanInput) -> WorldPlan:
+    """All processes and settings of the world."""
+    files: dict[Path, bytes] = {}
+    processes = [_wan(given, files), _repository(given, files)]
+    for region in given.configuration.regions:
+        processes += _region(given, region, files)
+    processes.append(_haproxy(given, files) if given.configuration.balancer == "haproxy" else _balancer(given, files))
+    return WorldPlan(tuple(processes), files)
+
+
+def _telemetry(given: PlanInput, process: str) -> TelemetrySettings:
+    return TelemetrySettings(
+        log_file=str(given.layout.log(process)),
+        spans_file=str(given.layout.spans_of(process)),
+        log_level=given.configuration.log_level,
+        sample_ratio=given.configuration.sample_ratio,
+    )
+
+
+def _address(given: PlanInput, name: str) -> str:
+    return f"{given.configuration.host}:{given.ports[name]}"
+
+
+def _link_url(given: PlanInput, origin: str, destination: str) -> str:
+    return f"http://{_address(given, link_name(origin, destination))}"
+
+
+def _put(files: dict[Path, bytes], path: Path, settings: msgspec.Struct) -> str:
+    files[path] = msgspec.json.format(msgspec.json.encode(settings))
+    return str(path)
+
+
+def _wan(given: PlanInput, files: dict[Path, bytes]) -> ProcessPlan:
+    host = given.configuration.host
+    settings = WanSettings(
+        host=host,
+        port=given.ports["wan"],
+        control_socket=str(given.layout.wan_control),
+        capture_directory=str(given.layout.capture),
+        capture_bytes_max=given.configuration.capture_bytes_max,
+        links=tuple(
+            LinkSettings(
+                origin=origin,
+                destination=destination,
+                port=given.ports[link_name(origin, destination)],
+                target_host=host,
+                target_port=_target_port(given, destination),
+            )
+            for origin, destination in link_pairs(given.configuration)
+        ),
+        telemetry=_telemetry(given, "wan"),
+    )
+    file = _put(files, given.layout.settings("wan"), settings)
+    return ProcessPlan(
+        name="wan", part=Part.WAN, probe=ProbeKind.HTTP, address=_address(given, "wan"),
+        command=(given.python_of("infra"), "-m", "infra.local.wan", "--settings", file),
+    )  # fmt: skip
+
+
+def _target_port(given: PlanInput, destination: str) -> int:
+    if destination == CENTRAL_FLOWER:
+        return 0  # the SuperLink comes and goes with rounds: `World.aim_link` says where it is
+    return given.ports["repository" if destination == CENTRAL else f"{destination}/api"]
+
+
+def _repository(given: PlanInput, files: dict[Path, bytes]) -> ProcessPlan:
+    settings = RepositorySettings(
+        host=given.configuration.host, port=given.ports["repository"], directory=str(given.repository),
+        telemetry=_telemetry(given, "repository"),
+    )  # fmt: skip
+    file = _put(files, given.layout.settings("repository"), settings)
+    return ProcessPlan(
+        name="repository", part=Part.REPOSITORY, probe=ProbeKind.HTTP, address=_address(given, "repository"),
+        command=(given.python_of("infra"), "-m", "infra.local.repository", "--settings", file),
+    )  # fmt: skip
+
+
+def _region(given: PlanInput, region: RegionConfiguration, files: dict[Path, bytes]) -> list[ProcessPlan]:
+    name, layout = region.name, given.layout
+    file = _put(files, layout.region(name) / "region.json", _region_settings(given, name))
+    grid = str(layout.grid(name))
+    python, edge_python = given.python_of("region"), given.python_of("edge")
+    return [
+        ProcessPlan(
+            name=f"{name}/grid", part=Part.GRID, region=name, probe=ProbeKind.UNIX, address=grid,
+            command=(edge_python, "-m", "infra.plumbing.grid", "--socket", grid),
+        ),
+        ProcessPlan(
+            name=f"{name}/api", part=Part.API, region=name, stage=1, probe=ProbeKind.HTTP,
+            address=_address(given, f"{name}/api"), command=(python, "-m", "region", "--settings", file),
+        ),
+        ProcessPlan(
+            name=f"{name}/worker", part=Part.WORKER, region=name, stage=1, probe=ProbeKind.HTTP,
+            address=_address(given, f"{name}/worker"), command=(python, "-m", "region.worker", "--settings", file),
+        ),
+        *(_edge(given, region, number, files) for number in range(1, region.edges + 1)),
+        _gateway(given, name, files),
+    ]  # fmt: skip
+
+
+def _region_settings(given: PlanInput, name: str) -> RegionSettings:
+    layout = given.layout
+    return RegionSettings(
+        node=f"{name}-1",
+        region=name,
+        host=given.configuration.host,
+        port=given.ports[f"{name}/api"],
+        worker_port=given.ports[f"{name}/worker"],
+        state_directory=str(layout.region(name) / "core"),
+        repository_url=_link_url(given, name, CENTRAL),
+        trusted_root=str(layout.root),
+        channel=given.configuration.channel,
+        follow=given.configuration.follow,
+        poll_interval_s=given.configuration.poll_interval_s,
+        keys_file=str(layout.keys(name)),
+        trust_file=str(layout.trust),
+        grid=str(layout.grid(name)),
+        telemetry=_telemetry(given, f"{name}/api"),
+    )
+
+
+def _edge(given: PlanInput, region: RegionConfiguration, number: int, files: dict[Path, bytes]) -> ProcessPlan:
+    layout, name = given.layout, edge_name(region.name, number)
+    node = f"edge-{number}"
+    settings = EdgeSettings(
+        node=f"{region.name}-{node}",
+        region=region.name,
+        host=given.configuration.host,
+        port=given.ports[name],
+        state_directory=str(layout.region(region.name) / node),
+        home_urls=(f"http://{_address(given, f'{region.name}/api')}",),
+        away_urls={
+            other: (_link_url(given, region.name, other),) for other in given.configuration.nearest(region.name)
+        },
+        repository_url=_link_url(given, region.name, CENTRAL),
+        trusted_root=str(layout.root),
+        channel=given.configuration.channel,
+        keys_file=str(layout.keys(region.name)),
+        trust_file=str(layout.trust),
+        grid=str(layout.grid(region.name)),
+        telemetry=_telemetry(given, name),
+    )
+    file = _put(files, layout.region(region.name) / f"{node}.json", settings)
+    return ProcessPlan(
+        name=name, part=Part.EDGE, region=region.name, stage=2, probe=ProbeKind.HTTP, address=_address(given, name),
+        command=(given.python_of("edge"), "-m", "edge", "--settings", file),
+    )  # fmt: skip
+
+
+def _gateway(given: PlanInput, region: str, files: dict[Path, bytes]) -> ProcessPlan:
+    layout, name = given.layout, f"{region}/gateway"
+    settings = GatewaySettings(
+        node=f"{region}-gateway",
+        region=region,
+        host=given.configuration.host,
+        port=given.ports[name],
+        state_directory=str(layout.region(region) / "gateway"),
+        keys_file=str(layout.keys(region)),
+        trust_file=str(layout.trust),
+        telemetry=_telemetry(given, name),
+    )
+    file = _put(files, layout.region(region) / "gateway.json", settings)
+    return ProcessPlan(
+        name=name, part=Part.GATEWAY, region=region, stage=2, probe=ProbeKind.HTTP, address=_address(given, name),
+        command=(given.python_of("federation"), "-m", "federation.gateway", "--settings", file),
+    )  # fmt: skip
+
+
+def balancer_settings(given: PlanInput) -> BalancerSettings:
+    """What both balancers need to know; HAProxy's configuration is made from the same."""
+    configuration = given.configuration
+    return BalancerSettings(
+        host=configuration.host,
+        port=given.ports["balancer"],
+        regions=tuple(
+            BalancedRegion(
+                name=region.name,
+                edges=tuple(
+                    EdgeAddress(name=name, host=configuration.host, port=given.ports[name])
+                    for name in edge_names(region)
+                ),
+                nearest=configuration.nearest(region.name),
+            )
+            for region in configuration.regions
+        ),
+        addresses=tuple(
+            AddressRange(network=network, region=region.name)
+            for region in configuration.regions
+            for network in region.networks
+        ),
+        telemetry=_telemetry(given, "balancer"),
+    )
+
+
+def _balancer(given: PlanInput, files: dict[Path, bytes]) -> ProcessPlan:
+    file = _put(files, given.layout.settings("balancer"), balancer_settings(given))
+    return ProcessPlan(
+        name="balancer", part=Part.BALANCER, stage=2, probe=ProbeKind.HTTP, address=_address(given, "balancer"),
+        command=(given.python_of("infra"), "-m", "infra.local.balancer", "--settings", file),
+    )  # fmt: skip
+
+
+def _haproxy(given: PlanInput, files: dict[Path, bytes]) -> ProcessPlan:
+    path = given.layout.state / "haproxy.cfg"
+    files[path] = render_haproxy(balancer_settings(given)).encode()
+    return ProcessPlan(
+        name="balancer", part=Part.BALANCER, stage=2, probe=ProbeKind.HTTP, address=_address(given, "balancer"),
+        command=(given.haproxy, "-db", "-f", str(path)),
+    )  # fmt: skip

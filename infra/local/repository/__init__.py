@@ -1,0 +1,1 @@
+"""Central's release repository, given out as the static files that it is."""

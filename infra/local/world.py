@@ -1,0 +1,447 @@
+"""The façade that the command line and the demo use: start a world, look at it, hurt it, heal it, end it.
+
+Everything here is synchronous and may be called from any thread. A world that `start_world` started ends with the
+process that started it, unless `World.detach` was called.
+"""
+
+import contextlib
+import fcntl
+import http.client
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+from urllib.parse import urlsplit
+
+import msgspec
+
+from infra.local.children import WORLD_VARIABLE, marked_processes, tail
+from infra.local.configuration import CENTRAL_FLOWER, WorldConfiguration, validate_configuration
+from infra.local.control import ControlUnavailableError, call_control
+from infra.local.layout import Layout, layout_of
+from infra.local.planning import link_name
+from infra.local.preparing import Seeding, prepare_world, seed_regions
+from infra.local.records import ProcessState, ProcessStatus, WorldRecord, WorldStatus
+from infra.local.supervisor import is_locked, read_record, wait_unlocked
+from infra.local.wan.shaping import LinkShape
+from infra.plumbing.clock import Clock, SystemClock
+from infra.plumbing.environment import environment_with
+from infra.plumbing.errors import AtollError, ConflictError, InvalidInputError
+from infra.plumbing.keys import RegionKeys
+from infra.plumbing.progress import Progress, SilentProgress
+
+WaitFor = Literal["ready", "live"]
+POLL_S = 0.1
+DOWN_TIMEOUT_S = 20.0
+CONTROL_DOWN_S = 5.0
+SUPERVISOR_START_S = 15.0
+METRICS_BYTES_MAX = 4 << 20
+_SILENT = SilentProgress()
+_CLOCK = SystemClock()
+
+
+class WorldNotReadyError(AtollError):
+    """The world did not come up; says which processes did not, and their last words."""
+
+
+class LeftoversError(AtollError):
+    """Processes of the world could not be ended."""
+
+
+class Leash:
+    """The pipe by which a supervisor notices that the client that started it is gone."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+
+    def alive(self) -> bool:
+        """Whether the supervisor runs."""
+        return self._process.poll() is None
+
+    def detach(self) -> None:
+        """The supervisor may outlive this process."""
+        if self._process.stdin and not self._process.stdin.closed:
+            with contextlib.suppress(OSError):
+                self._process.stdin.write(b"detach\n")
+                self._process.stdin.close()
+
+    def reap(self) -> None:
+        """Let go of the pipe and of a supervisor that has ended, or ends now because of it."""
+        if self._process.stdin:
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(DOWN_TIMEOUT_S)
+
+
+class World:
+    """A running world. Get one from `start_world` or `open_world`."""
+
+    def __init__(self, *, layout: Layout, record: WorldRecord, leash: Leash | None = None) -> None:
+        self._layout = layout
+        self._record = record
+        self._leash = leash
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.down()
+
+    @property
+    def state(self) -> Path:
+        """The state directory."""
+        return self._layout.state
+
+    @property
+    def layout(self) -> Layout:
+        """Where its files lie."""
+        return self._layout
+
+    @property
+    def configuration(self) -> WorldConfiguration:
+        """As it was started."""
+        return self._record.configuration
+
+    @property
+    def ports(self) -> dict[str, int]:
+        """Port of every listener, by name (`balancer`, `us-east/edge-1`, `us-east--us-west`, ...)."""
+        return dict(self._record.ports)
+
+    @property
+    def balancer_url(self) -> str:
+        """Where applications call."""
+        return self._url("balancer")
+
+    @property
+    def repository_url(self) -> str:
+        """Central's release repository, without a link in between."""
+        return self._url("repository")
+
+    def region_url(self, region: str) -> str:
+        """The region's API."""
+        return self._url(f"{self.configuration.region(region).name}/api")
+
+    def gateway_url(self, region: str) -> str:
+        """The region's device gateway."""
+        return self._url(f"{self.configuration.region(region).name}/gateway")
+
+    def edge_urls(self, region: str) -> tuple[str, ...]:
+        """The region's edges."""
+        count = self.configuration.region(region).edges
+        return tuple(self._url(f"{region}/edge-{number}") for number in range(1, count + 1))
+
+    def link_address(self, origin: str, destination: str = CENTRAL_FLOWER) -> str:
+        """`host:port` at which `origin` reaches `destination` through their link."""
+        name = link_name(origin, destination)
+        if name not in self._record.ports:
+            raise InvalidInputError(f"there is no link {name}.", fix="Name two regions, or a region and central.")
+        return f"{self.configuration.host}:{self._record.ports[name]}"
+
+    def _url(self, name: str) -> str:
+        return f"http://{self.configuration.host}:{self._record.ports[name]}"
+
+    def keys(self, region: str) -> RegionKeys:
+        """The region's secrets: for playing its token issuer and its operator."""
+        return RegionKeys.load(self._layout.keys(self.configuration.region(region).name))
+
+    def status(self) -> WorldStatus:
+        """Everything now.
+
+        Raises:
+            ControlUnavailableError: the supervisor is gone.
+        """
+        return msgspec.convert(self._call({"command": "status"}), WorldStatus)
+
+    def rss_mb(self) -> float:
+        """Memory of all processes now, in MiB (proportional shares, where the kernel tells them)."""
+        return self.status().rss_mb
+
+    def peak_rss_mb(self) -> float:
+        """The largest `rss_mb` since the start, looked at once a second."""
+        return self.status().peak_rss_mb
+
+    def kill(self, region: str, part: str = "all") -> list[str]:
+        """SIGKILL a region's processes (`KILLABLE` names the parts); they stay down. Returns their names."""
+        killed: list[str] = self._call({"command": "kill", "region": region, "part": part})
+        return killed
+
+    def heal(self, region: str, part: str = "all") -> list[str]:
+        """Start what was killed, on the same ports; returns the names at once, see `wait`."""
+        healed: list[str] = self._call({"command": "heal", "region": region, "part": part})
+        return healed
+
+    def wait(
+        self,
+        *,
+        timeout_s: float | None = None,
+        wait_for: WaitFor = "ready",
+        region: str = "",
+        progress: Progress = _SILENT,
+        clock: Clock = _CLOCK,
+    ) -> WorldStatus:
+        """Wait until everything that was not killed (of `region`, if named) is ready, or at least answers.
+
+        Raises:
+            WorldNotReadyError: it does not come up in time, or a process crashes again and again.
+        """
+        limit_s = self.configuration.start_timeout_s if timeout_s is None else timeout_s
+        end_s = clock.monotonic_s() + limit_s
+        good = {ProcessState.READY} if wait_for == "ready" else {ProcessState.READY, ProcessState.LIVE}
+        while True:
+            status = self.status()
+            watched = [
+                process
+                for process in status.processes
+                if process.state is not ProcessState.KILLED and region in ("", process.region)
+            ]
+            bad = [process for process in watched if process.state not in good]
+            progress.advance(len(watched) - len(bad), len(watched), f"processes {wait_for}")
+            if not bad:
+                return status
+            if clock.monotonic_s() >= end_s or any(process.state is ProcessState.GAVE_UP for process in bad):
+                raise self._not_ready(bad, wait_for)
+            time.sleep(POLL_S)
+
+    def _not_ready(self, bad: list[ProcessStatus], wait_for: WaitFor) -> WorldNotReadyError:
+        worst = min(bad, key=lambda process: process.state is not ProcessState.GAVE_UP)
+        names = "; ".join(f"{process.name} is {process.state} ({process.detail})" for process in bad[:8])
+        words = tail(self._layout.output(worst.name)) or tail(self._layout.log(worst.name))
+        return WorldNotReadyError(
+            f"{len(bad)} processes are not {wait_for}: {names}. Last words of {worst.name}: {words or '(none)'}",
+            fix=f"Logs lie in {self._layout.logs}.",
+        )
+
+    def shape_link(self, origin: str, destination: str, shape: LinkShape) -> list[str]:
+        """Disturb links (`*` stands for all origins or destinations); returns their names."""
+        request = {"command": "shape", "origin": origin, "destination": destination}
+        changed: list[str] = self._call_wan({**request, **msgspec.to_builtins(shape)})
+        return changed
+
+    def aim_link(self, origin: str, port: int, *, destination: str = CENTRAL_FLOWER, host: str = "127.0.0.1") -> None:
+        """Tell a link where its destination is; Flower's SuperLink is not known before it starts."""
+        self._call_wan(
+            {"command": "aim", "origin": origin, "destination": destination, "host": host, "port": port}
+        )
+
+    def links(self) -> list[dict[str, Any]]:
+        """Shape and counters of every link."""
+        links: list[dict[str, Any]] = self._call_wan({"command": "status"})
+        return links
+
+    def captures(self) -> dict[str, bytes]:
+        """What crossed every link until now: capture file contents by link name."""
+        self._call_wan({"command": "flush"})
+        return {path.stem: path.read_bytes() for path in sorted(self._layout.capture.glob("*.bin"))}
+
+    def metrics(self) -> dict[str, str]:
+        """The text of `/metrics` of every process that answers, by its name."""
+        texts = {}
+        for process in self.status().processes:
+            if ":" in process.address and process.state in (ProcessState.READY, ProcessState.LIVE):
+                with contextlib.suppress(OSError, http.client.HTTPException):
+                    texts[process.name] = _get(f"http://{process.address}/metrics")
+        return texts
+
+    def detach(self) -> None:
+        """Let the world outlive this process."""
+        if self._leash:
+            self._leash.detach()
+
+    def down(self) -> None:
+        """End everything.
+
+        Raises:
+            LeftoversError: something could not be ended.
+        """
+        stop_world(self._layout.state)
+        if self._leash:
+            self._leash.reap()
+
+    def _call(self, request: dict[str, Any]) -> Any:
+        return call_control(self._layout.control, request)
+
+    def _call_wan(self, request: dict[str, Any]) -> Any:
+        return call_control(self._layout.wan_control, request)
+
+
+def start_world(
+    configuration: WorldConfiguration,
+    state: Path,
+    *,
+    repository: Path,
+    dataset: Path | None = None,
+    hold_out_last: bool = False,
+    progress: Progress = _SILENT,
+    wait_for: WaitFor = "ready",
+    clock: Clock = _CLOCK,
+) -> World:
+    """Prepare, seed, start, and wait until everything is up. Whatever goes wrong, nothing is left running.
+
+    Args:
+        configuration: see `infra.local.configuration`.
+        state: the state directory; made if missing, its keys, ports and stores are used again.
+        repository: the release repository (`metadata/`, `targets/`).
+        dataset: a plain dataset folder to fill the regions' stores from.
+        hold_out_last: keep everybody's last event out of the stores.
+        progress: told what is ready.
+        wait_for: `ready`, or `live` where no release is published yet that the regions could activate.
+        clock: for deadlines.
+
+    Raises:
+        ConflictError: this world runs already, or belongs to another repository or dataset.
+        WorldConfigurationError: the configuration cannot be used.
+        WorldNotReadyError: not everything came up.
+    """
+    validate_configuration(configuration)
+    layout = layout_of(state)
+    layout.create()
+    with _starting(layout):
+        if is_locked(layout.lock):
+            raise ConflictError(
+                f"the world at {layout.state} runs already.",
+                fix="See `./atoll world status`; end it with `./atoll world down`.",
+            )
+        _sweep(layout, clock)
+        layout.create()
+        try:
+            record = prepare_world(configuration, layout, repository=repository)
+            if dataset is not None:
+                seeding = Seeding(dataset=dataset, hold_out_last=hold_out_last)
+                seed_regions(record, layout, seeding, progress=progress, clock=clock)
+        except BaseException:
+            _sweep(layout, clock)
+            raise
+        return start_record(record, layout, wait_for=wait_for, progress=progress, clock=clock)
+
+
+def start_record(
+    record: WorldRecord, layout: Layout, *, wait_for: WaitFor = "ready", progress: Progress = _SILENT,
+    clock: Clock = _CLOCK,
+) -> World:  # fmt: skip
+    """Start what was prepared and wait until it is up; whatever goes wrong, Ctrl-C included, nothing is left running.
+
+    Raises:
+        WorldNotReadyError: not everything came up.
+    """
+    leash = _start_supervisor(layout, record)
+    try:
+        _await_supervisor(layout, leash, clock)
+        world = World(layout=layout, record=record, leash=leash)
+        world.wait(wait_for=wait_for, progress=progress, clock=clock)
+    except BaseException:
+        _end(layout, clock)
+        leash.reap()
+        raise
+    return world
+
+
+def open_world(state: Path) -> World:
+    """The world that runs at `state`.
+
+    Raises:
+        InvalidInputError: there is no world at `state`.
+        ControlUnavailableError: it does not run.
+    """
+    layout = layout_of(state)
+    world = World(layout=layout, record=read_record(layout))
+    world.status()
+    return world
+
+
+def stop_world(state: Path, *, clock: Clock = _CLOCK) -> int:
+    """End the world at `state`, also one whose supervisor was killed; returns how many leftovers were ended.
+
+    Nothing is left running, and sockets and locks are gone. A world that does not run is no error.
+
+    Raises:
+        LeftoversError: something could not be ended.
+    """
+    layout = layout_of(state)
+    if not layout.state.is_dir():
+        return 0
+    return _end(layout, clock)
+
+
+def _end(layout: Layout, clock: Clock) -> int:
+    with contextlib.suppress(ControlUnavailableError):
+        call_control(layout.control, {"command": "down"}, timeout_s=CONTROL_DOWN_S)
+    # A supervisor that hangs is one of the marked processes: the sweep ends it.
+    wait_unlocked(layout.lock, timeout_s=DOWN_TIMEOUT_S, clock=clock)
+    return _sweep(layout, clock)
+
+
+def _sweep(layout: Layout, clock: Clock) -> int:
+    """End processes that carry the world's mark and remove its sockets; returns how many were ended."""
+    leftovers = marked_processes(layout.mark)
+    ended = set(leftovers)
+    end_s = clock.monotonic_s() + DOWN_TIMEOUT_S
+    while leftovers:
+        for pid in leftovers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if clock.monotonic_s() >= end_s:
+            raise LeftoversError(f"processes {leftovers} of the world do not end.", fix="End them by hand.")
+        time.sleep(0.02)
+        leftovers = marked_processes(layout.mark)
+        ended.update(leftovers)
+    shutil.rmtree(layout.run, ignore_errors=True)
+    return len(ended)
+
+
+def _start_supervisor(layout: Layout, record: WorldRecord) -> Leash:
+    with layout.output("supervisor").open("ab") as output:
+        return Leash(
+            subprocess.Popen(
+                [sys.executable, "-m", "infra.local", "--state", str(layout.state), "--attached"],
+                cwd=record.working_directory,
+                env=environment_with({WORLD_VARIABLE: layout.mark}),
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C in the client's terminal is the client's to handle
+            )
+        )
+
+
+def _await_supervisor(layout: Layout, leash: Leash, clock: Clock) -> None:
+    end_s = clock.monotonic_s() + SUPERVISOR_START_S
+    while clock.monotonic_s() < end_s and leash.alive():
+        with contextlib.suppress(ControlUnavailableError):
+            call_control(layout.control, {"command": "status"})
+            return
+        time.sleep(0.02)
+    raise WorldNotReadyError(
+        f"the supervisor did not start: {tail(layout.output('supervisor'))}", fix=f"See {layout.logs}."
+    )
+
+
+@contextlib.contextmanager
+def _starting(layout: Layout) -> Iterator[None]:
+    """Only one client at a time prepares a state directory."""
+    with layout.starting.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConflictError(
+                f"the world at {layout.state} is being started by another process.", fix="Wait for it, or end it."
+            ) from error
+        yield
+
+
+def _get(url: str) -> str:
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=5)
+    try:
+        connection.request("GET", parts.path)
+        return connection.getresponse().read(METRICS_BYTES_MAX).decode(errors="replace")
+    finally:
+        connection.close()

@@ -1,0 +1,1 @@
+"""The region: where user data lives and where every list is made."""

@@ -1,0 +1,54 @@
+"""Who may use which door: the region's own processes, its operators, anybody with a sealed or anonymous call."""
+
+import hmac
+from collections.abc import Callable
+
+from aiohttp import web
+
+from infra.plumbing.errors import ForbiddenError, UnauthorizedError
+
+SERVICE_KEY_HEADER = "Atoll-Service-Key"
+OPERATOR_SCHEMES = ("Operator ", "Bearer ")
+"""`Bearer` as well, for tools that know no other."""
+OPERATOR_NAME = "operator"
+"""A region has one operator key; this is whose it is, in the audit."""
+
+Door = Callable[[web.Request], str]
+"""Who passes; raises `UnauthorizedError` or `ForbiddenError` for those who may not."""
+
+
+def service_door(service_key: str) -> Door:
+    """For the region's own edges and jobs, by `Atoll-Service-Key`."""
+
+    def admit(request: web.Request) -> str:
+        offered = request.headers.get(SERVICE_KEY_HEADER)
+        if offered is None:
+            raise UnauthorizedError(
+                "this door is for the region's own processes.", fix=f"They show {SERVICE_KEY_HEADER}."
+            )
+        _compare(offered, service_key)
+        return "service"
+
+    return admit
+
+
+def operator_door(operator_key: str) -> Door:
+    """For the region's operators, by `Authorization: Operator <key>`."""
+
+    def admit(request: web.Request) -> str:
+        offered = request.headers.get("Authorization", "")
+        scheme = next((scheme for scheme in OPERATOR_SCHEMES if offered.startswith(scheme)), None)
+        if scheme is None:
+            raise UnauthorizedError(
+                "this door is for the region's operators.", fix="They send Authorization: Operator <operator key>."
+            )
+        _compare(offered.removeprefix(scheme), operator_key)
+        return OPERATOR_NAME
+
+    return admit
+
+
+def _compare(offered: str, expected: str) -> None:
+    # Constant time: how far a guess is right must not show in how long the refusal takes.
+    if not hmac.compare_digest(offered.encode(), expected.encode()):
+        raise ForbiddenError("the key does not open this door.")

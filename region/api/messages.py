@@ -1,0 +1,46 @@
+"""Messages of the region's own doors: the data subject's choice, and what an operator asks and sees."""
+
+from infra.contracts.residency import Global, GlobalMessage, Regional, RegionalMessage
+
+
+class OptOutCall(RegionalMessage, frozen=True, kw_only=True):
+    """A subject's choice, told by this region's edge."""
+
+    subject: Regional[str]
+    opted_out: Regional[bool]
+
+
+class OptOutAnswer(RegionalMessage, frozen=True, kw_only=True):
+    """The choice is durable; lists below `version` no longer hold."""
+
+    version: Regional[int]
+
+
+class WithdrawCall(GlobalMessage, frozen=True, kw_only=True):
+    """Items to take out of every list of this region, and items to let back in."""
+
+    withdrawn: Global[tuple[str, ...]] = ()
+    restored: Global[tuple[str, ...]] = ()
+
+
+class WithdrawAnswer(GlobalMessage, frozen=True, kw_only=True):
+    """What holds now, and whether the edges could be told at once (if not, they learn it as lists expire)."""
+
+    withdrawn_total: Global[int]
+    edges_told: Global[bool]
+
+
+class StatusAnswer(GlobalMessage, frozen=True, kw_only=True):
+    """This node at a glance."""
+
+    region: Global[str]
+    node: Global[str]
+    active: Global[str | None]
+    previous: Global[str | None]
+    waiting_for: Global[str]
+    """Empty when the node is ready."""
+    withdrawn: Global[int]
+    computing: Global[int]
+    """Computations running and waiting."""
+    degraded: Global[dict[str, int]]
+    """Answers since the start that missed each part."""

@@ -1,0 +1,64 @@
+"""A traveller's call: sealed by an edge elsewhere, opened here, answered under a key that only the sealer has."""
+
+from msgspec.structs import replace
+
+from infra.contracts.events import EventBatch
+from infra.contracts.messages import RelayedCall, SealedAnswer, SealedCall
+from infra.contracts.residency import encode_regional
+from infra.plumbing.clock import Clock
+from infra.plumbing.errors import AtollError, InvalidInputError, UnauthorizedError
+from infra.plumbing.http.problems import problem_body, status_of
+from infra.plumbing.keys import RegionKeys, TrustDirectory
+from infra.plumbing.sealing import open_call, seal_reply
+from infra.plumbing.tokens import open_subject, verify_token
+from region.api.checking import check_request
+from region.api.decoding import decode_body
+from region.api.ports import EventTaker
+from region.funnel.recommender import Recommender
+
+
+class RelayDesk:
+    """Answers sealed calls. Who is named inside is read here and nowhere before."""
+
+    def __init__(
+        self, *, keys: RegionKeys, trust: TrustDirectory, clock: Clock, recommender: Recommender, intake: EventTaker
+    ) -> None:
+        self._keys = keys
+        self._trust = trust
+        self._clock = clock
+        self._recommender = recommender
+        self._intake = intake
+
+    async def answer(self, call: SealedCall, request_id: str) -> SealedAnswer:
+        """The sealed answer; errors of the call inside are sealed too.
+
+        Raises:
+            InvalidInputError: the box is not for this region or was changed on the way.
+        """
+        if call.home != self._keys.region:
+            raise InvalidInputError("the sealed call is for another region.", fix="Send it to its home region.")
+        opened, reply_key = open_call(self._keys.relay_private, call.sealed)
+        try:
+            status, body = 200, await self._handle(opened)
+        except AtollError as error:
+            status, title = status_of(error)
+            body = problem_body(status, title, str(error), request_id)
+        return SealedAnswer(status=status, sealed=seal_reply(reply_key, body))
+
+    async def _handle(self, opened: bytes) -> bytes:
+        call = decode_body(opened, RelayedCall)
+        subject = self._subject_of(call.token)
+        # The subject is the token's, whatever the call itself claims.
+        if call.request is not None and call.events is None:
+            check_request(call.request)
+            return encode_regional(await self._recommender.home(replace(call.request, subject=subject)))
+        if call.events is not None and call.request is None:
+            batch = replace(decode_body(call.events, EventBatch), subject=subject)
+            return encode_regional(await self._intake.take(batch))
+        raise InvalidInputError("a sealed call holds either a request or events.")
+
+    def _subject_of(self, token: str) -> str:
+        principal = verify_token(token, self._trust, clock=self._clock)
+        if principal.home != self._keys.region:
+            raise UnauthorizedError("the token's home is another region.")
+        return open_subject(principal, self._keys)

@@ -1,0 +1,314 @@
+"""One region node: every room composed once, served until it is told to stop."""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from aiohttp import web
+
+from infra.contracts.messages import INVALIDATION_TOPIC, Invalidation
+from infra.contracts.release import Manifest
+from infra.plumbing.clock import Clock, SystemClock
+from infra.plumbing.errors import SettingsError, UnavailableError
+from infra.plumbing.grid.connect import connect_grid
+from infra.plumbing.grid.port import Grid
+from infra.plumbing.http.middleware import frame, operations_routes
+from infra.plumbing.http.serving import serve
+from infra.plumbing.keys import RegionKeys, TrustDirectory
+from infra.plumbing.telemetry import Telemetry, start_telemetry
+from infra.plumbing.tuf_client.client import ReleaseClient
+from region.api.announcing import Announcer
+from region.api.doors import operator_door, service_door
+from region.api.messages import StatusAnswer
+from region.api.operating import OperatorDoors
+from region.api.relay import RelayDesk
+from region.api.routes import CallerDoors
+from region.background import Background
+from region.events.intake import Intake
+from region.events.opening import open_log
+from region.events.waking import Waker
+from region.funnel.compute import ComputePool
+from region.funnel.funnel import Funnel
+from region.funnel.live import LiveTrend
+from region.funnel.metrics import FunnelMetrics
+from region.funnel.recommender import Recommender
+from region.funnel.release import LoadedRelease, open_release
+from region.releases.activation import Activator
+from region.releases.audit import AuditLog
+from region.releases.following import Follower
+from region.releases.operator_api import operator_routes
+from region.releases.store import ReleaseDirectory, ReleaseStore
+from region.retrieval.process import RetrievalProcess
+from region.rules.regional import Withdrawals, load_rules
+from region.settings import RegionSettings
+from region.store.opening import open_store
+from region.store.port import Store
+
+COMPUTE_THREADS = 2
+COMPUTE_PENDING_MAX = 64
+"""About 64 lists at a few milliseconds each: what would wait longer is better asked of another node."""
+LIVE_REFRESH_S = 2.0
+HEAR_RETRY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Data:
+    """What the node keeps and whom it tells."""
+
+    grid: Grid
+    store: Store
+    intake: Intake
+    announcer: Announcer
+    withdrawals: Withdrawals
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Releases:
+    """The releases of the node, on disk and in memory."""
+
+    store: ReleaseStore
+    audit: AuditLog
+    activator: Activator[LoadedRelease]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """What makes lists."""
+
+    recommender: Recommender
+    live: LiveTrend
+    compute: ComputePool
+    metrics: FunnelMetrics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """One composed node."""
+
+    app: web.Application
+    data: Data
+    releases: Releases
+    answers: Answers
+
+
+async def run(settings: RegionSettings, stop: asyncio.Event, *, clock: Clock | None = None) -> None:
+    """Serve the node until `stop` is set.
+
+    Raises:
+        SettingsError: a setting, a key file, the rules or the port cannot be used.
+    """
+    async with AsyncExitStack() as stack:
+        telemetry = start_telemetry(
+            service="region", region=settings.region, node=settings.node, settings=settings.telemetry
+        )
+        stack.callback(telemetry.close)
+        stack.enter_context(_rooms_logging_to(telemetry.logger))
+        node = await open_node(settings, stack, telemetry, clock or SystemClock())
+        background = Background(logger=telemetry.logger, registry=telemetry.registry)
+        async with background.running(
+            {
+                "live-trend": background.repeat("live-trend", node.answers.live.refresh, every_s=LIVE_REFRESH_S),
+                "withdrawals": background.repeat(
+                    "withdrawals", lambda: hear_withdrawals(node.data.grid, node.data.withdrawals), every_s=HEAR_RETRY_S
+                ),
+                "releases": keep_release(settings, node.releases, stop, telemetry.logger),
+            }
+        ):
+            await serve(node.app, host=settings.host, port=settings.port, stop=stop, telemetry=telemetry)
+
+
+async def open_node(settings: RegionSettings, stack: AsyncExitStack, telemetry: Telemetry, clock: Clock) -> Node:
+    """Build every room; `stack` closes them in reverse order.
+
+    Raises:
+        SettingsError: a setting, a key file or the rules cannot be used.
+    """
+    keys = RegionKeys.load(Path(settings.keys_file))
+    if keys.region != settings.region:
+        raise SettingsError(f"the key file is of region {keys.region}, the settings of {settings.region}.")
+    trust = TrustDirectory.load(Path(settings.trust_file))
+    data = _open_data(settings, stack, telemetry, clock)
+    releases = _open_releases(settings, stack, data.announcer, clock)
+    answers = _open_answers(settings, stack, data, releases, telemetry, clock)
+    callers = CallerDoors(
+        recommender=answers.recommender,
+        intake=data.intake,
+        relay=RelayDesk(keys=keys, trust=trust, clock=clock, recommender=answers.recommender, intake=data.intake),
+        store=data.store,
+        announcer=data.announcer,
+        home_only=service_door(keys.service_key),
+        body_bytes_max=settings.body_bytes_max,
+    )
+    operators_only = operator_door(keys.operator_key)
+    operators = OperatorDoors(
+        withdrawals=data.withdrawals,
+        announcer=data.announcer,
+        operators_only=operators_only,
+        status=lambda: status_of(settings, data, releases, answers),
+        body_bytes_max=settings.body_bytes_max,
+    )
+    app = web.Application(middlewares=[frame(telemetry, clock)], client_max_size=settings.body_bytes_max)
+    app.add_routes([*callers.routes(), *operators.routes()])
+    app.add_routes(
+        operator_routes(
+            store=releases.store, activator=releases.activator, audit=releases.audit, authorize=operators_only
+        )
+    )
+    app.add_routes(operations_routes(telemetry, lambda: waits_for(releases.activator)))
+    return Node(app=app, data=data, releases=releases, answers=answers)
+
+
+def status_of(settings: RegionSettings, data: Data, releases: Releases, answers: Answers) -> StatusAnswer:
+    """The node at a glance."""
+    return StatusAnswer(
+        region=settings.region,
+        node=settings.node,
+        active=releases.activator.active_release,
+        previous=releases.store.state.previous,
+        waiting_for=waits_for(releases.activator) or "",
+        withdrawn=len(data.withdrawals.items),
+        computing=answers.compute.pending,
+        degraded=answers.metrics.degraded_counts,
+    )
+
+
+def waits_for(activator: Activator[LoadedRelease]) -> str | None:
+    """What a node waits for before it takes requests; None when it is ready."""
+    return None if activator.active_release is not None else "an active release"
+
+
+async def hear_withdrawals(grid: Grid, withdrawals: Withdrawals) -> None:
+    """Take over what operators withdraw and restore at other nodes of this region; ends when the grid ends it."""
+    async for message in grid.subscribe(INVALIDATION_TOPIC):
+        if message is None:
+            continue
+        heard = msgspec.json.decode(message, type=Invalidation)
+        if heard.withdrawn or heard.restored:
+            await asyncio.to_thread(withdrawals.change, withdrawn=heard.withdrawn, restored=heard.restored)
+
+
+async def keep_release(
+    settings: RegionSettings, releases: Releases, stop: asyncio.Event, logger: logging.Logger
+) -> None:
+    """Activate what was active before; then follow the channel, if the node is to."""
+    try:
+        active = await releases.activator.start()
+        logger.info("release at start", extra={"fields": {"release": active or "none"}})
+        if settings.follow:
+            follower = Follower(store=releases.store, activator=releases.activator, channel=settings.channel)
+            await follower.run(interval_s=settings.poll_interval_s, stop=stop)
+    except Exception:
+        logger.exception("releases are not looked after any more; the active one goes on")
+        raise
+
+
+def _open_data(settings: RegionSettings, stack: AsyncExitStack, telemetry: Telemetry, clock: Clock) -> Data:
+    registry = telemetry.registry
+    state = Path(settings.state_directory)
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"the state directory {state} cannot be made: {error.strerror}.") from error
+    withdrawals = Withdrawals(state)
+    grid = connect_grid(settings.grid, clock=clock, registry=registry)
+    stack.push_async_callback(grid.close)
+    store = open_store(settings, clock=clock, registry=registry)
+    stack.push_async_callback(store.close)
+    log = open_log(settings, registry=registry)
+    stack.push_async_callback(log.close)
+    waker = Waker(grid=grid, registry=registry)
+    stack.push_async_callback(waker.close)
+    return Data(
+        grid=grid,
+        store=store,
+        intake=Intake(log=log, clock=clock, wake=waker.wake, registry=registry),
+        announcer=Announcer(grid=grid, registry=registry),
+        withdrawals=withdrawals,
+    )
+
+
+def _open_releases(
+    settings: RegionSettings, stack: AsyncExitStack, announcer: Announcer, clock: Clock
+) -> Releases:  # fmt: skip
+    state = Path(settings.state_directory)
+    client = ReleaseClient(
+        repository_url=settings.repository_url,
+        trusted_root=_trusted_root(settings),
+        metadata_dir=state / "tuf",
+        clock=clock,
+    )
+    stack.callback(client.close)
+    store = ReleaseStore(state, source=client, clock=clock)
+    audit = AuditLog(state / "audit.jsonl")
+    numbers = itertools.count()
+
+    async def start_retrieval(directory: Path, _manifest: Manifest) -> RetrievalProcess:
+        # A path of its own for each process, and a short one: the kernel takes 107 bytes.
+        socket = state / f"ann-{settings.port}-{next(numbers)}.sock"
+        process = RetrievalProcess(release=directory, socket=socket, clock=clock)
+        await process.start()
+        return process
+
+    async def load(directory: ReleaseDirectory) -> LoadedRelease:
+        return await open_release(
+            directory.path, directory.manifest, region=settings.region, tower_sets=COMPUTE_THREADS,
+            start_retrieval=start_retrieval,
+        )  # fmt: skip
+
+    async def on_switch(release: str) -> None:
+        if not await announcer.tell(Invalidation(release=release)):
+            raise UnavailableError("the grid does not answer.")
+
+    activator = Activator(store=store, load=load, audit=audit, clock=clock, on_switch=on_switch)
+    stack.push_async_callback(activator.close)
+    return Releases(store=store, audit=audit, activator=activator)
+
+
+def _open_answers(
+    settings: RegionSettings, stack: AsyncExitStack, data: Data, releases: Releases, telemetry: Telemetry, clock: Clock
+) -> Answers:  # fmt: skip
+    compute = ComputePool(threads=COMPUTE_THREADS, pending_max=COMPUTE_PENDING_MAX)
+    stack.callback(compute.close)
+    live = LiveTrend(clock=clock, store=data.store)
+    metrics = FunnelMetrics(telemetry.registry)
+    funnel = Funnel(
+        compute=compute, live=live, withdrawals=data.withdrawals, rules=load_rules(settings.rules_file)
+    )  # fmt: skip
+    recommender = Recommender(
+        region=settings.region, store=data.store, funnel=funnel, lease=releases.activator.lease, clock=clock,
+        telemetry=telemetry, metrics=metrics,
+    )  # fmt: skip
+    return Answers(recommender=recommender, live=live, compute=compute, metrics=metrics)
+
+
+def _trusted_root(settings: RegionSettings) -> bytes:
+    try:
+        return Path(settings.trusted_root).read_bytes()
+    except OSError as error:
+        raise SettingsError(
+            f"the trusted root {settings.trusted_root} cannot be read: {error.strerror}.",
+            fix="It comes with the installation; without it no release can be verified.",
+        ) from error
+
+
+@contextlib.contextmanager
+def _rooms_logging_to(logger: logging.Logger) -> Iterator[None]:
+    """Let the rooms' own loggers speak as the process does: one JSON object a line."""
+    rooms = logging.getLogger("region")
+    before = rooms.propagate
+    for handler in logger.handlers:
+        rooms.addHandler(handler)
+    rooms.propagate = False
+    handlers = tuple(logger.handlers)
+    try:
+        yield
+    finally:
+        rooms.propagate = before
+        for handler in handlers:
+            rooms.removeHandler(handler)

@@ -1,0 +1,1 @@
+"""Events: intake, the durable log, and the worker that turns them into features."""

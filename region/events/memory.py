@@ -1,0 +1,65 @@
+"""The log in memory: what tests and other packages use in place of a file. Same rules, nothing durable."""
+
+from collections.abc import Sequence
+
+from infra.contracts.events import LoggedEvent
+from infra.plumbing.errors import OverloadedError
+from region.events.port import AppendResult, LogUnavailableError
+from region.store.port import OffsetEvent
+
+
+class MemoryLog:
+    """`region.events.port.Log` over a list. Set `available` to False to see how callers bear its loss."""
+
+    def __init__(self, *, records_max: int = 1_000_000) -> None:
+        self.available = True
+        self._records_max = records_max
+        self._records: list[OffsetEvent] = []
+        self._ids: set[tuple[str, str]] = set()
+        self._last_offset = 0
+
+    async def append(self, records: Sequence[LoggedEvent]) -> AppendResult:
+        """Take the records whose ids are new."""
+        self._require()
+        if len(self._records) + len(records) > self._records_max:
+            raise OverloadedError("the log in memory is full.")
+        accepted = 0
+        for record in records:
+            identity = (record.subject, record.event.event_id)
+            if identity in self._ids:
+                continue
+            accepted += 1
+            self._last_offset += 1
+            self._ids.add(identity)
+            self._records.append(OffsetEvent(offset=self._last_offset, logged=record))
+        return AppendResult(accepted=accepted, duplicates=len(records) - accepted)
+
+    async def read(self, *, after: int, limit: int) -> list[OffsetEvent]:
+        """Records behind offset `after`."""
+        self._require()
+        first_offset = self._last_offset - len(self._records) + 1
+        start = max(0, after + 1 - first_offset)
+        return self._records[start : start + limit]
+
+    async def last_offset(self) -> int:
+        """The highest offset ever given."""
+        self._require()
+        return self._last_offset
+
+    async def expire(self, *, before_ms: int) -> int:
+        """Forget the oldest records, up to the first one received at `before_ms` or later."""
+        self._require()
+        count = 0
+        while count < len(self._records) and self._records[count].logged.received_ms < before_ms:
+            logged = self._records[count].logged
+            self._ids.discard((logged.subject, logged.event.event_id))
+            count += 1
+        del self._records[:count]
+        return count
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+    def _require(self) -> None:
+        if not self.available:
+            raise LogUnavailableError("the log does not answer.")

@@ -1,0 +1,5 @@
+SELECT position, body
+FROM records
+WHERE position > ?
+ORDER BY position
+LIMIT ?;

@@ -1,0 +1,166 @@
+"""From the log to the store to the edges: apply in order, exactly once; then say whose lists are no longer fresh.
+
+Exactly once, at every place where the process may be killed:
+
+* before the store's transaction commits: nothing happened, the batch is read again;
+* after it commits, before the invalidations are out: the offset has moved with the data, so the batch is not applied
+  again; at the next start the last batch's invalidations are made anew from the log and the store and told again;
+* after that: nothing is owed.
+
+Invalidations that the grid does not take are kept (bounded) and told at the next step.
+"""
+
+import asyncio
+from collections.abc import Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from infra.contracts.events import enters_history
+from infra.contracts.messages import INVALIDATION_TOPIC, Invalidation
+from infra.contracts.residency import encode_regional
+from infra.plumbing.clock import Clock
+from infra.plumbing.errors import SettingsError, UnavailableError
+from infra.plumbing.grid.port import Grid
+from region.events.port import Log
+from region.store.port import AppliedChange, OffsetEvent, Store
+
+BATCH_MAX = 500
+"""Events applied in one transaction, and the widest span of offsets among them: so the last batch before a kill lies
+in the last BATCH_MAX offsets, whatever holes a log has."""
+PENDING_MAX = 10_000
+"""Subjects whose invalidation may wait for the grid; beyond it the oldest are dropped and counted (edges distrust
+what they hold when they reconnect, and every list has a time to live)."""
+CONSUMED_MAX = 1000
+"""Items that one invalidation names: two of the largest batches."""
+_PUBLISH_TOGETHER = 64
+_VISIBLE_BUCKETS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 30.0)
+
+
+class StreamingMetrics:
+    """What the worker says about its way through the log."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.applied = Counter("atoll_worker_events_applied", "Events applied to the store.", registry=registry)
+        self.published = Counter(
+            "atoll_worker_invalidations", "Invalidations by outcome.", ("outcome",), registry=registry
+        )
+        self.lag = Gauge("atoll_worker_lag_events", "Events in the log that are not applied yet.", registry=registry)
+        self.visible = Histogram(
+            "atoll_worker_visible_seconds", "Time from an event's receipt until the edges were told.",
+            buckets=_VISIBLE_BUCKETS_S, registry=registry,
+        )  # fmt: skip
+
+
+class Streaming:
+    """One consumer of the region's log. Call `start` once, then `step` for ever.
+
+    Args:
+        log: read in order.
+        store: applied to; its offset is the only memory.
+        grid: where invalidations are told.
+        clock: for what the metrics say.
+        registry: for the metrics.
+    """
+
+    def __init__(self, *, log: Log, store: Store, grid: Grid, clock: Clock, registry: CollectorRegistry) -> None:
+        self._log = log
+        self._store = store
+        self._grid = grid
+        self._clock = clock
+        self._metrics = StreamingMetrics(registry)
+        self._offset = 0
+        self._pending: dict[str, AppliedChange] = {}
+
+    async def start(self) -> None:
+        """Find the place in the log, and owe the last batch's invalidations again.
+
+        Raises:
+            SettingsError: the store is ahead of the log: one of the two files belongs to another state.
+            UnavailableError: the store or the log does not answer.
+        """
+        offset, last = await self._store.applied_offset(), await self._log.last_offset()
+        if offset > last:
+            raise SettingsError(
+                f"the store has applied the log up to {offset}, but the log ends at {last}.",
+                fix="Restore the log that belongs to this store, or start both from an empty state directory.",
+            )
+        self._offset = offset
+        self._owe(await self._changes_again(offset))
+
+    async def step(self) -> int:
+        """Read a batch, apply it, tell the edges. Returns how many events it was.
+
+        Raises:
+            UnavailableError: the store or the log does not answer; call again later, nothing is lost.
+        """
+        events = await self._log.read(after=self._offset, limit=BATCH_MAX)
+        if events:
+            events = [event for event in events if event.offset < events[0].offset + BATCH_MAX]
+            self._owe(await self._store.apply(events))
+            self._offset = events[-1].offset
+            self._metrics.applied.inc(len(events))
+            self._metrics.lag.set(await self._log.last_offset() - self._offset)
+        await self.publish_pending()
+        if events:
+            now_ms = self._clock.now_ms()
+            for event in events:
+                self._metrics.visible.observe((now_ms - event.logged.received_ms) / 1000)
+        return len(events)
+
+    async def publish_pending(self) -> None:
+        """Tell what is owed, a bounded number at a time; what the grid does not take stays owed."""
+        while self._pending:
+            changes = list(self._pending.values())[:_PUBLISH_TOGETHER]
+            outcomes = await asyncio.gather(*(self._publish(change) for change in changes))
+            for change, told in zip(changes, outcomes, strict=True):
+                if told:
+                    del self._pending[change.subject]
+            self._metrics.published.labels("told").inc(sum(outcomes))
+            if not all(outcomes):
+                self._metrics.published.labels("put off").inc(len(outcomes) - sum(outcomes))
+                return
+
+    async def _publish(self, change: AppliedChange) -> bool:
+        message = Invalidation(subject=change.subject, subject_version=change.version, consumed=change.consumed)
+        try:
+            await self._grid.publish(INVALIDATION_TOPIC, encode_regional(message))
+        except UnavailableError:
+            return False
+        return True
+
+    def _owe(self, changes: Sequence[AppliedChange]) -> None:
+        for change in changes:
+            earlier = self._pending.pop(change.subject, None)
+            self._pending[change.subject] = change if earlier is None else _merge(earlier, change)
+        while len(self._pending) > PENDING_MAX:
+            del self._pending[next(iter(self._pending))]
+            self._metrics.published.labels("dropped").inc()
+
+    async def _changes_again(self, offset: int) -> list[AppliedChange]:
+        """The changes of the last applied batch, or of a few more, as they stand now."""
+        events = await self._log.read(after=max(0, offset - BATCH_MAX), limit=BATCH_MAX)
+        consumed: dict[str, list[str]] = {}
+        for record in events:
+            if record.offset <= offset:
+                items = consumed.setdefault(record.logged.subject, [])
+                items.extend(_consumed_by(record))
+        changes: list[AppliedChange] = []
+        for subject, items in consumed.items():
+            row = await self._store.read(subject)
+            if row is not None and not row.opted_out:
+                changes.append(
+                    AppliedChange(subject=subject, version=row.version, consumed=tuple(dict.fromkeys(items)))
+                )
+        return changes
+
+
+def _consumed_by(record: OffsetEvent) -> list[str]:
+    return [record.logged.event.item] if enters_history(record.logged.event.type) else []
+
+
+def _merge(earlier: AppliedChange, later: AppliedChange) -> AppliedChange:
+    return AppliedChange(
+        subject=later.subject,
+        version=max(earlier.version, later.version),
+        consumed=tuple(dict.fromkeys((*earlier.consumed, *later.consumed)))[-CONSUMED_MAX:],
+    )

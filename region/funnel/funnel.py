@@ -1,0 +1,279 @@
+"""The funnel: one request from its user row to a slate, each stage with its share of the time, none of them needed.
+
+What fails or is late is left out, said in the trace and in `degraded`, and something is always shown.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+import numpy as np
+
+from infra.contracts.features import FloatArray, encode_history
+from infra.contracts.messages import HomeRequest, RecommendationType, SlateItem, Source
+from infra.contracts.release import Rules
+from infra.plumbing.errors import InvalidInputError, OverloadedError
+from region.funnel import sources
+from region.funnel.compute import ComputePool
+from region.funnel.finishing import Draft, finish
+from region.funnel.live import LiveTrend
+from region.funnel.plans import (
+    ANN_CANDIDATES_MAX,
+    CANDIDATES_PER_SOURCE,
+    COLD_PLAN,
+    PERSONAL_PLAN,
+    POPULAR_PLAN,
+    SIMILAR_PLAN,
+    TRENDING_PLAN,
+    Budget,
+    Plan,
+    slots_for,
+)
+from region.funnel.query import History, read_history
+from region.funnel.recording import Recorder
+from region.funnel.release import LoadedRelease
+from region.funnel.sources import Candidates
+from region.rules.regional import Withdrawals
+from region.store.port import UserRow
+
+PERSONAL_TYPES = frozenset({RecommendationType.PERSONAL, RecommendationType.SESSION})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One request as the funnel sees it. `row` is None for a subject that is not known, or when nobody is named."""
+
+    request: HomeRequest
+    row: UserRow | None
+    release: LoadedRelease
+    now_s: float
+    budget: Budget
+    recorder: Recorder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """A call understood: which plan, over which history, with which vector."""
+
+    plan: Plan
+    history: History
+    vector: FloatArray | None
+    anchor: int | None
+    category: str | None
+
+    @property
+    def wants_tower(self) -> bool:
+        """Whether the user tower has to make the vector."""
+        return self.vector is None and self.history.size > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What is there before the index is asked: the query's vector, and the candidates of the tables."""
+
+    vector: FloatArray | None
+    groups: tuple[Candidates, ...]
+
+
+class Funnel:
+    """Runs calls against whatever release they name.
+
+    Args:
+        compute: threads for the numeric parts.
+        live: what trends in this region now.
+        withdrawals: items that may not be shown.
+        rules: the region's own rules; None: each release's defaults.
+    """
+
+    def __init__(
+        self, *, compute: ComputePool, live: LiveTrend, withdrawals: Withdrawals, rules: Rules | None = None
+    ) -> None:
+        self._compute = compute
+        self._live = live
+        self._withdrawals = withdrawals
+        self._rules = rules
+        self._withdrawn: tuple[str, int, frozenset[int]] | None = None
+
+    async def run(self, call: Call) -> tuple[SlateItem, ...]:
+        """The slate: the page and spare items behind it.
+
+        Raises:
+            InvalidInputError: the call's vector does not fit the release that it names.
+            OverloadedError: too many computations wait.
+        """
+        with call.recorder.stage("query", candidates_in=_brought(call)) as note:
+            query = understand(call)
+            note.candidates_out = query.history.size
+        prepared = await self._prepared(call, query)
+        nearest = await self._nearest(call, query, prepared.vector)
+        draft = self._draft(call, query, prepared.vector, (*nearest, *prepared.groups))
+        return await self._compute.run(finish, draft, call.recorder)
+
+    async def _prepared(self, call: Call, query: Query) -> Prepared:
+        """What can be computed before the index is asked, in one trip to the threads: trips cost more than stages."""
+        try:
+            async with asyncio.timeout(call.budget.left_s(now_s=call.recorder.clock.monotonic_s())):
+                return await self._compute.run(self._prepare, call, query)
+        except TimeoutError:
+            call.recorder.skip("user-tower" if query.wants_tower else "sources", why="timeout")
+            return Prepared(query.vector, ())
+
+    def _prepare(self, call: Call, query: Query) -> Prepared:
+        vector = self._user_vector(call, query.history) if query.wants_tower else query.vector
+        groups = [self._one_source(call, query, source) for source in query.plan.weights if source is not Source.ANN]
+        return Prepared(vector, tuple(group for group in groups if group is not None))
+
+    def _user_vector(self, call: Call, history: History) -> FloatArray | None:
+        if call.budget.timeout_s("user-tower", now_s=call.recorder.clock.monotonic_s()) <= 0.0:
+            call.recorder.skip("user-tower", why="deadline")
+            return None
+        try:
+            with call.recorder.stage("user-tower", candidates_in=history.size) as note:
+                vector = _tower_vector(call, history)
+                note.candidates_out = 1
+        except Exception:
+            call.recorder.degrade("user-tower")
+            return None
+        return vector
+
+    async def _nearest(self, call: Call, query: Query, vector: FloatArray | None) -> tuple[Candidates, ...]:
+        if query.anchor is not None:
+            vector = call.release.tables.arrays.vectors[query.anchor]
+        if Source.ANN not in query.plan.weights or vector is None:
+            return ()
+        timeout_s = call.budget.timeout_s("ann", now_s=call.recorder.clock.monotonic_s())
+        if timeout_s <= 0.0:
+            call.recorder.skip("ann", why="deadline")
+            return ()
+        try:
+            with call.recorder.stage("ann") as note:
+                async with asyncio.timeout(timeout_s):
+                    found = await self._search(call, query, vector, timeout_s)
+                note.candidates_out = found.rows.size
+        except OverloadedError:
+            raise
+        except Exception:
+            call.recorder.degrade("ann")
+            return ()
+        return (found,)
+
+    async def _search(self, call: Call, query: Query, vector: FloatArray, timeout_s: float) -> Candidates:
+        tables = call.release.tables
+        wanted = tables.shape.ranker_batch + query.history.size + len(call.request.exclude)
+        limit = min(wanted, tables.shape.num_items, ANN_CANDIDATES_MAX)
+        if query.category is not None:
+            return await self._compute.run(
+                sources.nearest_in_category, tables, vector, category=query.category, limit=limit
+            )
+        rows, scores = await call.release.retrieval.search(vector, limit, timeout_s)
+        return Candidates(Source.ANN, rows, scores)
+
+    def _one_source(self, call: Call, query: Query, source: Source) -> Candidates | None:
+        try:
+            with call.recorder.stage(source.value) as note:
+                found = self._from_tables(call, query, source)
+                note.candidates_out = found.rows.size
+        except Exception:
+            call.recorder.degrade(source.value)
+            return None
+        if source is Source.TRENDING and self._live.is_stale():
+            call.recorder.degrade(source.value)
+        return found
+
+    def _from_tables(self, call: Call, query: Query, source: Source) -> Candidates:
+        tables, limit = call.release.tables, CANDIDATES_PER_SOURCE[source]
+        if source is Source.SIMILAR and query.anchor is not None:
+            return sources.similar(tables, query.anchor, limit=limit)
+        if source is Source.SIMILAR_TO_RECENT:
+            return sources.similar_to_recent(tables, query.history, limit=limit)
+        if source is Source.TRENDING:
+            trend = self._live.trend(call.release)
+            return sources.trending(tables, trend, category=query.category, limit=limit)
+        return sources.popular(tables, call.release.standing, category=query.category, limit=limit)
+
+    def _draft(self, call: Call, query: Query, vector: FloatArray | None, groups: tuple[Candidates, ...]) -> Draft:
+        request, tables = call.request, call.release.tables
+        return Draft(
+            release=call.release,
+            plan=query.plan,
+            rules=self._rules or tables.rules,
+            groups=groups,
+            history=query.history,
+            vector=vector,
+            anchor=query.anchor,
+            category=query.category,
+            seen=tuple(query.history.rows.tolist()),
+            excluded=tuple(tables.known_rows(request.exclude)),
+            withdrawn=self._withdrawn_rows(call.release),
+            page=request.n,
+            slots=slots_for(request.n),
+            now_s=call.now_s,
+            budget=call.budget,
+        )
+
+    def _withdrawn_rows(self, release: LoadedRelease) -> frozenset[int]:
+        key = (release.release_id, self._withdrawals.edition)
+        if self._withdrawn is None or self._withdrawn[:2] != key:
+            own = self._rules.withdrawn if self._rules else ()
+            named = (*self._withdrawals.items, *release.tables.rules.withdrawn, *own)
+            self._withdrawn = (*key, frozenset(release.tables.known_rows(named)))
+        return self._withdrawn[2]
+
+
+def understand(call: Call) -> Query:
+    """What a call asks for, in rows of the release; what it names and the release does not know is noted.
+
+    Raises:
+        InvalidInputError: the call's vector does not fit the release that it names.
+    """
+    request, tables = call.request, call.release.tables
+    opted_out = call.row is not None and call.row.opted_out
+    personal = request.type in PERSONAL_TYPES and not opted_out
+    entries = call.row.history if call.row is not None and personal else ()
+    history = read_history(entries, request.recent if personal else (), tables=tables, now_s=call.now_s)
+    vector = _accepted_vector(call) if personal else None
+    anchor = tables.row_of.get(request.item or "") if request.type is RecommendationType.SIMILAR else None
+    category = request.category if request.category in tables.category_rows else None
+    if category != request.category:
+        call.recorder.degrade("unknown-category")
+    if request.type is RecommendationType.SIMILAR and anchor is None:
+        call.recorder.degrade("unknown-item")
+    warm = history.size > 0 or vector is not None
+    plan = choose_plan(request.type, opted_out=opted_out, warm=warm, anchored=anchor is not None)
+    return Query(plan=plan, history=history, vector=vector, anchor=anchor, category=category)
+
+
+def choose_plan(kind: RecommendationType, *, opted_out: bool, warm: bool, anchored: bool) -> Plan:
+    """The plan for a type of list. `warm`: something is known to rank by; `anchored`: the item asked about is known."""
+    if kind in PERSONAL_TYPES and not opted_out:
+        return PERSONAL_PLAN if warm else COLD_PLAN
+    if kind is RecommendationType.SIMILAR and anchored:
+        return SIMILAR_PLAN
+    return TRENDING_PLAN if kind is RecommendationType.TRENDING else POPULAR_PLAN
+
+
+def _accepted_vector(call: Call) -> FloatArray | None:
+    request, tables = call.request, call.release.tables
+    if request.vector is None:
+        return None
+    if request.vector_release != tables.release_id:
+        call.recorder.degrade("vector-release")
+        return None
+    if len(request.vector) != tables.shape.dim:
+        raise InvalidInputError(
+            f"vector has {len(request.vector)} numbers.",
+            fix=f"Vectors of release {tables.release_id} have {tables.shape.dim}.",
+        )
+    return np.asarray(request.vector, dtype=np.float32)
+
+
+def _tower_vector(call: Call, history: History) -> FloatArray:
+    length = call.release.tables.shape.history_length
+    encoded = encode_history(history.rows, history.strengths, history.times_s, now_s=call.now_s, length=length)
+    vector = call.release.towers.user_vector(encoded)
+    if not np.isfinite(vector).all():
+        raise ValueError("the user tower gave a vector that is not finite.")
+    return vector
+
+
+def _brought(call: Call) -> int:
+    return len(call.row.history if call.row is not None else ()) + len(call.request.recent)

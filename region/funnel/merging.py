@@ -1,0 +1,100 @@
+"""Merging candidates of several sources, and the light first ranking (L1) that keeps what the ranker can take."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from infra.contracts.features import FloatArray, IntArray
+from infra.contracts.messages import Source
+from region.funnel.sources import Candidates
+from region.funnel.tables import ReleaseTables
+
+SOURCES: tuple[Source, ...] = tuple(Source)
+RANK_OFFSET = 60.0
+"""`k` of reciprocal rank fusion (Cormack, Clarke and Buettcher, 2009)."""
+L1_WEIGHTS: Mapping[str, float] = {"retrieval": 1.0, "similar": 1.0, "popularity": 0.1}
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Candidates of all sources, each row once, best fused rank first.
+
+    `rows [count] int32`; `owners [count] int8`: place in SOURCES of the source that put each row up highest;
+    `fused [count] float32`: reciprocal rank fusion; `similar [count] float32`: the similar-to-recent score, 0 where
+    that source did not put the row up.
+    """
+
+    rows: IntArray
+    owners: npt.NDArray[np.int8]
+    fused: FloatArray
+    similar: FloatArray
+
+    def take(self, positions: IntArray) -> "Pool":
+        """The pool at these positions, in their order."""
+        return Pool(self.rows[positions], self.owners[positions], self.fused[positions], self.similar[positions])
+
+    def keep(self, mask: npt.NDArray[np.bool_]) -> "Pool":
+        """The pool where `mask` holds."""
+        return self if mask.all() else self.take(np.flatnonzero(mask).astype(np.int32))
+
+
+def merge(groups: Sequence[Candidates], weights: Mapping[Source, float]) -> Pool:
+    """Fuse the groups by weighted reciprocal rank; the order of `groups` settles which source a tie goes to."""
+    filled = [group for group in groups if group.rows.size]
+    if not filled:
+        empty = np.zeros(0, dtype=np.float32)
+        return Pool(empty.astype(np.int32), empty.astype(np.int8), empty, empty)
+    rows = np.concatenate([group.rows for group in filled])
+    parts = np.concatenate(
+        [weights[group.source] / (RANK_OFFSET + 1.0 + np.arange(group.rows.size)) for group in filled]
+    )
+    places = np.asarray([SOURCES.index(group.source) for group in filled], dtype=np.int8)
+    owner = np.repeat(np.arange(len(filled)), [group.rows.size for group in filled])
+    unique, inverse = np.unique(rows, return_inverse=True)
+    fused = np.bincount(inverse, weights=parts, minlength=unique.size)
+    # Best part of each row comes first in this order, and its owner names the row's source.
+    order = np.lexsort((owner, -parts, inverse))
+    first = order[np.searchsorted(inverse[order], np.arange(unique.size))]
+    similar = _scores_of(Source.SIMILAR_TO_RECENT, filled, unique)
+    best = np.argsort(-fused, kind="stable")
+    owners = places[owner[first][best]]
+    return Pool(unique[best].astype(np.int32), owners, fused[best].astype(np.float32), similar[best])
+
+
+def light_scores(pool: Pool, vector: FloatArray, tables: ReleaseTables) -> FloatArray:
+    """L1 for a query with a vector: a linear blend of retrieval score, similarity and popularity. `[count] float32`."""
+    arrays = tables.arrays
+    parts = {
+        "retrieval": arrays.vectors[pool.rows] @ vector,
+        "similar": pool.similar,
+        "popularity": arrays.popularity[pool.rows],
+    }
+    blend = np.zeros(pool.rows.size, dtype=np.float32)
+    for name, values in parts.items():
+        blend += np.float32(L1_WEIGHTS[name]) * scaled(values)
+    return blend
+
+
+def scaled(values: FloatArray) -> FloatArray:
+    """`values` moved to 0..1 by their smallest and largest; all equal gives zeros."""
+    if not values.size:
+        return values
+    low = values.min()
+    span = values.max() - low
+    moved: FloatArray = (values - low) / span if span > 0.0 else np.zeros_like(values)
+    return moved
+
+
+def best_first(scores: FloatArray, limit: int) -> IntArray:
+    """Positions of the `limit` largest scores, largest first; equal scores keep their order."""
+    return np.argsort(-scores, kind="stable")[:limit].astype(np.int32)
+
+
+def _scores_of(source: Source, groups: Sequence[Candidates], unique: IntArray) -> FloatArray:
+    scores = np.zeros(unique.size, dtype=np.float32)
+    for group in groups:
+        if group.source is source:
+            scores[np.searchsorted(unique, group.rows)] = group.scores
+    return scores

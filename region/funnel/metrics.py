@@ -1,0 +1,44 @@
+"""What the funnel counts: slates, degraded parts, time per stage. Labels are words of ours, never a caller's."""
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+from infra.contracts.messages import RecommendationType
+from infra.plumbing.telemetry import DURATION_BUCKETS_S
+from region.funnel.recording import Recorder
+
+
+class FunnelMetrics:
+    """Counters and histograms of one process."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._slates = Counter("atoll_region_slates", "Slates by type of list.", ("type",), registry=registry)
+        self._degraded = Counter("atoll_region_degraded", "Answers that missed a part.", ("part",), registry=registry)
+        self._stages = Histogram(
+            "atoll_region_stage_seconds", "Time per stage.", ("stage",), buckets=DURATION_BUCKETS_S, registry=registry
+        )
+        self._empty = Counter("atoll_region_empty_slates", "Slates without an item.", registry=registry)
+        self._late = Counter("atoll_region_deadline_passed", "Calls whose deadline was over.", registry=registry)
+        self._unknown = Counter("atoll_region_unknown_items", "History items the release lacks.", registry=registry)
+        self._parts: dict[str, int] = {}
+
+    def record(self, kind: RecommendationType, recorder: Recorder, *, items: int) -> None:
+        """Count one answered call."""
+        self._slates.labels(kind.value).inc()
+        for stage in recorder.stages:
+            self._stages.labels(stage.stage).observe(stage.took_ms / 1000)
+            if stage.stage == "query":
+                self._unknown.inc(max(stage.candidates_in - stage.candidates_out, 0))
+        for part in recorder.degraded:
+            self._degraded.labels(part).inc()
+            self._parts[part] = self._parts.get(part, 0) + 1
+        if not items:
+            self._empty.inc()
+
+    def deadline_passed(self) -> None:
+        """Count a call that nobody waited for any more."""
+        self._late.inc()
+
+    @property
+    def degraded_counts(self) -> dict[str, int]:
+        """How many answers missed each part since the start."""
+        return dict(self._parts)

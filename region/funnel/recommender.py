@@ -1,0 +1,142 @@
+"""The region's answer to a call: read the row, run the funnel on the active release, say how long the list may live."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from infra.contracts.messages import (
+    AwayAnswer,
+    AwayRequest,
+    HomeAnswer,
+    HomeRequest,
+    Lifetime,
+    SlateItem,
+)
+from infra.plumbing.clock import Clock
+from infra.plumbing.errors import UnavailableError
+from infra.plumbing.telemetry import Telemetry
+from region.funnel.funnel import PERSONAL_TYPES, Call, Funnel
+from region.funnel.metrics import FunnelMetrics
+from region.funnel.plans import OPTED_OUT_LIFETIME, Budget, lifetime_for
+from region.funnel.recording import Recorder
+from region.funnel.release import LoadedRelease
+from region.store.port import Store, UserRow
+
+
+class DeadlinePassedError(UnavailableError):
+    """Nobody waits for the answer any more."""
+
+
+class Recommender:
+    """Answers calls of the home region's edges and, without a subject, of other regions' edges.
+
+    Args:
+        region: this region's name.
+        store: where user rows live.
+        funnel: what makes slates.
+        lease: holds the active release open for the length of a `with` block (`Activator.lease`).
+    """
+
+    def __init__(
+        self, *, region: str, store: Store, funnel: Funnel, lease: Callable[[], AbstractContextManager[LoadedRelease]],
+        clock: Clock, telemetry: Telemetry, metrics: FunnelMetrics,
+    ) -> None:  # fmt: skip
+        self._region = region
+        self._store = store
+        self._funnel = funnel
+        self._lease = lease
+        self._clock = clock
+        self._telemetry = telemetry
+        self._metrics = metrics
+
+    async def home(self, request: HomeRequest) -> HomeAnswer:
+        """The answer for this region's own edge.
+
+        Raises:
+            DeadlinePassedError: the request's deadline is over.
+            UnavailableError: no release is active.
+            InvalidInputError: the request's vector does not fit the release that it names.
+            OverloadedError: this node has too much to compute.
+        """
+        call, items = await self._run(request)
+        degraded = tuple(call.recorder.degraded)
+        return HomeAnswer(
+            items=items,
+            release=call.release.release_id,
+            region=self._region,
+            personal=_is_personal(request),
+            subject_version=call.row.version if call.row is not None else 0,
+            lifetime=_lifetime(call, degraded),
+            degraded=degraded,
+            trace=tuple(call.recorder.stages),
+            generated_at_ms=self._clock.now_ms(),
+        )
+
+    async def away(self, request: AwayRequest) -> AwayAnswer:
+        """The answer for another region's edge: nobody is named, nothing is stored. Raises as `home` does."""
+        call, items = await self._run(_anonymous(request))
+        degraded = tuple(call.recorder.degraded)
+        wants_vector = request.vector is not None and request.type in PERSONAL_TYPES
+        return AwayAnswer(
+            items=items,
+            release=call.release.release_id,
+            region=self._region,
+            used_vector=wants_vector and "vector-release" not in degraded,
+            lifetime=_lifetime(call, degraded),
+            degraded=degraded,
+            generated_at_ms=self._clock.now_ms(),
+        )
+
+    async def _run(self, request: HomeRequest) -> tuple[Call, tuple[SlateItem, ...]]:
+        now_ms, started_s = self._clock.now_ms(), self._clock.monotonic_s()
+        if request.deadline_ms is not None and request.deadline_ms <= now_ms:
+            self._metrics.deadline_passed()
+            raise DeadlinePassedError("the deadline of this call is over.")
+        recorder = Recorder(clock=self._clock, telemetry=self._telemetry)
+        budget = Budget.until(request.deadline_ms, now_ms=now_ms, started_s=started_s)
+        row = await self._read_row(request, budget, recorder)
+        with self._lease() as release:
+            call = Call(
+                request=request, row=row, release=release, now_s=now_ms / 1000, budget=budget, recorder=recorder
+            )  # fmt: skip
+            items = await self._funnel.run(call)
+        self._metrics.record(request.type, recorder, items=len(items))
+        return call, items
+
+    async def _read_row(self, request: HomeRequest, budget: Budget, recorder: Recorder) -> UserRow | None:
+        if request.subject is None or request.type not in PERSONAL_TYPES:
+            return None
+        try:
+            with recorder.stage("store") as note:
+                async with asyncio.timeout(budget.timeout_s("store", now_s=self._clock.monotonic_s())):
+                    row = await self._store.read(request.subject)
+                note.candidates_out = len(row.history) if row is not None else 0
+        except (UnavailableError, TimeoutError):
+            recorder.degrade("store")
+            return None
+        return row
+
+
+def _is_personal(request: HomeRequest) -> bool:
+    named = request.subject is not None or bool(request.recent) or request.vector is not None
+    return named and request.type in PERSONAL_TYPES
+
+
+def _lifetime(call: Call, degraded: tuple[str, ...]) -> Lifetime:
+    if call.row is not None and call.row.opted_out:
+        return OPTED_OUT_LIFETIME
+    return lifetime_for(call.request.type, degraded)
+
+
+def _anonymous(request: AwayRequest) -> HomeRequest:
+    return HomeRequest(
+        type=request.type,
+        surface=request.surface,
+        n=request.n,
+        item=request.item,
+        category=request.category,
+        vector=request.vector,
+        vector_release=request.vector_release,
+        context=request.context,
+        deadline_ms=request.deadline_ms,
+    )

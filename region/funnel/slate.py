@@ -1,0 +1,83 @@
+"""From placed rows to slate items: titles, scores, and a reason for each that a person understands."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from infra.contracts.features import RECENT_EVENTS, FloatArray, IntArray
+from infra.contracts.messages import Reason, ReasonCode, SlateItem, Source
+from infra.contracts.release import reason
+from region.funnel.query import History
+from region.funnel.sources import STRENGTH_LIKED_MIN
+from region.funnel.tables import ReleaseTables
+
+NAMED_NEIGHBOURS = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReasonContext:
+    """What reasons may name: the history, the item that a similar list is about, the category asked for."""
+
+    tables: ReleaseTables
+    history: History
+    anchor: int | None = None
+    category: str | None = None
+
+
+def build_slate(
+    rows: IntArray, sources: Sequence[Source], scores: FloatArray, context: ReasonContext
+) -> tuple[SlateItem, ...]:
+    """Slate items for `rows` in their order."""
+    items = context.tables.items
+    because = _recent_anchors(rows, sources, context)
+    return tuple(
+        SlateItem(
+            item=items[row].item,
+            score=round(score, 6),
+            source=source,
+            reason=_reason_for(source, context, because.get(row)),
+            title=items[row].title,
+        )
+        for row, source, score in zip(rows.tolist(), sources, scores.tolist(), strict=True)
+    )
+
+
+def _reason_for(source: Source, context: ReasonContext, recent: int | None) -> Reason:
+    if recent is not None:
+        return reason(ReasonCode.BECAUSE_RECENT, _title(context.tables, recent))
+    if source is Source.TRENDING:
+        return reason(ReasonCode.TRENDING_REGION)
+    if source is Source.POPULAR:
+        if context.category is None:
+            return reason(ReasonCode.POPULAR)
+        return reason(ReasonCode.POPULAR_IN_CATEGORY, context.category)
+    if context.anchor is not None:
+        return reason(ReasonCode.SIMILAR_ITEM, _title(context.tables, context.anchor))
+    return reason(ReasonCode.FOR_YOU)
+
+
+def _recent_anchors(rows: IntArray, sources: Sequence[Source], context: ReasonContext) -> dict[int, int]:
+    """For each row with something recent to thank for it: the recent row that speaks for it most.
+
+    That is said of every row that came up as similar to something recent, and of rows that other sources put up
+    higher when they are among the NAMED_NEIGHBOURS nearest of a recent item: the more telling reason wins.
+    """
+    history = context.history
+    liked = history.rows[history.strengths >= STRENGTH_LIKED_MIN][-RECENT_EVENTS:][::-1]
+    if not liked.size:
+        return {}
+    arrays = context.tables.arrays
+    neighbours = arrays.similar_rows[liked]
+    weighted = arrays.similar_scores[liked] / (1.0 + np.arange(liked.size, dtype=np.float32))[:, None]
+    near = set(neighbours[:, :NAMED_NEIGHBOURS].ravel().tolist())
+    anchors: dict[int, int] = {}
+    for row, source in zip(rows.tolist(), sources, strict=True):
+        if row in near or source is Source.SIMILAR_TO_RECENT:
+            strongest = np.where(neighbours == row, weighted, -1.0).max(axis=1)
+            anchors[row] = int(liked[int(strongest.argmax())])
+    return anchors
+
+
+def _title(tables: ReleaseTables, row: int) -> str:
+    return tables.items[row].title or tables.items[row].item

@@ -1,0 +1,1 @@
+"""Replay: the served funnel over recorded requests, for offline evaluation."""

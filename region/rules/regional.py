@@ -1,0 +1,83 @@
+"""The region's own rules, and the items that its operators have withdrawn, both kept on its disk."""
+
+import threading
+from pathlib import Path
+
+import msgspec
+
+from infra.contracts.release import Rules
+from infra.plumbing.errors import InvalidInputError, SettingsError
+from infra.plumbing.files import write_atomically
+from infra.plumbing.settings import load_settings
+
+WITHDRAWN_FILE = "withdrawn.json"
+WITHDRAWN_MAX = 100_000
+
+
+def load_rules(path: str) -> Rules | None:
+    """The rules in the file at `path`; None for an empty path: the release's defaults hold.
+
+    Raises:
+        SettingsError: the file is missing, malformed or holds a value out of range.
+    """
+    if not path:
+        return None
+    rules = load_settings(Path(path), Rules)
+    if not 0.0 <= rules.diversity <= 1.0:
+        raise SettingsError(f"diversity in the rules file {path} is {rules.diversity}.", fix="It goes from 0 to 1.")
+    if not 0.0 < rules.category_share_max <= 1.0:
+        raise SettingsError(
+            f"category_share_max in the rules file {path} is {rules.category_share_max}.",
+            fix="It is above 0 and at most 1.",
+        )
+    return rules
+
+
+class Withdrawals:
+    """Items that may not be shown in this region, durable across restarts. `change` blocks; safe between threads.
+
+    Raises:
+        SettingsError: the file exists and cannot be read: serving withdrawn items would be worse than not starting.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / WITHDRAWN_FILE
+        self._mutex = threading.Lock()
+        self._items = self._load()
+        self.edition = 0
+        """Goes up with every change, so that what was derived from the items can be kept until then."""
+
+    @property
+    def items(self) -> frozenset[str]:
+        """The items withdrawn now."""
+        return self._items
+
+    def change(self, *, withdrawn: tuple[str, ...], restored: tuple[str, ...]) -> None:
+        """Withdraw and restore; on disk before it holds in memory. An item in both is withdrawn.
+
+        Raises:
+            InvalidInputError: more items would be withdrawn than WITHDRAWN_MAX.
+            OSError: the disk does not take it; nothing has changed.
+        """
+        with self._mutex:
+            items = (self._items - set(restored)) | set(withdrawn)
+            if items == self._items:
+                return
+            if len(items) > WITHDRAWN_MAX:
+                raise InvalidInputError(
+                    f"more than {WITHDRAWN_MAX} items would be withdrawn.", fix="Leave them out of the catalogue."
+                )
+            write_atomically(self._path, msgspec.json.encode(sorted(items)))
+            self._items = frozenset(items)
+            self.edition += 1
+
+    def _load(self) -> frozenset[str]:
+        try:
+            return frozenset(msgspec.json.decode(self._path.read_bytes(), type=list[str]))
+        except FileNotFoundError:
+            return frozenset()
+        except (OSError, msgspec.DecodeError) as error:
+            raise SettingsError(
+                f"the list of withdrawn items {self._path} cannot be read.",
+                fix="Repair it: a JSON list of item ids. Removing it shows every item again.",
+            ) from error

@@ -1,0 +1,36 @@
+"""Settings of one region node: its API, its worker and its retrieval process read the same file."""
+
+import msgspec
+
+from infra.plumbing.telemetry import TelemetrySettings
+
+
+class RegionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One file per node; the world writes them, an operator may."""
+
+    node: str
+    region: str
+    host: str = "127.0.0.1"
+    port: int
+    worker_port: int
+    """The worker's own port for `/metrics` and `/health`."""
+    state_directory: str
+    """Holds `store.sqlite`, `log.sqlite`, `releases/`, `tuf/` and sockets."""
+    repository_url: str
+    trusted_root: str
+    channel: str = "stable"
+    follow: bool = False
+    """Pull and promote by itself whatever the channel points to, unless pinned."""
+    poll_interval_s: float = 5.0
+    keys_file: str
+    trust_file: str
+    grid: str
+    """`memory`, or the path of the embedded grid's Unix socket."""
+    rules_file: str = ""
+    """The region's own rules (JSON, as `infra.contracts.release.Rules`); empty: the release's defaults."""
+    history_max: int = 200
+    log_retention_s: float = 365 * 86_400.0
+    session_life_s: float = 1800.0
+    intake_queue_max: int = 2000
+    body_bytes_max: int = 1 << 20
+    telemetry: TelemetrySettings = TelemetrySettings()

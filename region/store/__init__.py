@@ -1,0 +1,1 @@
+"""The store: one row per subject, resident in the region."""

@@ -1,0 +1,146 @@
+"""SQLite files: opening them, bringing their schema up to date, reading their queries.
+
+A file says what it is (`application_id`) and which migration it stands at (`user_version`); a start-up that meets
+anything else stops and says what to do. Several processes of a node may open the same file at once.
+"""
+
+import fcntl
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.plumbing.errors import SettingsError
+
+BUSY_TIMEOUT_S = 5.0
+"""How long a writer waits for another process's transaction before it gives up."""
+_JOURNAL_BYTES_MAX = 64 << 20
+_CACHE_KIB = 16_384
+_MIGRATION = re.compile(r"(\d{4})_[a-z_]+\.sql")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Database:
+    """A kind of SQLite file: where its SQL lives, how it is recognised and how durable its commits are."""
+
+    name: str
+    application_id: int
+    sql: Path
+    """Holds `migrations/NNNN_word.sql`, without a gap from 0001, and one query a file beside that folder."""
+    synchronous: str
+    """`FULL`: a commit survives power loss; `NORMAL`: it survives kill -9, power loss may take the last ones."""
+
+    def prepare(self, path: Path) -> None:
+        """Create the file or bring its schema up to date. One process at a time.
+
+        Raises:
+            SettingsError: the file is something else, is newer than this code, or cannot be written.
+        """
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with _lock_file(path.with_name(f".{path.name}.lock")), _closing(self._connect(path)) as connection:
+                self._check_identity(connection, path)
+                # Changing the journal mode needs the file alone; the lock above makes sure of it.
+                connection.execute("PRAGMA journal_mode = WAL")
+                self._migrate(connection, path)
+        except (OSError, sqlite3.Error) as error:
+            raise SettingsError(
+                f"the {self.name} at {path} cannot be opened: {error}.",
+                fix="Check that the directory can be written and has space, and that the file is the one meant.",
+            ) from error
+
+    def connect(self, path: Path, *, read_only: bool) -> sqlite3.Connection:
+        """A connection to a prepared file, for the thread that calls."""
+        connection = self._connect(path)
+        connection.execute(f"PRAGMA synchronous = {self.synchronous}")
+        connection.execute(f"PRAGMA journal_size_limit = {_JOURNAL_BYTES_MAX}")
+        connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+        if read_only:
+            connection.execute("PRAGMA query_only = ON")
+        return connection
+
+    def queries(self) -> dict[str, str]:
+        """The named queries: text by file name without its suffix. Read once, when an adapter is built."""
+        return {path.stem: path.read_text(encoding="utf-8") for path in sorted(self.sql.glob("*.sql"))}
+
+    def migrations(self) -> list[str]:
+        """The migrations in order; the first brings an empty file to version 1.
+
+        Raises:
+            SettingsError: the numbers have a gap (a broken installation).
+        """
+        paths = sorted((self.sql / "migrations").glob("*.sql"))
+        numbers = [int(match[1]) for path in paths if (match := _MIGRATION.fullmatch(path.name))]
+        if not paths or numbers != list(range(1, len(paths) + 1)):
+            raise SettingsError(
+                f"the migrations of the {self.name} are not numbered from 0001 without a gap.",
+                fix="Install the distribution anew.",
+            )
+        return [path.read_text(encoding="utf-8") for path in paths]
+
+    def _connect(self, path: Path) -> sqlite3.Connection:
+        # Transactions are begun and ended by hand; statements are kept prepared by the module.
+        return sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, cached_statements=64)
+
+    def _check_identity(self, connection: sqlite3.Connection, path: Path) -> None:
+        (identity,) = connection.execute("PRAGMA application_id").fetchone()
+        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if identity != self.application_id and (identity or tables):
+            raise SettingsError(
+                f"{path} is not a {self.name} of Atoll.", fix="Name another state directory, or move that file away."
+            )
+
+    def _migrate(self, connection: sqlite3.Connection, path: Path) -> None:
+        migrations = self.migrations()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version > len(migrations):
+            raise SettingsError(
+                f"the {self.name} at {path} has schema {version}, this code knows {len(migrations)}.",
+                fix="Run the newer version of Atoll that wrote it, or restore the file from before the upgrade.",
+            )
+        for number in range(version + 1, len(migrations) + 1):
+            with transaction(connection):
+                for statement in _statements(migrations[number - 1]):
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA application_id = {self.application_id}")
+                connection.execute(f"PRAGMA user_version = {number}")
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """All of the block or nothing of it; the write lock is taken at once, so reads inside are of one state."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        # A failed COMMIT (disk full) leaves the transaction open; some errors have rolled back already.
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _statements(script: str) -> Iterator[str]:
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+
+
+@contextmanager
+def _lock_file(path: Path) -> Iterator[None]:
+    with path.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _closing(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    try:
+        yield connection
+    finally:
+        connection.close()

@@ -1,0 +1,1 @@
+SELECT applied_offset FROM progress WHERE one = 1;

@@ -1,0 +1,1 @@
+UPDATE progress SET applied_offset = ? WHERE one = 1;

@@ -1,0 +1,1 @@
+"""The worker: the one process of a node that applies the log to the store."""

@@ -1,0 +1,52 @@
+"""Events and rows for tests, with everything that does not matter filled in."""
+
+import asyncio
+from collections.abc import Callable
+
+from infra.contracts.events import Event, EventType, LoggedEvent
+from region.store.port import OffsetEvent
+
+NOW_MS = 1_700_000_000_000
+ALICE = "a" * 32
+BOB = "b" * 32
+VISITOR = "s" + "c" * 32
+
+
+def an_event(
+    number: int, *, item: str = "", kind: EventType = EventType.VIEW, at_ms: int | None = None,
+    value: float | None = None,
+) -> Event:  # fmt: skip
+    return Event(
+        event_id=f"event-{number:06d}",
+        type=kind,
+        item=item or f"item-{number}",
+        at_ms=NOW_MS + number if at_ms is None else at_ms,
+        value=value,
+    )
+
+
+def logged(
+    number: int, *, subject: str = ALICE, item: str = "", kind: EventType = EventType.VIEW, at_ms: int | None = None,
+    value: float | None = None, received_ms: int = NOW_MS,
+) -> LoggedEvent:  # fmt: skip
+    return LoggedEvent(
+        subject=subject, event=an_event(number, item=item, kind=kind, at_ms=at_ms, value=value), received_ms=received_ms
+    )
+
+
+def placed(
+    offset: int, *, number: int | None = None, subject: str = ALICE, item: str = "", kind: EventType = EventType.VIEW,
+    at_ms: int | None = None, value: float | None = None, received_ms: int = NOW_MS,
+) -> OffsetEvent:  # fmt: skip
+    """An event at an offset; its id follows from `number`, which is the offset when it is not given."""
+    record = logged(
+        offset if number is None else number,
+        subject=subject, item=item, kind=kind, at_ms=at_ms, value=value, received_ms=received_ms,
+    )  # fmt: skip
+    return OffsetEvent(offset=offset, logged=record)
+
+
+async def until(done: Callable[[], bool]) -> None:
+    """Let the loop turn until something is so; the test's own time-out bounds it."""
+    while not done():  # noqa: ASYNC110 - what is waited for tells nobody
+        await asyncio.sleep(0)

@@ -1,0 +1,125 @@
+"""Laws of the second half of the funnel, over random catalogues, histories and filters."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from infra.contracts.features import ItemTables
+from infra.contracts.messages import Source
+from infra.contracts.release import CatalogueItem, ModelShape, ReleaseLists, Rules
+from infra.plumbing.clock import ManualClock
+from region.funnel.finishing import Draft, finish
+from region.funnel.plans import COLD_PLAN, PERSONAL_PLAN, POPULAR_PLAN, Budget, Plan
+from region.funnel.query import read_history
+from region.funnel.recording import Recorder
+from region.funnel.release import LoadedRelease
+from region.funnel.sources import Candidates, standing_of
+from region.funnel.tables import ReleaseTables
+from region.store.port import HistoryEntry
+from tests.unit.region.worlds import FakeRetrieval, FakeTowers
+
+CATEGORIES = ("a", "b", "c")
+DIM = 4
+
+
+def release_of(num_items: int, seed: int) -> LoadedRelease:
+    rng = np.random.default_rng(seed)
+    names = [tuple(name for name in CATEGORIES if rng.random() < 0.4) for _ in range(num_items)]
+    weights = np.array([[float(name in own) for name in CATEGORIES] for own in names], dtype=np.float32)
+    popularity = rng.random(num_items).astype(np.float32)
+    order = np.argsort(-popularity, kind="stable").astype(np.int32)
+    tables = ReleaseTables(
+        release_id="r",
+        shape=ModelShape(
+            dim=DIM, history_length=4, num_items=num_items, num_categories=3, ranker_batch=6,
+            num_ranking_inputs=DIM + 8, heads=("click",), categories=CATEGORIES,
+        ),
+        arrays=ItemTables(
+            vectors=rng.normal(size=(num_items, DIM)).astype(np.float32),
+            popularity=popularity,
+            trend=rng.random(num_items).astype(np.float32),
+            categories=(weights / np.maximum(weights.sum(axis=1, keepdims=True), 1.0)).astype(np.float32),
+            similar_rows=rng.integers(-1, num_items, size=(num_items, 3)).astype(np.int32),
+            similar_scores=rng.random((num_items, 3)).astype(np.float32),
+        ),
+        items=tuple(CatalogueItem(item=f"i{row}", categories=own) for row, own in enumerate(names)),
+        row_of={f"i{row}": row for row in range(num_items)},
+        lists=ReleaseLists(popular={}, trending={}, similar={}, titles={}),
+        rules=Rules(),
+        by_popularity=order,
+        category_rows={
+            name: np.asarray([row for row in order.tolist() if name in names[row]], dtype=np.int32)
+            for name in CATEGORIES
+        },
+    )  # fmt: skip
+    return LoadedRelease(
+        tables=tables, standing=standing_of(tables, "x"), towers=FakeTowers(tables),
+        retrieval=FakeRetrieval(tables.arrays.vectors),
+    )  # fmt: skip
+
+
+@st.composite
+def drafts(draw: st.DrawFn) -> Draft:
+    num_items = draw(st.integers(1, 40))
+    rows = st.integers(0, num_items - 1)
+    some = st.lists(rows, unique=True, max_size=num_items)
+    release = release_of(num_items, draw(st.integers(0, 20)))
+    seen = draw(some)
+    entries = tuple(HistoryEntry(item=f"i{row}", strength=5, at_ms=1000 * at) for at, row in enumerate(seen))
+    plan: Plan = draw(st.sampled_from([PERSONAL_PLAN, COLD_PLAN, POPULAR_PLAN]))
+    groups = tuple(
+        Candidates(source, np.asarray(picked, np.int32), np.ones(len(picked), np.float32))
+        for source in plan.weights
+        for picked in [draw(some)]
+    )
+    page = draw(st.integers(1, 12))
+    return Draft(
+        release=release,
+        plan=plan,
+        rules=Rules(diversity=draw(st.floats(0, 1)), category_share_max=draw(st.floats(0.1, 1))),
+        groups=groups,
+        history=read_history(entries, (), tables=release.tables, now_s=1e6),
+        vector=np.ones(DIM, np.float32) if draw(st.booleans()) else None,
+        anchor=None,
+        category=draw(st.sampled_from([None, *[name for name in CATEGORIES if name in release.tables.category_rows]])),
+        seen=tuple(seen),
+        excluded=tuple(draw(some)),
+        withdrawn=frozenset(draw(some)),
+        page=page,
+        slots=page * 2,
+        now_s=1e6,
+        budget=Budget(0.0, 1.0),
+    )
+
+
+@settings(max_examples=150, deadline=None)
+@given(drafts())
+def test_slates_are_full_distinct_and_hold_nothing_that_may_not_be_shown(draft: Draft) -> None:
+    recorder = Recorder(clock=ManualClock())
+    slate = [draft.release.tables.row_of[item.item] for item in finish(draft, recorder)]
+    everything = range(draft.release.tables.shape.num_items)
+    blocked = {*draft.seen, *draft.excluded, *draft.withdrawn}
+    allowed = {row for row in everything if row not in blocked and _in_category(draft, row)}
+    assert len(set(slate)) == len(slate)
+    assert not set(slate) & draft.withdrawn
+    if allowed:
+        assert set(slate) <= allowed
+        assert len(slate) == min(draft.slots, len(allowed))
+        assert recorder.degraded == []
+    else:
+        assert bool(slate) == (len(draft.withdrawn) < len(everything))
+
+
+def _in_category(draft: Draft, row: int) -> bool:
+    return draft.category is None or draft.category in draft.release.tables.items[row].categories
+
+
+def test_an_unsorted_source_list_keeps_its_own_order_without_a_vector() -> None:
+    release = release_of(10, 3)
+    draft = Draft(
+        release=release, plan=POPULAR_PLAN, rules=Rules(diversity=0.9),
+        groups=(Candidates(Source.POPULAR, np.array([7, 2, 9], np.int32), np.zeros(3, np.float32)),),
+        history=read_history((), (), tables=release.tables, now_s=0.0), vector=None, anchor=None, category=None,
+        seen=(), excluded=(), withdrawn=frozenset(), page=3, slots=3, now_s=0.0, budget=Budget(0.0, 1.0),
+    )  # fmt: skip
+    assert [item.item for item in finish(draft, Recorder(clock=ManualClock()))] == ["i7", "i2", "i9"]

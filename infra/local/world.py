@@ -7,11 +7,6 @@ process that started it, unless `World.detach` was called.
 import contextlib
 import fcntl
 import http.client
-import os
-import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,25 +16,35 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from infra.local.children import WORLD_VARIABLE, marked_processes, tail
+from infra.local.children import tail
 from infra.local.configuration import CENTRAL_FLOWER, WorldConfiguration, validate_configuration
 from infra.local.control import ControlUnavailableError, call_control
+from infra.local.ending import LeftoversError, end_world, stop_world, sweep
 from infra.local.layout import Layout, layout_of
+from infra.local.leash import Leash, start_supervisor
 from infra.local.planning import link_name
 from infra.local.preparing import Seeding, prepare_world, seed_regions
 from infra.local.records import ProcessState, ProcessStatus, WorldRecord, WorldStatus
-from infra.local.supervisor import is_locked, read_record, wait_unlocked
+from infra.local.supervisor import is_locked, read_record
 from infra.local.wan.shaping import LinkShape
 from infra.plumbing.clock import Clock, SystemClock
-from infra.plumbing.environment import environment_with
 from infra.plumbing.errors import AtollError, ConflictError, InvalidInputError
 from infra.plumbing.keys import RegionKeys
 from infra.plumbing.progress import Progress, SilentProgress
 
+__all__ = [
+    "LeftoversError",
+    "WaitFor",
+    "World",
+    "WorldNotReadyError",
+    "open_world",
+    "start_record",
+    "start_world",
+    "stop_world",
+]
+
 WaitFor = Literal["ready", "live"]
 POLL_S = 0.1
-DOWN_TIMEOUT_S = 20.0
-CONTROL_DOWN_S = 5.0
 SUPERVISOR_START_S = 15.0
 METRICS_BYTES_MAX = 4 << 20
 _SILENT = SilentProgress()
@@ -48,36 +53,6 @@ _CLOCK = SystemClock()
 
 class WorldNotReadyError(AtollError):
     """The world did not come up; says which processes did not, and their last words."""
-
-
-class LeftoversError(AtollError):
-    """Processes of the world could not be ended."""
-
-
-class Leash:
-    """The pipe by which a supervisor notices that the client that started it is gone."""
-
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self._process = process
-
-    def alive(self) -> bool:
-        """Whether the supervisor runs."""
-        return self._process.poll() is None
-
-    def detach(self) -> None:
-        """The supervisor may outlive this process."""
-        if self._process.stdin and not self._process.stdin.closed:
-            with contextlib.suppress(OSError):
-                self._process.stdin.write(b"detach\n")
-                self._process.stdin.close()
-
-    def reap(self) -> None:
-        """Let go of the pipe and of a supervisor that has ended, or ends now because of it."""
-        if self._process.stdin:
-            with contextlib.suppress(OSError):
-                self._process.stdin.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(DOWN_TIMEOUT_S)
 
 
 class World:
@@ -310,7 +285,7 @@ def start_world(
                 f"the world at {layout.state} runs already.",
                 fix="See `./atoll world status`; end it with `./atoll world down`.",
             )
-        _sweep(layout, clock)
+        sweep(layout, clock)
         layout.create()
         try:
             record = prepare_world(configuration, layout, repository=repository)
@@ -318,7 +293,7 @@ def start_world(
                 seeding = Seeding(dataset=dataset, hold_out_last=hold_out_last)
                 seed_regions(record, layout, seeding, progress=progress, clock=clock)
         except BaseException:
-            _sweep(layout, clock)
+            sweep(layout, clock)
             raise
         return start_record(record, layout, wait_for=wait_for, progress=progress, clock=clock)
 
@@ -332,13 +307,13 @@ def start_record(
     Raises:
         WorldNotReadyError: not everything came up.
     """
-    leash = _start_supervisor(layout, record)
+    leash = start_supervisor(layout, record)
     try:
         _await_supervisor(layout, leash, clock)
         world = World(layout=layout, record=record, leash=leash)
         world.wait(wait_for=wait_for, progress=progress, clock=clock)
     except BaseException:
-        _end(layout, clock)
+        end_world(layout, clock)
         leash.reap()
         raise
     return world
@@ -355,61 +330,6 @@ def open_world(state: Path) -> World:
     world = World(layout=layout, record=read_record(layout))
     world.status()
     return world
-
-
-def stop_world(state: Path, *, clock: Clock = _CLOCK) -> int:
-    """End the world at `state`, also one whose supervisor was killed; returns how many leftovers were ended.
-
-    Nothing is left running, and sockets and locks are gone. A world that does not run is no error.
-
-    Raises:
-        LeftoversError: something could not be ended.
-    """
-    layout = layout_of(state)
-    if not layout.state.is_dir():
-        return 0
-    return _end(layout, clock)
-
-
-def _end(layout: Layout, clock: Clock) -> int:
-    with contextlib.suppress(ControlUnavailableError):
-        call_control(layout.control, {"command": "down"}, timeout_s=CONTROL_DOWN_S)
-    # A supervisor that hangs is one of the marked processes: the sweep ends it.
-    wait_unlocked(layout.lock, timeout_s=DOWN_TIMEOUT_S, clock=clock)
-    return _sweep(layout, clock)
-
-
-def _sweep(layout: Layout, clock: Clock) -> int:
-    """End processes that carry the world's mark and remove its sockets; returns how many were ended."""
-    leftovers = marked_processes(layout.mark)
-    ended = set(leftovers)
-    end_s = clock.monotonic_s() + DOWN_TIMEOUT_S
-    while leftovers:
-        for pid in leftovers:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        if clock.monotonic_s() >= end_s:
-            raise LeftoversError(f"processes {leftovers} of the world do not end.", fix="End them by hand.")
-        time.sleep(0.02)
-        leftovers = marked_processes(layout.mark)
-        ended.update(leftovers)
-    shutil.rmtree(layout.run, ignore_errors=True)
-    return len(ended)
-
-
-def _start_supervisor(layout: Layout, record: WorldRecord) -> Leash:
-    with layout.output("supervisor").open("ab") as output:
-        return Leash(
-            subprocess.Popen(
-                [sys.executable, "-m", "infra.local", "--state", str(layout.state), "--attached"],
-                cwd=record.working_directory,
-                env=environment_with({WORLD_VARIABLE: layout.mark}),
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C in the client's terminal is the client's to handle
-            )
-        )
 
 
 def _await_supervisor(layout: Layout, leash: Leash, clock: Clock) -> None:

@@ -1,0 +1,1 @@
+"""Datasets: import, validate, describe, load."""

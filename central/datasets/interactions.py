@@ -1,0 +1,256 @@
+"""A dataset in memory: NumPy columns in one stable order, and the split that evaluation needs."""
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from central.datasets.importing import CARD, SEQUENCE_MIN, DatasetCard
+from central.datasets.plain import INTERACTIONS, ITEMS, TEST, USERS
+from central.datasets.text import DatasetError
+from infra.contracts.events import EventType, enters_history, event_strength
+from infra.contracts.features import IntArray
+
+CATEGORIES_MAX: Final = 64
+"""Only the most frequent categories become features; the rest stays in the catalogue as text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Items:
+    """The catalogue: every item that has an interaction, in order of first appearance in `items.csv`.
+
+    `ids`, `titles`, `labels`: one per row. `years`: `[num_items] int32`, 0 for unknown. `weights`:
+    `[num_items, num_categories] float32`, each row sums to 1 or 0.
+    """
+
+    ids: tuple[str, ...]
+    titles: tuple[str, ...]
+    labels: tuple[tuple[str, ...], ...]
+    years: IntArray
+    categories: tuple[str, ...]
+    weights: npt.NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interactions:
+    """All interactions that enter a history, sorted by (user, time, row of the file).
+
+    `users`, `rows`, `strengths`: `[n] int32`; `times_s`: `[n] float64`; `starts`: `[num_users + 1] int64`, where
+    each user's part begins; `user_regions`: `[num_users] int32`, index into `regions`. `held_out`:
+    `[num_users] int32`, how many of the user's last interactions a given split keeps for the test, else None.
+    """
+
+    card: DatasetCard
+    items: Items
+    user_ids: tuple[str, ...]
+    regions: tuple[str, ...]
+    user_regions: IntArray
+    users: IntArray
+    rows: IntArray
+    strengths: IntArray
+    times_s: npt.NDArray[np.float64]
+    starts: npt.NDArray[np.int64]
+    held_out: IntArray | None = None
+
+    @property
+    def num_users(self) -> int:
+        """Users with at least one interaction."""
+        return len(self.user_ids)
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """`[num_users]`: interactions of each user."""
+        return np.diff(self.starts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """Leave the last one out: where each user's training ends, and who is evaluated.
+
+    A user with fewer than three interactions is trained on in full and not evaluated. For `users` (evaluated ones),
+    `test_at` is the position of the test interaction and `valid_at` of the one before it, both into the columns.
+    `train_ends`: `[num_users] int64`, exclusive.
+    """
+
+    users: npt.NDArray[np.int64]
+    valid_at: npt.NDArray[np.int64]
+    test_at: npt.NDArray[np.int64]
+    train_ends: npt.NDArray[np.int64]
+
+    @property
+    def known_ends(self) -> npt.NDArray[np.int64]:
+        """`[num_users]`: exclusive end of what may be known when the test is asked: all but what is tested."""
+        ends = self.train_ends.copy()
+        ends[self.users] += 1
+        return ends
+
+
+def load_dataset(folder: Path, *, ties: str = "file", seed: int = 0) -> Interactions:
+    """A canonical folder (written by `import_source`) in memory.
+
+    Args:
+        folder: holds `dataset.json`.
+        ties: `file`: interactions of one user at one moment stay in the order of the file; `random`: they are shuffled.
+        seed: of that shuffle.
+
+    Raises:
+        DatasetError: not a canonical folder.
+    """
+    card = read_card(folder)
+    columns, user_ids, item_index = _read_interactions(folder, card)
+    items, row_of = _read_items(folder, item_index)
+    columns = replace(columns, rows=row_of[columns.rows])
+    tie = np.arange(columns.users.size)
+    if ties == "random":
+        np.random.default_rng(seed).shuffle(tie)
+    order = np.lexsort((tie, columns.times_s, columns.is_test, columns.users))
+    regions, user_regions = _read_regions(folder, user_ids)
+    users = columns.users[order]
+    is_test = columns.is_test[order]
+    return Interactions(
+        card=card, items=items, user_ids=user_ids, regions=regions, user_regions=user_regions, users=users,
+        rows=columns.rows[order], strengths=columns.strengths[order], times_s=columns.times_s[order],
+        starts=np.searchsorted(users, np.arange(len(user_ids) + 1)),
+        held_out=np.bincount(users[is_test], minlength=len(user_ids)).astype(np.int32) if is_test.any() else None,
+    )  # fmt: skip
+
+
+def read_card(folder: Path) -> DatasetCard:
+    """The card of a canonical folder.
+
+    Raises:
+        DatasetError: there is none, or it does not read.
+    """
+    try:
+        return msgspec.json.decode((folder / CARD).read_bytes(), type=DatasetCard)
+    except FileNotFoundError:
+        raise DatasetError(f"{folder} holds no {CARD}", fix="Import it first: ./atoll data import.") from None
+    except msgspec.DecodeError as error:
+        raise DatasetError(f"{folder / CARD} does not read: {error}", fix="Import the dataset again.") from None
+
+
+def leave_last_out(data: Interactions) -> Split:
+    """The split of the headline figure: last interaction to test, the one before to validate."""
+    return _split(data, np.ones(data.num_users, dtype=np.int64))
+
+
+def given_split(data: Interactions) -> Split:
+    """The split that `test.csv` gives: the first interaction kept for the test is the one to predict.
+
+    Raises:
+        DatasetError: the dataset has no `test.csv`.
+    """
+    if data.held_out is None:
+        raise DatasetError(f"{data.card.name} has no {TEST}", fix="Use the leave-last-out protocol.")
+    return _split(data, data.held_out.astype(np.int64))
+
+
+def _split(data: Interactions, kept_back: npt.NDArray[np.int64]) -> Split:
+    """`kept_back`: `[num_users]`, how many interactions at each user's end are not to be seen before the test."""
+    users = np.flatnonzero((kept_back > 0) & (data.lengths - kept_back >= SEQUENCE_MIN - 1))
+    ends = data.starts[1:] - np.where(data.held_out is None, 0, kept_back)
+    test_at = data.starts[1:][users] - kept_back[users]
+    ends[users] = test_at - 1
+    return Split(users=users, valid_at=test_at - 1, test_at=test_at, train_ends=ends)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Columns:
+    users: IntArray
+    rows: IntArray
+    strengths: IntArray
+    times_s: npt.NDArray[np.float64]
+    is_test: npt.NDArray[np.bool_]
+
+
+def _read_interactions(folder: Path, card: DatasetCard) -> tuple[_Columns, tuple[str, ...], dict[str, int]]:
+    users: dict[str, int] = {}
+    items: dict[str, int] = {}
+    total = card.interactions + card.test_interactions
+    user, row, strength = (np.zeros(total, dtype=np.int32) for _ in range(3))
+    time = np.zeros(total, dtype=np.float64)
+    is_test = np.zeros(total, dtype=np.bool_)
+    at = 0
+    memo: dict[tuple[str, str], int] = {}
+    for name in (INTERACTIONS, TEST) if card.test_interactions else (INTERACTIONS,):
+        for fields in _data_rows(folder / name):
+            kind = (fields[-2], fields[-1])
+            if kind not in memo:
+                memo[kind] = _strength(*kind)
+            if memo[kind] and at < total:
+                user[at] = users.setdefault(fields[0], len(users))
+                row[at] = items.setdefault(fields[1], len(items))
+                strength[at] = memo[kind]
+                time[at] = float(fields[2]) if card.has_times else 0.0
+                is_test[at] = name == TEST
+                at += 1
+    columns = _Columns(users=user[:at], rows=row[:at], strengths=strength[:at], times_s=time[:at], is_test=is_test[:at])
+    return columns, tuple(users), items
+
+
+def _strength(kind: str, value: str) -> int:
+    """Strength of an event, 0 for one that does not enter a history."""
+    event_type = EventType(kind)
+    return event_strength(event_type, float(value) if value else None) if enters_history(event_type) else 0
+
+
+def _data_rows(path: Path) -> Iterator[list[str]]:
+    # The folder is canonical: the card vouches for header, encoding and fields.
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.reader(file)
+        next(reader)
+        yield from reader
+
+
+def _read_items(folder: Path, index: dict[str, int]) -> tuple[Items, IntArray]:
+    """The catalogue, and `[len(index)] int32`: row of each item of `index`."""
+    found = [fields for fields in _data_rows(folder / ITEMS) if fields[0] in index]
+    row_of = np.zeros(len(index), dtype=np.int32)
+    for row, fields in enumerate(found):
+        row_of[index[fields[0]]] = row
+    labels = tuple(tuple(dict.fromkeys(label for label in fields[2].split("|") if label)) for fields in found)
+    categories = _frequent_categories(labels)
+    items = Items(
+        ids=tuple(fields[0] for fields in found),
+        titles=tuple(fields[1] for fields in found),
+        labels=labels,
+        years=np.array([int(fields[3] or 0) for fields in found], dtype=np.int32),
+        categories=categories,
+        weights=category_weights(labels, categories),
+    )
+    return items, row_of
+
+
+def _frequent_categories(labels: tuple[tuple[str, ...], ...]) -> tuple[str, ...]:
+    counts: dict[str, int] = {}
+    for item in labels:
+        for label in item:
+            counts[label] = counts.get(label, 0) + 1
+    frequent = sorted(counts, key=lambda label: (-counts[label], label))[:CATEGORIES_MAX]
+    return tuple(sorted(frequent))
+
+
+def category_weights(labels: tuple[tuple[str, ...], ...], categories: tuple[str, ...]) -> npt.NDArray[np.float32]:
+    """`[len(labels), len(categories)] float32`: equal shares of each item's known categories; rows sum to 1 or 0."""
+    position = {category: at for at, category in enumerate(categories)}
+    weights = np.zeros((len(labels), len(categories)), dtype=np.float32)
+    for row, item in enumerate(labels):
+        known = [position[label] for label in item if label in position]
+        if known:
+            weights[row, known] = 1.0 / len(known)
+    return weights
+
+
+def _read_regions(folder: Path, user_ids: tuple[str, ...]) -> tuple[tuple[str, ...], IntArray]:
+    region_of = {fields[0]: fields[1] for fields in _data_rows(folder / USERS)}
+    regions = tuple(sorted({region_of[user] for user in user_ids}))
+    position = {region: at for at, region in enumerate(regions)}
+    return regions, np.array([position[region_of[user]] for user in user_ids], dtype=np.int32)

@@ -1,0 +1,72 @@
+"""The plain folder layout as a source: `interactions.csv`, and if given `items.csv`, `users.csv`, `test.csv`."""
+
+from collections.abc import Iterator
+from typing import Final
+
+from central.datasets.rows import InteractionRow, ItemRow, Source, UserRow, region_of_zip_code
+from central.datasets.text import Archive, DatasetError, read_csv
+
+INTERACTIONS: Final = "interactions.csv"
+ITEMS: Final = "items.csv"
+USERS: Final = "users.csv"
+TEST: Final = "test.csv"
+
+
+def plain_folder(archive: Archive, *, name: str) -> Source:
+    """A plain dataset folder (DESIGN.md) as a source.
+
+    Raises:
+        DatasetError: `interactions.csv` is missing or has no header.
+    """
+    has_times = "timestamp" in _columns(archive, INTERACTIONS)
+
+    def interactions(file: str = INTERACTIONS) -> Iterator[tuple[int, InteractionRow, str]]:
+        required = ("user_id", "item_id", "timestamp") if has_times else ("user_id", "item_id")
+        for number, row in read_csv(archive.lines(file), name=file, required=required):
+            yield number, _interaction(row), row.get("region", "")
+
+    def items() -> Iterator[tuple[int, ItemRow]]:
+        for number, row in read_csv(archive.lines(ITEMS), name=ITEMS, required=("item_id",)):
+            yield number, _item(row, f"{ITEMS}, line {number}")
+
+    def users() -> Iterator[tuple[int, UserRow]]:
+        for number, row in read_csv(archive.lines(USERS), name=USERS, required=("user_id",)):
+            yield number, _user(row)
+
+    return Source(
+        name=name,
+        interactions=interactions,
+        items=items if archive.find(ITEMS) else lambda: iter(()),
+        users=users if archive.find(USERS) else lambda: iter(()),
+        test=(lambda: interactions(TEST)) if archive.find(TEST) else None,
+        has_times=has_times,
+    )
+
+
+def _columns(archive: Archive, name: str) -> list[str]:
+    first = next(iter(archive.lines(name)), "")
+    columns = [column.strip().strip('"') for column in first.rstrip("\r\n").split(",")]
+    if not first.strip():
+        raise DatasetError(f"{name} is empty", fix="Its first line must name the columns: user_id,item_id,...")
+    return columns
+
+
+def _interaction(row: dict[str, str]) -> InteractionRow:
+    return InteractionRow(
+        row["user_id"], row["item_id"], row.get("timestamp", ""), row.get("event_type", ""), row.get("value", "")
+    )
+
+
+def _item(row: dict[str, str], where: str) -> ItemRow:
+    year = row.get("year", "")
+    if year and not (year.isascii() and year.isdigit() and len(year) == 4):
+        raise DatasetError(f"{where}: year {year!r} is not a year", fix="Use four digits, or leave it empty.")
+    return ItemRow(row["item_id"], row.get("title", ""), row.get("category", ""), year)
+
+
+def _user(row: dict[str, str]) -> UserRow:
+    region = row.get("region", "")
+    if not region and "zip_code" in row:
+        region = region_of_zip_code(row["zip_code"])
+    extra = tuple((column, value) for column, value in row.items() if column not in ("user_id", "region"))
+    return UserRow(row["user_id"], region, extra)

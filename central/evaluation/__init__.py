@@ -1,0 +1,1 @@
+"""Evaluation: metrics, baselines, gates, served figures."""

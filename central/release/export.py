@@ -1,0 +1,134 @@
+"""LiteRT exports of the towers and the ranker: builtin operations only, fixed shapes, checked against TensorFlow."""
+
+import tempfile
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+
+from central.training.ranker import RankerNetwork
+from central.training.retrieval import TwoTowerModel
+from central.training.runtime import tf
+from central.training.towers import packed_from_history
+from infra.contracts.features import GAP_BUCKETS, GAP_UNKNOWN, FloatArray, HistoryInput
+from infra.plumbing.errors import AtollError
+
+PARITY_MAX: Final = 1e-4
+PARITY_CASES: Final = 8
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+
+class ExportError(AtollError):
+    """An export does not compute what TensorFlow computes; it is not put into a release."""
+
+
+def export_user_tower(model: TwoTowerModel, adapter: FloatArray | None = None) -> bytes:
+    """The user tower with its item table inside; inputs named as the fields of `HistoryInput`, output `vector`.
+
+    Args:
+        model: the trained towers.
+        adapter: `[dim, dim]`, put in place of the trained one.
+
+    Raises:
+        ExportError: the export differs from TensorFlow by PARITY_MAX or more.
+    """
+    config = model.config
+    table = tf.constant(model.items.table().numpy())
+    final = tf.constant(model.users.adapter.numpy() if adapter is None else adapter)
+
+    def compute(items: Any, strengths: Any, gaps_before: Any, gaps_after: Any) -> dict[str, Any]:
+        packed = packed_from_history(items, strengths, gaps_before, gaps_after)
+        hidden = model.users.hidden(packed, table, training=False, last_only=True)[:, 0]
+        return {"vector": tf.matmul(hidden, final)}
+
+    shapes = {name: ([1, config.history_length], tf.int32) for name in HistoryInput._fields}
+    return _export(compute, shapes, _history_cases(config.history_length, table.shape[0]), owner=model.users)
+
+
+def export_item_tower(model: TwoTowerModel) -> bytes:
+    """The item tower for an item that has metadata only: input `categories`, output `vector`."""
+    num_categories = model.items.categories.shape[0]
+    weights = tf.constant(model.items.categories.numpy())
+
+    def compute(categories: Any) -> dict[str, Any]:
+        return {"vector": tf.matmul(categories, weights)}
+
+    rng = np.random.default_rng(0)
+    cases = [{"categories": rng.dirichlet(np.ones(num_categories), 1).astype(np.float32)} for _ in range(PARITY_CASES)]
+    return _export(compute, {"categories": ([1, num_categories], tf.float32)}, cases)
+
+
+def export_ranker(network: RankerNetwork, *, batch: int) -> bytes:
+    """The ranker: input `features [batch, num_inputs]`, output `probabilities [batch, num_heads]`."""
+    mean, deviation = network.mean.numpy(), network.deviation.numpy()
+
+    def compute(features: Any) -> dict[str, Any]:
+        return {"probabilities": network.probabilities(features)}
+
+    rng = np.random.default_rng(0)
+    cases = [
+        {"features": (mean + deviation * rng.normal(size=(batch, mean.size))).astype(np.float32)}
+        for _ in range(PARITY_CASES)
+    ]
+    return _export(compute, {"features": ([batch, mean.size], tf.float32)}, cases, owner=network)
+
+
+def _export(
+    compute: Callable[..., dict[str, Any]],
+    shapes: dict[str, tuple[list[int], Any]],
+    cases: list[Arrays],
+    *,
+    owner: Any = None,
+) -> bytes:
+    signature = [tf.TensorSpec(shape, kind, name=name) for name, (shape, kind) in shapes.items()]
+    module = tf.Module()
+    module.owner = owner  # of the variables that `compute` reads
+    module.compute = tf.function(compute, input_signature=signature, autograph=False)
+    function = module.compute.get_concrete_function()
+    # By way of a saved model, because only that keeps a signature: inputs and outputs are then found by name.
+    with tempfile.TemporaryDirectory(prefix="atoll-export-") as folder:
+        tf.saved_model.save(module, folder, signatures={"serving_default": function})
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        content: bytes = converter.convert()
+    _check_parity(content, function, cases)
+    return content
+
+
+def _check_parity(content: bytes, function: Any, cases: list[Arrays]) -> None:
+    runner = open_runner(content)
+    for case in cases:
+        wanted = function(**{name: tf.constant(value) for name, value in case.items()})
+        found = runner(**case)
+        for name, value in wanted.items():
+            error = float(np.abs(value.numpy() - found[name]).max())
+            if not error < PARITY_MAX:
+                raise ExportError(
+                    f"the LiteRT export of {name} differs from TensorFlow by {error:.2e}.",
+                    fix=f"Less than {PARITY_MAX} is allowed; report it with the model folder.",
+                )
+
+
+def open_runner(content: bytes) -> Callable[..., Arrays]:
+    """A LiteRT interpreter over `content`, called with its inputs by name."""
+    from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415 (only exports need it)
+
+    interpreter = Interpreter(model_content=content, num_threads=1)
+    runner: Callable[..., Arrays] = interpreter.get_signature_runner()
+    return runner
+
+
+def _history_cases(length: int, num_items: int) -> list[Arrays]:
+    """Full, short, single and empty histories."""
+    rng = np.random.default_rng(0)
+    cases = []
+    for known in (length, length, length // 2, 3, 1, 0):
+        case = {name: np.zeros((1, length), dtype=np.int32) for name in HistoryInput._fields}
+        if known:
+            case["items"][0, -known:] = rng.integers(1, num_items + 1, known)
+            case["strengths"][0, -known:] = rng.integers(1, 6, known)
+            case["gaps_before"][0, -known:] = rng.integers(0, GAP_BUCKETS, known)
+            case["gaps_after"][0, -known:] = rng.integers(0, GAP_UNKNOWN, known)
+        cases.append(case)
+    return cases

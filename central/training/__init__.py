@@ -1,0 +1,1 @@
+"""Training: retrieval towers, ranker, item-to-item lists."""

@@ -1,0 +1,122 @@
+"""What a training run is told, and the defaults that are found from the data."""
+
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from central.datasets.interactions import Interactions
+from infra.plumbing.errors import InvalidInputError
+
+FULL_SOFTMAX_ITEMS_MAX: Final = 20_000
+"""Up to here every step ranks the target against the whole catalogue; above, against the batch, log-Q corrected."""
+SMALL_INTERACTIONS: Final = 300_000
+TOKENS_MIN: Final = 1_800_000
+"""Positions that a small dataset is trained on at least, all epochs together."""
+EPOCHS_MAX: Final = 60
+
+
+CARD: Final = "model.json"
+"""The file that makes a folder a model folder."""
+
+
+class ModelError(InvalidInputError):
+    """A model folder cannot be used."""
+
+
+class RetrievalConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Sizes and schedule of the two towers. `batch_tokens` counts positions, not sequences."""
+
+    dim: int = 128
+    layers: int = 2
+    heads: int = 2
+    history_length: int = 200
+    epochs: int = 20
+    batch_tokens: int = 3000
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    warmup_share: float = 0.05
+    dropout: float = 0.2
+    item_dropout: float = 0.02
+    """Share of the items that a step knows by their metadata only, so that an unseen item has a vector."""
+    ema: float = 0.998
+    context: bool = True
+    """Whether the tower reads strengths and gaps, or the items only."""
+    full_softmax: bool = True
+    bfloat16: bool = False
+    patience: int = 5
+    seed: int = 0
+
+
+class RankerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Sizes and schedule of the ranker."""
+
+    crosses: int = 2
+    hidden: int = 64
+    epochs: int = 12
+    batch_lists: int = 64
+    linear_rate: float = 3e-2
+    learning_rate: float = 3e-4
+    weight_decay: float = 3e-2
+    dropout: float = 0.2
+    patience: int = 4
+    seed: int = 0
+
+
+class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
+    """What `model.json` says: what was trained on what, and how it went."""
+
+    dataset: str
+    dataset_sha256: str
+    ties: str
+    protocol: str
+    retrieval: RetrievalConfig
+    ranker: RankerConfig
+    epochs: int
+    curve: tuple[float, ...]
+    train_s: float
+    retrieval_train_s: float
+    ranker_held_out_ndcg10: float
+    retrieval_held_out_ndcg10: float
+
+
+def read_model_card(folder: Path) -> ModelCard:
+    """The card of a model folder.
+
+    Raises:
+        ModelError: there is none, or it does not read.
+    """
+    try:
+        return msgspec.json.decode((folder / CARD).read_bytes(), type=ModelCard)
+    except FileNotFoundError:
+        raise ModelError(f"{folder} holds no trained model.", fix="Train one: ./atoll train.") from None
+    except msgspec.DecodeError as error:
+        raise ModelError(f"{folder / CARD} does not read: {error}.", fix="Train again: ./atoll train.") from None
+
+
+def default_config(data: Interactions, *, seed: int, bfloat16: bool, context: bool = True) -> RetrievalConfig:
+    """Sizes by the amount of data: history length by the users' lengths, width and epochs by the interactions."""
+    small = data.rows.size < SMALL_INTERACTIONS
+    epochs = 20
+    if small:
+        epochs = int(np.clip(TOKENS_MIN // max(data.rows.size, 1), 12, EPOCHS_MAX))
+    return RetrievalConfig(
+        dim=64 if small else 128,
+        history_length=_history_length(data, 100 if small else 200),
+        epochs=epochs,
+        batch_tokens=1500 if small else 3000,
+        learning_rate=3e-3 if small else 2e-3,
+        # The schedule ends at zero, and the last third of it brings the most: only a long standstill ends a run.
+        patience=max(5, epochs // 2),
+        context=context,
+        full_softmax=len(data.items) <= FULL_SOFTMAX_ITEMS_MAX,
+        bfloat16=bfloat16,
+        seed=seed,
+    )
+
+
+def _history_length(data: Interactions, longest: int) -> int:
+    """The smallest of a few lengths that holds nine of ten histories, `longest` at most."""
+    wanted = float(np.quantile(data.lengths, 0.9))
+    return next((length for length in (20, 50, 100, 200) if length >= wanted and length <= longest), longest)

@@ -1,0 +1,89 @@
+"""Popularity and trend of every item, and the ready-made lists of a release."""
+
+from collections.abc import Iterable
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from central.datasets.interactions import Interactions
+from infra.contracts.features import FloatArray, IntArray
+from infra.contracts.release import TREND_WINDOW_S, ReleaseLists
+
+LIST_ITEMS: Final = 100
+SIMILAR_LIST_ITEMS: Final = 20
+
+Counts = npt.NDArray[np.float64]
+
+
+def item_counts(data: Interactions, ends: npt.NDArray[np.int64]) -> Counts:
+    """`[num_items]`: interactions before each user's end."""
+    return _count(data, _visible(data, ends))
+
+
+def recent_counts(data: Interactions, ends: npt.NDArray[np.int64]) -> Counts:
+    """`[num_items]`: interactions in the last TREND_WINDOW_S of what is visible."""
+    return _count(data, _recent(data, _visible(data, ends)))
+
+
+def log_share(counts: Counts) -> FloatArray:
+    """`log1p(counts)` over its maximum: in [0, 1], what `ITEM_POPULARITY` and `ITEM_TREND` hold."""
+    scaled = np.log1p(counts)
+    share: FloatArray = (scaled / max(float(scaled.max(initial=0.0)), 1e-9)).astype(np.float32)
+    return share
+
+
+def release_lists(data: Interactions, ends: npt.NDArray[np.int64], similar_rows: IntArray) -> ReleaseLists:
+    """The fallback lists: popular and trending over all, by region and by category, and similar items.
+
+    Where the trend window holds too little, popular items fill a trending list up.
+    """
+    visible = _visible(data, ends)
+    recent = _recent(data, visible)
+    popular: dict[str, tuple[str, ...]] = {}
+    trending: dict[str, tuple[str, ...]] = {}
+    everyone = _count(data, visible)
+    for key, mask, allowed in _audiences(data):
+        counts, trend = _count(data, visible[mask[visible]]), _count(data, recent[mask[recent]])
+        # The next column breaks ties and fills up: a region's list falls back on everyone.
+        popular[key] = _best(data, allowed, (counts, everyone))
+        trending[key] = _best(data, allowed, (trend, counts, everyone))
+    ids = np.array(data.items.ids, dtype=object)
+    similar = {
+        item: tuple(ids[rows[rows >= 0][:SIMILAR_LIST_ITEMS]])
+        for item, rows in zip(data.items.ids, similar_rows, strict=True)
+    }
+    titles = {item: title for item, title in zip(data.items.ids, data.items.titles, strict=True) if title}
+    return ReleaseLists(popular=popular, trending=trending, similar=similar, titles=titles)
+
+
+def _audiences(data: Interactions) -> Iterable[tuple[str, npt.NDArray[np.bool_], npt.NDArray[np.bool_]]]:
+    """Key, which interactions count, which items may stand in the list."""
+    every = np.ones(data.rows.size, dtype=np.bool_)
+    all_items = np.ones(len(data.items), dtype=np.bool_)
+    yield "all", every, all_items
+    for number, region in enumerate(data.regions):
+        yield f"region:{region}", data.user_regions[data.users] == number, all_items
+    for number, category in enumerate(data.items.categories):
+        yield f"category:{category}", every, data.items.weights[:, number] > 0.0
+
+
+def _best(data: Interactions, allowed: npt.NDArray[np.bool_], counts: tuple[Counts, ...]) -> tuple[str, ...]:
+    order = np.lexsort(tuple(-column for column in reversed(counts)))
+    return tuple(data.items.ids[row] for row in order[allowed[order]][:LIST_ITEMS])
+
+
+def _visible(data: Interactions, ends: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    return np.flatnonzero(np.arange(data.rows.size) < ends[data.users])
+
+
+def _recent(data: Interactions, visible: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    if not visible.size:
+        return visible
+    times = data.times_s[visible]
+    recent: npt.NDArray[np.int64] = visible[times > times.max() - TREND_WINDOW_S]
+    return recent
+
+
+def _count(data: Interactions, which: npt.NDArray[np.int64]) -> Counts:
+    return np.bincount(data.rows[which], minlength=len(data.items)).astype(np.float64)

@@ -1,0 +1,240 @@
+"""The retrieval model: two towers under one TensorFlow Recommenders model, and the loop that trains it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from central.datasets.interactions import Interactions, Split
+from central.evaluation.metrics import ranks_of_targets
+from central.training.config import RetrievalConfig
+from central.training.losses import full_softmax_loss
+from central.training.runtime import keras, seed_everything, tf, tfrs
+from central.training.towers import ItemTower, PackedInput, UserTower, packed_from_history
+from central.training.windows import EventTable, WindowBatch, epoch_batches, event_table, history_batch
+from infra.contracts.features import FloatArray
+from infra.plumbing.clock import Clock
+from infra.plumbing.progress import Progress
+
+ENCODE_BATCH: Final = 64
+VALIDATION_USERS_MAX: Final = 2000
+PROGRESS_STEPS: Final = 1000
+
+
+class TwoTowerModel(tfrs.Model):  # type: ignore[misc]
+    """User tower and item tower, dot product, softmax over the catalogue (or the batch, log-Q corrected)."""
+
+    def __init__(self, *, config: RetrievalConfig, data: Interactions, item_shares: FloatArray) -> None:
+        super().__init__()
+        self.config = config
+        self.items = ItemTower(items=data.items, dim=config.dim)
+        self.users = UserTower(config=config)
+        self._item_shares = tf.constant(item_shares)
+        # The log-Q correction of Yi et al. (2019): in-batch negatives come as often as items are popular.
+        self._in_batch = tfrs.tasks.Retrieval(
+            loss=keras.losses.CategoricalCrossentropy(from_logits=True, reduction=keras.losses.Reduction.SUM),
+            remove_accidental_hits=True,
+        )
+
+    def compute_loss(self, inputs: WindowBatch, training: bool = False) -> Any:  # noqa: FBT001, FBT002 (of tfrs.Model)
+        """Mean cross entropy of the next item over the positions of a packed batch."""
+        table = self.items.table(item_dropout=self.config.item_dropout if training else 0.0)
+        vectors = self.users(PackedInput(*inputs[:6]), table, training=training)
+        hidden = tf.reshape(vectors, [-1, self.config.dim])
+        targets, weights = tf.reshape(inputs.targets, [-1]), tf.reshape(inputs.weights, [-1])
+        if self.config.full_softmax:
+            return full_softmax_loss(hidden, table, targets, weights, bfloat16=self.config.bfloat16)
+        return self._in_batch_loss(hidden, table, targets, weights)
+
+    def _in_batch_loss(self, hidden: Any, table: Any, targets: Any, weights: Any) -> Any:
+        known = tf.where(weights > 0.0)[:, 0]
+        rows = tf.gather(targets, known)
+        total = self._in_batch(
+            tf.gather(hidden, known),
+            tf.gather(table, rows),
+            candidate_sampling_probability=tf.gather(self._item_shares, rows),
+            candidate_ids=rows,
+            compute_metrics=False,
+        )
+        return total / tf.maximum(tf.cast(tf.size(known), tf.float32), 1.0)
+
+
+@dataclass(slots=True, kw_only=True)
+class TrainedRetrieval:
+    """The towers with their averaged weights, and how training went. `curve`: validation NDCG@10 by epoch."""
+
+    model: TwoTowerModel
+    curve: list[float]
+    epochs: int
+    train_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Corpus:
+    data: Interactions
+    table: EventTable
+    starts: npt.NDArray[np.int64]
+    ends: npt.NDArray[np.int64]
+    validation: npt.NDArray[np.int64]
+    """Positions of validation interactions, a sample of users."""
+
+
+def train_retrieval(
+    data: Interactions,
+    split: Split,
+    config: RetrievalConfig,
+    *,
+    clock: Clock,
+    progress: Progress,
+    minutes: float | None = None,
+) -> TrainedRetrieval:
+    """Trains both towers on everything before `split.train_ends`; keeps the epoch that validates best.
+
+    Args:
+        data: the dataset.
+        split: what may be seen.
+        config: sizes and schedule.
+        clock: measures; nothing else depends on it unless `minutes` is given.
+        progress: told after every few steps.
+        minutes: wall time for the towers at most (`config.epochs` stay the upper bound), or None.
+    """
+    seed_everything(config.seed)
+    begun = clock.monotonic_s()
+    corpus = _corpus(data, split, config)
+    model = TwoTowerModel(config=config, data=data, item_shares=_item_shares(data, split))
+    trainer = _Trainer(model=model, corpus=corpus, clock=clock, progress=progress)
+    epochs = trainer.fit(budget_s=None if minutes is None else minutes * 60.0)
+    return TrainedRetrieval(model=model, curve=trainer.curve, epochs=epochs, train_s=clock.monotonic_s() - begun)
+
+
+class _Trainer:
+    """One training run: schedule, averaged weights, validation, the best epoch."""
+
+    def __init__(self, *, model: TwoTowerModel, corpus: _Corpus, clock: Clock, progress: Progress) -> None:
+        self._model, self._corpus, self._clock, self._progress = model, corpus, clock, progress
+        self._config = model.config
+        self._rng = np.random.default_rng(self._config.seed)
+        model.compile(
+            # The fused kernel: one operation for each variable instead of a dozen. Decay is decoupled, below (AdamW).
+            optimizer=keras.optimizers.legacy.Adam(self._config.learning_rate, global_clipnorm=1.0)
+        )
+        self._variables = [*model.items.trainable_variables, *model.users.trainable_variables]
+        self._averages = [tf.Variable(variable, trainable=False) for variable in self._variables]
+        self._decay = tf.Variable(0.0, trainable=False, dtype=tf.float32)
+        self._step = tf.function(self._train_step, autograph=False)
+        self._steps = 0
+        self.curve: list[float] = []
+
+    def fit(self, *, budget_s: float | None) -> int:
+        """Trains, leaves the best averaged weights in the model, and returns the number of epochs begun."""
+        begun, done, best = self._clock.monotonic_s(), 0, -1.0
+        best_weights = [average.numpy() for average in self._averages]
+        share = 0.0
+        for epoch in range(self._config.epochs):
+            batches = self._batches()
+            total = self._config.epochs * len(batches)
+            for batch in batches:
+                # With a budget the schedule follows the clock, so that it ends in time however busy the machine is.
+                spent = 0.0 if budget_s is None else (self._clock.monotonic_s() - begun) / budget_s
+                share = max(done / total, spent)
+                if share >= 1.0:
+                    break
+                self._run(batch, share, total)
+                done += 1
+                self._progress.advance(round(PROGRESS_STEPS * share), PROGRESS_STEPS, "training the towers")
+            self.curve.append(self._validate())
+            if self.curve[-1] > best:
+                best, best_weights = self.curve[-1], [average.numpy() for average in self._averages]
+            if share >= 1.0 or epoch - int(np.argmax(self.curve)) > self._config.patience:
+                break
+        self._progress.advance(PROGRESS_STEPS, PROGRESS_STEPS, "training the towers")
+        for variable, value in zip(self._variables, best_weights, strict=True):
+            variable.assign(value)
+        return len(self.curve)
+
+    def _batches(self) -> list[WindowBatch]:
+        config = self._config
+        return epoch_batches(
+            self._corpus.table, self._corpus.starts, self._corpus.ends, length=config.history_length,
+            rows_per_batch=max(1, config.batch_tokens // config.history_length), rng=self._rng,
+        )  # fmt: skip
+
+    def _run(self, batch: WindowBatch, share: float, total: int) -> None:
+        """One step at `share` of the schedule: linear warm-up, then a cosine down to zero."""
+        rising = min(1.0, (share + 1.0 / total) / self._config.warmup_share)
+        falling = 0.5 * (1.0 + np.cos(np.pi * share))
+        self._model.optimizer.learning_rate.assign(self._config.learning_rate * rising * falling)
+        # A young average follows quickly, so that the random start is forgotten even in a short run.
+        self._decay.assign(
+            min(self._config.ema, (1.0 + self._steps) / (10.0 + self._steps), 1.0 - 20.0 / max(total, 40))
+        )
+        self._steps += 1
+        self._step(batch)
+
+    def _train_step(self, batch: WindowBatch) -> None:
+        self._model.train_step(batch)
+        shrink = 1.0 - self._model.optimizer.learning_rate * self._config.weight_decay
+        for variable in self._variables:
+            if variable.shape.rank > 1:
+                variable.assign(variable * shrink)
+        for average, variable in zip(self._averages, self._variables, strict=True):
+            average.assign(self._decay * average + (1.0 - self._decay) * variable)
+
+    def _validate(self) -> float:
+        kept = [variable.numpy() for variable in self._variables]
+        for variable, average in zip(self._variables, self._averages, strict=True):
+            variable.assign(average)
+        corpus = self._corpus
+        vectors = encode_histories(self._model, corpus.table, corpus.starts, corpus.validation, corpus.data.users)
+        ranks = ranks_of_targets(
+            vectors, self._model.items.table().numpy(), corpus.data, corpus.validation, corpus.data.rows
+        )
+        for variable, value in zip(self._variables, kept, strict=True):
+            variable.assign(value)
+        return float(np.mean(np.where(ranks <= 10, 1.0 / np.log2(ranks + 1.0), 0.0)))
+
+
+def encode_histories(
+    model: TwoTowerModel,
+    table: EventTable,
+    starts: npt.NDArray[np.int64],
+    at: npt.NDArray[np.int64],
+    users: npt.NDArray[np.int32],
+) -> FloatArray:
+    """User vectors `[len(at), dim]` for the histories that end before each position of `at`."""
+    items = model.items.table()
+
+    @tf.function(autograph=False)  # type: ignore[untyped-decorator]
+    def encode(*history: Any) -> Any:
+        return model.users(packed_from_history(*history), items, training=False, last_only=True)[:, 0]
+
+    parts = []
+    for chunk in _chunks(at, ENCODE_BATCH):
+        padded = np.concatenate([chunk, np.repeat(chunk[-1:], ENCODE_BATCH - len(chunk))])
+        history = history_batch(table, starts[users[padded]], padded, model.config.history_length)
+        parts.append(encode(*(tf.constant(part) for part in history)).numpy()[: len(chunk)])
+    vectors: FloatArray = np.concatenate(parts)
+    return vectors
+
+
+def _chunks(values: npt.NDArray[np.int64], size: int) -> Iterator[npt.NDArray[np.int64]]:
+    for begin in range(0, len(values), size):
+        yield values[begin : begin + size]
+
+
+def _corpus(data: Interactions, split: Split, config: RetrievalConfig) -> _Corpus:
+    valid = split.valid_at
+    if valid.size > VALIDATION_USERS_MAX:
+        chosen = np.random.default_rng(config.seed).choice(valid.size, VALIDATION_USERS_MAX, replace=False)
+        valid = valid[np.sort(chosen)]
+    return _Corpus(data=data, table=event_table(data), starts=data.starts[:-1], ends=split.train_ends, validation=valid)
+
+
+def _item_shares(data: Interactions, split: Split) -> FloatArray:
+    """`[num_items] float32`: how often each item is a training target; what the log-Q correction needs."""
+    seen = np.arange(data.rows.size) < split.train_ends[data.users]
+    counts = np.bincount(data.rows[seen], minlength=len(data.items)) + 1.0
+    shares: FloatArray = (counts / counts.sum()).astype(np.float32)
+    return shares

@@ -1,0 +1,70 @@
+"""One training run: towers, then the ranker on what the towers retrieve."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from central.datasets.interactions import Interactions, Split
+from central.training.config import ModelCard, RankerConfig, RetrievalConfig
+from central.training.ranker import HELD_OUT_SHARE, TrainedRanker, train_ranker
+from central.training.ranking_data import LISTS_MAX, candidate_lists
+from central.training.retrieval import TrainedRetrieval, encode_histories, train_retrieval
+from central.training.saved import SavedModel, save_model
+from central.training.tables import item_tables
+from central.training.towers import catalogue_vectors
+from central.training.windows import event_table
+from infra.plumbing.clock import Clock
+from infra.plumbing.progress import Progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """What to train: sizes of both stages, the split and the wall time of the towers."""
+
+    retrieval: RetrievalConfig
+    ranker: RankerConfig
+    protocol: str
+    ties: str = "file"
+    minutes: float | None = None
+
+
+def train_model(
+    data: Interactions, split: Split, recipe: Recipe, out: Path, *, clock: Clock, progress: Progress
+) -> ModelCard:
+    """Trains both stages and writes the model folder to `out`, whole or not at all.
+
+    Nothing in it has seen a test interaction; the ranker alone has seen the validation interactions.
+    """
+    begun = clock.monotonic_s()
+    towers = train_retrieval(data, split, recipe.retrieval, clock=clock, progress=progress, minutes=recipe.minutes)
+    ranker = _train_ranker(data, split, towers, recipe.ranker, progress)
+    card = ModelCard(
+        dataset=data.card.name, dataset_sha256=data.card.sha256, ties=recipe.ties, protocol=recipe.protocol,
+        retrieval=recipe.retrieval, ranker=recipe.ranker, epochs=towers.epochs, curve=tuple(towers.curve),
+        train_s=round(clock.monotonic_s() - begun, 3), retrieval_train_s=round(towers.train_s, 3),
+        ranker_held_out_ndcg10=ranker.held_out_ndcg10, retrieval_held_out_ndcg10=ranker.held_out_retrieval_ndcg10,
+    )  # fmt: skip
+    save_model(SavedModel(card=card, towers=towers.model, ranker=ranker.network), out)
+    return card
+
+
+def _train_ranker(
+    data: Interactions, split: Split, towers: TrainedRetrieval, config: RankerConfig, progress: Progress
+) -> TrainedRanker:
+    learn_at, held_out_at = _two_parts(split.valid_at, config.seed)
+    tables = item_tables(data, split.train_ends, catalogue_vectors(towers.model.items))
+    events = event_table(data)
+    lists = []
+    for at, insert in ((learn_at, True), (held_out_at, False)):
+        vectors = encode_histories(towers.model, events, data.starts[:-1], at, data.users)
+        lists.append(candidate_lists(data, at, vectors, tables, insert_target=insert))
+    return train_ranker(lists[0], lists[1], config, progress=progress)
+
+
+def _two_parts(at: npt.NDArray[np.int64], seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Interactions to learn from and interactions of other users to check on, LISTS_MAX together at most."""
+    order = np.random.default_rng(seed).permutation(at)[:LISTS_MAX]
+    held_out = max(1, round(order.size * HELD_OUT_SHARE))
+    return np.sort(order[held_out:]), np.sort(order[:held_out])

@@ -1,0 +1,122 @@
+"""The ladder's hands for callers of this region and for anonymous ones."""
+
+from dataclasses import replace
+
+import msgspec
+
+from edge.answering.climb import from_entry
+from edge.answering.parts import Parts, Served, is_enough
+from edge.answering.requests import audience_query, away_request, can_use_vector, home_request
+from edge.cache.coalescing import wait_for
+from edge.cache.entry import Entry
+from edge.cache.filling import Filled, as_home_answer
+from edge.cache.policy import Usability
+from edge.calls import Caller, ListQuery, list_key
+from edge.routing.dispatch import Attempts
+from edge.routing.ladder import Rung, Situation, Try
+from infra.contracts.messages import DegradationStep, HomeAnswer, HomeRequest
+from infra.plumbing.errors import OverloadedError
+
+
+class LocalHands:
+    """Implements `edge.answering.parts.Hands` with this edge's caches, its region, and other regions behind that."""
+
+    def __init__(self, parts: Parts, query: ListQuery, caller: Caller) -> None:
+        self._parts = parts
+        self._query = query
+        self._key = list_key(query, caller)
+        self._opted_out = parts.ledger.has_opted_out(caller.viewer)
+        self._attempts = parts.dispatcher.attempts()
+        self._had_entry = False
+
+    def opening(self) -> tuple[Entry | None, Situation]:
+        """See `Hands.opening`. Who wants an explanation wants to see the list being made: no cache for them."""
+        found = None if self._query.explain else self._parts.filler.find(self._key)
+        entry, usable = found if found is not None else (None, None)
+        self._had_entry = entry is not None
+        # Somebody who opted out gets nothing personal, whatever the phone sends.
+        vector = Try.NOT_YET if can_use_vector(self._query) and not self._opted_out else Try.POINTLESS
+        refused = self._parts.filler.was_refused(self._key)
+        enough = entry is not None and is_enough(entry, self._query)
+        fill = Try.REFUSED if refused else Try.NOT_YET
+        return entry, Situation(entry=usable, enough=enough, fill=fill, vector=vector)
+
+    def refresh(self) -> None:
+        """See `Hands.refresh`."""
+        if self._parts.filler.was_refused(self._key):
+            return
+        try:
+            self._parts.filler.fill(self._key, self._request(), self._attempts)
+        except OverloadedError:
+            return  # This caller has its list, and the next one will try again.
+
+    async def fill(self, timeout_s: float) -> Served:
+        """See `Hands.fill`."""
+        if self._query.explain:
+            return await self._explained(timeout_s)
+        flight, joined = self._parts.filler.fill(self._key, self._request(), self._attempts)
+        return self._served(await wait_for(flight, timeout_s=timeout_s), joined=joined)
+
+    async def ask_with_vector(self, timeout_s: float) -> Served:
+        """See `Hands.ask_with_vector`."""
+        regions = self._parts.away_regions
+        return await ask_regions_with_vector(self._parts, self._query, regions, self._attempts, timeout_s=timeout_s)
+
+    async def ask_away(self, timeout_s: float) -> Served:
+        """See `Hands.ask_away`."""
+        parts, query = self._parts, audience_query(self._query)
+        key = replace(list_key(query, Caller()), away=True)
+        found = parts.filler.find(key)
+        if found is not None and found[1] is Usability.FRESH and is_enough(found[0], query):
+            kept = from_entry(found[0], Rung.SERVE_FRESH, now_s=parts.clock.monotonic_s())
+            return replace(kept, step=DegradationStep.FAILOVER, fresh_for_s=0.0)
+        request = away_request(query, deadline_ms=parts.clock.now_ms() + parts.filler.fill_deadline_s * 1000)
+        flight, joined = parts.filler.fill_away(key, request, self._attempts)
+        return self._served(await wait_for(flight, timeout_s=timeout_s), joined=joined)
+
+    def _request(self) -> HomeRequest:
+        return home_request(self._query, subject=self._key.subject)
+
+    async def _explained(self, timeout_s: float) -> Served:
+        parts = self._parts
+        request = home_request(
+            self._query, subject=self._key.subject, explain=True, deadline_ms=parts.clock.now_ms() + timeout_s * 1000
+        )
+        deadline_s = parts.clock.monotonic_s() + timeout_s
+        reply = await parts.desk.ask_home(request, deadline_s=deadline_s, attempts=self._attempts)
+        step = DegradationStep.HOME if reply.target.place == 0 else DegradationStep.REPLICA
+        return Served(answer=reply.answer, step=step, cache="atoll-edge; fwd=bypass; detail=explain")
+
+    def _served(self, filled: Filled, *, joined: bool) -> Served:
+        entry = filled.entry
+        age_s = entry.age_s(self._parts.clock.monotonic_s())
+        forwarded = "fwd=stale" if self._had_entry else "fwd=uri-miss"
+        words = f"atoll-edge; {forwarded}; stored" + ("; collapsed" if joined else "")
+        if filled.step is DegradationStep.GRID:
+            words = f"atoll-grid; hit; ttl={int(entry.life.fresh_until_s - age_s)}, {words}"
+        away = filled.step is DegradationStep.FAILOVER
+        return Served(
+            answer=entry.answer, step=filled.step, cache=words, entry=entry, age_s=age_s,
+            fresh_for_s=0.0 if away else entry.life.fresh_until_s,
+        )  # fmt: skip
+
+
+async def ask_regions_with_vector(
+    parts: Parts, query: ListQuery, regions: tuple[str, ...], attempts: Attempts, *, timeout_s: float
+) -> Served:
+    """A list of the first of other `regions` that answers, ranked with the caller's own vector. Nothing is kept.
+
+    Raises:
+        RegionCallError: none answers in time.
+    """
+    request = away_request(query, deadline_ms=parts.clock.now_ms() + timeout_s * 1000, with_vector=True)
+    deadline_s = parts.clock.monotonic_s() + timeout_s
+    answer = await parts.desk.ask_away(request, regions, deadline_s=deadline_s, attempts=attempts)
+    return served_with_vector(as_home_answer(answer))
+
+
+def served_with_vector(answer: HomeAnswer) -> Served:
+    """The answer of a region that was sent the caller's vector; it may not have used it (another release, say)."""
+    used = answer.personal and "vector-release" not in answer.degraded
+    step = DegradationStep.FAILOVER_VECTOR if used else DegradationStep.FAILOVER
+    return Served(answer=msgspec.structs.replace(answer, personal=used), step=step, cache="atoll-edge; fwd=bypass")

@@ -1,0 +1,227 @@
+"""The object graph of one edge, and its life: built once, in one place."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+
+from edge.answering.parts import Parts
+from edge.background import Background
+from edge.cache.entry import Entry
+from edge.cache.filling import FillingSettings, ListFiller
+from edge.cache.invalidation import Ledger, follow_invalidations
+from edge.cache.l1 import L1Cache
+from edge.cache.shared import SharedLists
+from edge.http.identity import Identities
+from edge.http.routes import EdgeRoutes
+from edge.jitter import Uniform
+from edge.limits.buckets import CallerLimits, Rate
+from edge.lists.library import ListLibrary, ReleaseSource
+from edge.lists.shelf import ListShelf
+from edge.metrics import EdgeMetrics
+from edge.routing.breaker import BreakerPolicy
+from edge.routing.desk import RegionDesk
+from edge.routing.dispatch import Dispatcher
+from edge.routing.health import Target, Targets
+from edge.routing.ladder import Shares
+from edge.routing.port import RegionPort
+from edge.routing.probes import Prober
+from edge.routing.region_http import HttpRegion
+from edge.routing.retry_budget import RetryBudget
+from edge.settings import EdgeSettings
+from infra.contracts.messages import HomeAnswer
+from infra.plumbing.clock import Clock
+from infra.plumbing.grid.port import Grid
+from infra.plumbing.http.middleware import frame, operations_routes
+from infra.plumbing.keys import RegionKeys, TrustDirectory
+from infra.plumbing.telemetry import Telemetry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outside:
+    """What an edge is given: the world around it. `open_source` makes the client of the release repository."""
+
+    settings: EdgeSettings
+    keys: RegionKeys
+    trust: TrustDirectory
+    telemetry: Telemetry
+    clock: Clock
+    uniform: Uniform
+    grid: Grid
+    open_source: Callable[[], ReleaseSource]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edge:
+    """The parts of a running edge."""
+
+    parts: Parts
+    targets: Targets
+    shelf: ListShelf
+    library: ListLibrary
+    ledger: Ledger
+    background: Background
+    prober: Prober
+    metrics: EdgeMetrics
+    cache: L1Cache[Entry]
+
+    def waits_for(self) -> str | None:
+        """What this edge waits for before it can answer; None when it can."""
+        if self.shelf.current is not None or self.targets.answered(self.parts.own_region):
+            return None
+        return "the release's lists, or an answer of the home region"
+
+
+def build(outside: Outside, region: RegionPort, metrics: EdgeMetrics) -> Edge:
+    """Put the parts together; nothing runs yet."""
+    settings, clock = outside.settings, outside.clock
+    targets = Targets(_targets(settings), policy=BreakerPolicy(trial_max_s=2 * settings.fill_deadline_ms / 1000))
+    dispatcher = Dispatcher(
+        targets=targets, clock=clock, budget=RetryBudget(), try_timeout_s=settings.try_timeout_ms / 1000
+    )
+    ledger = Ledger(clock=clock)
+    background = Background(telemetry=outside.telemetry, dropped=metrics.dropped_work.inc)
+    library = ListLibrary(
+        directory=Path(settings.state_directory) / "lists", open_source=outside.open_source, region=settings.region,
+        channel=settings.channel,
+    )  # fmt: skip
+    shelf = ListShelf(
+        library=library, telemetry=outside.telemetry, uniform=outside.uniform, poll_s=settings.lists_poll_s,
+        counted=lambda outcome: metrics.lists.labels(outcome).inc(),
+    )  # fmt: skip
+
+    def heard(answer: HomeAnswer) -> None:
+        if ledger.learn(answer):
+            shelf.want(answer.release)
+
+    desk = RegionDesk(own_region=settings.region, dispatcher=dispatcher, region=region, clock=clock, heard=heard)
+    cache: L1Cache[Entry] = L1Cache(bytes_max=settings.cache_bytes_max)
+    shared = SharedLists(
+        grid=outside.grid, clock=clock, timeout_s=settings.grid_timeout_ms / 1000,
+        counted=lambda outcome: metrics.grid.labels(outcome).inc(),
+    )  # fmt: skip
+    away_regions = tuple(settings.away_urls)
+    filler = ListFiller(
+        settings=FillingSettings(
+            own_region=settings.region, away_regions=away_regions, fill_deadline_s=settings.fill_deadline_ms / 1000,
+            away_life_s=settings.away_list_life_s, fills_max=settings.fills_max,
+        ),
+        cache=cache, shared=shared, ledger=ledger, desk=desk, background=background, clock=clock,
+        uniform=outside.uniform, metrics=metrics,
+    )  # fmt: skip
+    parts = Parts(
+        own_region=settings.region, away_regions=away_regions, filler=filler, desk=desk, dispatcher=dispatcher,
+        region=region, ledger=ledger, trust=outside.trust, lists=lambda: shelf.current, clock=clock, metrics=metrics,
+        shares=Shares(),
+    )  # fmt: skip
+    prober = Prober(
+        targets=targets, region=region, clock=clock, uniform=outside.uniform, interval_s=settings.probe_interval_s
+    )
+    return Edge(
+        parts=parts, targets=targets, shelf=shelf, library=library, ledger=ledger, background=background,
+        prober=prober, metrics=metrics, cache=cache,
+    )  # fmt: skip
+
+
+def _targets(settings: EdgeSettings) -> list[Target]:
+    regions = {settings.region: settings.home_urls, **settings.away_urls}
+    return [
+        Target(region, url.rstrip("/"), place) for region, urls in regions.items() for place, url in enumerate(urls)
+    ]
+
+
+async def make_app(outside: Outside, stack: AsyncExitStack) -> web.Application:
+    """The application of one edge, running behind `stack`: leaving the stack stops all of it."""
+    settings, telemetry = outside.settings, outside.telemetry
+    connector = aiohttp.TCPConnector(
+        limit=0, limit_per_host=settings.connections_per_node_max, keepalive_timeout=30.0, enable_cleanup_closed=False
+    )
+    session = await stack.enter_async_context(
+        aiohttp.ClientSession(connector=connector, auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar())
+    )
+    metrics = EdgeMetrics(telemetry.registry)
+
+    def counted(path: str, outcome: str) -> None:
+        metrics.region_calls.labels(path, outcome).inc()
+
+    region = HttpRegion(
+        session=session,
+        service_key=outside.keys.service_key,
+        connect_timeout_s=settings.connect_timeout_ms / 1000,
+        telemetry=telemetry,
+        counted=counted,
+    )
+    edge = build(outside, region, metrics)
+    watch(edge)
+    _run(edge, outside, stack)
+    app = web.Application(middlewares=[frame(telemetry, outside.clock)], client_max_size=settings.body_bytes_max)
+    routes = EdgeRoutes(
+        parts=edge.parts, settings=settings,
+        identities=Identities(keys=outside.keys, trust=outside.trust, clock=outside.clock),
+        caller_limits=CallerLimits(rate=Rate(settings.requests_per_caller_s, settings.burst_per_caller)),
+        address_limits=CallerLimits(rate=Rate(settings.requests_per_address_s, settings.burst_per_address)),
+    )  # fmt: skip
+    app.add_routes([*routes.table(), *operations_routes(telemetry, edge.waits_for)])
+    app.on_response_prepare.append(_secure)
+    return app
+
+
+async def _secure(_request: web.Request, response: web.StreamResponse) -> None:
+    response.headers.setdefault("X-Content-Type-Options", "nosniff")
+    response.headers["Server"] = "atoll-edge"  # Versions of what we run are nobody's business.
+
+
+def _run(edge: Edge, outside: Outside, stack: AsyncExitStack) -> None:
+    """Start what runs beside the requests. Stopped in the opposite order."""
+    stack.callback(edge.library.close)
+    stack.push_async_callback(edge.background.close)
+    stack.push_async_callback(edge.parts.filler.close)
+
+    def released(release: str) -> None:
+        edge.shelf.want(release)
+        outside.telemetry.logger.info("the region switched", extra={"fields": {"release": release}})
+
+    follow = follow_invalidations(
+        outside.grid,
+        edge.ledger,
+        counted=lambda kind: edge.metrics.invalidations.labels(kind).inc(),
+        on_release=released,
+    )
+    for work in (edge.shelf.run(), edge.prober.run(), follow):
+        _keep(work, stack, outside.telemetry)
+
+
+def _keep(work: Coroutine[Any, Any, None], stack: AsyncExitStack, telemetry: Telemetry) -> None:
+    async def reported() -> None:
+        try:
+            await work
+        except Exception:
+            # The edge goes on answering without it; this must not go unseen.
+            telemetry.logger.exception("work beside the requests has ended")
+
+    task = asyncio.create_task(reported())
+
+    async def stop() -> None:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    stack.push_async_callback(stop)
+
+
+def watch(edge: Edge) -> None:
+    """Gauges that are read when somebody scrapes."""
+    metrics, cache = edge.metrics, edge.cache
+    metrics.watch("cache_bytes", "Bytes of the in-process cache.", lambda: cache.size_bytes)
+    metrics.watch("cache_entries", "Entries of the in-process cache.", lambda: len(cache))
+    metrics.watch("cache_evicted", "Entries evicted since the start.", lambda: cache.counts.evicted)
+    metrics.watch("cache_not_admitted", "Entries not admitted since the start.", lambda: cache.counts.not_admitted)
+    metrics.watch("targets_avoided", "Nodes of regions that are not asked at present.", lambda: _avoided(edge.targets))
+
+
+def _avoided(targets: Targets) -> int:
+    return sum(targets.is_open(target) for target in targets.all())

@@ -1,0 +1,64 @@
+"""One cached list: the region's answer with its spare items, and ready bytes of the page that is asked for most."""
+
+from dataclasses import dataclass, field
+
+from edge.cache.policy import Life
+from infra.contracts.messages import HomeAnswer, RecommendationType, Surface
+
+PAGES_PER_ENTRY_MAX = 4
+_ITEM_OVERHEAD_BYTES = 400
+_ENTRY_OVERHEAD_BYTES = 1_500
+
+
+@dataclass(frozen=True, slots=True)
+class ListKey:
+    """What makes two lists the same list. `subject` is a pseudonym of this region, so a key never leaves it."""
+
+    type: RecommendationType
+    surface: Surface
+    category: str | None = None
+    item: str | None = None
+    locale: str = "en"
+    subject: str | None = None
+    recent: tuple[str, ...] = ()
+    away: bool = False
+    """Lists that another region made: kept apart, and briefly."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A body that is ready to be sent, and its entity tag."""
+
+    body: bytes
+    etag: str
+
+
+@dataclass(slots=True)
+class Entry:
+    """A list in the in-process cache.
+
+    `made_s` is the monotonic moment at which the region's answer was new. `asked` is the page size that the region
+    was asked for: a shorter list than wanted is all there is when `asked` was large enough.
+    """
+
+    answer: HomeAnswer
+    life: Life
+    made_s: float
+    asked: int
+    pages: dict[tuple[int, int, int], Page] = field(default_factory=dict)
+    """By (page size, epoch of withdrawn items, epoch of the viewer's filters)."""
+
+    def age_s(self, now_s: float) -> float:
+        """Seconds since the region made the list."""
+        return max(0.0, now_s - self.made_s)
+
+    def remember(self, key: tuple[int, int, int], page: Page) -> None:
+        """Keep a ready page; the oldest one goes when there are PAGES_PER_ENTRY_MAX."""
+        if len(self.pages) >= PAGES_PER_ENTRY_MAX:
+            self.pages.pop(next(iter(self.pages)))
+        self.pages[key] = page
+
+    def size_bytes(self) -> int:
+        """About how much memory the entry takes once it holds a ready page."""
+        text = sum(len(item.item) + len(item.title) + len(item.reason.text) for item in self.answer.items)
+        return _ENTRY_OVERHEAD_BYTES + 2 * text + _ITEM_OVERHEAD_BYTES * len(self.answer.items)

@@ -1,0 +1,213 @@
+"""Lists of the caller's region: look them up, fill them, keep them where residency allows.
+
+A fill asks the grid, then the region's nodes; what comes back is kept in process and offered to the grid. A personal
+list is kept only by edges of the region that made it: `_may_keep` is the one door to both caches.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import dataclass
+
+import msgspec
+
+from edge.background import Background
+from edge.cache.coalescing import Coalescer
+from edge.cache.entry import Entry, ListKey
+from edge.cache.invalidation import Ledger
+from edge.cache.l1 import L1Cache
+from edge.cache.policy import Usability, jittered_life, usability
+from edge.cache.shared import GridValue, SharedLists
+from edge.jitter import Uniform
+from edge.metrics import EdgeMetrics
+from edge.routing.desk import RegionDesk
+from edge.routing.dispatch import Attempts
+from edge.routing.port import CallFailure, RegionCallError
+from infra.contracts.messages import AwayAnswer, AwayRequest, DegradationStep, HomeAnswer, HomeRequest, Lifetime
+from infra.plumbing.clock import Clock
+
+REFUSED_KEPT_S = 3.0
+REFUSED_MAX = 2_000
+GRID_TTL_S_MAX = 3_600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FillingSettings:
+    """Who this edge is, and how long things may take and live.
+
+    own_region: whose lists these are.
+    away_regions: other regions, nearest first.
+    fill_deadline_s: how long one fill may take, however long its callers wait.
+    away_life_s: how long a list of another region is kept.
+    fills_max: fills under way at once.
+    """
+
+    own_region: str
+    away_regions: tuple[str, ...]
+    fill_deadline_s: float
+    away_life_s: float
+    fills_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """What a fill brought, and from where."""
+
+    entry: Entry
+    step: DegradationStep
+
+
+class ListFiller:
+    """Owns the in-process cache and the fills under way.
+
+    Args:
+        cache: the level in this process.
+        shared: the level that the edges of the region share.
+        ledger: judges entries by what was heard since.
+        desk: asks regions.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: FillingSettings,
+        cache: L1Cache[Entry],
+        shared: SharedLists,
+        ledger: Ledger,
+        desk: RegionDesk,
+        background: Background,
+        clock: Clock,
+        uniform: Uniform,
+        metrics: EdgeMetrics,
+    ) -> None:
+        self.fill_deadline_s = settings.fill_deadline_s
+        self._settings = settings
+        self._cache = cache
+        self._flights: Coalescer[Filled] = Coalescer(flights_max=settings.fills_max)
+        self._shared = shared
+        self._ledger = ledger
+        self._desk = desk
+        self._background = background
+        self._clock = clock
+        self._uniform = uniform
+        self._metrics = metrics
+        away = settings.away_life_s
+        self._away_lifetime = Lifetime(max_age_s=away, stale_while_revalidate_s=0.0, stale_if_error_s=0.0)
+        self._refused: OrderedDict[Hashable, float] = OrderedDict()
+
+    async def close(self) -> None:
+        """Cancel the fills under way."""
+        await self._flights.close()
+
+    def find(self, key: ListKey) -> tuple[Entry, Usability] | None:
+        """The entry of `key` and what it is good for now."""
+        entry = self._cache.get(key)
+        return None if entry is None else (entry, self.judge(key, entry))
+
+    def judge(self, key: ListKey, entry: Entry) -> Usability:
+        """What `entry` is good for now."""
+        standing = self._ledger.standing(entry, key.subject)
+        return usability(entry.life, age_s=entry.age_s(self._clock.monotonic_s()), standing=standing)
+
+    def was_refused(self, key: ListKey) -> bool:
+        """Whether the region said moments ago that it cannot make this list (an item that does not exist, say)."""
+        until_s = self._refused.get(key)
+        return until_s is not None and self._clock.monotonic_s() < until_s
+
+    def fill(self, key: ListKey, request: HomeRequest, attempts: Attempts) -> tuple[asyncio.Task[Filled], bool]:
+        """The fill of `key`, and whether it was under way already. It outlives its callers.
+
+        Raises:
+            OverloadedError: too many fills are under way.
+        """
+        # See the second interleaving in `edge.cache.coalescing`.
+        flight = (key, request.n, self._ledger.version_of(key.subject), self._ledger.release)
+        return self._joined(flight, lambda: self._fill(key, request, attempts))
+
+    def fill_away(self, key: ListKey, request: AwayRequest, attempts: Attempts) -> tuple[asyncio.Task[Filled], bool]:
+        """The same for a list of another region, which is kept briefly so that a dead region multiplies no load."""
+        return self._joined((key, request.n), lambda: self._fill_away(key, request, attempts))
+
+    def _joined(self, flight: Hashable, start: Callable[[], Awaitable[Filled]]) -> tuple[asyncio.Task[Filled], bool]:
+        task, joined = self._flights.join(flight, start)
+        if joined:
+            self._metrics.coalesced.inc()
+        return task, joined
+
+    async def _fill(self, key: ListKey, request: HomeRequest, attempts: Attempts) -> Filled:
+        from_grid = await self._from_grid(key, request.n)
+        if from_grid is not None:
+            return Filled(from_grid, DegradationStep.GRID)
+        started_s = self._clock.monotonic_s()
+        timed = msgspec.structs.replace(request, deadline_ms=self._clock.now_ms() + self.fill_deadline_s * 1000)
+        try:
+            reply = await self._desk.ask_home(timed, deadline_s=started_s + self.fill_deadline_s, attempts=attempts)
+        except RegionCallError as error:
+            self._note_failed(key, error)
+            raise
+        entry = Entry(
+            reply.answer, jittered_life(reply.answer.lifetime, self._uniform), made_s=started_s, asked=request.n
+        )
+        self._keep(key, entry)
+        self._metrics.fills.labels("answered").inc()
+        return Filled(entry, DegradationStep.HOME if reply.target.place == 0 else DegradationStep.REPLICA)
+
+    async def _fill_away(self, key: ListKey, request: AwayRequest, attempts: Attempts) -> Filled:
+        started_s = self._clock.monotonic_s()
+        answer = await self._desk.ask_away(
+            request, self._settings.away_regions, deadline_s=started_s + self.fill_deadline_s, attempts=attempts
+        )
+        entry = Entry(
+            as_home_answer(answer), jittered_life(self._away_lifetime, self._uniform), made_s=started_s, asked=request.n
+        )
+        self._cache.put(key, entry)
+        return Filled(entry, DegradationStep.FAILOVER)
+
+    async def _from_grid(self, key: ListKey, asked: int) -> Entry | None:
+        """A fresh entry out of the grid, now also in process; a stale one is kept in case the region fails."""
+        value = await self._shared.read(key)
+        if value is None or not self._may_keep(key, value.answer):
+            return None
+        age_s = max(0.0, (self._clock.now_ms() - value.answer.generated_at_ms) / 1000)
+        life = jittered_life(value.answer.lifetime, self._uniform)
+        entry = Entry(value.answer, life, made_s=self._clock.monotonic_s() - age_s, asked=value.asked)
+        found = self.judge(key, entry)
+        if found is Usability.FRESH and value.asked >= asked:
+            self._cache.put(key, entry)
+            self._metrics.fills.labels("grid").inc()
+            return entry
+        if found <= Usability.ON_ERROR and self._cache.get(key) is None:
+            self._cache.put(key, entry)
+        return None
+
+    def _keep(self, key: ListKey, entry: Entry) -> None:
+        if not self._may_keep(key, entry.answer) or entry.life.error_until_s <= 0:
+            return
+        held = self._cache.get(key)
+        if held is not None and held.answer.subject_version > entry.answer.subject_version:
+            return  # A slow fill that began before an event must not put the list of before over the list of after.
+        self._cache.put(key, entry)
+        value = GridValue(answer=entry.answer, asked=entry.asked)
+        ttl_s = min(entry.life.error_until_s, GRID_TTL_S_MAX)
+        self._background.spawn(self._shared.write(key, value, ttl_s=ttl_s))
+
+    def _may_keep(self, key: ListKey, answer: HomeAnswer) -> bool:
+        """Residency: only lists that this region made, and personal ones only under their subject's key."""
+        owned = key.subject is not None or not answer.personal
+        return answer.region == self._settings.own_region and owned and bool(answer.items)
+
+    def _note_failed(self, key: ListKey, error: RegionCallError) -> None:
+        self._metrics.fills.labels(error.failure.value).inc()
+        if error.failure is CallFailure.REFUSED:
+            self._refused[key] = self._clock.monotonic_s() + REFUSED_KEPT_S
+            self._refused.move_to_end(key)
+            if len(self._refused) > REFUSED_MAX:
+                self._refused.popitem(last=False)
+
+
+def as_home_answer(answer: AwayAnswer) -> HomeAnswer:
+    """Another region's answer in the shape that pages are made of."""
+    return HomeAnswer(
+        items=answer.items, release=answer.release, region=answer.region, personal=answer.used_vector,
+        lifetime=answer.lifetime, degraded=answer.degraded, generated_at_ms=answer.generated_at_ms,
+    )  # fmt: skip

@@ -1,0 +1,80 @@
+"""What one call asks for and who makes it, after everything in it was checked."""
+
+from dataclasses import dataclass
+
+from edge.cache.entry import ListKey
+from infra.contracts.messages import RecommendationType, Surface
+from infra.plumbing.tokens import Principal
+
+PAGE_DEFAULT = 10
+PAGE_MAX = 100
+_FILL_SIZES = (10, 25, 50, PAGE_MAX)
+SPARE_FACTOR = 3
+"""A region answers with about this many times the items that it was asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListQuery:
+    """One request for a list. `shown` are the fingerprints of the items on the pages before (`edge.http.cursor`)."""
+
+    type: RecommendationType
+    surface: Surface = Surface.HOME
+    n: int = PAGE_DEFAULT
+    item: str | None = None
+    category: str | None = None
+    exclude: frozenset[str] = frozenset()
+    recent: tuple[str, ...] = ()
+    locale: str = "en"
+    explain: bool = False
+    shown: tuple[int, ...] = ()
+    vector: tuple[float, ...] | None = None
+    vector_release: str | None = None
+
+    @property
+    def items_wanted(self) -> int:
+        """How many items of a list it takes, at worst, to fill this page."""
+        return self.n + len(self.exclude) + len(self.shown)
+
+    @property
+    def asked(self) -> int:
+        """The page size to ask a region for: one of few, so that callers share lists."""
+        wanted = max(self.n, -(-self.items_wanted // SPARE_FACTOR))
+        return next((size for size in _FILL_SIZES if size >= wanted), PAGE_MAX)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether this is the first page of a list as it is: the one whose bytes are kept ready."""
+        return not (self.exclude or self.shown or self.explain)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who calls. Of a traveller this edge knows the home region and nothing else.
+
+    subject: the pseudonym in this region; None for travellers and callers without a token.
+    session: the pseudonym of an anonymous session; None without one.
+    """
+
+    token: str | None = None
+    principal: Principal | None = None
+    subject: str | None = None
+    session: str | None = None
+
+    @property
+    def is_traveller(self) -> bool:
+        """Whether the caller's home is another region."""
+        return self.principal is not None and self.subject is None
+
+    @property
+    def viewer(self) -> str | None:
+        """Whose filters apply."""
+        return self.subject or self.session
+
+
+def list_key(query: ListQuery, caller: Caller) -> ListKey:
+    """The key of the list in this region: only personal and session lists belong to somebody."""
+    owner = {RecommendationType.PERSONAL: caller.subject, RecommendationType.SESSION: caller.session}
+    return ListKey(
+        type=query.type, surface=query.surface, category=query.category, item=query.item, locale=query.locale,
+        subject=owner.get(query.type), recent=query.recent,
+    )  # fmt: skip

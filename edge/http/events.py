@@ -1,0 +1,148 @@
+"""Feedback and privacy on their way to the home region. Nothing is said to be taken before the home region has it."""
+
+import re
+from typing import TypeVar
+
+import msgspec
+
+from edge.answering.parts import Parts
+from edge.answering.relay import relay
+from edge.calls import Caller
+from edge.routing.port import CallFailure, OptOutCall, RegionCallError
+from infra.contracts.events import EVENTS_PER_BATCH_MAX, Event, EventAck, EventBatch
+from infra.contracts.messages import Invalidation, RelayedCall
+from infra.contracts.residency import encode_regional
+from infra.plumbing.errors import (
+    AtollError,
+    ForbiddenError,
+    InvalidInputError,
+    OverloadedError,
+    UnauthorizedError,
+    UnavailableError,
+)
+
+M = TypeVar("M", bound=msgspec.Struct)
+
+# Only names of fields and places in lists can stand in such a path, so it may be shown to the caller.
+_PLACE = re.compile(r"`(\$[A-Za-z_.\[\]0-9]{0,80})`$")
+_RETRY = "Send the same call again after Retry-After; events that were taken count once."
+
+
+class CallerEvents(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a caller posts: events, and nothing that says whose they are."""
+
+    events: list[Event]
+
+
+class CallerChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A caller's choice about personal lists."""
+
+    opted_out: bool
+
+
+def parse_events(body: bytes) -> EventBatch:
+    """The checked batch, without a subject.
+
+    Raises:
+        InvalidInputError: not JSON of the right shape, no event, or too many.
+    """
+    events = _decoded(body, CallerEvents, "a batch of events").events
+    if not 1 <= len(events) <= EVENTS_PER_BATCH_MAX:
+        raise InvalidInputError("the batch has the wrong size.", fix=f"Send 1 to {EVENTS_PER_BATCH_MAX} events.")
+    return EventBatch(events=tuple(events))
+
+
+def parse_choice(body: bytes) -> bool:
+    """Whether the caller opts out.
+
+    Raises:
+        InvalidInputError: not JSON of the right shape.
+    """
+    return _decoded(body, CallerChoice, "a choice").opted_out
+
+
+async def take_events(parts: Parts, batch: EventBatch, caller: Caller, *, timeout_s: float) -> EventAck:
+    """Hand events to their subject's home region; returns when they are durable there.
+
+    Raises:
+        UnauthorizedError: neither token nor session says whose they are.
+        InvalidInputError: the region refuses the batch.
+        OverloadedError, UnavailableError: nothing is lost: the caller has them and sends them again.
+    """
+    try:
+        ack = await _take_events(parts, batch, caller, timeout_s)
+    except AtollError as error:
+        parts.metrics.events.labels(type(error).__name__).inc()
+        raise _for_caller(error) from error
+    parts.metrics.events.labels("acknowledged").inc()
+    return ack
+
+
+async def opt_out(parts: Parts, caller: Caller, *, opted_out: bool, timeout_s: float) -> None:
+    """Tell the home region, then hold to it here at once.
+
+    Raises:
+        UnauthorizedError: no token.
+        ForbiddenError: the caller's home is another region.
+        UnavailableError: the home region does not answer; nothing has changed.
+    """
+    if caller.principal is None:
+        raise UnauthorizedError("this choice needs a token.", fix="Send `Authorization: Bearer <token>`.")
+    if caller.subject is None:
+        raise ForbiddenError("this choice is made in the token's home region.", fix="Call an edge of that region.")
+    call = OptOutCall(subject=caller.subject, opted_out=opted_out)
+
+    async def ask(url: str, timeout_s: float) -> int:
+        return (await parts.region.opt_out(url, call, timeout_s=timeout_s)).version
+
+    deadline_s = parts.clock.monotonic_s() + timeout_s
+    try:
+        attempts = parts.dispatcher.attempts()
+        reply = await parts.dispatcher.ask(
+            parts.own_region, ask, deadline_s=deadline_s, attempts=attempts, try_timeout_s=timeout_s / 2
+        )
+    except RegionCallError as error:
+        raise _for_caller(error) from error
+    told = Invalidation(subject=caller.subject, subject_version=reply.answer, opted_out=opted_out)
+    parts.ledger.apply(told)
+
+
+async def _take_events(parts: Parts, batch: EventBatch, caller: Caller, timeout_s: float) -> EventAck:
+    attempts = parts.dispatcher.attempts()
+    if caller.is_traveller and caller.principal is not None and caller.token is not None:
+        call = RelayedCall(token=caller.token, events=encode_regional(batch))
+        return await relay(parts, caller.principal.home, call, EventAck, attempts, timeout_s=timeout_s)
+    if caller.viewer is None:
+        raise UnauthorizedError(
+            "nothing says whose events these are.", fix="Send `Authorization: Bearer <token>` or `Atoll-Session`."
+        )
+    owned = msgspec.structs.replace(batch, subject=caller.viewer)
+
+    async def ask(url: str, timeout_s: float) -> EventAck:
+        return await parts.region.send_events(url, owned, timeout_s=timeout_s)
+
+    reply = await parts.dispatcher.ask(
+        parts.own_region, ask, deadline_s=parts.clock.monotonic_s() + timeout_s, attempts=attempts,
+        try_timeout_s=timeout_s / 2,
+    )  # fmt: skip
+    return reply.answer
+
+
+def _for_caller(error: AtollError) -> AtollError:
+    if not isinstance(error, RegionCallError):
+        return error
+    if error.failure is CallFailure.REFUSED:
+        return InvalidInputError("the home region refused the call.", fix="Check ids, times and values.")
+    if error.status in (429, 503):
+        return OverloadedError("the home region takes nothing at the moment.", fix=_RETRY)
+    return UnavailableError("the home region does not answer.", fix=_RETRY)
+
+
+def _decoded(body: bytes, kind: type[M], what: str) -> M:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        place = _PLACE.search(str(error))
+        where = f" at {place.group(1)}" if place is not None else ""
+        fields = ", ".join(kind.__struct_fields__)
+        raise InvalidInputError(f"the body is not {what}{where}.", fix=f"Send JSON with: {fields}.") from None

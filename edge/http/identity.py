@@ -1,0 +1,96 @@
+"""Who calls: tokens and anonymous sessions. A subject is only ever taken from one of these."""
+
+import hashlib
+import re
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from edge.calls import Caller
+from infra.plumbing.clock import Clock
+from infra.plumbing.errors import InvalidInputError, UnauthorizedError
+from infra.plumbing.keys import RegionKeys, TrustDirectory
+from infra.plumbing.tokens import Principal, open_subject, verify_token
+
+REMEMBERED_MAX = 20_000
+_SESSION = re.compile(r"[A-Za-z0-9_.:-]{8,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """A token that held, as far as this edge may know it."""
+
+    principal: Principal
+    subject: str | None
+
+
+class Identities:
+    """Verifies tokens and remembers the ones that held until they expire; bounded, least recently used first out.
+
+    What is remembered is keyed by a hash: a memory dump of an edge yields no tokens.
+    """
+
+    def __init__(self, *, keys: RegionKeys, trust: TrustDirectory, clock: Clock) -> None:
+        self._keys = keys
+        self._trust = trust
+        self._clock = clock
+        self._verified: OrderedDict[bytes, Verified] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._verified)
+
+    def caller(self, headers: Mapping[str, str]) -> Caller:
+        """The caller of a request with these headers.
+
+        Raises:
+            UnauthorizedError: a token was sent and does not hold.
+            InvalidInputError: a malformed session id, or a subject in a header.
+        """
+        if "Atoll-Subject" in headers:
+            raise InvalidInputError("Atoll-Subject is not accepted.", fix="The subject is taken from the token.")
+        session = self._session(headers.get("Atoll-Session"))
+        authorization = headers.get("Authorization")
+        if authorization is None:
+            return Caller(session=session)
+        token = _bearer(authorization)
+        held = self._verify(token)
+        return Caller(token=token, principal=held.principal, subject=held.subject, session=session)
+
+    def is_remembered(self, headers: Mapping[str, str]) -> bool:
+        """Whether the request's token is already known to hold, so that looking at it costs next to nothing."""
+        token = headers.get("Authorization", "")
+        return _digest(token.partition(" ")[2].strip()) in self._verified
+
+    def _session(self, session: str | None) -> str | None:
+        if session is None:
+            return None
+        if not _SESSION.fullmatch(session):
+            raise InvalidInputError(
+                "Atoll-Session is not a session id.", fix="It must be 8 to 64 letters, digits or any of `_.:-`."
+            )
+        return self._keys.session_subject(session)
+
+    def _verify(self, token: str) -> Verified:
+        digest = _digest(token)
+        held = self._verified.get(digest)
+        if held is not None and self._clock.now_ms() < held.principal.expires_s * 1000:
+            self._verified.move_to_end(digest)
+            return held
+        self._verified.pop(digest, None)
+        principal = verify_token(token, self._trust, clock=self._clock)
+        at_home = principal.home == self._keys.region
+        held = self._verified[digest] = Verified(principal, open_subject(principal, self._keys) if at_home else None)
+        if len(self._verified) > REMEMBERED_MAX:
+            self._verified.popitem(last=False)
+        return held
+
+
+def _bearer(authorization: str) -> str:
+    scheme, _, token = authorization.partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise UnauthorizedError("the Authorization header is not usable.", fix="Send `Authorization: Bearer <token>`.")
+    return token.strip()
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.blake2b(token.encode("utf-8", "surrogateescape"), digest_size=16).digest()

@@ -1,0 +1,122 @@
+"""Lists as HTTP answers: pages cut under the viewer's filters, ready bytes where they can be kept, honest headers."""
+
+import hashlib
+
+import msgspec
+from aiohttp import web
+
+from edge.answering.parts import Parts, Served
+from edge.cache.entry import Page
+from edge.cache.filters import Slate, cut_page
+from edge.calls import Caller, ListQuery
+from edge.http.cursor import item_fingerprint, next_cursor
+from infra.contracts.messages import DegradationStep, SlateItem, StageTrace
+from infra.plumbing.errors import InvalidInputError
+
+CALLER_FRESH_S_MAX = 60
+"""Callers' own caches hear of no withdrawal: they may use a list for this long without asking, however long it
+lives here."""
+REVALIDATE = "private, max-age=0, must-revalidate"
+
+
+class ListBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
+    """What a caller of `/v1/recommendations/{type}` gets."""
+
+    type: str
+    surface: str
+    items: tuple[SlateItem, ...]
+    release: str
+    region: str
+    arm: str
+    personal: bool
+    generated_at_ms: int
+    next: str | None
+    degraded: tuple[str, ...]
+    trace: tuple[StageTrace, ...] | msgspec.UnsetType = msgspec.UNSET
+
+
+def list_response(
+    parts: Parts, query: ListQuery, caller: Caller, served: Served, *, if_none_match: str | None
+) -> web.Response:
+    """The answer to one call: 200 with a page, or 304 when the caller has it.
+
+    Raises:
+        InvalidInputError: the caller has seen or excluded every item that there is.
+    """
+    page = _page(parts, query, caller, served)
+    headers = _headers(served, page)
+    if if_none_match is not None and _names(if_none_match, page.etag):
+        parts.metrics.not_modified.inc()
+        return web.Response(status=304, headers=headers)
+    return web.Response(body=page.body, content_type="application/json", headers=headers)
+
+
+def _page(parts: Parts, query: ListQuery, caller: Caller, served: Served) -> Page:
+    """The ready page of the entry if it has one for this size and these filters, else a new one."""
+    entry = served.entry
+    if entry is None or not query.is_plain:
+        return _make_page(parts, query, caller, served)
+    epoch = parts.ledger.filter_epoch(caller.viewer)
+    key = (query.n, parts.ledger.withdrawn_epoch, epoch)
+    # A list of another region, or of everybody, may stand in for one of another type: its bytes are not this call's.
+    if served.step is DegradationStep.FAILOVER:
+        return _make_page(parts, query, caller, served)
+    page = entry.pages.get(key)
+    if page is None:
+        page = _make_page(parts, query, caller, served)
+        if epoch == 0 or served.answer.personal:
+            # One viewer's filters on everybody's list would push everybody's ready page out.
+            entry.remember(key, page)
+    return page
+
+
+def _make_page(parts: Parts, query: ListQuery, caller: Caller, served: Served) -> Page:
+    slate = _slate(parts, query, caller, served)
+    if not slate.items:
+        raise InvalidInputError(
+            "nothing is left to show.", fix="Exclude fewer items, or begin again at the first page."
+        )
+    parts.metrics.filled_items.inc(slate.filled)
+    answer = served.answer
+    body = msgspec.json.encode(
+        ListBody(
+            type=query.type.value, surface=query.surface.value, items=slate.items, release=answer.release,
+            region=answer.region, arm=answer.arm, personal=answer.personal, generated_at_ms=answer.generated_at_ms,
+            next=next_cursor(query, (item.item for item in slate.items)) if slate.more else None,
+            degraded=answer.degraded, trace=answer.trace if query.explain else msgspec.UNSET,
+        )
+    )  # fmt: skip
+    return Page(body, f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"')
+
+
+def _slate(parts: Parts, query: ListQuery, caller: Caller, served: Served) -> Slate:
+    shown = frozenset(query.shown)
+    lists = parts.lists()
+    return cut_page(
+        served.answer.items,
+        n=query.n,
+        blocked=(parts.ledger.withdrawn, parts.ledger.consumed(caller.viewer), query.exclude),
+        is_shown=lambda item: bool(shown) and item_fingerprint(item) in shown,
+        filler=lists.filler(query) if lists is not None else (),
+    )
+
+
+def _headers(served: Served, page: Page) -> dict[str, str]:
+    # A personal list may change with the caller's next click, of which the caller's own cache would not hear.
+    fresh_s = 0 if served.answer.personal else int(min(served.fresh_for_s, served.age_s + CALLER_FRESH_S_MAX))
+    return {
+        "ETag": page.etag,
+        "Age": str(int(served.age_s)),
+        "Cache-Control": f"private, max-age={fresh_s}" if fresh_s > 0 else REVALIDATE,
+        "Vary": "Authorization, Atoll-Session, Atoll-User-Vector",
+        "Cache-Status": served.cache,
+        "Atoll-Step": served.step.value,
+        "Atoll-Release": served.answer.release,
+        "Atoll-Region": served.answer.region,
+    }
+
+
+def _names(if_none_match: str, etag: str) -> bool:
+    """Weak comparison of RFC 9110, section 13.1.2: `*`, or a tag of the list that equals ours without its `W/`."""
+    tags = (part.strip() for part in if_none_match.split(","))
+    return any(tag == "*" or tag.removeprefix("W/") == etag for tag in tags)

@@ -1,0 +1,121 @@
+"""The public doors of an edge. Handlers read, ask, write; what is decided is decided elsewhere."""
+
+from collections.abc import Mapping
+
+import msgspec
+from aiohttp import web
+from opentelemetry import trace
+
+from edge.answering.parts import Parts
+from edge.answering.recommender import recommend
+from edge.calls import Caller
+from edge.http.events import opt_out, parse_choice, parse_events, take_events
+from edge.http.identity import Identities
+from edge.http.query import parse_deadline_ms, parse_list_query
+from edge.http.rendering import list_response
+from edge.limits.buckets import CallerLimits
+from edge.settings import EdgeSettings
+from infra.contracts.residency import encode_regional
+from infra.plumbing.http.middleware import REQUEST_ID
+from infra.plumbing.http.problems import problem_response
+
+
+class EdgeRoutes:
+    """Handlers of the public API.
+
+    Args:
+        identities: who calls.
+        caller_limits: for callers that are known.
+        address_limits: for callers that show nothing, and for tokens that are not known yet: a token costs a signature
+            check, so guessing must not be free.
+    """
+
+    def __init__(
+        self,
+        *,
+        parts: Parts,
+        identities: Identities,
+        caller_limits: CallerLimits,
+        address_limits: CallerLimits,
+        settings: EdgeSettings,
+    ) -> None:
+        self._parts = parts
+        self._identities = identities
+        self._caller_limits = caller_limits
+        self._address_limits = address_limits
+        self._settings = settings
+
+    def table(self) -> list[web.RouteDef]:
+        """Every public route."""
+        return [
+            web.get("/v1/recommendations/{type}", self.recommendations),
+            web.post("/v1/events", self.events),
+            web.put("/v1/privacy/opt-out", self.opt_out),
+        ]
+
+    async def recommendations(self, request: web.Request) -> web.Response:
+        """`GET /v1/recommendations/{type}`."""
+        started_s = self._parts.clock.monotonic_s()
+        caller = self._admitted(request)
+        if caller is None:
+            return self._too_many(request)
+        lists = self._parts.lists()
+        query = parse_list_query(
+            request.match_info["type"], request.query, request.headers, dim=lists.dim if lists is not None else None
+        )
+        deadline_ms = parse_deadline_ms(
+            request.headers.get("Atoll-Deadline-Ms"), deadline_ms_max=self._settings.deadline_ms
+        )
+        served = await recommend(self._parts, query, caller, deadline_s=started_s + deadline_ms / 1000)
+        span = trace.get_current_span()
+        span.set_attribute("atoll.step", served.step.value)
+        span.set_attribute("atoll.type", query.type.value)
+        return list_response(self._parts, query, caller, served, if_none_match=request.headers.get("If-None-Match"))
+
+    async def events(self, request: web.Request) -> web.Response:
+        """`POST /v1/events`."""
+        caller = self._admitted(request)
+        if caller is None:
+            return self._too_many(request)
+        batch = parse_events(await request.read())
+        ack = await take_events(self._parts, batch, caller, timeout_s=self._settings.event_deadline_ms / 1000)
+        return _json(encode_regional(ack))
+
+    async def opt_out(self, request: web.Request) -> web.Response:
+        """`PUT /v1/privacy/opt-out`."""
+        caller = self._admitted(request)
+        if caller is None:
+            return self._too_many(request)
+        opted_out = parse_choice(await request.read())
+        timeout_s = self._settings.event_deadline_ms / 1000
+        await opt_out(self._parts, caller, opted_out=opted_out, timeout_s=timeout_s)
+        return _json(msgspec.json.encode({"opted_out": opted_out}))
+
+    def _admitted(self, request: web.Request) -> Caller | None:
+        """The caller, or None when the caller makes too many calls."""
+        now_s = self._parts.clock.monotonic_s()
+        headers: Mapping[str, str] = request.headers
+        known = self._identities.is_remembered(headers)
+        if not known and not self._address_limits.allow(request.remote or "", now_s=now_s):
+            return None
+        caller = self._identities.caller(headers)
+        name = _limit_name(caller)
+        return caller if name is None or self._caller_limits.allow(name, now_s=now_s) else None
+
+    def _too_many(self, request: web.Request) -> web.Response:
+        self._parts.metrics.limited.inc()
+        return problem_response(
+            429, "Too many requests", "This caller makes too many calls. Try again after Retry-After.",
+            request[REQUEST_ID],
+        )  # fmt: skip
+
+
+def _limit_name(caller: Caller) -> str | None:
+    if caller.principal is not None:
+        # Inside its life a token's sealed subject is as good a name as the subject, and travellers have one too.
+        return caller.subject or caller.principal.sealed_subject
+    return caller.session
+
+
+def _json(body: bytes) -> web.Response:
+    return web.Response(body=body, content_type="application/json", headers={"Cache-Control": "no-store"})

@@ -1,0 +1,1 @@
+"""The release's own lists: what answers when nothing else does."""

@@ -1,0 +1,58 @@
+"""One edge as a process: settings in, a serving application out, everything closed at the end."""
+
+import asyncio
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from edge.app import Outside, make_app
+from edge.settings import EdgeSettings
+from infra.plumbing.clock import SystemClock
+from infra.plumbing.errors import SettingsError
+from infra.plumbing.grid.connect import connect_grid
+from infra.plumbing.http.serving import serve
+from infra.plumbing.ids import uniform
+from infra.plumbing.keys import RegionKeys, TrustDirectory
+from infra.plumbing.telemetry import start_telemetry
+from infra.plumbing.tuf_client.client import ReleaseClient
+
+
+async def run(settings: EdgeSettings, stop: asyncio.Event) -> None:
+    """Serve until `stop` is set.
+
+    Raises:
+        SettingsError: a file that the settings name cannot be used, or the port is taken.
+    """
+    keys, trust = RegionKeys.load(Path(settings.keys_file)), TrustDirectory.load(Path(settings.trust_file))
+    root = _trusted_root(settings)
+    clock = SystemClock()
+    if keys.region != settings.region:
+        raise SettingsError("keys_file belongs to another region.", fix="Name the key file of this edge's region.")
+
+    def open_source() -> ReleaseClient:
+        directory = Path(settings.state_directory) / "tuf"
+        return ReleaseClient(
+            repository_url=settings.repository_url, trusted_root=root, metadata_dir=directory, clock=clock
+        )
+
+    async with AsyncExitStack() as stack:
+        telemetry = start_telemetry(
+            service="edge", region=settings.region, node=settings.node, settings=settings.telemetry
+        )
+        stack.callback(telemetry.close)
+        grid = connect_grid(settings.grid, clock=clock, registry=telemetry.registry)
+        stack.push_async_callback(grid.close)
+        outside = Outside(
+            settings=settings, keys=keys, trust=trust, telemetry=telemetry, clock=clock, uniform=uniform, grid=grid,
+            open_source=open_source,
+        )  # fmt: skip
+        app = await make_app(outside, stack)
+        await serve(app, host=settings.host, port=settings.port, stop=stop, telemetry=telemetry)
+
+
+def _trusted_root(settings: EdgeSettings) -> bytes:
+    try:
+        return Path(settings.trusted_root).read_bytes()
+    except OSError as error:
+        raise SettingsError(
+            f"cannot read trusted_root: {error.strerror}.", fix="It is the TUF root that came with the installation."
+        ) from error

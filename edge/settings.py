@@ -1,0 +1,55 @@
+"""Settings of one edge node."""
+
+import msgspec
+
+from infra.plumbing.telemetry import TelemetrySettings
+
+
+class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One file per node; the world writes them, an operator may."""
+
+    node: str
+    region: str
+    host: str = "127.0.0.1"
+    port: int
+    state_directory: str
+    """For TUF metadata and the release's lists."""
+    home_urls: tuple[str, ...]
+    """Base URLs of the nodes of this region's API, first choice first."""
+    away_urls: dict[str, tuple[str, ...]]
+    """The same for every other region, by its name, nearest region first."""
+    repository_url: str
+    trusted_root: str
+    """Path of the TUF root metadata that came with the installation."""
+    channel: str = "stable"
+    keys_file: str
+    trust_file: str
+    grid: str
+    """`memory`, or the path of the embedded grid's Unix socket."""
+    cache_bytes_max: int = 64 << 20
+    deadline_ms: int = 150
+    """How long a caller waits at most; every call behind the edge gets what is left of it."""
+    probe_interval_s: float = 0.5
+    body_bytes_max: int = 256 << 10
+    fill_deadline_ms: int = 400
+    """How long one fill of the cache may take; longer than a caller waits, so that slow work is not thrown away."""
+    try_timeout_ms: int = 150
+    """How long one node of a region may take while another node could be asked instead."""
+    connect_timeout_ms: int = 50
+    """Raise it where regions are far apart: a TCP handshake is one round trip."""
+    grid_timeout_ms: float = 5.0
+    event_deadline_ms: int = 1000
+    """Events wait for durable storage, so they get longer than a page view."""
+    connections_per_node_max: int = 100
+    fills_max: int = 4000
+    """Fills under way at once; a miss beyond it goes down the ladder."""
+    away_list_life_s: float = 3.0
+    """How long a list of another region may be kept while the home region is gone."""
+    lists_poll_s: float = 5.0
+    """How often to look for the release's lists while they are missing."""
+    requests_per_caller_s: float = 200.0
+    burst_per_caller: float = 400.0
+    requests_per_address_s: float = 4000.0
+    """For callers that show no token and no session: behind a balancer they share its address."""
+    burst_per_address: float = 8000.0
+    telemetry: TelemetrySettings = TelemetrySettings()

@@ -1,0 +1,1 @@
+"""Federation: learning from signals that never leave the phone or the region."""

@@ -1,0 +1,1 @@
+"""What a phone runs: its store, its training, its portable vector. NumPy and LiteRT only."""

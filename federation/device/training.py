@@ -1,0 +1,173 @@
+"""A phone's part of a round: rebuild the personal part, train the shared core, clip, and send only that.
+
+The history is read as a sequence: each event is to be predicted from those before it, served and sensitive ones
+alike. The older half of the examples (support) rebuilds the personal part with the core fixed; the newer half (query)
+trains the core with the personal part fixed. The personal part and everything it was made of stay here.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from federation.device.model import Candidates, all_items, loss_and_gradients, sampled_items
+from federation.device.store import LocalHistory
+from federation.device.tower import DeviceRelease
+from federation.messages import DeviceUpdate, RoundPlan, from_bytes, to_bytes
+from federation.privacy.clipping import clip
+from infra.plumbing.errors import AtollError
+
+Float32Array = npt.NDArray[np.float32]
+Float64Array = npt.NDArray[np.float64]
+
+
+class TrainingError(AtollError):
+    """This phone cannot do the task; it drops out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalSettings:
+    """Bounds of local work: what keeps a step within a phone's time, energy and memory."""
+
+    examples_max: int = 64
+    """Newest events that are predicted; one tower call each."""
+    examples_min: int = 4
+    """Below this there is nothing to learn from: the update is zero, and is sent all the same."""
+    full_catalogue_max: int = 20_000
+    """Up to so many items all compete; above, a sample does."""
+    negatives: int = 1_000
+    personal_steps: int = 15
+    personal_learning_rate: float = 0.5
+    personal_decay: float = 0.2
+    """Pull of the personal part towards zero, added to the gradient: few events must not make a taste."""
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Base vectors `[num_examples, dim]` and the items that came next `[num_examples]`, oldest first."""
+
+    base: Float32Array
+    targets: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def part(self, start: int, stop: int) -> "Examples":
+        """Examples from `start` up to `stop`."""
+        return Examples(self.base[start:stop], self.targets[start:stop])
+
+
+@dataclass(frozen=True, slots=True)
+class LocalTraining:
+    """What a phone did: `update` may be sent; the losses (on the query half) stay here, for people on this phone."""
+
+    update: DeviceUpdate
+    examples: int
+    loss_before: float
+    loss_after: float
+    clipped: bool
+
+
+def examples_of(history: LocalHistory, release: DeviceRelease, settings: LocalSettings) -> Examples:
+    """The newest examples of a history: each event with the tower's vector of what came before it."""
+    first = max(1, len(history) - settings.examples_max)
+    positions = range(first, len(history))
+    base = np.zeros((len(positions), release.tower.dim), dtype=np.float32)
+    for index, position in enumerate(positions):
+        past = history.before(position)
+        base[index] = release.base_vector(
+            past.rows, past.strengths, past.times_s, now_s=float(history.times_s[position])
+        )
+    return Examples(base, history.rows[first:].astype(np.int64))
+
+
+def reconstruct(
+    examples: Examples, release: DeviceRelease, *, basis: Float32Array, core: Float64Array,
+    rng: np.random.Generator, settings: LocalSettings,
+) -> Float64Array:  # fmt: skip
+    """The personal part that explains `examples` with the core fixed, `[dim] float64`; zero without examples.
+
+    Plain gradient descent from zero, a fixed number of steps, with decay.
+    """
+    personal = np.zeros(release.tower.dim)
+    if not len(examples):
+        return personal
+    candidates = candidates_for(examples, release, rng=rng, settings=settings)
+    for _ in range(settings.personal_steps):
+        gradients = loss_and_gradients(examples.base, candidates, basis=basis, core=core, personal=personal)
+        personal = personal - settings.personal_learning_rate * (
+            gradients.personal + settings.personal_decay * personal
+        )
+    return personal
+
+
+def train_round(
+    plan: RoundPlan, release: DeviceRelease, history: LocalHistory, *, rng: np.random.Generator,
+    settings: LocalSettings | None = None,
+) -> LocalTraining:  # fmt: skip
+    """Train the shared core on this phone's own history and make the update for the gateway.
+
+    Args:
+        plan: the task.
+        release: the release that the plan names.
+        history: everything this phone knows, sensitive events included.
+        rng: draws negatives only; nothing private depends on its strength.
+        settings: bounds of local work.
+
+    Raises:
+        TrainingError: the plan is for another release or another shape, or training did not stay finite.
+    """
+    bounds = settings or LocalSettings()
+    basis, start = _opened(plan, release)
+    examples = examples_of(history, release, bounds)
+    core = start.copy()
+    loss_before = loss_after = 0.0
+    if len(examples) >= bounds.examples_min:
+        middle = len(examples) // 2
+        support, query = examples.part(0, middle), examples.part(middle, len(examples))
+        personal = reconstruct(support, release, basis=basis, core=start, rng=rng, settings=bounds)
+        candidates = candidates_for(query, release, rng=rng, settings=bounds)
+
+        def at(point: Float64Array) -> tuple[float, Float64Array]:
+            found = loss_and_gradients(query.base, candidates, basis=basis, core=point, personal=personal)
+            return found.loss, found.core
+
+        loss_before = at(core)[0]
+        core = _descend(core, plan, at)
+        loss_after = at(core)[0]
+    change = core - start
+    if not np.isfinite(change).all():
+        raise TrainingError("local training did not stay finite.", fix="A smaller local learning rate would.")
+    clipped = clip(change, plan.clipping_norm)
+    update = DeviceUpdate(round_id=plan.round_id, shape=(plan.rank, plan.rank), delta=to_bytes(clipped))
+    too_long = bool(np.linalg.norm(change) > plan.clipping_norm)
+    return LocalTraining(update, len(examples), loss_before, loss_after, too_long)
+
+
+def candidates_for(
+    examples: Examples, release: DeviceRelease, *, rng: np.random.Generator, settings: LocalSettings
+) -> Candidates:
+    """All items where the catalogue is small enough, else a sample."""
+    vectors = release.item_vectors
+    if len(vectors) <= settings.full_catalogue_max:
+        return all_items(vectors, examples.targets)
+    return sampled_items(
+        vectors, examples.targets, log_q=release.log_q, negatives=settings.negatives, rng=rng
+    )  # fmt: skip
+
+
+def _descend(
+    core: Float64Array, plan: RoundPlan, at: Callable[[Float64Array], tuple[float, Float64Array]]
+) -> Float64Array:
+    for _ in range(plan.local_steps):
+        core = core - plan.local_learning_rate * at(core)[1]
+    return core
+
+
+def _opened(plan: RoundPlan, release: DeviceRelease) -> tuple[Float32Array, Float64Array]:
+    if plan.release != release.release_id or plan.dim != release.tower.dim:
+        raise TrainingError("the task is for a release that this phone does not hold.", fix="Fetch that release.")
+    basis = from_bytes(plan.basis, (plan.dim, plan.rank), what="basis of the plan")
+    core = from_bytes(plan.core, (plan.rank, plan.rank), what="core of the plan")
+    return basis, core.astype(np.float64)

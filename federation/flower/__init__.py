@@ -1,0 +1,1 @@
+"""Flower: the ServerApp, the thin ClientApp, and the deployment that runs both."""

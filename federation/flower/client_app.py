@@ -1,0 +1,66 @@
+"""The ClientApp: thin. It hands the plan to its region's gateway and brings back what the gateway gives away.
+
+Flower starts it once per message in its own process, so nothing heavy is imported here. It is the only code of a run
+that Flower carries into a region, and the key it holds opens rounds at the gateway and nothing else.
+"""
+
+import json
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from infra.plumbing.clock import Clock, SystemClock
+
+PLAN = "plan"
+RESULT = "result"
+BODY = "json"
+_WAIT_S = 20.0
+_ROUND_S_MAX = 300.0
+
+app = ClientApp()
+
+
+@app.train()  # type: ignore[untyped-decorator]
+def train(message: Message, context: Context) -> Message:
+    """Open the round at the gateway, wait for its end, answer with the regional sum (JSON of `RegionalSum`)."""
+    config = context.node_config
+    gateway = Gateway(url=str(config["gateway"]), round_key_file=Path(str(config["round-key-file"])))
+    body = gateway.run_round(message.content[PLAN][BODY], timeout_s=_ROUND_S_MAX, clock=SystemClock())
+    return Message(content=RecordDict({RESULT: ConfigRecord({BODY: body})}), reply_to=message)
+
+
+class Gateway:
+    """The two calls a SuperNode may make."""
+
+    def __init__(self, *, url: str, round_key_file: Path) -> None:
+        self._url = url.rstrip("/")
+        self._key = round_key_file.read_text().strip()
+
+    def run_round(self, plan: bytes, *, timeout_s: float, clock: Clock) -> bytes:
+        """Open the round in `plan` (JSON of `RoundPlan`) and wait until it has ended.
+
+        Raises:
+            TimeoutError: it did not end within `timeout_s`.
+            urllib.error.URLError: the gateway refused, or does not answer.
+        """
+        ends_s = clock.monotonic_s() + timeout_s
+        standing = self._call("POST", "/v1/rounds", plan)
+        round_id = json.loads(plan)["round_id"]
+        while json.loads(standing)["phase"] not in ("closed", "void"):
+            if clock.monotonic_s() > ends_s:
+                raise TimeoutError("the gateway's round did not end in time")
+            standing = self._call("GET", f"/v1/rounds/{round_id}?wait_s={_WAIT_S}", None)
+        return standing
+
+    def _call(self, method: str, path: str, body: bytes | None) -> bytes:
+        headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
+        request = urllib.request.Request(self._url + path, data=body, headers=headers, method=method)  # noqa: S310
+        try:
+            with urllib.request.urlopen(request, timeout=_WAIT_S + 10.0) as answer:  # noqa: S310
+                return bytes(answer.read())
+        except urllib.error.HTTPError as error:
+            detail = error.read(2000).decode(errors="replace")
+            raise urllib.error.URLError(f"the gateway answered {error.code}: {detail}") from error

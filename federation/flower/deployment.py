@@ -1,0 +1,85 @@
+"""Running rounds for real: a supervisor with SuperLink and SuperNodes, from one call, leaving nothing behind."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+import federation
+from federation.flower.plan import DeploymentPlan, PrivacyPlan, RegionLink, RunPlan, TrainingPlan
+from federation.flower.supervisor import FAILURE_FILE, free_ports
+from federation.rounds.outcome import OUTCOME_FILE, RunOutcome, load_outcome
+from infra.plumbing.environment import environment_with
+from infra.plumbing.errors import AtollError
+from infra.plumbing.files import write_atomically
+
+_GRACE_S = 20.0
+
+
+class DeploymentError(AtollError):
+    """The run did not come to an outcome."""
+
+
+def run_rounds(
+    *, state_directory: Path, release_directory: Path, regions: Mapping[str, RegionLink], rounds: int,
+    privacy: PrivacyPlan, training: TrainingPlan | None = None, superlink_port: int = 0, timeout_s: float = 240.0,
+) -> RunOutcome:  # fmt: skip
+    """Train `rounds` rounds over these regions in a Flower deployment, and return what came of it.
+
+    The gateways must be running; everything else (SuperLink, one SuperNode per region, the ServerApp) is started
+    here, on the loopback, and has ended when this returns, by an outcome, an error, or because the caller was killed.
+
+    Args:
+        state_directory: logs, Flower's home and the outcome (in `outcome/`).
+        release_directory: the bundle that is trained on; its name is the release id.
+        regions: how each region takes part, by its name.
+        rounds: how many rounds.
+        privacy: ledger, noise and budget.
+        training: how the core is trained.
+        superlink_port: where the SuperLink listens; 0 picks a free port.
+        timeout_s: after which the run is ended.
+
+    Raises:
+        DeploymentError: no outcome; says which process failed and where its log is.
+    """
+    state = state_directory.resolve()
+    outcome = state / "outcome"
+    run = RunPlan(
+        rounds=rounds, regions=dict(regions), release_directory=str(release_directory.resolve()),
+        outcome_directory=str(outcome), training=training or TrainingPlan(), privacy=privacy,
+    )  # fmt: skip
+    plan = DeploymentPlan(
+        run=run, state_directory=str(state), superlink_port=superlink_port or free_ports(1)[0],
+        import_root=str(Path(federation.__file__).resolve().parents[1]), timeout_s=timeout_s,
+    )  # fmt: skip
+    plan_file = state / "deployment-plan.json"
+    write_atomically(plan_file, msgspec.json.encode(plan))
+    code = _supervised(plan, plan_file, state / "supervisor.log", timeout_s + _GRACE_S)
+    if code != 0 or not (outcome / OUTCOME_FILE).exists():
+        failure = outcome / FAILURE_FILE
+        reason = failure.read_text().strip() if failure.exists() else f"the supervisor ended with {code}."
+        raise DeploymentError(f"the federated run came to no outcome: {reason}", fix=f"The logs are in {state}.")
+    return load_outcome(outcome)
+
+
+def _supervised(plan: DeploymentPlan, plan_file: Path, log_file: Path, timeout_s: float) -> int:
+    """Run the supervisor; on an exception here (Ctrl-C, say) it is told to end and waited for."""
+    command = [sys.executable, "-m", "federation.flower", "--plan", str(plan_file), "--parent", str(os.getpid())]
+    environment = environment_with({"PYTHONPATH": plan.import_root})
+    with log_file.open("ab") as log:
+        # Its own session: Ctrl-C reaches this process, which then ends the supervisor in order.
+        supervisor = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment,
+            cwd=plan.state_directory, start_new_session=True,
+        )  # fmt: skip
+    try:
+        return supervisor.wait(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        return -1
+    finally:
+        if supervisor.poll() is None:
+            supervisor.terminate()
+            supervisor.wait(timeout=_GRACE_S)

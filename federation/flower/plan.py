@@ -1,0 +1,73 @@
+"""What a run is given: regions, how to train, what privacy may cost. One file, read by supervisor and ServerApp."""
+
+from typing import Annotated
+
+import msgspec
+
+PROGRESS_FILE = "progress.jsonl"
+"""In the outcome directory: a line per finished round while a run goes on."""
+
+Positive = Annotated[float, msgspec.Meta(gt=0.0)]
+Count = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class RegionLink(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How one region takes part."""
+
+    gateway_url: str
+    """Base address of the region's device gateway, as its SuperNode reaches it."""
+    round_key_file: str
+    """The gateway's `round.key`."""
+    superlink_address: str = ""
+    """host:port at which this region's SuperNode finds the SuperLink (a recording proxy, say); empty: directly."""
+
+
+class TrainingPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the shared core is trained."""
+
+    rank: Count = 8
+    """Directions of the item space in which the adapter may move; noise is spent on rank squared numbers."""
+    clipping_norm: Positive = 0.3
+    local_steps: Count = 8
+    local_learning_rate: Positive = 0.05
+    server_learning_rate: Positive = 1.0
+    server_momentum: Annotated[float, msgspec.Meta(ge=0.0, lt=1.0)] = 0.0
+
+
+class PrivacyPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a population's training may cost; population and budget are fixed by the ledger's first line."""
+
+    ledger_file: str
+    population: str
+    noise_multiplier: Positive = 1.0
+    """Of the noise that each region adds to its own sum, in clipping norms."""
+    sampling_probability: Annotated[float, msgspec.Meta(gt=0.0, le=1.0)] = 1.0
+    """As the regions' gateways are set; below 1 only where they really sample."""
+    epsilon_max: Positive = 20.0
+    delta: Annotated[float, msgspec.Meta(gt=0.0, lt=1.0)] = 1e-6
+
+
+class RunPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One run of the ServerApp."""
+
+    rounds: Count
+    regions: dict[str, RegionLink]
+    release_directory: str
+    """The bundle that is trained on; its name is the release id."""
+    outcome_directory: str
+    training: TrainingPlan = TrainingPlan()
+    privacy: PrivacyPlan
+    nodes_wait_s: Positive = 60.0
+    """How long to wait for every region's SuperNode; the round goes on without those that did not come."""
+    round_timeout_s: Positive = 60.0
+
+
+class DeploymentPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One run with its SuperLink and SuperNodes."""
+
+    run: RunPlan
+    state_directory: str
+    superlink_port: int
+    import_root: str
+    """Folder that holds the `federation` package, for the processes that Flower starts."""
+    timeout_s: Positive = 240.0

@@ -1,0 +1,193 @@
+"""The gateway over HTTP.
+
+==========================  =============================================================================
+POST /v1/device/check-in    a phone with its user's token: a task and a ticket, or when to come back
+POST /v1/device/update      a phone with the ticket and nothing else that says whose it is
+POST /v1/rounds             the SuperNode's ClientApp, with the round key: open a round
+GET  /v1/rounds/{id}        how it stands; `?wait_s=` answers when it has ended, or then
+==========================  =============================================================================
+"""
+
+import asyncio
+import contextlib
+import hmac
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+from aiohttp import web
+from prometheus_client import Counter
+
+from federation.gateway.journal import Journal
+from federation.gateway.service import Gateway
+from federation.messages import TICKET_HEADER, CheckIn, DeviceUpdate, RegionalSum, RoundPlan
+from federation.privacy.noise import Entropy
+from federation.settings import GatewaySettings
+from infra.contracts.residency import encode_global, encode_regional
+from infra.plumbing.clock import Clock
+from infra.plumbing.errors import ForbiddenError, InvalidInputError, UnauthorizedError
+from infra.plumbing.files import write_atomically
+from infra.plumbing.http.middleware import frame, operations_routes
+from infra.plumbing.keys import RegionKeys, TrustDirectory, encode_base64url
+from infra.plumbing.telemetry import Telemetry
+from infra.plumbing.tokens import open_subject, verify_token
+
+BODY_BYTES_MAX = 2 << 20
+WAIT_S_MAX = 30.0
+ROUND_KEY_FILE = "round.key"
+M = TypeVar("M", bound=msgspec.Struct)
+
+
+class _Handlers:
+    """HTTP in, HTTP out; every decision is the gateway's."""
+
+    def __init__(
+        self, *, gateway: Gateway, keys: RegionKeys, trust: TrustDirectory, clock: Clock, round_key: str
+    ) -> None:
+        self._gateway = gateway
+        self._keys = keys
+        self._trust = trust
+        self._clock = clock
+        self._round_key = round_key
+        self._moved = asyncio.Event()
+        """Set and replaced whenever a round may have moved."""
+
+    async def check_in(self, request: web.Request) -> web.Response:
+        principal = verify_token(_bearer(request), self._trust, clock=self._clock)
+        if principal.home != self._keys.region:
+            raise ForbiddenError("this phone's home is another region.", fix="Check in at its own gateway.")
+        subject = open_subject(principal, self._keys)
+        answer = self._gateway.check_in(subject, await _body(request, CheckIn))
+        return _json(encode_regional(answer))
+
+    async def update(self, request: web.Request) -> web.Response:
+        ticket = request.headers.get(TICKET_HEADER, "")
+        receipt = self._gateway.update(ticket, await _body(request, DeviceUpdate))
+        self._wake()
+        return _json(encode_regional(receipt))
+
+    async def start_round(self, request: web.Request) -> web.Response:
+        self._require_round_key(request)
+        standing = self._gateway.start(await _body(request, RoundPlan))
+        self._wake()
+        return _json(encode_global(standing), status=202)
+
+    async def round(self, request: web.Request) -> web.Response:
+        self._require_round_key(request)
+        wait_s = _wait_s(request.query.get("wait_s", "0"))
+        return _json(encode_global(await self._standing(request.match_info["round_id"], wait_s)))
+
+    async def keep_time(self) -> None:
+        """End rounds at their deadlines, though nobody asks."""
+        while True:
+            change_s = self._gateway.next_change_s()
+            delay_s = None if change_s is None else max(0.0, change_s - self._clock.monotonic_s()) + 0.001
+            moved = self._moved
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(delay_s):
+                    await moved.wait()
+            before = self._gateway.next_change_s()
+            self._gateway.tick()
+            if self._gateway.next_change_s() != before:
+                self._wake()
+
+    async def _standing(self, round_id: str, wait_s: float) -> RegionalSum:
+        ends_s = self._clock.monotonic_s() + wait_s
+        while True:
+            moved = self._moved
+            standing = self._gateway.standing(round_id)
+            left_s = ends_s - self._clock.monotonic_s()
+            if standing.phase in ("closed", "void") or left_s <= 0.0:
+                return standing
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left_s):
+                    await moved.wait()
+
+    def _wake(self) -> None:
+        moved, self._moved = self._moved, asyncio.Event()
+        moved.set()
+
+    def _require_round_key(self, request: web.Request) -> None:
+        if not hmac.compare_digest(_bearer(request).encode(), self._round_key.encode()):
+            raise UnauthorizedError(
+                "the round key does not hold.", fix=f"Use the one in the gateway's {ROUND_KEY_FILE}."
+            )
+
+
+def build_app(
+    *, settings: GatewaySettings, keys: RegionKeys, trust: TrustDirectory, telemetry: Telemetry, clock: Clock,
+    entropy: Entropy,
+) -> web.Application:  # fmt: skip
+    """The gateway's application; its state directory gets `round.key` and the folder `rounds`."""
+    state = Path(settings.state_directory)
+    outcomes = Counter(
+        "atoll_federation_outcomes", "What became of check-ins, updates and rounds.", ("what", "outcome"),
+        registry=telemetry.registry,
+    )  # fmt: skip
+    gateway = Gateway(
+        region=settings.region, policy=settings.cohort, journal=Journal(state / "rounds"), clock=clock,
+        entropy=entropy, count=lambda what, outcome: outcomes.labels(what, str(outcome)).inc(),
+    )  # fmt: skip
+    round_key = _round_key(state / ROUND_KEY_FILE, entropy)
+    handlers = _Handlers(gateway=gateway, keys=keys, trust=trust, clock=clock, round_key=round_key)
+    app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[frame(telemetry, clock)])
+    app.add_routes(
+        [
+            web.post("/v1/device/check-in", handlers.check_in),
+            web.post("/v1/device/update", handlers.update),
+            web.post("/v1/rounds", handlers.start_round),
+            web.get("/v1/rounds/{round_id}", handlers.round),
+            *operations_routes(telemetry, lambda: None),
+        ]
+    )
+    app.cleanup_ctx.append(_timekeeper(handlers))
+    return app
+
+
+def _timekeeper(handlers: _Handlers) -> Callable[[web.Application], AsyncIterator[None]]:
+    async def run(_app: web.Application) -> AsyncIterator[None]:
+        task = asyncio.create_task(handlers.keep_time())
+        yield
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    return run
+
+
+def _round_key(path: Path, entropy: Entropy) -> str:
+    """The SuperNode's key to this gateway: made once, readable by the region's own processes only."""
+    if not path.exists():
+        write_atomically(path, encode_base64url(entropy(32)).encode(), mode=0o600)
+    return path.read_text().strip()
+
+
+def _bearer(request: web.Request) -> str:
+    scheme, _, credential = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not credential:
+        raise UnauthorizedError("there is no bearer credential.", fix="Send Authorization: Bearer ...")
+    return credential.strip()
+
+
+def _wait_s(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = float("nan")
+    if not 0.0 <= seconds <= WAIT_S_MAX:
+        raise InvalidInputError(f"wait_s must be a number from 0 to {WAIT_S_MAX:.0f}.")
+    return seconds
+
+
+async def _body(request: web.Request, kind: type[M]) -> M:
+    try:
+        return msgspec.json.decode(await request.read(), type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidInputError(f"the body is not a usable {kind.__name__}: {error}.") from error
+
+
+def _json(body: bytes, *, status: int = 200) -> web.Response:
+    return web.Response(
+        status=status, body=body, content_type="application/json", headers={"Cache-Control": "no-store"}
+    )

@@ -1,0 +1,1 @@
+"""Many simulated phones in one process."""

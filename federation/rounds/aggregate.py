@@ -1,0 +1,124 @@
+"""Central's side of a round: regional sums -> one mean -> one step of the shared core. Pure functions.
+
+All of it is post-processing of sums that carry their noise already, so none of it costs privacy.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from federation.messages import Phase, RegionalSum, RoundPlan, from_bytes
+from infra.plumbing.errors import InvalidInputError
+
+Float64Array = npt.NDArray[np.float64]
+TRIM_COHORTS_MIN = 4
+"""With fewer cohorts there is nobody to outvote a bad one."""
+TRIM_SHARE = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class ServerState:
+    """The shared core and its momentum, `[rank, rank] float64` each."""
+
+    core: Float64Array
+    momentum: Float64Array
+
+
+def usable_sums(sums: Sequence[RegionalSum], plan: RoundPlan) -> list[RegionalSum]:
+    """The closed sums that answer `plan`, one per region, in the order of their regions.
+
+    Raises:
+        InvalidInputError: a sum answers another round, has another shape or norm, less noise or more sampling than
+            planned, or a region answers twice.
+    """
+    closed = sorted((one for one in sums if one.phase is Phase.CLOSED), key=lambda one: one.region)
+    for one in closed:
+        fits = (
+            one.round_id == plan.round_id and one.shape == (plan.rank, plan.rank) and one.weight > 0
+            and one.clipping_norm == plan.clipping_norm and one.noise_multiplier >= plan.noise_multiplier
+            and one.sampling_probability <= plan.sampling_probability
+        )  # fmt: skip
+        if not fits:
+            raise InvalidInputError(f"the sum of region {one.region} does not answer this round's plan.")
+    if len({one.region for one in closed}) != len(closed):
+        raise InvalidInputError("a region answered twice in one round.")
+    return closed
+
+
+def mean_update(sums: Sequence[RegionalSum]) -> Float64Array:
+    """The mean update over all users of these sums, `[rank, rank]`; robust when there are enough cohorts.
+
+    With at least TRIM_COHORTS_MIN cohorts the mean is taken coordinate by coordinate over cohort means without the
+    TRIM_SHARE largest and smallest (Yin et al. 2018); below that it is total / weight.
+
+    Raises:
+        ValueError: no sums.
+    """
+    if not sums:
+        raise ValueError("there is no sum to take a mean of")
+    totals = [from_bytes(one.total, one.shape, what="regional sum").astype(np.float64) for one in sums]
+    if len(sums) < TRIM_COHORTS_MIN:
+        mean: Float64Array = np.sum(totals, axis=0) / sum(one.weight for one in sums)
+        return mean
+    means = np.sort(np.stack([total / one.weight for total, one in zip(totals, sums, strict=True)]), axis=0)
+    cut = max(1, int(len(sums) * TRIM_SHARE))
+    trimmed: Float64Array = means[cut : len(sums) - cut].mean(axis=0)
+    return trimmed
+
+
+def noise_deviation(sums: Sequence[RegionalSum]) -> float:
+    """Standard deviation of the noise in each coordinate of `mean_update` (its untrimmed form)."""
+    variance = sum((one.noise_multiplier * one.clipping_norm) ** 2 for one in sums)
+    return float(np.sqrt(variance) / max(1, sum(one.weight for one in sums)))
+
+
+def shrink(update: Float64Array, *, deviation: float, norm_max: float) -> Float64Array:
+    """`update` scaled towards zero by what its noise is known to add to its norm.
+
+    Positive-part James-Stein estimator: where noise swamps the signal, the step goes to zero instead of anywhere.
+    A mean of updates clipped to `norm_max` is no longer than `norm_max` itself, so the rest is noise too.
+    """
+    squared = float(np.sum(update**2))
+    if squared == 0.0:
+        return update
+    kept = max(0.0, 1.0 - max(update.size - 2, 0) * deviation**2 / squared)
+    length = kept * squared**0.5
+    return update * (kept * min(1.0, norm_max / length) if length > 0.0 else 0.0)
+
+
+def server_step(
+    state: ServerState, update: Float64Array, *, learning_rate: float, momentum: float
+) -> ServerState:  # fmt: skip
+    """FedAvgM (Hsu et al. 2019): momentum = momentum * old + update; core += learning rate * momentum."""
+    velocity = momentum * state.momentum + update
+    return ServerState(core=state.core + learning_rate * velocity, momentum=velocity)
+
+
+def principal_basis(item_vectors: npt.NDArray[np.floating], rank: int) -> npt.NDArray[np.float32]:
+    """The `rank` directions in which a catalogue's vectors differ most: `[dim, rank]`, orthonormal columns.
+
+    Public (it comes from a released catalogue), so fixing it beforehand costs no privacy. The sign of each direction
+    is fixed by its largest coordinate.
+
+    Raises:
+        ValueError: rank is below 1 or above dim.
+    """
+    dim = item_vectors.shape[1]
+    if not 1 <= rank <= dim:
+        raise ValueError(f"the rank must lie between 1 and {dim}, not {rank}")
+    _, vectors = np.linalg.eigh(np.cov(item_vectors.astype(np.float64), rowvar=False).reshape(dim, dim))
+    basis = vectors[:, ::-1][:, :rank]
+    largest = np.argmax(np.abs(basis), axis=0)
+    signed: npt.NDArray[np.float32] = (basis * np.sign(basis[largest, np.arange(rank)])).astype(np.float32)
+    return signed
+
+
+def stepped_adapter(
+    adapter: npt.NDArray[np.floating], *, basis: npt.NDArray[np.floating], core: Float64Array
+) -> npt.NDArray[np.float32]:
+    """``adapter @ (I + basis @ core @ basis.T)``, `[dim, dim] float32`."""
+    step = np.eye(adapter.shape[1]) + basis.astype(np.float64) @ core @ basis.astype(np.float64).T
+    stepped: npt.NDArray[np.float32] = (adapter.astype(np.float64) @ step).astype(np.float32)
+    return stepped

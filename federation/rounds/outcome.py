@@ -1,0 +1,110 @@
+"""What a run of rounds leaves behind: a new adapter in a file and a summary; central makes a candidate of it."""
+
+import io
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from infra.contracts.release import FEDERATED_ADAPTER
+from infra.contracts.residency import Global, GlobalMessage
+from infra.plumbing.errors import AtollError
+from infra.plumbing.files import write_atomically
+
+OUTCOME_FILE = "outcome.json"
+
+
+class OutcomeError(AtollError):
+    """There is no outcome where one was expected, or it does not hold."""
+
+
+class RegionOutcome(GlobalMessage, frozen=True, kw_only=True):
+    """One region's part of one round."""
+
+    region: Global[str]
+    phase: Global[str]
+    weight: Global[int] = 0
+    reason: Global[str] = ""
+
+
+class RoundOutcome(GlobalMessage, frozen=True, kw_only=True):
+    """One round. `update_norm` is the length of the noised mean, `step_norm` what was left of it after shrinking."""
+
+    round_id: Global[str]
+    regions: Global[tuple[RegionOutcome, ...]]
+    ok: Global[bool]
+    epsilon: Global[float | None]
+    epsilon_released: Global[float | None]
+    update_norm: Global[float] = 0.0
+    step_norm: Global[float] = 0.0
+    noise_norm: Global[float] = 0.0
+    took_s: Global[float] = 0.0
+
+
+class RunOutcome(GlobalMessage, frozen=True, kw_only=True):
+    """A run: what was trained from which release, at what price. `epsilon` is the ledger's own total."""
+
+    release: Global[str]
+    population: Global[str]
+    rounds: Global[tuple[RoundOutcome, ...]]
+    devices: Global[int]
+    """Updates in the sums of all rounds (with Poisson sampling: the fixed weights)."""
+    ok: Global[bool]
+    """Whether at least one round was not void."""
+    epsilon: Global[float | None]
+    epsilon_released: Global[float | None]
+    delta: Global[float]
+    adapter_path: Global[str]
+    """The new adapter, relative to the outcome's own folder."""
+    stopped: Global[str] = ""
+    """Why the run ended early; empty when it did not."""
+
+
+def save_outcome(directory: Path, outcome: RunOutcome, adapter: npt.NDArray[np.float32]) -> Path:
+    """Write the adapter, then the summary that names it. Returns the summary's path.
+
+    Raises:
+        OutcomeError: the adapter is not a square matrix of finite numbers.
+    """
+    _require_square(adapter)
+    buffer = io.BytesIO()
+    np.save(buffer, adapter.astype(np.float32), allow_pickle=False)
+    write_atomically(directory / FEDERATED_ADAPTER, buffer.getvalue())
+    path = directory / OUTCOME_FILE
+    write_atomically(path, msgspec.json.encode(msgspec.structs.replace(outcome, adapter_path=FEDERATED_ADAPTER)))
+    return path
+
+
+def load_outcome(directory: Path) -> RunOutcome:
+    """Read what `save_outcome` wrote; `adapter_path` comes back as a full path.
+
+    Raises:
+        OutcomeError: there is none, or it cannot be read.
+    """
+    try:
+        outcome = msgspec.json.decode((directory / OUTCOME_FILE).read_bytes(), type=RunOutcome)
+    except (OSError, msgspec.DecodeError) as error:
+        raise OutcomeError(
+            f"there is no outcome of a federated run in {directory}.", fix="Run a round first."
+        ) from error
+    return msgspec.structs.replace(outcome, adapter_path=str(directory / outcome.adapter_path))
+
+
+def load_adapter(path: Path) -> npt.NDArray[np.float32]:
+    """The adapter in `path`, `[dim, dim] float32`.
+
+    Raises:
+        OutcomeError: the file is missing or does not hold a square matrix of finite numbers.
+    """
+    try:
+        adapter = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise OutcomeError(f"the adapter {path} cannot be read: {error}.") from error
+    _require_square(adapter)
+    return np.asarray(adapter, dtype=np.float32)
+
+
+def _require_square(adapter: npt.NDArray[np.floating]) -> None:
+    if adapter.ndim != 2 or adapter.shape[0] != adapter.shape[1] or not np.isfinite(adapter).all():
+        raise OutcomeError(f"an adapter must be a square matrix of finite numbers, not {adapter.shape}.")

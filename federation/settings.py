@@ -1,0 +1,87 @@
+"""Settings of the federation's processes: one file each, checked before anything starts."""
+
+from typing import Annotated
+
+import msgspec
+
+from infra.plumbing.telemetry import TelemetrySettings
+
+Share = Annotated[float, msgspec.Meta(gt=0.0, le=1.0)]
+Positive = Annotated[float, msgspec.Meta(gt=0.0)]
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+
+
+class CohortSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whom a region lets take part, and what it asks of a round before it takes part itself.
+
+    The region decides these, not central: a plan that asks for less noise than `noise_multiplier_min` is refused.
+    """
+
+    count_min: Count = 10
+    """A round with fewer accepted updates is void: nothing leaves the region."""
+    goal_count: Count = 25
+    """The round closes as soon as so many updates were accepted (never early when phones are sampled)."""
+    over_selection: Annotated[float, msgspec.Meta(ge=1.0, le=4.0)] = 1.2
+    """Phones selected per update wanted, because some drop out (Bonawitz et al. 2019)."""
+    selection_s: Positive = 3.0
+    """How long phones are selected after a round has opened."""
+    reporting_s: Positive = 8.0
+    """How long selected phones may take to report after that."""
+    sampling_probability: Share = 1.0
+    """Below 1: every phone that checks in is taken with this probability (Poisson sampling, a cryptographic coin)."""
+    expected_count: Count = 25
+    """With sampling: the fixed number that the sum is divided by, instead of the count, which then stays here."""
+    noise_multiplier_min: Annotated[float, msgspec.Meta(ge=0.0)] = 0.5
+    """Least Gaussian noise, in clipping norms, that this region adds to a sum before it leaves."""
+    check_ins_max: Count = 20_000
+    """Phones that one round keeps in mind; further ones are told to come back later."""
+    parameters_max: Count = 1 << 16
+    """Largest update that is taken, in numbers."""
+
+
+class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A region's device gateway. It writes `round.key` into its state directory: the SuperNode's key to it."""
+
+    node: str
+    region: str
+    host: str = "127.0.0.1"
+    port: Port
+    state_directory: str
+    keys_file: str
+    """The region's `RegionKeys`: opens the subject of a phone's token, so that a user counts once in a round."""
+    trust_file: str
+    """The `TrustDirectory`."""
+    cohort: CohortSettings = CohortSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
+
+
+class PhonesSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A simulator of many phones in one process; each talks to the gateway of its own region."""
+
+    gateways: dict[str, str]
+    """Base address of each region's gateway, by region."""
+    keys_files: dict[str, str]
+    """Each region's `RegionKeys`: the simulator plays the token issuer too."""
+    dataset_directory: str
+    """A plain dataset folder: interactions.csv, users.csv (with `region`), items.csv (for sensitive categories)."""
+    release_directory: str
+    """The bundle that the phones hold; its name is the release id."""
+    state_directory: str
+    """One local store per phone below it."""
+    phones_per_region: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 30
+    sensitive_categories: tuple[str, ...] = ()
+    """Events on items of these categories stay on the phone; empty: the category nearest a fifth of all events."""
+    canary: str = ""
+    """Planted as a sensitive event into every phone's store, so that a scan can look for it elsewhere."""
+    dropout_share: Annotated[float, msgspec.Meta(ge=0.0, lt=1.0)] = 0.08
+    """Share of phones that are selected and then never report."""
+    patience_s: Positive = 300.0
+    """How long to take part at most; SIGTERM ends it before, with a report."""
+    seed: int = 7
+    """Which users become phones, and which drop out."""
+    adapter_file: str = ""
+    """The trained adapter, if there is one when the rounds are over: gains are measured with it then."""
+    report_file: str = ""
+    """Where the report is written; empty: standard output only."""
+    telemetry: TelemetrySettings = TelemetrySettings()

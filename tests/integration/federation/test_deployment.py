@@ -1,0 +1,241 @@
+"""A real Flower deployment: SuperLink, two SuperNodes, gateways, phones; and what is left when it is killed."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from federation.commands import ledger, run_round
+from federation.flower.plan import PrivacyPlan, RegionLink, TrainingPlan
+from federation.flower.processes import descendants
+from federation.flower.supervisor import free_ports
+from federation.phones.simulator import PhonesReport
+from federation.rounds.outcome import load_adapter
+from federation.settings import CohortSettings, GatewaySettings, PhonesSettings
+from infra.plumbing.environment import environment_with
+from infra.plumbing.keys import RegionKeys, TrustDirectory
+from infra.plumbing.telemetry import TelemetrySettings
+from tests.unit.federation.building import DIM, write_dataset, write_release
+
+REGIONS = ("us-east", "us-west")
+CANARY = b"canary-3c9e"
+ROOT = Path(__file__).resolve().parents[3]
+
+
+class _World:
+    """Two gateways and twenty phones as processes."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.release = write_release(directory)
+        write_dataset(directory / "data", regions=REGIONS, users=10)
+        self._keys = [RegionKeys.generate(region) for region in REGIONS]
+        for keys in self._keys:
+            keys.save(directory / f"{keys.region}.keys")
+        TrustDirectory.of(self._keys).save(directory / "trust.json")
+        self.ports = dict(zip(REGIONS, free_ports(len(REGIONS)), strict=True))
+        self._processes = [self._gateway(region) for region in REGIONS]
+        self.phones = self._phones()
+        self._processes.append(self.phones)
+
+    @property
+    def links(self) -> dict[str, RegionLink]:
+        return {
+            region: RegionLink(
+                gateway_url=f"http://127.0.0.1:{port}", round_key_file=str(self.directory / region / "round.key")
+            )
+            for region, port in self.ports.items()
+        }
+
+    @property
+    def privacy(self) -> PrivacyPlan:
+        return PrivacyPlan(ledger_file=str(self.directory / "ledger.jsonl"), population="test phones")
+
+    def close(self) -> None:
+        for process in self._processes:
+            process.terminate()
+        for process in self._processes:
+            process.wait(30)
+
+    def _gateway(self, region: str) -> "subprocess.Popen[bytes]":
+        settings = GatewaySettings(
+            node=f"{region}-gateway", region=region, port=self.ports[region],
+            state_directory=str(self.directory / region), keys_file=str(self.directory / f"{region}.keys"),
+            trust_file=str(self.directory / "trust.json"),
+            telemetry=TelemetrySettings(log_file=str(self.directory / "log")),
+            cohort=CohortSettings(count_min=5, goal_count=8, selection_s=4.0, reporting_s=3.0),
+        )  # fmt: skip
+        return self._start("federation.gateway", f"{region}.json", settings)
+
+    def _phones(self) -> "subprocess.Popen[bytes]":
+        settings = PhonesSettings(
+            gateways={region: f"http://127.0.0.1:{port}" for region, port in self.ports.items()},
+            keys_files={region: str(self.directory / f"{region}.keys") for region in REGIONS},
+            dataset_directory=str(self.directory / "data"), release_directory=str(self.release),
+            state_directory=str(self.directory / "phones"), phones_per_region=10, canary=CANARY.decode(),
+            dropout_share=0.0, report_file=str(self.directory / "report.json"),
+            adapter_file=str(self.directory / "run" / "outcome" / "adapter.npy"),
+        )  # fmt: skip
+        return self._start("federation.phones", "phones.json", settings)
+
+    def _start(self, module: str, name: str, settings: msgspec.Struct) -> "subprocess.Popen[bytes]":
+        path = self.directory / name
+        path.write_bytes(msgspec.json.encode(settings))
+        return subprocess.Popen(
+            [sys.executable, "-m", module, "--settings", str(path)], stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, cwd=ROOT, env=environment_with({"OPENBLAS_NUM_THREADS": "1"}),
+        )  # fmt: skip
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[_World]:
+    found = _World(tmp_path)
+    yield found
+    found.close()
+
+
+class _Tap:
+    """A proxy that records every byte between a SuperNode and the SuperLink."""
+
+    def __init__(self, target_port: int) -> None:
+        self._target_port = target_port
+        self.recorded = bytearray()
+        self.port = 0
+        self._ready = threading.Event()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),), daemon=True)
+        self._stop: asyncio.Event | None = None
+        self._thread.start()
+        self._ready.wait(10)
+
+    def close(self) -> None:
+        assert self._stop is not None
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(10)
+        self._loop.close()
+
+    async def _serve(self) -> None:
+        self._stop = asyncio.Event()
+        server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        self._ready.set()
+        await self._stop.wait()
+        server.close()
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+            await asyncio.gather(self._copy(reader, far_writer), self._copy(far_reader, writer))
+        except (OSError, asyncio.CancelledError):
+            writer.close()
+
+    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while chunk := await reader.read(65536):
+            self.recorded += chunk
+            writer.write(chunk)
+            await writer.drain()
+        writer.close()
+
+
+@pytest.mark.slow
+def test_a_round_in_a_real_deployment(world: _World) -> None:
+    superlink_port = free_ports(1)[0]
+    tap = _Tap(superlink_port)
+    links = world.links
+    tapped = msgspec.structs.replace(links["us-east"], superlink_address=f"127.0.0.1:{tap.port}")
+    outcome = run_round(
+        state_directory=world.directory / "run", release_directory=world.release,
+        regions=links | {"us-east": tapped}, privacy=world.privacy, training=TrainingPlan(rank=3),
+        superlink_port=superlink_port, timeout_s=180.0,
+    )  # fmt: skip
+    tap.close()
+    assert (outcome.ok, len(outcome.rounds)) == (True, 1)
+    assert [region.phase for region in outcome.rounds[0].regions] == ["closed", "closed"]
+    assert outcome.devices >= 16
+    report = ledger(world.directory / "ledger.jsonl")
+    assert (report.rounds, report.epsilon) == (1, outcome.epsilon)
+    assert load_adapter(Path(outcome.adapter_path)).shape == (DIM, DIM)
+    assert descendants_of_flower() == []
+    # What crossed between region and central: the plan and the noised sum, and nobody's event or name.
+    assert outcome.rounds[0].round_id.encode() in tap.recorded
+    assert CANARY not in tap.recorded
+    assert b"ueast" not in tap.recorded
+    world.phones.send_signal(signal.SIGTERM)
+    world.phones.wait(60)
+    phones = msgspec.json.decode((world.directory / "report.json").read_bytes(), type=PhonesReport)
+    assert phones.updates_accepted == outcome.devices
+    assert phones.adapted
+    assert np.isfinite(phones.loss_after)
+
+
+_CALLER = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from pathlib import Path
+import msgspec
+from federation.commands import run_round
+from federation.flower.plan import PrivacyPlan, RegionLink
+
+directory = Path(sys.argv[1])
+links = msgspec.json.decode((directory / "links.json").read_bytes(), type=dict[str, RegionLink])
+run_round(state_directory=directory / "run", release_directory=Path(sys.argv[2]), regions=links,
+          privacy=PrivacyPlan(ledger_file=str(directory / "ledger.jsonl"), population="test phones"))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_caller_that_is_killed_leaves_no_process_behind(tmp_path: Path, number: int) -> None:
+    release = write_release(tmp_path)
+    links = {"us-east": RegionLink(gateway_url="http://127.0.0.1:9", round_key_file=str(tmp_path / "none"))}
+    (tmp_path / "links.json").write_bytes(msgspec.json.encode(links))
+    caller = subprocess.Popen(
+        [sys.executable, "-c", _CALLER, str(tmp_path), str(release)], cwd=ROOT, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    _wait_until(lambda: len(_of(tmp_path)) >= 4)
+    caller.send_signal(number)
+    caller.wait(30)
+    _wait_until(lambda: not _of(tmp_path))
+
+
+def descendants_of_flower() -> list[int]:
+    return [pid for pid in descendants(os.getpid()) if b"flower" in _command(pid) or b"flwr" in _command(pid)]
+
+
+def _of(directory: Path) -> list[int]:
+    """Processes that work in `directory`, by their environment; the state directory is Flower's home there."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+                if state != "Z" and f"HOME={directory}/run".encode() in (entry / "environ").read_bytes():
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+    return found
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def _wait_until(condition, *, within_s: float = 60.0) -> None:
+    ends_s = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < ends_s
+        threading.Event().wait(0.05)

@@ -1,0 +1,138 @@
+"""The same world behind HAProxy: its generated configuration is valid and does what the embedded balancer does."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.local.balancer.settings import AddressRange, BalancedRegion, BalancerSettings, EdgeAddress
+from infra.local.configuration import PortsConfiguration
+from infra.local.haproxy import render_haproxy
+from infra.local.packages import PackageMissingError, ensure_debian_package
+from infra.local.ports import assign_ports, is_port_free
+
+FAKE_EDGE = """
+import http.server, json, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = 'HTTP/1.1'
+    def do_GET(self):
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        self.rfile.read(int(headers.get('content-length', 0)))
+        body = json.dumps({'edge': sys.argv[1], 'headers': headers}).encode()
+        self.send_response(200); self.send_header('Content-Length', str(len(body))); self.end_headers()
+        self.wfile.write(body)
+    do_POST = do_GET
+    def log_message(self, *_): pass
+http.server.ThreadingHTTPServer(('127.0.0.1', int(sys.argv[2])), Handler).serve_forever()
+"""
+Answer = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def haproxy() -> str:
+    if os.environ.get("ATOLL_WITHOUT_HAPROXY") == "1":
+        pytest.skip("ATOLL_WITHOUT_HAPROXY=1")
+    try:
+        return ensure_debian_package("haproxy")
+    except PackageMissingError as error:
+        pytest.fail(f"{error} Or set ATOLL_WITHOUT_HAPROXY=1 to leave this test out.")
+
+
+@pytest.fixture
+def ports(tmp_path: Path) -> dict[str, int]:
+    return assign_ports(
+        ["balancer", "east-1", "east-2", "west-1"],
+        configured=PortsConfiguration(),
+        previous={},
+        seed=str(tmp_path),
+        is_free=lambda port: is_port_free("127.0.0.1", port),
+    )
+
+
+@pytest.fixture
+def edges(ports: dict[str, int]) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
+    started = {
+        name: subprocess.Popen([sys.executable, "-c", FAKE_EDGE, name, str(ports[name])], stderr=subprocess.DEVNULL)
+        for name in ("east-1", "east-2", "west-1")
+    }
+    yield started
+    for process in started.values():
+        process.kill()
+        process.wait()
+
+
+def settings(ports: dict[str, int]) -> BalancerSettings:
+    def edge(name: str) -> EdgeAddress:
+        return EdgeAddress(name=name, host="127.0.0.1", port=ports[name])
+
+    return BalancerSettings(
+        port=ports["balancer"],
+        regions=(
+            BalancedRegion(name="east", edges=(edge("east-1"), edge("east-2")), nearest=("west",)),
+            BalancedRegion(name="west", edges=(edge("west-1"),), nearest=("east",)),
+        ),
+        addresses=(AddressRange(network="192.0.2.0/24", region="west"),),
+    )
+
+
+def call(url: str, *, headers: dict[str, str] | None = None, data: bytes | None = None) -> Answer:
+    request = urllib.request.Request(url, headers=headers or {}, data=data)
+    with urllib.request.urlopen(request, timeout=5) as answer:
+        content = answer.read().decode()
+    return json.loads(content) if content.startswith("{") else {"text": content}
+
+
+def eventually(holds: Callable[[], bool]) -> bool:
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        try:
+            if holds():
+                return True
+        except OSError:
+            pass
+        time.sleep(0.02)
+    return False
+
+
+def test_the_world_behind_haproxy(
+    haproxy: str, ports: dict[str, int], edges: dict[str, subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    file = tmp_path / "haproxy.cfg"
+    file.write_text(render_haproxy(settings(ports)))
+    check = subprocess.run([haproxy, "-c", "-f", str(file)], capture_output=True, text=True, check=False)
+    assert check.returncode == 0, check.stderr
+    assert "WARNING" not in check.stderr, check.stderr
+    url = f"http://127.0.0.1:{ports['balancer']}"
+    process = subprocess.Popen([haproxy, "-db", "-f", str(file)], stderr=subprocess.DEVNULL)
+
+    def answering(count: int = 20) -> set[str]:
+        return {call(f"{url}/x")["edge"] for _ in range(count)}
+
+    try:
+        assert eventually(lambda: answering() == {"east-1", "east-2"})
+        assert call(f"{url}/health/ready") == {"status": "ready"}
+        away = call(f"{url}/x", headers={"Atoll-Client-Region": "west"})
+        assert away["edge"] == "west-1"
+        assert away["headers"]["atoll-client-region"] == "west"
+        assert len(away["headers"]["atoll-request-id"]) >= 8
+        assert call(f"{url}/x", headers={"Atoll-Client-Region": "nowhere"})["edge"].startswith("east")
+        assert "haproxy_" in call(f"{url}/metrics")["text"]
+
+        # A killed edge costs nobody an answer, neither a list nor events; then the whole region.
+        edges["east-1"].kill()
+        assert answering() == {"east-2"}
+        assert call(f"{url}/v1/events", data=b"{}")["edge"] == "east-2"
+        edges["east-2"].kill()
+        assert answering() == {"west-1"}
+        away = call(f"{url}/v1/events", data=b"{}")
+        assert (away["edge"], away["headers"]["atoll-client-region"]) == ("west-1", "east")
+    finally:
+        process.terminate()
+        process.wait(10)

@@ -1,0 +1,76 @@
+"""The order of interactions, and the splits that evaluation rests on."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from central.commands import import_dataset
+from central.datasets.interactions import Interactions, category_weights, given_split, leave_last_out, load_dataset
+from central.datasets.text import DatasetError
+from central.evaluation.splits import split_for
+from infra.plumbing.errors import InvalidInputError
+from tests.unit.central.conftest import write_csv
+
+
+def test_sorted_by_user_time_and_row_of_the_file(tmp_path: Path) -> None:
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    rows = [("b", "i1", 50), ("a", "i2", 30), ("a", "i3", 10), ("b", "i4", 50), ("a", "i5", 10), ("b", "i0", 40)]
+    rows += [(f"u{n % 4}", f"i{n % 12}", 100 + n) for n in range(50)]
+    write_csv(folder / "interactions.csv", "user_id,item_id,timestamp", list(rows))
+    import_dataset(source=str(folder), out=tmp_path / "out")
+    data = load_dataset(tmp_path / "out")
+    order = {
+        user: [data.items.ids[row] for row in data.rows[data.starts[n] : data.starts[n + 1]]]
+        for n, user in enumerate(data.user_ids)
+    }
+    assert order["b"] == ["i0", "i1", "i4"]
+    assert order["a"] == ["i3", "i5", "i2"]
+
+
+def test_random_ties_shuffle_only_what_is_tied(dataset_folder: Path, data: Interactions) -> None:
+    shuffled = load_dataset(dataset_folder, ties="random", seed=3)
+    assert np.array_equal(shuffled.times_s, data.times_s)
+    assert np.array_equal(shuffled.rows, data.rows)  # no two moments of one user are equal here
+
+
+def test_leave_last_out_hides_the_last_two_from_training(data: Interactions) -> None:
+    split = leave_last_out(data)
+    assert np.array_equal(split.test_at, data.starts[1:] - 1)
+    assert np.array_equal(split.valid_at, split.test_at - 1)
+    assert np.array_equal(split.train_ends, data.starts[1:] - 2)
+    assert np.array_equal(split.known_ends, data.starts[1:] - 1)
+
+
+def given(tmp_path: Path, tests: list[tuple[str, str, int]]) -> Interactions:
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    rows = [(f"u{n % 4}", f"i{n % 12}", n) for n in range(60)]
+    write_csv(folder / "interactions.csv", "user_id,item_id,timestamp", list(rows))
+    write_csv(folder / "test.csv", "user_id,item_id,timestamp", list(tests))
+    assert import_dataset(source=str(folder), out=tmp_path / "out").test_interactions == len(tests)
+    return load_dataset(tmp_path / "out")
+
+
+def test_a_given_split_predicts_the_first_kept_interaction(tmp_path: Path) -> None:
+    # The second test row lies before the training data in time: the split is the file's, not the clock's.
+    data = given(tmp_path, [("u0", "i5", 900), ("u0", "i6", 901), ("u1", "i7", 3)])
+    split = given_split(data)
+    assert [data.user_ids[user] for user in split.users] == ["u0", "u1"]
+    assert [data.items.ids[row] for row in data.rows[split.test_at]] == ["i5", "i7"]
+    lengths = split.train_ends - data.starts[:-1]
+    assert lengths.tolist() == [14, 14, 15, 15]
+    assert np.array_equal(split_for(data, "given").test_at, split.test_at)
+
+
+def test_no_given_split_and_no_such_protocol(data: Interactions) -> None:
+    with pytest.raises(DatasetError, match=r"has no test.csv"):
+        given_split(data)
+    with pytest.raises(InvalidInputError, match="no protocol is called 'guess'"):
+        split_for(data, "guess")
+
+
+def test_category_weights_are_shares_of_known_categories() -> None:
+    weights = category_weights((("a", "b"), ("b", "z"), ()), ("a", "b"))
+    assert weights.tolist() == [[0.5, 0.5], [0.0, 1.0], [0.0, 0.0]]

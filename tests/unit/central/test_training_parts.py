@@ -1,0 +1,153 @@
+"""The parts of training that have a law: the loss and its gradient, calibration, candidates, defaults."""
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from central.datasets.interactions import Interactions, leave_last_out
+from central.training.config import RankerConfig, RetrievalConfig, default_config
+from central.training.losses import full_softmax_loss
+from central.training.ranker import HEADS, RankerNetwork, fit_platt
+from central.training.ranking_data import candidate_lists, retrieve
+from central.training.retrieval import TwoTowerModel
+from central.training.runtime import prefers_bfloat16, tf
+from central.training.tables import item_tables
+from central.training.towers import ItemTower, PackedInput, packed_from_history, year_buckets
+from central.training.windows import epoch_batches, event_table
+from infra.contracts.features import RANKING_FEATURES
+
+TINY = RetrievalConfig(dim=8, heads=2, layers=1, history_length=12, batch_tokens=96, dropout=0.0, item_dropout=0.0)
+
+
+@pytest.mark.parametrize(("bfloat16", "tolerance"), [(False, 1e-5), (True, 2e-2)])
+def test_the_full_softmax_equals_tensorflows_own(bfloat16: bool, tolerance: float) -> None:
+    rng = np.random.default_rng(0)
+    hidden, table = (tf.Variable(rng.normal(size=shape).astype(np.float32)) for shape in ((30, 8), (50, 8)))
+    targets = tf.constant(rng.integers(0, 50, 30).astype(np.int32))
+    weights = tf.constant((rng.random(30) > 0.3).astype(np.float32))
+    with tf.GradientTape() as tape:
+        mine = full_softmax_loss(hidden, table, targets, weights, bfloat16=bfloat16)
+    found = tape.gradient(mine, [hidden, table])
+    with tf.GradientTape() as tape:
+        each = tf.nn.sparse_softmax_cross_entropy_with_logits(targets, tf.matmul(hidden, table, transpose_b=True))
+        wanted_loss = tf.reduce_sum(each * weights) / tf.reduce_sum(weights)
+    wanted = tape.gradient(wanted_loss, [hidden, table])
+    assert float(mine) == pytest.approx(float(wanted_loss), abs=10 * tolerance)
+    for mine_part, wanted_part in zip(found, wanted, strict=True):
+        assert np.abs(mine_part.numpy() - wanted_part.numpy()).max() < tolerance
+
+
+def test_packed_windows_and_single_histories_give_the_same_vectors(data: Interactions) -> None:
+    """A window packed beside others sees nothing of them, and is what serving computes for it alone."""
+    model = TwoTowerModel(config=TINY, data=data, item_shares=np.ones(40, dtype=np.float32))
+    table = model.items.table()
+    split = leave_last_out(data)
+    batch = epoch_batches(
+        event_table(data), data.starts[:-1], split.train_ends, length=12, rows_per_batch=8, rng=np.random.default_rng(0)
+    )[0]
+    packed = model.users(PackedInput(*(tf.constant(part) for part in batch[:6])), table, training=False).numpy()
+    for row, column in np.argwhere(batch.weights > 0)[::7]:
+        begin = column - batch.positions[row, column]
+        alone = np.zeros((4, 1, 12), dtype=np.int32)
+        for number in range(4):
+            alone[number, 0, 12 - (column + 1 - begin) :] = batch[number][row, begin : column + 1]
+        vector = model.users(packed_from_history(*alone), table, training=False, last_only=True).numpy()
+        assert np.allclose(vector[0, 0], packed[row, column], atol=1e-5)
+
+
+def test_the_in_batch_loss_is_log_q_corrected(data: Interactions) -> None:
+    """With the correction, a popular item in the batch is not pushed down for being popular."""
+    config = msgspec.structs.replace(TINY, full_softmax=False)
+    split = leave_last_out(data)
+    batch = epoch_batches(
+        event_table(data), data.starts[:-1], split.train_ends, length=12, rows_per_batch=8, rng=np.random.default_rng(0)
+    )[0]
+    losses = []
+    for shares in (np.full(40, 1 / 40), np.linspace(1, 9, 40) / 200):
+        tf.random.set_seed(0)
+        model = TwoTowerModel(config=config, data=data, item_shares=shares.astype(np.float32))
+        losses.append(float(model.compute_loss(batch, training=True)))
+    assert all(np.isfinite(loss) and loss > 0 for loss in losses)
+    assert losses[0] != pytest.approx(losses[1], rel=1e-4)
+
+
+def test_the_adapter_is_the_last_operation_and_starts_as_identity(data: Interactions) -> None:
+    model = TwoTowerModel(config=TINY, data=data, item_shares=np.ones(40, dtype=np.float32))
+    assert np.array_equal(model.users.adapter.numpy(), np.eye(8, dtype=np.float32))
+    history = packed_from_history(*np.ones((4, 1, 12), dtype=np.int32))
+    table = model.items.table()
+    hidden = model.users.hidden(history, table, training=False).numpy()
+    other = np.random.default_rng(0).normal(size=(8, 8)).astype(np.float32)
+    model.users.adapter.assign(other)
+    assert np.allclose(model.users(history, table, training=False).numpy(), hidden @ other, atol=1e-5)
+
+
+def test_an_item_has_a_vector_from_metadata_alone(data: Interactions) -> None:
+    tower = ItemTower(items=data.items, dim=8)
+    vector = tower.from_metadata(tf.constant(data.items.weights[:1])).numpy()
+    assert np.allclose(vector, data.items.weights[:1] @ tower.categories.numpy(), atol=1e-6)
+    assert tower.from_metadata(tf.zeros([3, 0])).shape == (3, 8)
+    assert year_buckets(np.array([0, 1850, 1900, 1999, 2100])).tolist() == [0, 1, 1, 20, 31]
+
+
+def test_platt_scaling_finds_the_rate_and_keeps_the_order() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=20_000)
+    labels = rng.random(20_000) < 1.0 / (1.0 + np.exp(-(2.0 * logits - 3.0)))
+    slope, offset = fit_platt(logits, labels)
+    assert slope == pytest.approx(2.0, abs=0.15)
+    assert offset == pytest.approx(-3.0, abs=0.15)
+    assert fit_platt(logits, np.zeros(20_000, dtype=np.bool_))[0] > 0
+    assert fit_platt(-logits, labels)[0] > 0  # an order that is wrong is flattened, never turned
+
+
+def test_the_ranker_starts_as_the_retrieval_order() -> None:
+    inputs = 8 + len(RANKING_FEATURES)
+    network = RankerNetwork(
+        config=RankerConfig(), mean=np.zeros(inputs, dtype=np.float32), deviation=np.ones(inputs, dtype=np.float32)
+    )
+    features = np.random.default_rng(0).normal(size=(50, inputs)).astype(np.float32)
+    found = network.probabilities(tf.constant(features)).numpy()
+    assert found.shape == (50, len(HEADS))
+    assert np.array_equal(np.argsort(-found[:, 0]), np.argsort(-features[:, 8]))
+
+
+def test_retrieval_takes_the_history_out_and_breaks_ties_by_row(data: Interactions) -> None:
+    at = int(data.starts[1] - 1)
+    flat = np.ones((40, 4), dtype=np.float32)
+    found = retrieve(data, at, np.ones(4, dtype=np.float32), flat, 10)
+    left = sorted(set(range(40)) - set(data.rows[:at].tolist()))
+    assert found.tolist() == left[:10]
+    assert len(retrieve(data, at, np.ones(4, dtype=np.float32), flat, 99)) == len(left)
+
+
+def test_targets_are_inserted_to_learn_from_and_never_to_evaluate(data: Interactions) -> None:
+    split = leave_last_out(data)
+    rng = np.random.default_rng(0)
+    tables = item_tables(data, split.train_ends, rng.normal(size=(40, 4)).astype(np.float32))
+    vectors = rng.normal(size=(60, 4)).astype(np.float32)
+    learn = candidate_lists(data, split.valid_at, vectors, tables, insert_target=True, candidates=5)
+    assert (learn.target_at >= 0).all()
+    assert (learn.rows[np.arange(60), learn.target_at] == data.rows[split.valid_at]).all()
+    seen = candidate_lists(data, split.valid_at, vectors, tables, insert_target=False, candidates=5)
+    assert (seen.target_at < 0).any()
+    assert learn.features.shape == (60, 5, 4 + len(RANKING_FEATURES))
+    assert np.array_equal(seen.liked, data.strengths[split.valid_at] >= 4)
+
+
+def test_defaults_follow_the_data(data: Interactions) -> None:
+    config = default_config(data, seed=5, bfloat16=False)
+    assert config.history_length == 20
+    assert config.full_softmax
+    assert config.seed == 5
+    assert config.epochs == 60
+
+
+def test_bfloat16_is_read_off_the_machine(tmp_path: Path) -> None:
+    (tmp_path / "new").write_text("flags : fpu avx512_bf16")
+    (tmp_path / "old").write_text("flags : fpu sse2")
+    assert prefers_bfloat16(tmp_path / "new")
+    assert not prefers_bfloat16(tmp_path / "old")
+    assert not prefers_bfloat16(tmp_path / "absent")

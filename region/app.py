@@ -24,6 +24,7 @@ from infra.plumbing.keys import RegionKeys, TrustDirectory
 from infra.plumbing.telemetry import Telemetry, start_telemetry
 from infra.plumbing.tuf_client.client import ReleaseClient
 from region.api.announcing import Announcer
+from region.api.choices import Choices
 from region.api.doors import operator_door, service_door
 from region.api.messages import StatusAnswer
 from region.api.operating import OperatorDoors
@@ -136,12 +137,14 @@ async def open_node(settings: RegionSettings, stack: AsyncExitStack, telemetry: 
     data = _open_data(settings, stack, telemetry, clock)
     releases = _open_releases(settings, stack, data.announcer, clock)
     answers = _open_answers(settings, stack, data, releases, telemetry, clock)
+    choices = Choices(store=data.store, announcer=data.announcer)
     callers = CallerDoors(
         recommender=answers.recommender,
         intake=data.intake,
-        relay=RelayDesk(keys=keys, trust=trust, clock=clock, recommender=answers.recommender, intake=data.intake),
-        store=data.store,
-        announcer=data.announcer,
+        relay=RelayDesk(
+            keys=keys, trust=trust, clock=clock, recommender=answers.recommender, intake=data.intake, choices=choices
+        ),
+        choices=choices,
         home_only=service_door(keys.service_key),
         body_bytes_max=settings.body_bytes_max,
     )

@@ -131,14 +131,17 @@ class _Trainer:
         """Trains, leaves the best averaged weights in the model, and returns the number of epochs begun."""
         begun, done, best = self._clock.monotonic_s(), 0, -1.0
         best_weights = [average.numpy() for average in self._averages]
-        share = 0.0
+
+        def share_of_schedule(total: int) -> float:
+            # With a budget the schedule follows the clock, so that it ends in time however busy the machine is.
+            spent = 0.0 if budget_s is None else (self._clock.monotonic_s() - begun) / budget_s
+            return max(done / total, spent)
+
         for epoch in range(self._config.epochs):
             batches = self._batches()
             total = self._config.epochs * len(batches)
             for batch in batches:
-                # With a budget the schedule follows the clock, so that it ends in time however busy the machine is.
-                spent = 0.0 if budget_s is None else (self._clock.monotonic_s() - begun) / budget_s
-                share = max(done / total, spent)
+                share = share_of_schedule(total)
                 if share >= 1.0:
                     break
                 self._run(batch, share, total)
@@ -147,7 +150,7 @@ class _Trainer:
             self.curve.append(self._validate())
             if self.curve[-1] > best:
                 best, best_weights = self.curve[-1], [average.numpy() for average in self._averages]
-            if share >= 1.0 or epoch - int(np.argmax(self.curve)) > self._config.patience:
+            if share_of_schedule(total) >= 1.0 or epoch - int(np.argmax(self.curve)) > self._config.patience:
                 break
         self._progress.advance(PROGRESS_STEPS, PROGRESS_STEPS, "training the towers")
         for variable, value in zip(self._variables, best_weights, strict=True):

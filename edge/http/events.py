@@ -8,13 +8,13 @@ import msgspec
 from edge.answering.parts import Parts
 from edge.answering.relay import relay
 from edge.calls import Caller
-from edge.routing.port import CallFailure, OptOutCall, RegionCallError
+from edge.routing.dispatch import Attempts
+from edge.routing.port import CallFailure, RegionCallError
 from infra.contracts.events import EVENTS_PER_BATCH_MAX, Event, EventAck, EventBatch
-from infra.contracts.messages import Invalidation, RelayedCall
+from infra.contracts.messages import Invalidation, OptOutAnswer, OptOutCall, RelayedCall
 from infra.contracts.residency import encode_regional
 from infra.plumbing.errors import (
     AtollError,
-    ForbiddenError,
     InvalidInputError,
     OverloadedError,
     UnauthorizedError,
@@ -83,28 +83,31 @@ async def opt_out(parts: Parts, caller: Caller, *, opted_out: bool, timeout_s: f
 
     Raises:
         UnauthorizedError: no token.
-        ForbiddenError: the caller's home is another region.
         UnavailableError: the home region does not answer; nothing has changed.
     """
     if caller.principal is None:
         raise UnauthorizedError("this choice needs a token.", fix="Send `Authorization: Bearer <token>`.")
-    if caller.subject is None:
-        raise ForbiddenError("this choice is made in the token's home region.", fix="Call an edge of that region.")
-    call = OptOutCall(subject=caller.subject, opted_out=opted_out)
+    attempts = parts.dispatcher.attempts()
+    try:
+        if caller.subject is None:
+            relayed = RelayedCall(token=caller.token or "", opted_out=opted_out)
+            await relay(parts, caller.principal.home, relayed, OptOutAnswer, attempts, timeout_s=timeout_s)
+            return
+        version = await _choose(parts, OptOutCall(subject=caller.subject, opted_out=opted_out), attempts, timeout_s)
+    except RegionCallError as error:
+        raise _for_caller(error) from error
+    parts.ledger.apply(Invalidation(subject=caller.subject, subject_version=version, opted_out=opted_out))
 
+
+async def _choose(parts: Parts, call: OptOutCall, attempts: Attempts, timeout_s: float) -> int:
     async def ask(url: str, timeout_s: float) -> int:
         return (await parts.region.opt_out(url, call, timeout_s=timeout_s)).version
 
     deadline_s = parts.clock.monotonic_s() + timeout_s
-    try:
-        attempts = parts.dispatcher.attempts()
-        reply = await parts.dispatcher.ask(
-            parts.own_region, ask, deadline_s=deadline_s, attempts=attempts, try_timeout_s=timeout_s / 2
-        )
-    except RegionCallError as error:
-        raise _for_caller(error) from error
-    told = Invalidation(subject=caller.subject, subject_version=reply.answer, opted_out=opted_out)
-    parts.ledger.apply(told)
+    reply = await parts.dispatcher.ask(
+        parts.own_region, ask, deadline_s=deadline_s, attempts=attempts, try_timeout_s=timeout_s / 2
+    )
+    return reply.answer
 
 
 async def _take_events(parts: Parts, batch: EventBatch, caller: Caller, timeout_s: float) -> EventAck:

@@ -4,8 +4,16 @@ import enum
 from typing import Protocol
 
 from infra.contracts.events import EventAck, EventBatch
-from infra.contracts.messages import AwayAnswer, AwayRequest, HomeAnswer, HomeRequest, SealedAnswer, SealedCall
-from infra.contracts.residency import Regional, RegionalMessage
+from infra.contracts.messages import (
+    AwayAnswer,
+    AwayRequest,
+    HomeAnswer,
+    HomeRequest,
+    OptOutAnswer,
+    OptOutCall,
+    SealedAnswer,
+    SealedCall,
+)
 from infra.plumbing.errors import AtollError
 
 
@@ -27,19 +35,6 @@ class RegionCallError(AtollError):
         super().__init__(f"the region's node gave no usable answer ({failure.value}).")
         self.failure = failure
         self.status = status
-
-
-class OptOutCall(RegionalMessage, frozen=True, kw_only=True):
-    """A subject's choice, on its way to the home region."""
-
-    subject: Regional[str]
-    opted_out: Regional[bool]
-
-
-class OptOutAnswer(RegionalMessage, frozen=True, kw_only=True):
-    """The choice is durable; lists of the subject below `version` no longer hold."""
-
-    version: Regional[int]
 
 
 class RegionPort(Protocol):

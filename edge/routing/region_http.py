@@ -8,9 +8,18 @@ import aiohttp
 import msgspec
 from opentelemetry.trace import SpanKind, StatusCode
 
-from edge.routing.port import CallFailure, OptOutAnswer, OptOutCall, RegionCallError
+from edge.routing.port import CallFailure, RegionCallError
 from infra.contracts.events import EventAck, EventBatch
-from infra.contracts.messages import AwayAnswer, AwayRequest, HomeAnswer, HomeRequest, SealedAnswer, SealedCall
+from infra.contracts.messages import (
+    AwayAnswer,
+    AwayRequest,
+    HomeAnswer,
+    HomeRequest,
+    OptOutAnswer,
+    OptOutCall,
+    SealedAnswer,
+    SealedCall,
+)
 from infra.contracts.residency import encode_global, encode_regional
 from infra.plumbing.telemetry import Telemetry, inject
 

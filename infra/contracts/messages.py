@@ -203,6 +203,19 @@ class Invalidation(RegionalMessage, frozen=True, kw_only=True):
 INVALIDATION_TOPIC = "invalidations"
 
 
+class OptOutCall(RegionalMessage, frozen=True, kw_only=True):
+    """A subject's choice, told by an edge of the home region."""
+
+    subject: Regional[str]
+    opted_out: Regional[bool]
+
+
+class OptOutAnswer(RegionalMessage, frozen=True, kw_only=True):
+    """The choice is durable; lists of the subject below `version` no longer hold."""
+
+    version: Regional[int]
+
+
 class RelayedCall(RegionalMessage, frozen=True, kw_only=True):
     """A traveller's call, put into a sealed box by an edge elsewhere and opened by the home region.
 
@@ -210,9 +223,11 @@ class RelayedCall(RegionalMessage, frozen=True, kw_only=True):
     """
 
     token: Regional[str]
+    # Exactly one of the three is given.
     request: Regional[HomeRequest | None] = None
     events: Regional[bytes | None] = None
     """An encoded `EventBatch`."""
+    opted_out: Regional[bool | None] = None
 
 
 class SealedCall(GlobalMessage, frozen=True, kw_only=True):

@@ -1,19 +1,6 @@
 """Messages of the region's own doors: the data subject's choice, and what an operator asks and sees."""
 
-from infra.contracts.residency import Global, GlobalMessage, Regional, RegionalMessage
-
-
-class OptOutCall(RegionalMessage, frozen=True, kw_only=True):
-    """A subject's choice, told by this region's edge."""
-
-    subject: Regional[str]
-    opted_out: Regional[bool]
-
-
-class OptOutAnswer(RegionalMessage, frozen=True, kw_only=True):
-    """The choice is durable; lists below `version` no longer hold."""
-
-    version: Regional[int]
+from infra.contracts.residency import Global, GlobalMessage
 
 
 class WithdrawCall(GlobalMessage, frozen=True, kw_only=True):

@@ -12,6 +12,7 @@ from infra.plumbing.keys import RegionKeys, TrustDirectory
 from infra.plumbing.sealing import open_call, seal_reply
 from infra.plumbing.tokens import open_subject, verify_token
 from region.api.checking import check_request
+from region.api.choices import Choices
 from region.api.decoding import decode_body
 from region.api.ports import EventTaker
 from region.funnel.recommender import Recommender
@@ -21,13 +22,21 @@ class RelayDesk:
     """Answers sealed calls. Who is named inside is read here and nowhere before."""
 
     def __init__(
-        self, *, keys: RegionKeys, trust: TrustDirectory, clock: Clock, recommender: Recommender, intake: EventTaker
+        self,
+        *,
+        keys: RegionKeys,
+        trust: TrustDirectory,
+        clock: Clock,
+        recommender: Recommender,
+        intake: EventTaker,
+        choices: Choices,
     ) -> None:
         self._keys = keys
         self._trust = trust
         self._clock = clock
         self._recommender = recommender
         self._intake = intake
+        self._choices = choices
 
     async def answer(self, call: SealedCall, request_id: str) -> SealedAnswer:
         """The sealed answer; errors of the call inside are sealed too.
@@ -49,13 +58,15 @@ class RelayDesk:
         call = decode_body(opened, RelayedCall)
         subject = self._subject_of(call.token)
         # The subject is the token's, whatever the call itself claims.
-        if call.request is not None and call.events is None:
+        if sum(part is not None for part in (call.request, call.events, call.opted_out)) != 1:
+            raise InvalidInputError("a sealed call holds either a request or events or a choice.")
+        if call.request is not None:
             check_request(call.request)
             return encode_regional(await self._recommender.home(replace(call.request, subject=subject)))
-        if call.events is not None and call.request is None:
+        if call.events is not None:
             batch = replace(decode_body(call.events, EventBatch), subject=subject)
             return encode_regional(await self._intake.take(batch))
-        raise InvalidInputError("a sealed call holds either a request or events.")
+        return encode_regional(await self._choices.set_opt_out(subject, opted_out=bool(call.opted_out)))
 
     def _subject_of(self, token: str) -> str:
         principal = verify_token(token, self._trust, clock=self._clock)

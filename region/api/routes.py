@@ -5,20 +5,18 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from infra.contracts.events import EventBatch
-from infra.contracts.messages import AwayRequest, HomeRequest, Invalidation, SealedCall
+from infra.contracts.messages import AwayRequest, HomeRequest, OptOutCall, SealedCall
 from infra.contracts.residency import RegionalMessage, encode_global, encode_regional
 from infra.plumbing.errors import InvalidInputError
 from infra.plumbing.http.middleware import REQUEST_ID
-from region.api.announcing import Announcer
 from region.api.answers import away_response, home_response
 from region.api.checking import check_request
+from region.api.choices import Choices
 from region.api.decoding import decode_body, read_body
 from region.api.doors import Door
-from region.api.messages import OptOutAnswer, OptOutCall
 from region.api.ports import EventTaker
 from region.api.relay import RelayDesk
 from region.funnel.recommender import Recommender
-from region.store.port import Store
 from region.store.subjects import is_subject
 
 AWAY_BYTES_MAX = 64 << 10
@@ -32,8 +30,7 @@ class CallerDoors:
     recommender: Recommender
     intake: EventTaker
     relay: RelayDesk
-    store: Store
-    announcer: Announcer
+    choices: Choices
     home_only: Door
     body_bytes_max: int
 
@@ -80,11 +77,7 @@ class CallerDoors:
         self.home_only(request)
         call = decode_body(await self._body(request), OptOutCall)
         check_subject(call.subject)
-        version = await self.store.set_opt_out(call.subject, opted_out=call.opted_out)
-        await self.announcer.tell(
-            Invalidation(subject=call.subject, subject_version=version, opted_out=call.opted_out)
-        )  # fmt: skip
-        return regional_response(OptOutAnswer(version=version))
+        return regional_response(await self.choices.set_opt_out(call.subject, opted_out=call.opted_out))
 
     async def _body(self, request: web.Request) -> bytes:
         return await read_body(request, bytes_max=self.body_bytes_max)

@@ -5,7 +5,7 @@ import random
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
-from edge.routing.port import CallFailure, OptOutAnswer, OptOutCall, RegionCallError
+from edge.routing.port import CallFailure, RegionCallError
 from infra.contracts.events import EventAck, EventBatch
 from infra.contracts.messages import (
     AwayAnswer,
@@ -13,6 +13,8 @@ from infra.contracts.messages import (
     HomeAnswer,
     HomeRequest,
     Lifetime,
+    OptOutAnswer,
+    OptOutCall,
     ReasonCode,
     SealedAnswer,
     SealedCall,

@@ -18,6 +18,7 @@ from infra.contracts.messages import (
     HomeAnswer,
     HomeRequest,
     Lifetime,
+    OptOutAnswer,
     ReasonCode,
     RelayedCall,
     SealedAnswer,
@@ -238,6 +239,9 @@ class FakeRegion:
                 body = encode_regional(
                     EventAck(accepted=len(msgspec.json.decode(inner.events)["events"]), duplicates=0)
                 )
+            elif status == 200 and inner.opted_out is not None:
+                self.versions[subject] = self.versions.get(subject, 0) + 1
+                body = encode_regional(OptOutAnswer(version=self.versions[subject]))
         except AtollError as error:
             status, title = status_of(error)
             body = problem_body(status, title, str(error), "x")

@@ -502,11 +502,20 @@ async def test_opting_out_holds_at_once_and_even_without_home(world: World) -> N
     assert not any(item.startswith("p-") for item in page)
 
 
-async def test_opting_out_needs_a_token_of_this_region_and_its_home(world: World) -> None:
+async def test_a_travellers_choice_is_made_at_home(world: World) -> None:
+    client = await world.edge()
+    response = await client.put(
+        "/v1/privacy/opt-out", json={"opted_out": True}, headers=world.token("bob", region="near")
+    )
+    assert (response.status, await response.json()) == (200, {"opted_out": True})
+    assert world.near.versions == {world.subject("bob", "near"): 1}
+    assert not world.home.versions
+
+
+async def test_opting_out_needs_a_token_and_the_home_region(world: World) -> None:
     client = await world.edge()
     choice = {"opted_out": True}
     assert (await client.put("/v1/privacy/opt-out", json=choice)).status == 401
-    assert (await client.put("/v1/privacy/opt-out", json=choice, headers=world.token(region="near"))).status == 403
     bad = await client.put("/v1/privacy/opt-out", json={"opted_out": "maybe"}, headers=world.token())
     assert bad.status == 400
     assert "opted_out" in (await bad.text())

@@ -30,6 +30,7 @@ from infra.plumbing.keys import RegionKeys, TrustDirectory
 from infra.plumbing.sealing import open_reply, seal_call
 from infra.plumbing.tokens import issue_token
 from region.api.announcing import Announcer
+from region.api.choices import Choices
 from region.api.doors import operator_door, service_door
 from region.api.messages import StatusAnswer
 from region.api.operating import OperatorDoors
@@ -57,14 +58,19 @@ class Region:
         registry = world.telemetry.registry
         intake = Intake(log=self.log, clock=world.clock, wake=lambda: None, registry=registry)
         announcer = Announcer(grid=self.grid, registry=registry)
+        choices = Choices(store=world.store, announcer=announcer)
         self.callers = CallerDoors(
             recommender=world.recommender,
             intake=intake,
             relay=RelayDesk(
-                keys=KEYS, trust=TRUST, clock=world.clock, recommender=world.recommender, intake=intake
+                keys=KEYS,
+                trust=TRUST,
+                clock=world.clock,
+                recommender=world.recommender,
+                intake=intake,
+                choices=choices,
             ),
-            store=world.store,
-            announcer=announcer,
+            choices=choices,
             home_only=service_door(KEYS.service_key),
             body_bytes_max=BODY_MAX,
         )  # fmt: skip
@@ -328,6 +334,9 @@ async def test_a_travellers_call_is_answered_as_at_home_in_a_sealed_box(region: 
     status, body = await sealed(region, RelayedCall(token=token, request=personal()))
     answer = msgspec.json.decode(body, type=HomeAnswer)
     assert (status, answer.subject_version) == (200, 9)
+    status, body = await sealed(region, RelayedCall(token=token, opted_out=True))
+    assert status == 200
+    assert msgspec.json.decode(body)["version"] >= 1
     status, body = await sealed(region, RelayedCall(token=token, events=encode_regional(batch("event-0001"))))
     assert (status, msgspec.json.decode(body, type=EventAck).accepted) == (200, 1)
     logged = await region.log.read(after=0, limit=10)
@@ -340,8 +349,9 @@ async def test_a_travellers_errors_are_sealed_too(region: Region) -> None:
     for call, status, told in (
         (RelayedCall(token="no", request=personal()), 401, "does not hold"),
         (RelayedCall(token=foreign, request=personal()), 401, "another region"),
-        (RelayedCall(token=token), 400, "either a request or events"),
-        (RelayedCall(token=token, request=personal(), events=b"{}"), 400, "either a request or events"),
+        (RelayedCall(token=token), 400, "either a request or events or a choice"),
+        (RelayedCall(token=token, request=personal(), opted_out=False), 400, "either a request or events or a choice"),
+        (RelayedCall(token=token, request=personal(), events=b"{}"), 400, "either a request or events or a choice"),
         (RelayedCall(token=token, events=b"nonsense"), 400, "not valid JSON"),
         (RelayedCall(token=token, request=personal(n=0)), 400, "n is out of range"),
     ):

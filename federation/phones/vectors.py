@@ -1,11 +1,12 @@
 """Portable vectors of a dataset's users, as their phones would compute them."""
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from federation.device.store import DeviceStore
-from federation.device.tower import load_device_release
-from federation.device.vector import portable_vector
+from federation.device.tower import DeviceRelease, load_device_release
+from federation.device.vector import PortableVector, portable_vector
 from federation.phones.dataset import Row, read_interactions, served_event
 from infra.plumbing.errors import InvalidInputError
 
@@ -25,12 +26,16 @@ def portable_headers(release_directory: Path, dataset: Path, users: Sequence[str
     headers = {}
     for user, events in rows.items():
         if len(events) < 2:
-            raise InvalidInputError(f"user {user} has {len(events)} events.", fix="A vector needs at least two.")
-        ordered = sorted(events, key=lambda row: row.at_ms)
-        # A store that is never saved: the file does not exist and is not made.
-        store = DeviceStore(release_directory / ".no-such-phone")
+            raise InvalidInputError(
+                f"one of the users has {len(events)} events in this dataset.", fix="A vector needs at least two."
+            )
+        headers[user] = _vector(release, sorted(events, key=lambda row: row.at_ms)).headers()
+    return headers
+
+
+def _vector(release: DeviceRelease, ordered: Sequence[Row]) -> PortableVector:
+    with tempfile.TemporaryDirectory() as folder:
+        store = DeviceStore(Path(folder) / "phone")
         for number, row in enumerate(ordered[:-1]):
             store.add_served(served_event(row, number))
-        history = store.history(release)
-        headers[user] = portable_vector(release, history, now_s=ordered[-1].at_ms / 1000).headers()
-    return headers
+        return portable_vector(release, store.history(release), now_s=ordered[-1].at_ms / 1000)

@@ -2,7 +2,6 @@
 
 import argparse
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from typing import Any
 from infra.cli.output import add_json_option, emit, table
 from infra.cli.world import add_state_option
 
-PHONES_END_S = 60.0
+PHONES_END_S = 120.0
 POPULATION = "everybody"
 
 
@@ -112,7 +111,10 @@ def _phones(arguments: argparse.Namespace, world: Any) -> Iterator[dict[str, Any
     """Simulated phones around a block; afterwards the dictionary holds their report."""
     import msgspec
 
+    from federation.flower.processes import start
     from federation.settings import PhonesSettings
+    from infra.local.tiers import source_root
+    from infra.plumbing.environment import environment_with
     from infra.plumbing.errors import InvalidInputError
     from infra.plumbing.files import write_atomically
 
@@ -140,9 +142,12 @@ def _phones(arguments: argparse.Namespace, world: Any) -> Iterator[dict[str, Any
     )
     file = state / "phones.json"
     write_atomically(file, msgspec.json.encode(settings))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "federation.phones", "--settings", str(file)], stdout=subprocess.DEVNULL
-    )
+    # Small matrices: more threads than one only get in each other's way.
+    process = start(
+        [sys.executable, "-m", "federation.phones", "--settings", str(file)],
+        log_file=state / "phones.log", environment=environment_with({"OPENBLAS_NUM_THREADS": "1"}),
+        directory=source_root(),
+    )  # fmt: skip
     try:
         yield report
         process.send_signal(signal.SIGTERM)

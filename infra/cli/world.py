@@ -56,9 +56,10 @@ def _leaf(verbs: Any, name: str, run: Any, text: str, example: str) -> argparse.
 def _configuration(arguments: argparse.Namespace) -> Any:
     import msgspec
 
-    from infra.local.configuration import default_configuration, load_configuration
+    from infra.local.configuration import default_configuration, load_configuration, with_absolute_directories
 
-    found = load_configuration(arguments.config) if arguments.config else default_configuration()
+    default = with_absolute_directories(default_configuration(), Path.cwd())
+    found = load_configuration(arguments.config) if arguments.config else default
     if arguments.balancer:
         found = msgspec.structs.replace(found, balancer=arguments.balancer)
     return found

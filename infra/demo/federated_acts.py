@@ -9,7 +9,7 @@ from infra.demo.play import Play
 from infra.demo.report import Line
 from infra.plumbing.ids import new_request_id
 
-PHONES_PER_REGION, ROUNDS = 25, 2
+PHONES_PER_REGION, ROUNDS = 30, 1
 
 
 async def portable_vectors(play: Play, bundle: Path, callers: Sequence[Caller]) -> dict[str, dict[str, str]]:

@@ -16,7 +16,7 @@ from infra.demo.callers import pick_callers, read_history, read_users
 from infra.demo.memory import PeakMemory
 from infra.demo.play import Play
 from infra.demo.report import render
-from infra.local.configuration import default_configuration
+from infra.local.configuration import default_configuration, with_absolute_directories
 from infra.local.tiers import source_root
 from infra.local.world import World, start_world, stop_world
 from infra.plumbing.clock import Clock
@@ -94,8 +94,8 @@ async def _acts(play: Play, source: str, minutes: float | None, tries: int) -> N
 
 def _start(play: Play) -> World:
     return start_world(
-        default_configuration(), play.work / "world", repository=play.repository, dataset=play.dataset,
-        hold_out_last=True, progress=play.progress,
+        with_absolute_directories(default_configuration(), play.work), play.work / "world",
+        repository=play.repository, dataset=play.dataset, hold_out_last=True, progress=play.progress,
     )  # fmt: skip
 
 

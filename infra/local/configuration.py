@@ -5,6 +5,7 @@ from pathlib import Path
 
 import msgspec
 
+from infra.local.tiers import source_root
 from infra.plumbing.errors import InvalidInputError, SettingsError
 from infra.plumbing.files import write_atomically
 from infra.plumbing.settings import load_settings
@@ -47,7 +48,7 @@ class PortsConfiguration(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
 
 
 class DirectoriesConfiguration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Folders; relative ones start at the folder of the configuration file."""
+    """Folders; relative ones start at the folder of the configuration file, environments at the source tree."""
 
     state: str = ".atoll/world"
     repository: str = ".atoll/repository"
@@ -108,7 +109,7 @@ def default_configuration() -> WorldConfiguration:
             RegionConfiguration(name="us-east", zip_digits="012"),
             RegionConfiguration(name="us-central", zip_digits="3456"),
             RegionConfiguration(name="us-west", zip_digits="789"),
-        )
+        ),
     )
 
 
@@ -131,7 +132,8 @@ def with_absolute_directories(configuration: WorldConfiguration, base: Path) -> 
         directories=DirectoriesConfiguration(
             state=str(base / directories.state),
             repository=str(base / directories.repository),
-            environments=str(base / directories.environments),
+            # Wherever the caller stands, the environments are those of the source tree.
+            environments=str(source_root() / directories.environments),
         ),
     )
 

@@ -88,7 +88,7 @@ def _frontend(settings: BalancerSettings) -> list[str]:
         *(f"    acl some_edge nbsrv({region.name}) gt 0" for region in settings.regions[1:]),
         '    http-request return status 200 content-type application/json string "{\\"status\\":\\"ready\\"}"'
         " if { path /health/ready } some_edge",
-        '    http-request return status 503 content-type application/json string'
+        "    http-request return status 503 content-type application/json string"
         ' "{\\"status\\":\\"waiting\\",\\"for\\":\\"an edge that answers\\"}" if { path /health/ready }',
     ]
     first = settings.regions[0].name

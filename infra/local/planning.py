@@ -68,7 +68,7 @@ def port_names(configuration: WorldConfiguration) -> tuple[str, ...]:
     """Everything that listens on a port, in the order in which `ports.first` counts."""
     names = ["balancer", "repository", "wan"]
     for region in configuration.regions:
-        names += [f"{region.name}/api", f"{region.name}/worker", f"{region.name}/gateway", *edge_names(region)]
+        names += [f"{region.name}/{part}" for part in ("grid", "api", "worker", "gateway")] + [*edge_names(region)]
     names += [link_name(*pair) for pair in link_pairs(configuration)]
     return tuple(names)
 
@@ -153,12 +153,11 @@ def _repository(given: PlanInput, files: dict[Path, bytes]) -> ProcessPlan:
 def _region(given: PlanInput, region: RegionConfiguration, files: dict[Path, bytes]) -> list[ProcessPlan]:
     name, layout = region.name, given.layout
     file = _put(files, layout.region(name) / "region.json", _region_settings(given, name))
-    grid = str(layout.grid(name))
     python, edge_python = given.python_of("region"), given.python_of("edge")
     return [
         ProcessPlan(
-            name=f"{name}/grid", part=Part.GRID, region=name, probe=ProbeKind.UNIX, address=grid,
-            command=(edge_python, "-m", "infra.plumbing.grid", "--socket", grid),
+            name=f"{name}/grid", part=Part.GRID, region=name, probe=ProbeKind.HTTP,
+            address=_address(given, f"{name}/grid"), command=_grid_command(given, name, edge_python),
         ),
         ProcessPlan(
             name=f"{name}/api", part=Part.API, region=name, stage=1, probe=ProbeKind.HTTP,
@@ -171,6 +170,15 @@ def _region(given: PlanInput, region: RegionConfiguration, files: dict[Path, byt
         *(_edge(given, region, number, files) for number in range(1, region.edges + 1)),
         _gateway(given, name, files),
     ]  # fmt: skip
+
+
+def _grid_command(given: PlanInput, region: str, python: str) -> tuple[str, ...]:
+    name = f"{region}/grid"
+    return (
+        python, "-m", "infra.plumbing.grid", "--socket", str(given.layout.grid(region)), "--region", region,
+        "--node", f"{region}-grid", "--host", given.configuration.host, "--metrics-port", str(given.ports[name]),
+        "--log-file", str(given.layout.log(name)),
+    )  # fmt: skip
 
 
 def _region_settings(given: PlanInput, name: str) -> RegionSettings:

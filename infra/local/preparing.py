@@ -123,9 +123,7 @@ def _previous_ports(layout: Layout) -> Mapping[str, int]:
         return {}
 
 
-def seed_regions(
-    record: WorldRecord, layout: Layout, seeding: Seeding, *, progress: Progress, clock: Clock
-) -> None:
+def seed_regions(record: WorldRecord, layout: Layout, seeding: Seeding, *, progress: Progress, clock: Clock) -> None:
     """Fill every region's store from the dataset, unless it was filled from the same one before.
 
     Raises:

@@ -59,9 +59,7 @@ class Child:
 
     def _waits_for(self, other: "Child") -> bool:
         shared = "" in (self.plan.region, other.plan.region)
-        return (
-            other.wanted and other.plan.stage < self.plan.stage and (shared or other.plan.region == self.plan.region)
-        )
+        return other.wanted and other.plan.stage < self.plan.stage and (shared or other.plan.region == self.plan.region)
 
     def started(self, process: subprocess.Popen[bytes], now_s: float, *, eased_s: float) -> None:
         """It runs from now on."""

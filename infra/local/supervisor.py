@@ -57,9 +57,7 @@ class Supervisor:
         self._layout = layout
         self._clock = clock
         now_s = clock.monotonic_s()
-        self._children = [
-            Child(plan=plan, policy=record.restart, waiting_since_s=now_s) for plan in record.processes
-        ]
+        self._children = [Child(plan=plan, policy=record.restart, waiting_since_s=now_s) for plan in record.processes]
         self._peak_mb = self._own_mb = 0.0
         self._meter = MemoryMeter()
         self._files_cut = 0

@@ -203,9 +203,7 @@ class World:
 
     def aim_link(self, origin: str, port: int, *, destination: str = CENTRAL_FLOWER, host: str = "127.0.0.1") -> None:
         """Tell a link where its destination is; Flower's SuperLink is not known before it starts."""
-        self._call_wan(
-            {"command": "aim", "origin": origin, "destination": destination, "host": host, "port": port}
-        )
+        self._call_wan({"command": "aim", "origin": origin, "destination": destination, "host": host, "port": port})
 
     def links(self) -> list[dict[str, Any]]:
         """Shape and counters of every link."""

@@ -118,9 +118,7 @@ class Proxy:
 
     async def _first_answer(self, request: web.Request, call: Call, region: str) -> web.StreamResponse:
         self._turn += 1
-        order = attempt_order(
-            self._routes, region, is_up=self._board.is_up, load=self._board.load, turn=self._turn
-        )
+        order = attempt_order(self._routes, region, is_up=self._board.is_up, load=self._board.load, turn=self._turn)
         unready: Attempt | None = None
         for edge in order[: self._settings.attempts_max]:
             with self._board.calling(edge.name):

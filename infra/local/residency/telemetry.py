@@ -9,9 +9,7 @@ from infra.local.residency.scan import Findings, ResidencyReport, Searcher, Secr
 FILE_BYTES_MAX = 256 << 20
 
 
-def grep_telemetry(
-    state: Path, secrets: Secrets, *, metrics: Mapping[str, str] | None = None
-) -> ResidencyReport:
+def grep_telemetry(state: Path, secrets: Secrets, *, metrics: Mapping[str, str] | None = None) -> ResidencyReport:
     """Search `<state>/logs` and `<state>/spans`, and the texts of `/metrics` by process name.
 
     `link` of a leak is the file or the process; `bytes_cut` counts what of a file was larger than FILE_BYTES_MAX.

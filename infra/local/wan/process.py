@@ -101,9 +101,7 @@ class Wan:
     def _chosen(self, request: Request) -> list[Link]:
         origin, destination = text_field(request, "origin"), text_field(request, "destination")
         chosen = [
-            link
-            for (one, other), link in self.links.items()
-            if origin in ("*", one) and destination in ("*", other)
+            link for (one, other), link in self.links.items() if origin in ("*", one) and destination in ("*", other)
         ]
         if not chosen:
             raise NotFoundError(f"there is no link {origin}--{destination}.", fix="See the command status.")

@@ -1,4 +1,3 @@
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -94,5 +93,3 @@ def test_what_alone_exceeds_the_bound_is_not_kept_and_evicts_nothing() -> None:
     bounded.put("large", bytes(1000), ttl_s=10.0, now_s=0.0)
     assert bounded.get("large", now_s=0.0) is None
     assert bounded.get("small", now_s=0.0) == b"x"
-
-

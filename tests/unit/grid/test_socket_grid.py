@@ -134,9 +134,7 @@ async def test_a_call_beyond_the_limits_is_refused_and_the_connection_lives(serv
     await raw.close()
 
 
-async def test_connections_are_bounded(
-    server: GridServer, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_connections_are_bounded(server: GridServer, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_module, "CONNECTIONS_MAX", 2)
     first, second = await Raw.connect(path), await Raw.connect(path)
     for raw in (first, second):

@@ -257,6 +257,7 @@ async def test_calls_reach_the_region_with_what_they_need(tmp_path: Path) -> Non
 
 async def test_an_edge_killed_under_load_fails_nobody(tmp_path: Path) -> None:
     async with balanced(tmp_path) as world:
+
         async def slowly(request: web.Request) -> web.Response:
             await asyncio.sleep(0.002)
             return web.Response(text=world.edges["east-1"].name)

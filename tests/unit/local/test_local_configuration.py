@@ -46,7 +46,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert read.directories == DirectoriesConfiguration(
         state=str(tmp_path / ".atoll/world"),
         repository=str(tmp_path / ".atoll/repository"),
-        environments=str(tmp_path / ".atoll/envs"),
+        environments=str(source_root() / ".atoll/envs"),
     )
     assert msgspec.structs.replace(read, directories=world.directories) == world
     assert "# embedded | haproxy" in render_configuration(world)

@@ -346,4 +346,4 @@ async def test_the_repository_gives_out_files_and_nothing_else(tmp_path: Path, r
 
 def test_the_default_world_has_a_port_for_everything() -> None:
     names = port_names(default_configuration())
-    assert len(names) == len(set(names)) == 3 + 3 * (3 + 2) + 3 * (2 + 2)
+    assert len(names) == len(set(names)) == 3 + 3 * (4 + 2) + 3 * (2 + 2)

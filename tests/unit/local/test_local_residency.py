@@ -283,10 +283,7 @@ def test_needles_are_found_at_every_position(needles: list[bytes], hay: bytes, d
     found = {(position, needle.content) for position, needle in known.find(stack)}
     assert (at, planted) in found
     expected = {
-        (position, needle)
-        for needle in needles
-        for position in range(len(stack))
-        if stack.startswith(needle, position)
+        (position, needle) for needle in needles for position in range(len(stack)) if stack.startswith(needle, position)
     }
     assert expected <= found  # besides, there are the needles' other forms
 

@@ -232,9 +232,7 @@ async def test_latency_delays_but_keeps_order(tmp_path: Path) -> None:
 async def test_a_port_in_use_is_told(tmp_path: Path) -> None:
     async with link_to(tmp_path) as link:
         capture = CaptureWriter(tmp_path / "other.bin", bytes_max=1000)
-        other = Link(
-            settings=link.settings, host="127.0.0.1", capture=capture, clock=ManualClock(), connections_max=1
-        )
+        other = Link(settings=link.settings, host="127.0.0.1", capture=capture, clock=ManualClock(), connections_max=1)
         with pytest.raises(SettingsError, match="of the link a--b cannot be used"):
             await other.start()
         await other.stop()

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import aiohttp
@@ -104,11 +104,12 @@ class Load:
 
     async def _send(self, session: aiohttp.ClientSession, call: Call) -> None:
         sent_s = self.now_s()
-        status, items, headers = 0, 0, {}
+        status, items = 0, 0
+        headers: Mapping[str, str] = {}
         try:
             async with session.get(self._base_url + call.path, headers=call.headers) as answer:
                 body = await answer.read()
-                status, headers = answer.status, dict(answer.headers)
+                status, headers = answer.status, answer.headers
                 items = len(json.loads(body)["items"]) if status == 200 else 0
         except (aiohttp.ClientError, TimeoutError):
             status = 0

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,8 @@ class Answer:
     step: str
     region: str
     release: str
-    headers: dict[str, str]
+    headers: Mapping[str, str]
+    """Names in any case."""
     body: Any
 
 
@@ -51,7 +52,7 @@ async def ask(session: aiohttp.ClientSession, base_url: str, path: str, headers:
             step=response.headers.get("Atoll-Step", ""),
             region=response.headers.get("Atoll-Region", ""),
             release=response.headers.get("Atoll-Release", ""),
-            headers=dict(response.headers),
+            headers=response.headers,
             body=body,
         )
 

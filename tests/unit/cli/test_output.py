@@ -60,6 +60,7 @@ def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch):
     bar = TerminalProgress()
     bar.advance(1, 3, "epochs")
     bar.advance(3, 3, "epochs")
-    assert bar._progress.finished
+    (task,) = bar._progress.tasks
+    assert (task.description, task.completed, task.total) == ("epochs", 3, 3)
     bar.close()
     bar.close()

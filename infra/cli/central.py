@@ -1,6 +1,7 @@
 """`atoll data`, `train`, `evaluate` and `release`: central's day. Runs in the central environment."""
 
 import argparse
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from infra.cli.output import add_json_option, emit, progress_bar, table
 from infra.plumbing.clock import SystemClock
 
 REPOSITORY, RELEASE_KEYS = Path(".atoll/repository"), Path(".atoll/release-keys")
+IMPORTED = Path(".atoll/datasets")
 
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -145,6 +147,23 @@ def _leaf_repository(verbs: Any, name: str, run: Any, text: str, example: str) -
     return parser
 
 
+def _ready(dataset: Path) -> Path:
+    """The dataset folder itself, or, for a plain folder that nobody imported yet, its import beside our state.
+
+    Importing is deterministic, so commands that are called one after the other see the same dataset.
+    """
+    from central.commands import import_dataset
+
+    plain = dataset / "interactions.csv"
+    if (dataset / "dataset.json").exists() or not plain.exists():
+        return dataset
+    name = hashlib.sha256(str(dataset.resolve()).encode()).hexdigest()[:12]
+    imported = IMPORTED / f"{dataset.resolve().name}-{name}"
+    with progress_bar() as progress:
+        import_dataset(source=str(dataset), out=imported, progress=progress)
+    return imported
+
+
 def _import(arguments: argparse.Namespace) -> None:
     from central.commands import import_dataset
 
@@ -159,7 +178,7 @@ def _import(arguments: argparse.Namespace) -> None:
 def _describe(arguments: argparse.Namespace) -> None:
     from central.commands import describe_dataset
 
-    description = describe_dataset(dataset=arguments.dataset)
+    description = describe_dataset(dataset=_ready(arguments.dataset))
     rows = [
         {"users": description.users, "items": description.items, "interactions": description.interactions,
          "days": description.days, "per user": description.per_user_median, "density": description.density}
@@ -177,9 +196,10 @@ def _validate(arguments: argparse.Namespace) -> None:
 def _train(arguments: argparse.Namespace) -> None:
     from central.commands import train
 
+    dataset = _ready(arguments.dataset)
     with progress_bar() as progress:
         card = train(
-            dataset=arguments.dataset,
+            dataset=dataset,
             out=arguments.out,
             minutes=arguments.minutes,
             seed=arguments.seed,
@@ -191,9 +211,10 @@ def _train(arguments: argparse.Namespace) -> None:
 def _evaluate(arguments: argparse.Namespace) -> None:
     from infra.cli.evaluating import evaluate_everything
 
+    dataset = _ready(arguments.dataset)
     with progress_bar() as progress:
         report = evaluate_everything(
-            dataset=arguments.dataset, model=arguments.model, bundle=arguments.bundle, served=not arguments.no_served,
+            dataset=dataset, model=arguments.model, bundle=arguments.bundle, served=not arguments.no_served,
             progress=progress,
         )  # fmt: skip
     rows = [{"": f"baseline {name}", **_headline(figures)} for name, figures in report["baselines"].items()]
@@ -208,9 +229,10 @@ def _headline(figures: dict[str, float]) -> dict[str, float | None]:
 def _build(arguments: argparse.Namespace) -> None:
     from central.commands import build_release
 
+    dataset = _ready(arguments.dataset)
     with progress_bar() as progress:
         built = build_release(
-            dataset=arguments.dataset, model=arguments.model, out=arguments.out, active=arguments.active,
+            dataset=dataset, model=arguments.model, out=arguments.out, active=arguments.active,
             allow_failed_gates=arguments.allow_failed_gates, progress=progress,
         )  # fmt: skip
     emit(arguments, built, "\n".join([f"{built.release} in {built.path}", *built.sentences]))
@@ -221,9 +243,10 @@ def _derive(arguments: argparse.Namespace) -> None:
 
     from central.commands import derive_release
 
+    dataset = _ready(arguments.dataset)
     with progress_bar() as progress:
         built = derive_release(
-            dataset=arguments.dataset, model=arguments.model, parent=arguments.parent, out=arguments.out,
+            dataset=dataset, model=arguments.model, parent=arguments.parent, out=arguments.out,
             adapter=np.load(arguments.adapter, allow_pickle=False), allow_failed_gates=arguments.allow_failed_gates,
             progress=progress,
         )  # fmt: skip

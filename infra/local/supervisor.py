@@ -313,9 +313,13 @@ def read_record(layout: Layout) -> WorldRecord:
     """
     try:
         return msgspec.json.decode(layout.world.read_bytes(), type=WorldRecord)
+    except FileNotFoundError as error:
+        raise InvalidInputError(
+            f"there is no world at {layout.state}.", fix="Start one: `./atoll world up`."
+        ) from error
     except (OSError, msgspec.DecodeError) as error:
         raise InvalidInputError(
-            f"there is no usable world at {layout.state}: {error}.", fix="Make one with `./atoll world up`."
+            f"the world at {layout.state} cannot be used: {error}.", fix="Make it anew with `./atoll world up`."
         ) from error
 
 

@@ -47,9 +47,10 @@ def test_what_is_not_a_command_exits_2():
     [
         (("data", "import", "nowhere.zip", "--to", "{tmp}/d"), "nowhere.zip"),
         (("data", "validate", "{tmp}"), "interactions"),
-        (("train", "--dataset", "{tmp}", "--out", "{tmp}/m"), "interactions"),
-        (("world", "status", "--state", "{tmp}/w"), "not"),
-        (("world", "kill", "atlantis", "--state", "{tmp}/w"), "not"),
+        (("train", "--dataset", "{tmp}", "--out", "{tmp}/m"), "holds no dataset"),
+        (("train", "--dataset", "{tmp}/none", "--out", "{tmp}/m"), "holds no dataset"),
+        (("world", "status", "--state", "{tmp}/w"), "there is no world at"),
+        (("world", "kill", "atlantis", "--state", "{tmp}/w"), "there is no world at"),
         (("release", "list", "--repository", "{tmp}/r"), "repository"),
         (("region", "us-east", "releases", "--state", "{tmp}/w"), "world"),
     ],

@@ -253,7 +253,7 @@ def _open_releases(
 
     async def start_retrieval(directory: Path, _manifest: Manifest) -> RetrievalProcess:
         # A path of its own for each process, and a short one: the kernel takes 107 bytes.
-        socket = state / f"ann-{settings.port}-{next(numbers)}.sock"
+        socket = Path(settings.run_directory or state) / f"ann-{settings.port}-{next(numbers)}.sock"
         process = RetrievalProcess(release=directory, socket=socket, clock=clock)
         await process.start()
         return process

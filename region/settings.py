@@ -15,7 +15,9 @@ class RegionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     worker_port: int
     """The worker's own port for `/metrics` and `/health`."""
     state_directory: str
-    """Holds `store.sqlite`, `log.sqlite`, `releases/`, `tuf/` and sockets."""
+    """Holds `store.sqlite`, `log.sqlite`, `releases/` and `tuf/`."""
+    run_directory: str = ""
+    """For Unix sockets, whose paths must be short (unix(7)); empty: the state directory."""
     repository_url: str
     trusted_root: str
     channel: str = "stable"

@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ def tell(
     _make_anew(work)
     try:
         with PeakMemory(clock=clock) as memory:
-            asyncio.run(_interruptible(_acts(play, source, minutes, tries)))
+            asyncio.run(_interruptible(_acts(play, source, minutes, tries), world_state=work / "world"))
         return _close(play, memory.peak_mb, keep=keep)
     except BaseException:
         stop_world(work / "world")
@@ -127,13 +127,17 @@ def _make_anew(work: Path) -> None:
     (work / MARK).touch()
 
 
-async def _interruptible(acts: Any) -> None:
-    """Turn SIGTERM and SIGINT into a cancellation of the acts, so that every `finally` runs."""
+async def _interruptible(acts: Coroutine[Any, Any, None], *, world_state: Path) -> None:
+    """Turn SIGTERM and SIGINT into a cancellation of the acts, so that every `finally` runs.
+
+    The world is ended at once: a thread that waits for it to come up cannot be cancelled, but gives up when it is gone.
+    """
     task = asyncio.ensure_future(acts)
     with _signals(task):
         try:
             await task
         except asyncio.CancelledError:
+            await asyncio.to_thread(stop_world, world_state)
             raise KeyboardInterrupt from None
 
 

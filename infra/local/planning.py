@@ -190,6 +190,7 @@ def _region_settings(given: PlanInput, name: str) -> RegionSettings:
         port=given.ports[f"{name}/api"],
         worker_port=given.ports[f"{name}/worker"],
         state_directory=str(layout.region(name) / "core"),
+        run_directory=str(layout.run),
         repository_url=_link_url(given, name, CENTRAL),
         trusted_root=str(layout.root),
         channel=given.configuration.channel,

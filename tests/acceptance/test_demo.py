@@ -60,29 +60,47 @@ def test_the_whole_story(tmp_path: Path):
     assert not processes_of(work)
 
 
+@pytest.fixture(scope="module")
+def ring(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset that is learned in seconds: everybody walks around the same ring of items."""
+    folder = tmp_path_factory.mktemp("ring")
+    regions, users, items, steps = ("us-east", "us-central", "us-west"), 150, 90, 40
+    walks = [
+        f"u{user},i{(7 * user + step) % items},{1000 * step + user}" for user in range(users) for step in range(steps)
+    ]
+    (folder / "interactions.csv").write_text("\n".join(["user_id,item_id,timestamp", *walks]) + "\n")
+    homes = [f"u{user},{regions[user % 3]}" for user in range(users)]
+    (folder / "users.csv").write_text("\n".join(["user_id,region", *homes]) + "\n")
+    colours = [f"i{item},Item {item},{('red', 'green', 'blue', 'grey', 'white')[item % 5]}" for item in range(items)]
+    (folder / "items.csv").write_text("\n".join(["item_id,title,category", *colours]) + "\n")
+    return folder
+
+
 @pytest.mark.parametrize("act", ["train", "world", "failover", "federated"])
-def test_ctrl_c_leaves_nothing_running(act: str, tmp_path: Path):
+def test_ctrl_c_leaves_nothing_running(act: str, ring: Path, tmp_path: Path):
     work = tmp_path / "work"
-    command = [str(ROOT / "atoll"), "demo", "--work", str(work), "--minutes", "0.05", "--tries", "2"]
-    demo = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    assert demo.stderr is not None
-    try:
-        seen = []
-        for line in demo.stderr:
-            seen.append(line)
-            if line.strip() == act:
-                break
-        else:
-            pytest.fail(f"the demo ended before {act}: {''.join(seen[-20:])}")
-        demo.send_signal(signal.SIGINT)
-        rest = demo.stderr.read()
-        assert demo.wait(timeout=STOP_PATIENCE_S) == 130, rest
-    finally:
-        if demo.poll() is None:
+    command = [str(ROOT / "atoll"), "demo", "--data", str(ring), "--work", str(work), "--tries", "2"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as demo:
+        try:
+            code, rest = stopped_at(demo, act)
+        finally:
             demo.kill()
-            demo.wait()
+    assert code == 130, rest
     assert "Traceback" not in rest
     assert not processes_of(work)
+
+
+def stopped_at(demo: "subprocess.Popen[str]", act: str) -> tuple[int, str]:
+    """Exit code and last words of a demo that gets Ctrl-C when it says that `act` begins."""
+    assert demo.stderr is not None
+    seen = []
+    for line in demo.stderr:
+        seen.append(line)
+        if line.strip() == act:
+            demo.send_signal(signal.SIGINT)
+            rest = demo.stderr.read()
+            return demo.wait(timeout=STOP_PATIENCE_S), rest
+    pytest.fail(f"the demo ended before {act}: {''.join(seen[-20:])}")
 
 
 def test_a_folder_that_is_not_the_demos_is_left_alone(tmp_path: Path):

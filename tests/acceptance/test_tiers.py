@@ -8,12 +8,15 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from central.release.repository import init_repository
 from edge.settings import EdgeSettings
+from infra.plumbing.clock import SystemClock
 from infra.plumbing.keys import RegionKeys, TrustDirectory
 from region.settings import RegionSettings
 
@@ -53,7 +56,8 @@ def trust(tmp_path: Path) -> Path:
     keys = RegionKeys.generate("us-east")
     keys.save(tmp_path / "keys.json")
     TrustDirectory.of([keys]).save(tmp_path / "trust.json")
-    (tmp_path / "root.json").write_text("{}")
+    root = init_repository(repository=tmp_path / "repository", keys=tmp_path / "release-keys", clock=SystemClock())
+    (tmp_path / "root.json").write_bytes(root)
     return tmp_path
 
 
@@ -65,7 +69,8 @@ def common(folder: Path, port: int) -> dict[str, object]:
     }  # fmt: skip
 
 
-def run_until_alive(python: Path, module: str, settings: msgspec.Struct, folder: Path, port: int) -> Iterator[int]:
+@contextmanager
+def alive(python: Path, module: str, settings: msgspec.Struct, folder: Path, port: int) -> Iterator[int]:
     (folder / "settings.json").write_bytes(msgspec.json.encode(settings))
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
@@ -108,7 +113,7 @@ def test_an_edge_environment_is_small(edge_python: Path):
 
 def test_an_edge_starts_without_numpy_or_tensorflow(edge_python: Path, trust: Path, unused_tcp_port: int):
     settings = EdgeSettings(**common(trust, unused_tcp_port), home_urls=("http://127.0.0.1:9",), away_urls={})  # type: ignore[arg-type]
-    for pid in run_until_alive(edge_python, "edge", settings, trust, unused_tcp_port):
+    with alive(edge_python, "edge", settings, trust, unused_tcp_port) as pid:
         maps = mapped_files(pid)
         assert "uvloop" in maps
         assert "tensorflow" not in maps
@@ -118,5 +123,5 @@ def test_an_edge_starts_without_numpy_or_tensorflow(edge_python: Path, trust: Pa
 def test_a_region_environment_carries_no_tensorflow(region_python: Path, trust: Path, unused_tcp_port: int):
     assert not list((region_python.parent.parent / "lib").glob("python*/site-packages/tensorflow*"))
     settings = RegionSettings(**common(trust, unused_tcp_port), worker_port=0)  # type: ignore[arg-type]
-    for pid in run_until_alive(region_python, "region", settings, trust, unused_tcp_port):
+    with alive(region_python, "region", settings, trust, unused_tcp_port) as pid:
         assert "tensorflow" not in mapped_files(pid)

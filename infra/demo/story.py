@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from infra.demo import central_acts, federated_acts, release_acts, residency_acts, serving_acts
+from infra.demo import central_acts, federated_acts, release_acts, residency_acts, serving_acts, trace_acts
 from infra.demo.callers import pick_callers, read_history, read_users
 from infra.demo.memory import PeakMemory
 from infra.demo.play import Play
@@ -80,6 +80,7 @@ async def _acts(play: Play, source: str, minutes: float | None, tries: int) -> N
     callers = pick_callers(users, keys, per_region=CALLERS_PER_REGION, clock=play.clock)
     items = list(dict.fromkeys(history[caller.user_id][-1] for caller in callers))
     await serving_acts.calls(play, callers, items[0])
+    await trace_acts.trace(play, callers[-1])
     await serving_acts.events(play, callers, tries=tries)
     vectors = await federated_acts.portable_vectors(play, bundle, callers[::2])
     await serving_acts.failover(play, callers, items, vectors, lost=world.configuration.region_names[0])

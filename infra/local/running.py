@@ -1,43 +1,46 @@
-"""What the small processes of this room have in common: read settings, start telemetry, run until told to stop."""
+"""What the small processes of this room have in common: telemetry around what they do."""
 
-import argparse
 import asyncio
-from collections.abc import Awaitable, Callable
-from pathlib import Path
+import sys
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 import msgspec
 
 from infra.plumbing.clock import Clock, SystemClock
-from infra.plumbing.errors import SettingsError
-from infra.plumbing.http.serving import run_process
-from infra.plumbing.settings import load_settings
+from infra.plumbing.http.serving import run_with_settings
 from infra.plumbing.telemetry import Telemetry, TelemetrySettings, start_telemetry
 
-S = TypeVar("S", bound=msgspec.Struct)
+
+class LocalSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of a process of this room say where its telemetry goes."""
+
+    telemetry: TelemetrySettings = TelemetrySettings()
 
 
-def run_with_settings(
+S = TypeVar("S", bound=LocalSettings)
+
+
+def run_local(
     service: str,
     settings_type: type[S],
     main: Callable[[S, asyncio.Event, Telemetry, Clock], Awaitable[None]],
     *,
-    arguments: list[str] | None = None,
+    arguments: Sequence[str] | None = None,
 ) -> int:
-    """Run one process from `--settings FILE`; returns its exit code. `settings_type` has a field `telemetry`."""
-    parser = argparse.ArgumentParser(prog=f"python -m infra.local.{service}")
-    parser.add_argument("--settings", type=Path, required=True, help="JSON or TOML file")
-    file = parser.parse_args(arguments).settings
+    """Run one process from `--settings FILE` with its telemetry; returns its exit code."""
 
-    async def run(stop: asyncio.Event) -> None:
-        settings = load_settings(file, settings_type)
-        telemetry_settings = getattr(settings, "telemetry", None)
-        if not isinstance(telemetry_settings, TelemetrySettings):
-            raise SettingsError(f"{settings_type.__name__} has no telemetry settings.")
-        telemetry = start_telemetry(service=service, region="", node=service, settings=telemetry_settings)
+    async def run(settings: S, stop: asyncio.Event) -> None:
+        telemetry = start_telemetry(service=service, region="", node=service, settings=settings.telemetry)
         try:
             await main(settings, stop, telemetry, SystemClock())
         finally:
             telemetry.close()
 
-    return run_process(run)
+    return run_with_settings(
+        f"infra.local.{service}",
+        settings_type,
+        run,
+        description=f"Run the {service} of a local world.",
+        arguments=sys.argv[1:] if arguments is None else arguments,
+    )

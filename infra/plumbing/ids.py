@@ -11,6 +11,11 @@ def new_request_id() -> str:
     return secrets.token_hex(12)
 
 
+def new_trace_id() -> str:
+    """A fresh trace id (W3C Trace Context): 32 hex digits."""
+    return secrets.token_hex(16)
+
+
 def accept_request_id(offered: str | None) -> str:
     """`offered` when it is a harmless identifier (8 to 64 letters, digits, `_.:-`), else a fresh one."""
     return offered if offered and _REQUEST_ID.fullmatch(offered) else new_request_id()

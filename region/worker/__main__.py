@@ -1,32 +1,22 @@
-"""`python -m region.worker --settings FILE`: run the worker of one node until SIGTERM."""
+"""`python -m region.worker --settings FILE`: the worker of one node."""
 
-import argparse
-import asyncio
 import sys
-from pathlib import Path
 
-from infra.plumbing.clock import SystemClock
-from infra.plumbing.http.serving import run_process
-from infra.plumbing.settings import load_settings
+from infra.plumbing.http.serving import run_with_settings
 from region.settings import RegionSettings
 from region.worker.process import run_worker
 
 
-def main() -> int:
-    """Read the command line and run; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m region.worker",
+def main(arguments: list[str]) -> int:
+    """Run until SIGTERM or SIGINT; returns the exit code."""
+    return run_with_settings(
+        "region.worker",
+        RegionSettings,
+        run_worker,
         description="Apply the region's log of events to its store, and tell the edges.",
-        epilog="example: python -m region.worker --settings us-east-1.toml",
+        arguments=arguments,
     )
-    parser.add_argument("--settings", type=Path, required=True, help="the node's settings (.toml or .json)")
-    path: Path = parser.parse_args().settings
-
-    async def run(stop: asyncio.Event) -> None:
-        await run_worker(load_settings(path, RegionSettings), stop=stop, clock=SystemClock())
-
-    return run_process(run)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

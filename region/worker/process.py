@@ -8,7 +8,7 @@ from typing import Any
 from aiohttp import web
 from prometheus_client import Counter
 
-from infra.plumbing.clock import Clock
+from infra.plumbing.clock import Clock, SystemClock
 from infra.plumbing.errors import UnavailableError
 from infra.plumbing.grid.connect import connect_grid
 from infra.plumbing.grid.port import Grid
@@ -137,12 +137,13 @@ class Worker:
         self._telemetry.logger.warning("put off", extra={"fields": {"loop": loop, "reason": str(error)}})
 
 
-async def run_worker(settings: RegionSettings, *, stop: asyncio.Event, clock: Clock) -> None:
+async def run_worker(settings: RegionSettings, stop: asyncio.Event, *, clock: Clock | None = None) -> None:
     """Build the worker of a node and run it until `stop`.
 
     Raises:
         SettingsError: the store, the log, the grid's address or the port cannot be used.
     """
+    clock = clock or SystemClock()
     async with AsyncExitStack() as stack:
         telemetry = start_telemetry(
             service="worker", region=settings.region, node=settings.node, settings=settings.telemetry

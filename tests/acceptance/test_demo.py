@@ -54,6 +54,8 @@ def test_the_whole_story(tmp_path: Path):
     assert re.fullmatch(r"[0-9a-f]{20}", figures["federated"]["candidate"])
     assert figures["switch"]["failed"] == figures["switch"]["empty"] == 0
     assert figures["rollback_ms"] > 0
+    assert figures["trace"]["services"] == ["balancer", "edge", "region"]
+    assert {"store", "ann", "ranker", "user-tower"} <= set(figures["trace"]["stages"])
     report = (work / "report.html").read_text()
     assert report.count("data:image/svg+xml") >= 3
     assert "report.html" in run.stdout

@@ -5,7 +5,7 @@ import sys
 
 from infra.local.balancer.process import run_balancer
 from infra.local.balancer.settings import BalancerSettings
-from infra.local.running import run_with_settings
+from infra.local.running import run_local
 from infra.plumbing.clock import Clock
 from infra.plumbing.telemetry import Telemetry
 
@@ -15,4 +15,4 @@ async def _main(settings: BalancerSettings, stop: asyncio.Event, telemetry: Tele
 
 
 if __name__ == "__main__":
-    sys.exit(run_with_settings("balancer", BalancerSettings, _main))
+    sys.exit(run_local("balancer", BalancerSettings, _main))

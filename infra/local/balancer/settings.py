@@ -4,7 +4,7 @@ from typing import Annotated
 
 import msgspec
 
-from infra.plumbing.telemetry import TelemetrySettings
+from infra.local.running import LocalSettings
 
 Seconds = Annotated[float, msgspec.Meta(gt=0.0, le=60.0)]
 
@@ -34,7 +34,7 @@ class AddressRange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     region: str
 
 
-class BalancerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class BalancerSettings(LocalSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One file; the world writes it, an operator may."""
 
     host: str = "127.0.0.1"
@@ -57,4 +57,3 @@ class BalancerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     calls_in_flight_max: int = 2000
     repeatable_posts: tuple[str, ...] = ("/v1/events", "/v1/recommendations")
     """POST paths that may be repeated: events count once by their id, recommendations change nothing."""
-    telemetry: TelemetrySettings = TelemetrySettings()

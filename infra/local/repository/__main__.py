@@ -4,7 +4,7 @@ import asyncio
 import sys
 
 from infra.local.repository.process import RepositorySettings, run_repository
-from infra.local.running import run_with_settings
+from infra.local.running import run_local
 from infra.plumbing.clock import Clock
 from infra.plumbing.telemetry import Telemetry
 
@@ -14,4 +14,4 @@ async def _main(settings: RepositorySettings, stop: asyncio.Event, telemetry: Te
 
 
 if __name__ == "__main__":
-    sys.exit(run_with_settings("repository", RepositorySettings, _main))
+    sys.exit(run_local("repository", RepositorySettings, _main))

@@ -4,28 +4,27 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-import msgspec
 from aiohttp import web
 
+from infra.local.running import LocalSettings
 from infra.plumbing.clock import Clock
 from infra.plumbing.errors import NotFoundError, SettingsError
 from infra.plumbing.http.middleware import frame, operations_routes
 from infra.plumbing.http.serving import serve
-from infra.plumbing.telemetry import Telemetry, TelemetrySettings
+from infra.plumbing.telemetry import Telemetry
 
 SERVED = ("metadata", "targets")
 _IMMUTABLE = "public, max-age=31536000, immutable"
 _VOLATILE = "no-cache"
 
 
-class RepositorySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RepositorySettings(LocalSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One file."""
 
     host: str = "127.0.0.1"
     port: int
     directory: str
     """Holds `metadata/` and `targets/`; nothing else in it is served."""
-    telemetry: TelemetrySettings = TelemetrySettings()
 
 
 def build_app(settings: RepositorySettings, *, telemetry: Telemetry, clock: Clock) -> web.Application:

@@ -3,7 +3,7 @@
 import asyncio
 import sys
 
-from infra.local.running import run_with_settings
+from infra.local.running import run_local
 from infra.local.wan.process import run_wan
 from infra.local.wan.settings import WanSettings
 from infra.plumbing.clock import Clock
@@ -15,4 +15,4 @@ async def _main(settings: WanSettings, stop: asyncio.Event, telemetry: Telemetry
 
 
 if __name__ == "__main__":
-    sys.exit(run_with_settings("wan", WanSettings, _main))
+    sys.exit(run_local("wan", WanSettings, _main))

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import msgspec
 
-from infra.plumbing.telemetry import TelemetrySettings
+from infra.local.running import LocalSettings
 
 LINKS_MAX = 512
 
@@ -25,7 +25,7 @@ class LinkSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         return f"{self.origin}--{self.destination}"
 
 
-class WanSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class WanSettings(LocalSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One file for all links."""
 
     host: str = "127.0.0.1"
@@ -38,4 +38,3 @@ class WanSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     connections_max: Annotated[int, msgspec.Meta(ge=1)] = 512
     """Per link; further connections are refused and counted."""
     links: Annotated[tuple[LinkSettings, ...], msgspec.Meta(max_length=LINKS_MAX)]
-    telemetry: TelemetrySettings = TelemetrySettings()

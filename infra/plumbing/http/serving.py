@@ -1,17 +1,23 @@
 """Running one HTTP process: bind, say ready, drain on SIGTERM, exit with a code that tells the truth."""
 
+import argparse
 import asyncio
 import errno
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
 
+import msgspec
 import uvloop
 from aiohttp import web
 
 from infra.plumbing.errors import AtollError, SettingsError
+from infra.plumbing.settings import load_settings
 from infra.plumbing.telemetry import Telemetry
 
+S = TypeVar("S", bound=msgspec.Struct)
 DRAIN_S = 2.0
 """How long requests in progress may take after SIGTERM."""
 
@@ -32,6 +38,35 @@ def run_process(main: Callable[[asyncio.Event], Awaitable[None]]) -> int:
         sys.stderr.write(f"error: {error}\n")
         return 2
     return 0
+
+
+def run_with_settings(
+    module: str,
+    settings_type: type[S],
+    main: Callable[[S, asyncio.Event], Awaitable[None]],
+    *,
+    description: str,
+    arguments: Sequence[str],
+) -> int:
+    """`python -m module --settings FILE`: read the settings, run `main` until SIGTERM; returns the exit code.
+
+    2 stands for settings that cannot be used, or an address that is taken.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {module}", description=description, epilog=f"example: python -m {module} --settings node.toml"
+    )
+    parser.add_argument(
+        "--settings",
+        type=Path,
+        required=True,
+        help=f"file (.toml or .json) with the fields of {settings_type.__name__}",
+    )
+    path: Path = parser.parse_args(arguments).settings
+
+    async def run(stop: asyncio.Event) -> None:
+        await main(load_settings(path, settings_type), stop)
+
+    return run_process(run)
 
 
 async def serve(app: web.Application, *, host: str, port: int, stop: asyncio.Event, telemetry: Telemetry) -> None:

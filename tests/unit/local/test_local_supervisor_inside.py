@@ -15,7 +15,7 @@ from infra.local.children import ChildNotStartedError, marked_processes, restore
 from infra.local.control import ControlRefusedError, call_control
 from infra.local.layout import Layout
 from infra.local.records import ProcessState, WorldRecord, WorldStatus
-from infra.local.running import run_with_settings
+from infra.local.running import run_local
 from infra.local.supervisor import Supervisor
 from infra.local.wan.settings import WanSettings
 from infra.plumbing.clock import Clock, SystemClock
@@ -106,17 +106,8 @@ def test_settings_are_read_before_anything_starts(tmp_path: Path, capsys: pytest
     file = tmp_path / "wan.json"
     settings = {"port": 7, "control_socket": "x", "capture_directory": "y", "links": []}
     file.write_bytes(msgspec.json.encode(settings))
-    assert run_with_settings("wan", WanSettings, main, arguments=["--settings", str(file)]) == 0
+    assert run_local("wan", WanSettings, main, arguments=["--settings", str(file)]) == 0
     assert seen == [7]
     file.write_text("{}")
-    assert run_with_settings("wan", WanSettings, main, arguments=["--settings", str(file)]) == 2
+    assert run_local("wan", WanSettings, main, arguments=["--settings", str(file)]) == 2
     assert "missing required field" in capsys.readouterr().err
-
-    class Bare(msgspec.Struct):
-        """Has no telemetry."""
-
-    async def nothing(settings: Bare, stop: asyncio.Event, telemetry: Telemetry, clock: Clock) -> None:
-        """Never runs."""
-
-    assert run_with_settings("bare", Bare, nothing, arguments=["--settings", str(file)]) == 2
-    assert "no telemetry settings" in capsys.readouterr().err

@@ -167,7 +167,7 @@ async def test_the_whole_worker_runs_on_files_and_ends_when_told(tmp_path: Path)
     log = open_log(settings)
     await log.append([logged(1, item="x", at_ms=SystemClock().now_ms(), received_ms=SystemClock().now_ms())])
     stop = asyncio.Event()
-    running = asyncio.create_task(run_worker(settings, stop=stop, clock=SystemClock()))
+    running = asyncio.create_task(run_worker(settings, stop, clock=SystemClock()))
     store = open_store(settings)
     while await store.applied_offset() < 1:
         pass
@@ -187,4 +187,4 @@ async def test_a_port_in_use_is_said(tmp_path: Path) -> None:
         taken.listen()
         settings = settings_in(tmp_path, port=taken.getsockname()[1])
         with pytest.raises(SettingsError, match="is in use"):
-            await run_worker(settings, stop=asyncio.Event(), clock=SystemClock())
+            await run_worker(settings, asyncio.Event(), clock=SystemClock())

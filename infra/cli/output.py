@@ -57,12 +57,14 @@ class TerminalProgress:
     """A bar on stderr for people; a line per finished part where stderr is not a terminal."""
 
     def __init__(self) -> None:
+        # Asked once: a running bar puts a stream of its own in place of stderr.
+        self._terminal = sys.stderr.isatty()
         self._progress: Any = None
         self._tasks: dict[str, Any] = {}
 
     def advance(self, done: int, total: int, what: str) -> None:
         """`done` of `total` steps of `what` are finished."""
-        if not sys.stderr.isatty():
+        if not self._terminal:
             if done >= total > 0 and what not in self._tasks:
                 self._tasks[what] = None
                 sys.stderr.write(f"  {what}: done\n")

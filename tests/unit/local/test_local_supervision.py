@@ -214,10 +214,10 @@ async def test_an_owner_that_is_gone_is_noticed_and_one_that_lets_go_is_not() ->
 
 def test_a_state_without_a_world_is_told(tmp_path: Path) -> None:
     layout = layout_of(tmp_path)
-    with pytest.raises(InvalidInputError, match="no usable world"):
+    with pytest.raises(InvalidInputError, match="there is no world"):
         read_record(layout)
     layout.world.write_text("{}")
-    with pytest.raises(InvalidInputError, match="no usable world"):
+    with pytest.raises(InvalidInputError, match="cannot be used"):
         read_record(layout)
 
 

@@ -17,6 +17,7 @@ from region.releases import commands
 
 ROLLBACK_GOAL_MS = 1000.0
 LOAD_PER_S = 60.0
+LOAD_BETWEEN_S = 2.0
 
 
 async def verify(play: Play, release: str) -> None:
@@ -55,7 +56,8 @@ async def tamper(play: Play, region: str, bundle: Path) -> None:
         "reason": refusal,
         "active_untouched": before.active == after.active,
     }
-    play.show(Line("tamper", "one changed byte in a published release", refusal or "NOT refused", "refused", met=met))
+    said = f"refused: {refusal.partition('.')[0]}" if refusal else "NOT refused"
+    play.show(Line("tamper", "one changed byte in a published release", said, "refused", met=met))
 
 
 async def _refusal(door: tuple[str, str], release: str) -> str:
@@ -77,17 +79,18 @@ async def promote_and_roll_back(play: Play, region: str, bundle: Path, callers: 
     )
     took_ms: dict[str, float] = {}
 
+    async def promote() -> None:
+        await asyncio.to_thread(commands.promote, *door, release=candidate)
+
+    async def roll_back() -> None:
+        await asyncio.to_thread(commands.rollback, *door)
+
     async def scene(_running: Load) -> None:
         await asyncio.to_thread(commands.pull, *door, release=candidate)
-        for name, release in (("promote", candidate), ("rollback", stable)):
-
-            async def command(name: str = name) -> None:
-                if name == "promote":
-                    await asyncio.to_thread(commands.promote, *door, release=candidate)
-                else:
-                    await asyncio.to_thread(commands.rollback, *door)
-
+        for name, command, release in (("promote", promote, candidate), ("rollback", roll_back, stable)):
+            await asyncio.sleep(LOAD_BETWEEN_S)
             took_ms[name] = await switch_everywhere_ms(command, edges, caller, release=release, clock=play.clock)
+        await asyncio.sleep(LOAD_BETWEEN_S)
 
     with play.phase("switch"):
         await under_load(load, scene)

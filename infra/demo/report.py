@@ -23,7 +23,8 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto
 h1 { margin-bottom: 0; } .lead { color: #666; margin-top: .2rem; }
 table { border-collapse: collapse; width: 100%; margin: 1rem 0 2rem; }
 th, td { text-align: left; padding: .4rem .6rem; border-bottom: 1px solid #8884; vertical-align: top; }
-td.figure { font-variant-numeric: tabular-nums; white-space: nowrap; }
+td.figure { font-variant-numeric: tabular-nums; }
+th:nth-child(2) { width: 42%; } th:nth-child(4) { min-width: 7rem; }
 .met { color: #2a9d8f; font-weight: 600; } .missed { color: #d00000; font-weight: 600; }
 figure { margin: 1.5rem 0; background: #fff; border-radius: .5rem; padding: .5rem; }
 figcaption { color: #444; font-size: .9rem; padding: .3rem .6rem; } img { width: 100%; }

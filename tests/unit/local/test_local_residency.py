@@ -139,10 +139,12 @@ def test_what_may_cross_is_clean() -> None:
 def test_every_form_is_found_everywhere(planted: bytes, where: str) -> None:
     body = b"before " + planted + b" after" * 50
     get = b"GET /x HTTP/1.1\r\n\r\n"
+    # The raw pseudonym is 16 bytes of any value; only in text is a blank a blank.
+    in_path = planted if planted == RAW else planted.replace(b" ", b"+")
     streams = {
         "request": (post(body), b""),
         "answer": (get, answer(body)),
-        "path": (b"GET /x?q=" + planted.replace(b" ", b"+") + b" HTTP/1.1\r\n\r\n", b""),
+        "path": (b"GET /x?q=" + in_path + b" HTTP/1.1\r\n\r\n", b""),
         "chunks": (chunked(body, 5), b""),
         "gzip": (get, answer(gzip.compress(body), "Content-Encoding: gzip")),
         "deflate": (post(zlib.compress(body)[2:-4], "Content-Encoding: deflate"), b""),

@@ -203,7 +203,7 @@ def build_scann_bundle(directory: Path) -> tuple[Path, FloatArray]:
 
 async def test_a_scann_index_is_served_without_tensorflow(tmp_path: Path) -> None:
     if not REGION_PYTHON.exists():
-        pytest.skip("the region's environment is not installed here; `./atoll test` installs it")
+        pytest.fail("the region's environment is not installed here; `./atoll test` installs it")
     release, vectors = build_scann_bundle(tmp_path)
     async with running(release, tmp_path / "r.sock", python=str(REGION_PYTHON)) as process:
         assert process.pid is not None

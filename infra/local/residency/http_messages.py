@@ -188,7 +188,7 @@ def _inflate(body: bytes, window_bits: int) -> bytes:
 
 def _unzstd(body: bytes) -> bytes:
     try:
-        import zstandard  # type: ignore[import-not-found]  # noqa: PLC0415 - not part of this tier's lock
+        import zstandard  # noqa: PLC0415 - not part of this tier's lock
     except ImportError as error:
         raise UndecodableError("zstd cannot be decoded here: install `zstandard`") from error
     try:

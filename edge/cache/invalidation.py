@@ -47,6 +47,7 @@ class Ledger:
         self._subjects: OrderedDict[str, SubjectNotes] = OrderedDict()
         self._withdrawn: OrderedDict[str, None] = OrderedDict()
         self._distrusted_before_s = float("-inf")
+        self._other_rules_before_s = float("-inf")
         self._epochs = 0
         self._release_since_ms = 0
         self.release: str | None = None
@@ -62,6 +63,8 @@ class Ledger:
             self._switch(message.release)
         if message.withdrawn or message.restored:
             self._note_items(message)
+        if message.rules is not None:
+            self._other_rules_before_s = self._clock.monotonic_s()
 
     def distrust(self) -> None:
         """Messages may have been missed: personal lists made before now need the region's word again."""
@@ -110,6 +113,8 @@ class Ledger:
                 return Standing.FORBIDDEN
             if answer.subject_version < notes.version or entry.made_s < self._distrusted_before_s:
                 return Standing.OVERTAKEN
+        if entry.made_s < self._other_rules_before_s:
+            return Standing.OVERTAKEN
         if self.release is not None and answer.release != self.release:
             return Standing.OVERTAKEN
         return Standing.CURRENT
@@ -171,7 +176,8 @@ async def follow_invalidations(
     Args:
         grid: what to listen to.
         ledger: what to tell.
-        counted: told the kind of every message: `subject`, `release`, `items`, `reconnected`, `malformed`, `lost`.
+        counted: told the kind of every message: `subject`, `release`, `rules`, `items`, `reconnected`, `malformed` or
+            `lost`.
         on_release: told the release of every release switch.
     """
     while True:
@@ -198,4 +204,12 @@ def _take(raw: bytes, ledger: Ledger, counted: Callable[[str], None], on_release
     ledger.apply(message)
     if message.release is not None:
         on_release(message.release)
-    counted("subject" if message.subject is not None else "release" if message.release is not None else "items")
+    counted(_kind_of(message))
+
+
+def _kind_of(message: Invalidation) -> str:
+    if message.subject is not None:
+        return "subject"
+    if message.rules is not None:
+        return "rules"
+    return "release" if message.release is not None else "items"

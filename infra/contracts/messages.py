@@ -5,6 +5,8 @@ Times are Unix epoch milliseconds (`*_ms`) unless a name says otherwise; duratio
 
 import enum
 
+import msgspec
+
 from infra.contracts.residency import Global, GlobalMessage, Regional, RegionalMessage
 
 SLATE_ITEMS_MAX = 200
@@ -60,6 +62,8 @@ class Source(enum.StrEnum):
     SIMILAR = "similar"
     TRENDING = "trending"
     POPULAR = "popular"
+    RULE = "rule"
+    """Put up by a rule: a promotion, or what a floor asks for."""
     RELEASE_LISTS = "release-lists"
 
 
@@ -72,6 +76,7 @@ class ReasonCode(enum.StrEnum):
     TRENDING_REGION = "trending-region"
     POPULAR = "popular"
     POPULAR_IN_CATEGORY = "popular-in-category"
+    PROMOTED = "promoted"
 
 
 class Context(GlobalMessage, frozen=True, kw_only=True):
@@ -80,6 +85,8 @@ class Context(GlobalMessage, frozen=True, kw_only=True):
     locale: Global[str] = "en"
     device: Global[str] = ""
     local_hour: Global[int | None] = None
+    country: Global[str] = ""
+    """ISO 3166-1 alpha-2 in capitals; empty: not known."""
 
 
 class Reason(GlobalMessage, frozen=True, kw_only=True):
@@ -97,6 +104,10 @@ class SlateItem(GlobalMessage, frozen=True, kw_only=True):
     source: Global[Source]
     reason: Global[Reason]
     title: Global[str] = ""
+    rules: Global[tuple[str, ...]] = ()
+    """Names of the region's rules that moved it."""
+    stages: Global[dict[str, float]] = msgspec.field(default_factory=dict)
+    """Score of each stage, for who asked to explain."""
 
 
 class StageTrace(GlobalMessage, frozen=True, kw_only=True):
@@ -198,6 +209,8 @@ class Invalidation(RegionalMessage, frozen=True, kw_only=True):
     withdrawn: Global[tuple[str, ...]] = ()
     """Items that may not be shown any more, to anyone, in this region."""
     restored: Global[tuple[str, ...]] = ()
+    rules: Global[str | None] = None
+    """Edition of the rules that lists are arranged by from now: lists made before need the region's word."""
 
 
 INVALIDATION_TOPIC = "invalidations"

@@ -68,6 +68,13 @@ class CatalogueItem(GlobalMessage, frozen=True, kw_only=True):
     categories: Global[tuple[str, ...]] = ()
     year: Global[int | None] = None
     interactions: Global[int] = 0
+    brand: Global[str] = ""
+    creator: Global[str] = ""
+    price: Global[float | None] = None
+    created_s: Global[float | None] = None
+    """When it came into the catalogue, Unix seconds; None: not known."""
+    attributes: Global[dict[str, str]] = msgspec.field(default_factory=dict)
+    """Whatever else `items.csv` says of it, by column: `stock`, `rating`, `countries`, ..."""
 
 
 class ReleaseLists(GlobalMessage, frozen=True, kw_only=True):
@@ -170,6 +177,7 @@ _SENTENCES: dict[ReasonCode, str] = {
     ReasonCode.TRENDING_REGION: "Trending in your region",
     ReasonCode.POPULAR: "Popular with everyone",
     ReasonCode.POPULAR_IN_CATEGORY: "Popular in {anchor}",
+    ReasonCode.PROMOTED: "Promoted",
 }
 
 

@@ -181,3 +181,13 @@ async def test_a_grid_that_is_away_is_asked_again(monkeypatch: pytest.MonkeyPatc
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert kinds[0] == "lost"
+
+
+def test_other_rules_overtake_what_was_made_before_them() -> None:
+    clock = ManualClock()
+    ledger = Ledger(clock=clock)
+    made_s = clock.monotonic_s()
+    clock.advance(1.0)
+    ledger.apply(Invalidation(rules="0123456789ab"))
+    assert ledger.standing(entry(personal=False, made_s=made_s), None) is Standing.OVERTAKEN
+    assert ledger.standing(entry(personal=False, made_s=clock.monotonic_s()), None) is Standing.CURRENT

@@ -15,7 +15,7 @@ import msgspec
 
 from central.datasets.movielens import movielens_1m, movielens_100k, movielens_latest
 from central.datasets.plain import INTERACTIONS, ITEMS, TEST, USERS, plain_folder
-from central.datasets.rows import DEFAULT_REGION, InteractionRow, ItemRow, Source, UserRow, check_interaction
+from central.datasets.rows import DEFAULT_REGION, ITEM_COLUMNS, InteractionRow, Source, UserRow, check_interaction
 from central.datasets.text import Archive, DatasetError
 from central.folders import staged_folder
 from infra.contracts.events import EventType, enters_history
@@ -178,14 +178,20 @@ def _without_time(row: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _pass_items(source: Source, write: RowWriter, seen: _Seen) -> None:
-    write(ItemRow._fields)
     known: set[str] = set()
+    columns: tuple[str, ...] | None = None
     for number, row in source.items():
         _check_once(row.item_id, known, "item_id", f"{source.items_file}, line {number}")
-        write(row)
+        if columns is None:
+            columns = tuple(name for name, _ in row.extra)
+            write((*ITEM_COLUMNS, *columns))
+        write((row.item_id, row.title, row.category, row.year, *(value for _, value in row.extra)))
+    if columns is None:
+        columns = ()
+        write(ITEM_COLUMNS)
     for item in seen.items:
         if item not in known:
-            write(ItemRow(item, "", "", ""))
+            write((item, "", "", "", *("" for _ in columns)))
 
 
 def _pass_users(source: Source, write: RowWriter, seen: _Seen) -> None:

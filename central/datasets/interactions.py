@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from central.datasets.importing import CARD, SEQUENCE_MIN, DatasetCard
 from central.datasets.plain import INTERACTIONS, ITEMS, TEST, USERS
+from central.datasets.rows import ITEM_COLUMNS
 from central.datasets.text import DatasetError
 from infra.contracts.events import EventType, enters_history, event_strength
 from infra.contracts.features import IntArray
@@ -25,7 +26,8 @@ class Items:
     """The catalogue: every item that has an interaction, in order of first appearance in `items.csv`.
 
     `ids`, `titles`, `labels`: one per row. `years`: `[num_items] int32`, 0 for unknown. `weights`:
-    `[num_items, num_categories] float32`, each row sums to 1 or 0.
+    `[num_items, num_categories] float32`, each row sums to 1 or 0. `extras`: what the other
+    columns of `items.csv` say of each row, by column, without empty fields.
     """
 
     ids: tuple[str, ...]
@@ -34,6 +36,7 @@ class Items:
     years: IntArray
     categories: tuple[str, ...]
     weights: npt.NDArray[np.float32]
+    extras: tuple[dict[str, str], ...]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -210,13 +213,19 @@ def _data_rows(path: Path) -> Iterator[list[str]]:
         yield from reader
 
 
+def _header(path: Path) -> list[str]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return next(csv.reader(file))
+
+
 def _read_items(folder: Path, index: dict[str, int]) -> tuple[Items, IntArray]:
     """The catalogue, and `[len(index)] int32`: row of each item of `index`."""
+    columns = _header(folder / ITEMS)
     found = [fields for fields in _data_rows(folder / ITEMS) if fields[0] in index]
     row_of = np.zeros(len(index), dtype=np.int32)
     for row, fields in enumerate(found):
         row_of[index[fields[0]]] = row
-    labels = tuple(tuple(dict.fromkeys(label for label in fields[2].split("|") if label)) for fields in found)
+    labels = tuple(_labels(fields[2]) for fields in found)
     categories = _frequent_categories(labels)
     items = Items(
         ids=tuple(fields[0] for fields in found),
@@ -225,8 +234,18 @@ def _read_items(folder: Path, index: dict[str, int]) -> tuple[Items, IntArray]:
         years=np.array([int(fields[3] or 0) for fields in found], dtype=np.int32),
         categories=categories,
         weights=category_weights(labels, categories),
+        extras=tuple(_extras(fields, columns) for fields in found),
     )
     return items, row_of
+
+
+def _extras(fields: list[str], columns: list[str]) -> dict[str, str]:
+    named = zip(columns[len(ITEM_COLUMNS) :], fields[len(ITEM_COLUMNS) :], strict=True)
+    return {name: text for name, text in named if text}
+
+
+def _labels(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(label for label in text.split("|") if label))
 
 
 def _frequent_categories(labels: tuple[tuple[str, ...], ...]) -> tuple[str, ...]:

@@ -1,14 +1,18 @@
 """The plain folder layout as a source: `interactions.csv`, and if given `items.csv`, `users.csv`, `test.csv`."""
 
+import math
 from collections.abc import Iterator
 from typing import Final
 
-from central.datasets.rows import InteractionRow, ItemRow, Source, UserRow, region_of_zip_code
+from central.datasets.rows import ITEM_COLUMNS, InteractionRow, ItemRow, Source, UserRow, region_of_zip_code
 from central.datasets.text import Archive, DatasetError, read_csv
 
 INTERACTIONS: Final = "interactions.csv"
 ITEMS: Final = "items.csv"
 USERS: Final = "users.csv"
+NUMBERS: Final = ("price", "created_s")
+"""Columns of `items.csv` that hold a number: the price, and when the item came into the catalogue (Unix seconds)."""
+EXTRAS_MAX: Final = 32
 TEST: Final = "test.csv"
 
 
@@ -61,7 +65,24 @@ def _item(row: dict[str, str], where: str) -> ItemRow:
     year = row.get("year", "")
     if year and not (year.isascii() and year.isdigit() and len(year) == 4):
         raise DatasetError(f"{where}: year {year!r} is not a year", fix="Use four digits, or leave it empty.")
-    return ItemRow(row["item_id"], row.get("title", ""), row.get("category", ""), year)
+    extra = tuple((column, value) for column, value in row.items() if column not in ITEM_COLUMNS)
+    if len(extra) > EXTRAS_MAX:
+        raise DatasetError(f"{where}: {len(extra)} other columns", fix=f"Keep at most {EXTRAS_MAX} of them.")
+    for name in NUMBERS:
+        if row.get(name) and parse_number(row[name]) is None:
+            raise DatasetError(
+                f"{where}: {name} {row[name]!r} is not usable", fix="Use a number, 0 or more, or leave it empty."
+            )
+    return ItemRow(row["item_id"], row.get("title", ""), row.get("category", ""), year, extra)
+
+
+def parse_number(text: str) -> float | None:
+    """The number, 0 or more, that `text` says; None when it says none."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) and number >= 0.0 else None
 
 
 def _user(row: dict[str, str]) -> UserRow:

@@ -26,12 +26,20 @@ class InteractionRow(NamedTuple):
 
 
 class ItemRow(NamedTuple):
-    """One item as the plain folder writes it; categories stand between `|`."""
+    """One item as the plain folder writes it; categories stand between `|`.
+
+    `extra` keeps the other columns: `brand`, `creator`, `price`, `created_s`, and attributes; values stand between `|`.
+    """
 
     item_id: str
     title: str
     category: str
     year: str
+    extra: tuple[tuple[str, str], ...] = ()
+
+
+ITEM_COLUMNS: Final = ItemRow._fields[:4]
+"""The columns that every canonical `items.csv` begins with."""
 
 
 class UserRow(NamedTuple):

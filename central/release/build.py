@@ -6,13 +6,14 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from central.datasets.interactions import Interactions, Split
+from central.datasets.plain import NUMBERS, parse_number
 from central.evaluation.gates import Verdict, judge
 from central.evaluation.protocol import Outcome
 from central.evaluation.results import Evaluation
@@ -177,10 +178,17 @@ def _catalogue(data: Interactions, ends: npt.NDArray[np.int64]) -> tuple[names.C
     return tuple(
         names.CatalogueItem(
             item=items.ids[row], title=items.titles[row], categories=items.labels[row],
-            year=int(items.years[row]) or None, interactions=int(counts[row]),
+            year=int(items.years[row]) or None, interactions=int(counts[row]), **_named_extras(items.extras[row]),
         )
         for row in range(len(items))
     )  # fmt: skip
+
+
+def _named_extras(extras: dict[str, str]) -> dict[str, Any]:
+    """Fields of `CatalogueItem` out of an item's other columns; what has no field of its own is an attribute."""
+    named: dict[str, Any] = {name: extras[name] for name in ("brand", "creator") if name in extras}
+    named |= {name: parse_number(extras[name]) for name in NUMBERS if name in extras}
+    return {**named, "attributes": {name: text for name, text in extras.items() if name not in named}}
 
 
 def _manifest(candidate: Candidate, verdict: Verdict, folder: Path, clock: Clock) -> names.Manifest:

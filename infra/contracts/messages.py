@@ -79,14 +79,64 @@ class ReasonCode(enum.StrEnum):
     PROMOTED = "promoted"
 
 
+class DeviceKind(enum.StrEnum):
+    """What the list is shown on."""
+
+    PHONE = "phone"
+    TABLET = "tablet"
+    DESKTOP = "desktop"
+    TV = "tv"
+    SPEAKER = "speaker"
+    OTHER = "other"
+
+
+class ReferrerKind(enum.StrEnum):
+    """What kind of place the visitor came from: never which one, for an address may name a person."""
+
+    DIRECT = "direct"
+    INTERNAL = "internal"
+    SEARCH = "search"
+    SOCIAL = "social"
+    EMAIL = "email"
+    PUSH = "push"
+    AD = "ad"
+    PARTNER = "partner"
+
+
 class Context(GlobalMessage, frozen=True, kw_only=True):
-    """Coarse circumstances of a request; nothing in it singles out a person."""
+    """Coarse circumstances of a request; nothing in it singles out a person. Empty: not known."""
 
     locale: Global[str] = "en"
     device: Global[str] = ""
+    """A `DeviceKind`."""
     local_hour: Global[int | None] = None
     country: Global[str] = ""
     """ISO 3166-1 alpha-2 in capitals; empty: not known."""
+    referrer: Global[str] = ""
+    """A `ReferrerKind`."""
+
+
+class AttributeFilter(GlobalMessage, frozen=True, kw_only=True):
+    """The item must have one of `values` under `name` in the release's catalogue."""
+
+    name: Global[str]
+    values: Global[tuple[str, ...]]
+
+
+class ItemFilters(GlobalMessage, frozen=True, kw_only=True):
+    """What an item must be to be shown, beside its category: every part that is given must hold.
+
+    An item of which the catalogue knows no price, or not the attribute, does not pass a filter on it.
+    """
+
+    price_min: Global[float | None] = None
+    price_max: Global[float | None] = None
+    attributes: Global[tuple[AttributeFilter, ...]] = ()
+
+    @property
+    def empty(self) -> bool:
+        """Whether every item passes."""
+        return self.price_min is None and self.price_max is None and not self.attributes
 
 
 class Reason(GlobalMessage, frozen=True, kw_only=True):
@@ -139,11 +189,14 @@ class HomeRequest(RegionalMessage, frozen=True, kw_only=True):
     """Item ids that the visitor brought along, oldest first (session lists)."""
     item: Global[str | None] = None
     category: Global[str | None] = None
+    filters: Global[ItemFilters] = ItemFilters()
     exclude: Regional[tuple[str, ...]] = ()
     vector: Regional[tuple[float, ...] | None] = None
     """The caller's own user vector, `[dim]`, for callers without a subject in this region."""
     vector_release: Global[str | None] = None
     context: Global[Context] = Context()
+    arm: Global[str | None] = None
+    """The experiment arm that a tester asks for, in place of the one that the subject's bucket gives."""
     deadline_ms: Global[float | None] = None
     """Epoch milliseconds after which nobody waits for the answer."""
     explain: Global[bool] = False
@@ -161,6 +214,7 @@ class AwayRequest(GlobalMessage, frozen=True, kw_only=True):
     n: Global[int] = 10
     item: Global[str | None] = None
     category: Global[str | None] = None
+    filters: Global[ItemFilters] = ItemFilters()
     vector: Global[tuple[float, ...] | None] = None
     vector_release: Global[str | None] = None
     context: Global[Context] = Context()

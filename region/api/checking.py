@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from infra.contracts.messages import SLATE_ITEMS_MAX, AwayRequest, HomeRequest
+from infra.contracts.messages import SLATE_ITEMS_MAX, AwayRequest, HomeRequest, ItemFilters
 from infra.plumbing.errors import InvalidInputError
 from region.api.messages import WithdrawCall
 
@@ -12,6 +12,8 @@ RECENT_MAX = 200
 EXCLUDE_MAX = 1000
 VECTOR_LENGTH_MAX = 4096
 WITHDRAW_MAX = 10_000
+ATTRIBUTES_MAX = 8
+ATTRIBUTE_VALUES_MAX = 20
 
 
 def check_request(request: HomeRequest | AwayRequest) -> None:
@@ -25,11 +27,26 @@ def check_request(request: HomeRequest | AwayRequest) -> None:
     for name, value in (("item", request.item), ("category", request.category)):
         if value is not None:
             check_ids(name, (value,), count_max=1)
+    check_filters(request.filters)
     if request.vector is not None:
         _check_vector(request.vector)
     if isinstance(request, HomeRequest):
         check_ids("recent", request.recent, count_max=RECENT_MAX)
         check_ids("exclude", request.exclude, count_max=EXCLUDE_MAX)
+
+
+def check_filters(filters: ItemFilters) -> None:
+    """Refuse filters that are out of bounds.
+
+    Raises:
+        InvalidInputError: names the field and what it may hold.
+    """
+    for name, price in (("price_min", filters.price_min), ("price_max", filters.price_max)):
+        if price is not None and not (math.isfinite(price) and price >= 0.0):
+            raise InvalidInputError(f"{name} is not a price.", fix="It is a finite number, 0 or more.")
+    check_ids("attributes", tuple(one.name for one in filters.attributes), count_max=ATTRIBUTES_MAX)
+    for one in filters.attributes:
+        check_ids("an attribute's values", one.values, count_max=ATTRIBUTE_VALUES_MAX)
 
 
 def check_withdrawal(call: WithdrawCall) -> None:

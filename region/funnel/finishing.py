@@ -20,6 +20,7 @@ from region.funnel.slate import ReasonContext, build_slate
 from region.funnel.sources import Candidates
 from region.funnel.tables import unit_rows
 from region.rules.arranging import Offer, arrange, backfill_relevance
+from region.rules.facets import BoolArray
 from region.rules.filters import first_outside, outside, row_set
 
 
@@ -46,6 +47,8 @@ class Draft:
     slots: int
     now_s: float
     budget: Budget
+    allowed: BoolArray | None = None
+    """Which rows pass the caller's filters, `[num_items] bool`; None when there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,40 +85,54 @@ def finish(draft: Draft, recorder: Recorder) -> tuple[SlateItem, ...]:
     return slate
 
 
-def _filter_levels(draft: Draft) -> Iterator[tuple[IntArray, str | None]]:
-    """Blocked rows and category, strictest first: what a caller asked for gives way before an empty answer does.
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """One level of filters: blocked rows, the category and the rows that the caller's filters allow, or None."""
+
+    blocked: IntArray
+    category: str | None = None
+    allowed: BoolArray | None = None
+
+
+def _filter_levels(draft: Draft) -> Iterator[_Level]:
+    """Strictest first: what a caller asked for gives way before an empty answer does.
 
     What is withdrawn never gives way.
     """
     anchor = () if draft.anchor is None else (draft.anchor,)
     strict = row_set(draft.seen, draft.excluded, draft.withdrawn, anchor)
-    yield strict, draft.category
+    yield _Level(strict, draft.category, draft.allowed)
+    if draft.category is not None and draft.allowed is not None:
+        yield _Level(strict, None, draft.allowed)
     if draft.category is not None:
-        yield strict, None
-    yield row_set(draft.excluded, draft.withdrawn), None
-    yield row_set(draft.withdrawn), None
+        yield _Level(strict, draft.category)
+    yield _Level(strict)
+    yield _Level(row_set(draft.excluded, draft.withdrawn))
+    yield _Level(row_set(draft.withdrawn))
 
 
 def _filtered(draft: Draft, pool: Pool, recorder: Recorder) -> _Choice:
     nothing = pool.rows[:0]
     choice = _Choice(pool.take(nothing), nothing, nothing, None)
-    for level, (blocked, category) in enumerate(_filter_levels(draft)):
-        choice = _choice_under(draft, pool, blocked, category)
+    for number, level in enumerate(_filter_levels(draft)):
+        choice = _choice_under(draft, pool, level)
         if choice.pool.rows.size or first_outside(choice.reserve, choice.blocked, 1).size:
-            if level:
+            if number:
                 recorder.degrade("filters-relaxed")
             break
     return choice
 
 
-def _choice_under(draft: Draft, pool: Pool, blocked: IntArray, category: str | None) -> _Choice:
+def _choice_under(draft: Draft, pool: Pool, level: _Level) -> _Choice:
     tables = draft.release.tables
-    kept = pool.keep(outside(pool.rows, blocked))
+    kept = pool.keep(outside(pool.rows, level.blocked))
     reserve = draft.release.standing.popular
-    if category is not None:
-        reserve = tables.category_rows[category]
+    if level.category is not None:
+        reserve = tables.category_rows[level.category]
         kept = kept.keep(np.isin(kept.rows, reserve))
-    return _Choice(kept, blocked, reserve, category)
+    if level.allowed is not None:
+        kept, reserve = kept.keep(level.allowed[kept.rows]), reserve[level.allowed[reserve]]
+    return _Choice(kept, level.blocked, reserve, level.category)
 
 
 def _ranked(draft: Draft, pool: Pool, recorder: Recorder) -> tuple[Pool, FloatArray]:

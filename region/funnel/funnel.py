@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from infra.contracts.features import FloatArray, encode_history
+from infra.contracts.features import FloatArray, IntArray, encode_history
 from infra.contracts.messages import HomeRequest, RecommendationType, SlateItem, Source
 from infra.contracts.release import Rules
 from infra.plumbing.errors import InvalidInputError, OverloadedError
@@ -32,6 +32,8 @@ from region.funnel.query import History, read_history
 from region.funnel.recording import Recorder
 from region.funnel.release import LoadedRelease
 from region.funnel.sources import Candidates
+from region.funnel.tables import ReleaseTables
+from region.rules.facets import BoolArray
 from region.rules.regional import Withdrawals
 from region.store.port import UserRow
 
@@ -52,13 +54,17 @@ class Call:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """A call understood: which plan, over which history, with which vector."""
+    """A call understood: which plan, over which history, with which vector.
+
+    `allowed`: which rows pass the caller's filters, `[num_items] bool`; None when there is none.
+    """
 
     plan: Plan
     history: History
     vector: FloatArray | None
     anchor: int | None
     category: str | None
+    allowed: BoolArray | None
 
     @property
     def wants_tower(self) -> bool:
@@ -160,10 +166,9 @@ class Funnel:
         tables = call.release.tables
         wanted = tables.shape.ranker_batch + query.history.size + len(call.request.exclude)
         limit = min(wanted, tables.shape.num_items, ANN_CANDIDATES_MAX)
-        if query.category is not None:
-            return await self._compute.run(
-                sources.nearest_in_category, tables, vector, category=query.category, limit=limit
-            )
+        rows = _rows_to_search(tables, query)
+        if rows is not None:
+            return await self._compute.run(sources.nearest_among, tables, vector, rows=rows, limit=limit)
         rows, scores = await call.release.retrieval.search(vector, limit, timeout_s)
         return Candidates(Source.ANN, rows, scores)
 
@@ -201,6 +206,7 @@ class Funnel:
             vector=vector,
             anchor=query.anchor,
             category=query.category,
+            allowed=query.allowed,
             seen=tuple(query.history.rows.tolist()),
             excluded=tuple(tables.known_rows(request.exclude)),
             withdrawn=self._withdrawn_rows(call.release),
@@ -239,7 +245,18 @@ def understand(call: Call) -> Query:
         call.recorder.degrade("unknown-item")
     warm = history.size > 0 or vector is not None
     plan = choose_plan(request.type, opted_out=opted_out, warm=warm, anchored=anchor is not None)
-    return Query(plan=plan, history=history, vector=vector, anchor=anchor, category=category)
+    allowed = None if request.filters.empty else tables.facets.allowed(request.filters)
+    return Query(plan=plan, history=history, vector=vector, anchor=anchor, category=category, allowed=allowed)
+
+
+def _rows_to_search(tables: ReleaseTables, query: Query) -> IntArray | None:
+    """The rows that are few enough to be searched one by one, most popular first; None where the index is better."""
+    if query.category is not None:
+        rows = tables.category_rows[query.category]
+        return rows if query.allowed is None else rows[query.allowed[rows]]
+    if query.allowed is None or np.count_nonzero(query.allowed) > sources.BRUTE_FORCE_MAX:
+        return None
+    return tables.by_popularity[query.allowed[tables.by_popularity]]
 
 
 def choose_plan(kind: RecommendationType, *, opted_out: bool, warm: bool, anchored: bool) -> Plan:

@@ -135,6 +135,7 @@ def _anonymous(request: AwayRequest) -> HomeRequest:
         n=request.n,
         item=request.item,
         category=request.category,
+        filters=request.filters,
         vector=request.vector,
         vector_release=request.vector_release,
         context=request.context,

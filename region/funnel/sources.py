@@ -102,7 +102,12 @@ def similar(tables: ReleaseTables, anchor: int, *, limit: int) -> Candidates:
 
 def nearest_in_category(tables: ReleaseTables, vector: FloatArray, *, category: str, limit: int) -> Candidates:
     """The nearest items of one category by dot product, exact over its BRUTE_FORCE_MAX most popular items."""
-    rows = tables.category_rows[category][:BRUTE_FORCE_MAX]
+    return nearest_among(tables, vector, rows=tables.category_rows[category], limit=limit)
+
+
+def nearest_among(tables: ReleaseTables, vector: FloatArray, *, rows: IntArray, limit: int) -> Candidates:
+    """The nearest of `rows` (most popular first) by dot product, exact over the first BRUTE_FORCE_MAX of them."""
+    rows = rows[:BRUTE_FORCE_MAX]
     scores = tables.arrays.vectors[rows] @ vector
     best = _top(scores, limit)
     return Candidates(Source.ANN, rows[best], scores[best])

@@ -30,6 +30,7 @@ from infra.contracts.release import (
     Rules,
 )
 from infra.plumbing.errors import AtollError
+from region.rules.facets import Facets
 
 T = TypeVar("T")
 
@@ -43,7 +44,8 @@ class ReleaseTables:
     """Everything about items that a request may need.
 
     `arrays` are the tables that training and serving share; `row_of` maps item ids to rows; `by_popularity` is
-    `[num_items] int32`, most popular first; `category_rows` holds the rows of each category, most popular first.
+    `[num_items] int32`, most popular first; `category_rows` holds the rows of each category, most popular first;
+    `facets` says which rows pass a caller's filters.
     """
 
     release_id: str
@@ -55,6 +57,7 @@ class ReleaseTables:
     rules: Rules
     by_popularity: IntArray
     category_rows: Mapping[str, IntArray]
+    facets: Facets
 
     def known_rows(self, items: Iterable[str]) -> list[int]:
         """Rows of those `items` that this release knows, in the order given."""
@@ -88,6 +91,7 @@ def load_tables(directory: Path, manifest: Manifest) -> ReleaseTables:
         rules=_decode(directory / RULES, Rules, msgspec.json.decode),
         by_popularity=by_popularity,
         category_rows=_category_rows(items, by_popularity),
+        facets=Facets(items),
     )
 
 

@@ -56,6 +56,10 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "item twice": (lambda f: replace_line(f / "items.csv", 3, b"i0,Again,tea,1990"), "item_id 'i0' is there twice"),
     "user twice": (lambda f: replace_line(f / "users.csv", 3, b"u0,us-east"), "user_id 'u0' is there twice"),
     "bad year": (lambda f: replace_line(f / "items.csv", 3, b"i9,Nine,tea,nineteen"), "year 'nineteen'"),
+    "bad price": (
+        lambda f: (f / "items.csv").write_text("item_id,price\ni0,free\n"),
+        "items.csv, line 2: price 'free' is not usable",
+    ),
     "bad region": (lambda f: replace_line(f / "users.csv", 3, b"u1,Middle Earth"), "region 'Middle Earth'"),
     "long line": (lambda f: replace_line(f / "items.csv", 3, b"x" * 1_000_001), "longer than"),
     "one user": (

@@ -9,8 +9,9 @@ from central.commands import import_dataset
 from central.datasets.interactions import Interactions, category_weights, given_split, leave_last_out, load_dataset
 from central.datasets.text import DatasetError
 from central.evaluation.splits import split_for
+from central.release.build import _named_extras
 from infra.plumbing.errors import InvalidInputError
-from tests.unit.central.conftest import write_csv
+from tests.unit.central.conftest import write_csv, write_synthetic
 
 
 def test_sorted_by_user_time_and_row_of_the_file(tmp_path: Path) -> None:
@@ -74,3 +75,18 @@ def test_no_given_split_and_no_such_protocol(data: Interactions) -> None:
 def test_category_weights_are_shares_of_known_categories() -> None:
     weights = category_weights((("a", "b"), ("b", "z"), ()), ("a", "b"))
     assert weights.tolist() == [[0.5, 0.5], [0.0, 1.0], [0.0, 0.0]]
+
+
+def test_other_columns_of_items_are_kept_for_the_catalogue(tmp_path: Path) -> None:
+    folder = write_synthetic(tmp_path / "shop")
+    header, *rows = (folder / "items.csv").read_text().splitlines()
+    extra = {0: "9.50,red|blue,Acme", 2: "0,green,"}
+    lines = [f"{header},price,colour,brand", *(f"{row},{extra.get(at, ',,')}" for at, row in enumerate(rows))]
+    (folder / "items.csv").write_text("\n".join(lines) + "\n")
+    import_dataset(source=str(folder), out=tmp_path / "out")
+    items = load_dataset(tmp_path / "out").items
+    known = dict(zip(items.ids, items.extras, strict=True))
+    assert known["i0"] == {"price": "9.50", "colour": "red|blue", "brand": "Acme"}
+    assert known["i1"] == {}
+    assert _named_extras(known["i0"]) == {"price": 9.5, "brand": "Acme", "attributes": {"colour": "red|blue"}}
+    assert _named_extras(known["i2"]) == {"price": 0.0, "attributes": {"colour": "green"}}

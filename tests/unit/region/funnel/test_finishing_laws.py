@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra.contracts.features import ItemTables
-from infra.contracts.messages import Source
+from infra.contracts.messages import AttributeFilter, ItemFilters, Source
 from infra.contracts.release import CatalogueItem, ModelShape, ReleaseLists, Rules
 from infra.plumbing.clock import ManualClock
 from region.funnel.finishing import Draft, finish
@@ -15,11 +15,17 @@ from region.funnel.recording import Recorder
 from region.funnel.release import LoadedRelease
 from region.funnel.sources import Candidates, standing_of
 from region.funnel.tables import ReleaseTables
+from region.rules.facets import Facets
 from region.store.port import HistoryEntry
 from tests.unit.region.worlds import FakeRetrieval, FakeTowers
 
 CATEGORIES = ("a", "b", "c")
 DIM = 4
+FILTERS = (
+    ItemFilters(price_max=3.0),
+    ItemFilters(price_min=2.0, attributes=(AttributeFilter(name="colour", values=("red", "green")),)),
+    ItemFilters(attributes=(AttributeFilter(name="weight", values=("heavy",)),)),
+)
 
 
 def release_of(num_items: int, seed: int) -> LoadedRelease:
@@ -28,6 +34,13 @@ def release_of(num_items: int, seed: int) -> LoadedRelease:
     weights = np.array([[float(name in own) for name in CATEGORIES] for own in names], dtype=np.float32)
     popularity = rng.random(num_items).astype(np.float32)
     order = np.argsort(-popularity, kind="stable").astype(np.int32)
+    items = tuple(
+        CatalogueItem(
+            item=f"i{row}", categories=own, price=float(row % 7) if row % 3 else None,
+            attributes={"colour": ("red|blue", "blue")[row % 2]} if row % 5 else {},
+        )
+        for row, own in enumerate(names)
+    )  # fmt: skip
     tables = ReleaseTables(
         release_id="r",
         shape=ModelShape(
@@ -42,7 +55,8 @@ def release_of(num_items: int, seed: int) -> LoadedRelease:
             similar_rows=rng.integers(-1, num_items, size=(num_items, 3)).astype(np.int32),
             similar_scores=rng.random((num_items, 3)).astype(np.float32),
         ),
-        items=tuple(CatalogueItem(item=f"i{row}", categories=own) for row, own in enumerate(names)),
+        items=items,
+        facets=Facets(items),
         row_of={f"i{row}": row for row in range(num_items)},
         lists=ReleaseLists(popular={}, trending={}, similar={}, titles={}),
         rules=Rules(),
@@ -89,6 +103,7 @@ def drafts(draw: st.DrawFn) -> Draft:
         slots=page * 2,
         now_s=1e6,
         budget=Budget(0.0, 1.0),
+        allowed=draw(st.sampled_from([None, *(release.tables.facets.allowed(one) for one in FILTERS)])),
     )
 
 
@@ -99,7 +114,8 @@ def test_slates_are_full_distinct_and_hold_nothing_that_may_not_be_shown(draft: 
     slate = [draft.release.tables.row_of[item.item] for item in finish(draft, recorder)]
     everything = range(draft.release.tables.shape.num_items)
     blocked = {*draft.seen, *draft.excluded, *draft.withdrawn}
-    allowed = {row for row in everything if row not in blocked and _in_category(draft, row)}
+    passes = np.ones(len(everything), np.bool_) if draft.allowed is None else draft.allowed
+    allowed = {row for row in everything if row not in blocked and _in_category(draft, row) and passes[row]}
     assert len(set(slate)) == len(slate)
     assert not set(slate) & draft.withdrawn
     if allowed:

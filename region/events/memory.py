@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from infra.contracts.events import LoggedEvent
 from infra.plumbing.errors import OverloadedError
 from region.events.port import AppendResult, LogUnavailableError
-from region.store.port import OffsetEvent
+from region.store.port import OffsetEvent, Position
 
 
 class MemoryLog:
@@ -34,17 +34,19 @@ class MemoryLog:
             self._records.append(OffsetEvent(offset=self._last_offset, logged=record))
         return AppendResult(accepted=accepted, duplicates=len(records) - accepted)
 
-    async def read(self, *, after: int, limit: int) -> list[OffsetEvent]:
-        """Records behind offset `after`."""
+    async def read(self, *, after: Position, limit: int) -> list[OffsetEvent]:
+        """Records behind `after`; there is one partition, 0."""
         self._require()
+        if 0 not in after:
+            return []
         first_offset = self._last_offset - len(self._records) + 1
-        start = max(0, after + 1 - first_offset)
+        start = max(0, after[0] + 1 - first_offset)
         return self._records[start : start + limit]
 
-    async def last_offset(self) -> int:
+    async def last_offsets(self) -> dict[int, int]:
         """The highest offset ever given."""
         self._require()
-        return self._last_offset
+        return {0: self._last_offset}
 
     async def expire(self, *, before_ms: int) -> int:
         """Forget the oldest records, up to the first one received at `before_ms` or later."""

@@ -6,7 +6,7 @@ from typing import Protocol
 from infra.contracts.events import LoggedEvent
 from infra.contracts.residency import Global, RegionalMessage
 from infra.plumbing.errors import UnavailableError
-from region.store.port import OffsetEvent
+from region.store.port import OffsetEvent, Position
 
 
 class LogUnavailableError(UnavailableError):
@@ -14,25 +14,36 @@ class LogUnavailableError(UnavailableError):
 
 
 class AppendResult(RegionalMessage, frozen=True, kw_only=True):
-    """How many records were new, and how many were there already under the same event id."""
+    """How many records were new, and how many were recognised as there already under the same event id."""
 
     accepted: Global[int]
     duplicates: Global[int]
 
 
 class Log(Protocol):
-    """An ordered, durable record of events, idempotent by event id within a subject."""
+    """A durable record of events in one or more partitions, each of them ordered; a subject's events are in one.
+
+    A record that was appended before (same subject, same event id) is left out where the log recognises it: SQLite as
+    long as it keeps the record, Kafka as long as this process remembers it. What a log does not recognise the store
+    does, when it is applied (`region.store.applying`, rule 3).
+    """
 
     async def append(self, records: Sequence[LoggedEvent]) -> AppendResult:
         """Returns only after the records survive kill -9 and power loss."""
         ...
 
-    async def read(self, *, after: int, limit: int) -> list[OffsetEvent]:
-        """Records behind offset `after`, in order, at most `limit`."""
+    async def read(self, *, after: Position, limit: int) -> list[OffsetEvent]:
+        """Records of the partitions that `after` names, behind their offsets, at most `limit` in all.
+
+        Each partition's come in order and without a gap; how partitions are mixed is not said.
+        """
         ...
 
-    async def last_offset(self) -> int:
-        """The highest offset ever given; 0 when none was. Never goes back, not even when records expire."""
+    async def last_offsets(self) -> dict[int, int]:
+        """Every partition with the highest offset ever given in it, 0 when none was.
+
+        An offset never goes back, not even when records expire; the set of partitions never changes.
+        """
         ...
 
     async def expire(self, *, before_ms: int) -> int:

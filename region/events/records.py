@@ -15,16 +15,16 @@ def encode_record(record: LoggedEvent) -> bytes:
     return _ENCODER.encode(record)
 
 
-def decode_record(offset: int, content: bytes) -> OffsetEvent:
+def decode_record(offset: int, content: bytes, *, partition: int = 0) -> OffsetEvent:
     """Inverse of `encode_record`, with the record's place.
 
     Raises:
         LogUnavailableError: the bytes are no record that this code knows.
     """
     try:
-        return OffsetEvent(offset=offset, logged=_DECODER.decode(content))
+        return OffsetEvent(offset=offset, logged=_DECODER.decode(content), partition=partition)
     except msgspec.DecodeError as error:
         raise LogUnavailableError(
-            f"the record at offset {offset} cannot be read: {error}.",
+            f"the record at offset {offset} of partition {partition} cannot be read: {error}.",
             fix="Run the version of Atoll that wrote it, or restore the log.",
         ) from error

@@ -13,7 +13,7 @@ from region.events.port import AppendResult, LogUnavailableError
 from region.events.records import decode_record, encode_record
 from region.store.database import BUSY_TIMEOUT_S, Database
 from region.store.lane import Lane, LaneMetrics
-from region.store.port import OffsetEvent
+from region.store.port import OffsetEvent, Position
 
 LOG_DATABASE = Database(name="log", application_id=0x41544C4C, sql=Path(__file__).parent / "sql", synchronous="FULL")
 _TIMEOUT_S = BUSY_TIMEOUT_S + 5.0
@@ -63,21 +63,23 @@ class SqliteLog:
         accepted = await self._commits.append(rows, timeout_s=_TIMEOUT_S)
         return AppendResult(accepted=accepted, duplicates=len(rows) - accepted)
 
-    async def read(self, *, after: int, limit: int) -> list[OffsetEvent]:
-        """Records behind offset `after`."""
+    async def read(self, *, after: Position, limit: int) -> list[OffsetEvent]:
+        """Records behind `after`; there is one partition, 0."""
+        if 0 not in after:
+            return []
 
         def work(connection: sqlite3.Connection) -> list[OffsetEvent]:
-            found = connection.execute(self._queries["read_records"], (after, limit))
+            found = connection.execute(self._queries["read_records"], (after[0], limit))
             return [decode_record(position, body) for position, body in found]
 
         return await self._reads.call(work, timeout_s=_TIMEOUT_S)
 
-    async def last_offset(self) -> int:
+    async def last_offsets(self) -> dict[int, int]:
         """The highest offset ever given."""
 
-        def work(connection: sqlite3.Connection) -> int:
+        def work(connection: sqlite3.Connection) -> dict[int, int]:
             found = connection.execute(self._queries["last_position"]).fetchone()
-            return int(found[0]) if found is not None else 0
+            return {0: int(found[0]) if found is not None else 0}
 
         return await self._reads.call(work, timeout_s=_TIMEOUT_S)
 

@@ -22,11 +22,11 @@ from infra.plumbing.clock import Clock
 from infra.plumbing.errors import SettingsError, UnavailableError
 from infra.plumbing.grid.port import Grid
 from region.events.port import Log
-from region.store.port import AppliedChange, OffsetEvent, Store
+from region.store.port import AppliedChange, OffsetEvent, Position, Store
 
 BATCH_MAX = 500
-"""Events applied in one transaction, and the widest span of offsets among them: so the last batch before a kill lies
-in the last BATCH_MAX offsets, whatever holes a log has."""
+"""Events applied together, and the widest span of offsets of one partition among them: so the last batch before a
+kill lies in the last BATCH_MAX offsets of each partition, whatever holes a log has."""
 PENDING_MAX = 10_000
 """Subjects whose invalidation may wait for the grid; beyond it the oldest are dropped and counted (edges distrust
 what they hold when they reconnect, and every list has a time to live)."""
@@ -55,8 +55,8 @@ class Streaming:
     """One consumer of the region's log. Call `start` once, then `step` for ever.
 
     Args:
-        log: read in order.
-        store: applied to; its offset is the only memory.
+        log: read in order, every partition of it.
+        store: applied to; its offsets are the only memory.
         grid: where invalidations are told.
         clock: for what the metrics say.
         registry: for the metrics.
@@ -68,7 +68,7 @@ class Streaming:
         self._grid = grid
         self._clock = clock
         self._metrics = StreamingMetrics(registry)
-        self._offset = 0
+        self._position: dict[int, int] = {}
         self._pending: dict[str, AppliedChange] = {}
 
     async def start(self) -> None:
@@ -78,14 +78,16 @@ class Streaming:
             SettingsError: the store is ahead of the log: one of the two files belongs to another state.
             UnavailableError: the store or the log does not answer.
         """
-        offset, last = await self._store.applied_offset(), await self._log.last_offset()
-        if offset > last:
-            raise SettingsError(
-                f"the store has applied the log up to {offset}, but the log ends at {last}.",
-                fix="Restore the log that belongs to this store, or start both from an empty state directory.",
-            )
-        self._offset = offset
-        self._owe(await self._changes_again(offset))
+        applied, last = await self._store.applied_offsets(), await self._log.last_offsets()
+        for partition, offset in applied.items():
+            if offset > last.get(partition, 0):
+                raise SettingsError(
+                    f"the store has applied partition {partition} of the log up to {offset}, but it ends at"
+                    f" {last.get(partition, 0)}.",
+                    fix="Restore the log that belongs to this store, or start both from an empty state directory.",
+                )
+        self._position = dict.fromkeys(last, 0) | applied
+        self._owe(await self._changes_again(self._position))
 
     async def step(self) -> int:
         """Read a batch, apply it, tell the edges. Returns how many events it was.
@@ -93,13 +95,13 @@ class Streaming:
         Raises:
             UnavailableError: the store or the log does not answer; call again later, nothing is lost.
         """
-        events = await self._log.read(after=self._offset, limit=BATCH_MAX)
+        events = _within_span(await self._log.read(after=self._position, limit=BATCH_MAX))
         if events:
-            events = [event for event in events if event.offset < events[0].offset + BATCH_MAX]
             self._owe(await self._store.apply(events))
-            self._offset = events[-1].offset
+            self._position |= {event.partition: event.offset for event in events}
             self._metrics.applied.inc(len(events))
-            self._metrics.lag.set(await self._log.last_offset() - self._offset)
+            last = await self._log.last_offsets()
+            self._metrics.lag.set(sum(last.values()) - sum(self._position.values()))
         await self.publish_pending()
         if events:
             now_ms = self._clock.now_ms()
@@ -136,14 +138,15 @@ class Streaming:
             del self._pending[next(iter(self._pending))]
             self._metrics.published.labels("dropped").inc()
 
-    async def _changes_again(self, offset: int) -> list[AppliedChange]:
+    async def _changes_again(self, applied: Position) -> list[AppliedChange]:
         """The changes of the last applied batch, or of a few more, as they stand now."""
-        events = await self._log.read(after=max(0, offset - BATCH_MAX), limit=BATCH_MAX)
         consumed: dict[str, list[str]] = {}
-        for record in events:
-            if record.offset <= offset:
-                items = consumed.setdefault(record.logged.subject, [])
-                items.extend(_consumed_by(record))
+        for partition, offset in applied.items():
+            events = await self._log.read(after={partition: max(0, offset - BATCH_MAX)}, limit=BATCH_MAX)
+            for record in events:
+                if record.offset <= offset:
+                    items = consumed.setdefault(record.logged.subject, [])
+                    items.extend(_consumed_by(record))
         changes: list[AppliedChange] = []
         for subject, items in consumed.items():
             row = await self._store.read(subject)
@@ -152,6 +155,14 @@ class Streaming:
                     AppliedChange(subject=subject, version=row.version, consumed=tuple(dict.fromkeys(items)))
                 )
         return changes
+
+
+def _within_span(events: Sequence[OffsetEvent]) -> list[OffsetEvent]:
+    """Those that lie less than BATCH_MAX offsets behind the first of their partition."""
+    first: dict[int, int] = {}
+    for event in events:
+        first.setdefault(event.partition, event.offset)
+    return [event for event in events if event.offset < first[event.partition] + BATCH_MAX]
 
 
 def _consumed_by(record: OffsetEvent) -> list[str]:

@@ -2,7 +2,7 @@
 
 Rules, in this order, for each event in log order:
 
-1. An event at or below the applied offset has no effect.
+1. An event at or below the applied offset of its partition has no effect.
 2. An opted-out subject's events have no effect on its row or on any count.
 3. An event whose id is among the subject's last `EVENT_IDS_MAX` has no effect.
 4. An impression is counted and changes no list.
@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from infra.contracts.events import Event, EventType, LoggedEvent, enters_history, event_strength
-from region.store.port import AppliedChange, HistoryEntry, OffsetEvent, UserRow
+from region.store.port import AppliedChange, HistoryEntry, OffsetEvent, Position, UserRow
 
 BUCKET_MS = 600_000
 """Width of a bucket of item counts."""
@@ -62,7 +62,8 @@ class SubjectState:
 class Outcome:
     """What a batch comes to: to be written in one transaction."""
 
-    offset: int
+    offsets: dict[int, int]
+    """The last offset of every partition that had an event to apply."""
     states: dict[str, SubjectState]
     counts: dict[tuple[int, str], int]
     """Interactions to add, by (bucket's first millisecond, item)."""
@@ -70,16 +71,17 @@ class Outcome:
 
 
 def apply_events(
-    events: Iterable[OffsetEvent], *, applied: int, load: Callable[[str], SubjectState | None], history_max: int
+    events: Iterable[OffsetEvent], *, applied: Position, load: Callable[[str], SubjectState | None], history_max: int
 ) -> Outcome:
-    """Apply `events` behind offset `applied` to the states that `load` gives (None: a subject never heard of)."""
+    """Apply `events` behind the position `applied` to the states that `load` gives (None: a subject never heard of)."""
+    offsets: dict[int, int] = {}
     states: dict[str, SubjectState] = {}
     counts: dict[tuple[int, str], int] = {}
     consumed: dict[str, list[str]] = {}
-    for record in sorted(events, key=lambda event: event.offset):
-        if record.offset <= applied:
+    for record in sorted(events, key=lambda event: (event.partition, event.offset)):
+        if record.offset <= max(applied.get(record.partition, 0), offsets.get(record.partition, 0)):
             continue
-        applied = record.offset
+        offsets[record.partition] = record.offset
         subject = record.logged.subject
         state = states.get(subject)
         if state is None:
@@ -95,7 +97,7 @@ def apply_events(
         AppliedChange(subject=subject, version=states[subject].version, consumed=tuple(dict.fromkeys(items)))
         for subject, items in consumed.items()
     ]
-    return Outcome(offset=applied, states=states, counts=counts, changes=changes)
+    return Outcome(offsets=offsets, states=states, counts=counts, changes=changes)
 
 
 def apply_event(state: SubjectState, logged: LoggedEvent, *, history_max: int) -> bool:

@@ -17,7 +17,7 @@ class MemoryStore:
         self._history_max = history_max
         self._states: dict[str, SubjectState] = {}
         self._counts: dict[tuple[int, str], int] = {}
-        self._applied = 0
+        self._applied: dict[int, int] = {}
 
     async def read(self, subject: str) -> UserRow | None:
         """The subject's row, or None."""
@@ -32,13 +32,13 @@ class MemoryStore:
         self._states.update(outcome.states)
         for key, count in outcome.counts.items():
             self._counts[key] = self._counts.get(key, 0) + count
-        self._applied = outcome.offset
+        self._applied.update(outcome.offsets)
         return outcome.changes
 
-    async def applied_offset(self) -> int:
-        """The log offset up to which events are applied."""
+    async def applied_offsets(self) -> dict[int, int]:
+        """The offset up to which each partition's events are applied."""
         self._require()
-        return self._applied
+        return dict(self._applied)
 
     async def set_opt_out(self, subject: str, *, opted_out: bool) -> int:
         """Set the subject's choice; returns the new version."""

@@ -3,7 +3,7 @@
 SQLite fills it on one machine, Cassandra in production; one contract suite holds both to it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from infra.contracts.events import LoggedEvent
@@ -41,7 +41,10 @@ class OffsetEvent(RegionalMessage, frozen=True, kw_only=True):
     """A logged event with its place in the log."""
 
     offset: Regional[int]
+    """From 1 upwards inside its partition."""
     logged: Regional[LoggedEvent]
+    partition: Regional[int] = 0
+    """The log's partition; all events of a subject are in the same one."""
 
 
 class AppliedChange(RegionalMessage, frozen=True, kw_only=True):
@@ -60,6 +63,10 @@ class ItemCount(RegionalMessage, frozen=True, kw_only=True):
     count: Regional[float]
 
 
+Position = Mapping[int, int]
+"""A place in the log: partition -> offset of the last event in front of it; 0 stands before a partition's first."""
+
+
 class Store(Protocol):
     """One writer (the worker) applies events; many readers. Every call may raise `StoreUnavailableError`."""
 
@@ -68,14 +75,15 @@ class Store(Protocol):
         ...
 
     async def apply(self, events: Sequence[OffsetEvent]) -> list[AppliedChange]:
-        """Apply events in log order and remember the last offset, in one transaction: exactly once.
+        """Apply events, each partition's in log order, and remember the last offset of each: exactly once in effect.
 
-        Events at or below the remembered offset have no effect, so a worker killed in between may simply repeat.
+        An event that was applied before has no effect, so a worker killed in between may simply repeat, from any
+        offset that it had reached and in batches of any size.
         """
         ...
 
-    async def applied_offset(self) -> int:
-        """The log offset up to which events are applied; 0 when none is."""
+    async def applied_offsets(self) -> dict[int, int]:
+        """The offset up to which each partition's events are applied; partitions of which none is are left out."""
         ...
 
     async def set_opt_out(self, subject: str, *, opted_out: bool) -> int:
@@ -91,7 +99,10 @@ class Store(Protocol):
         ...
 
     async def expire(self, *, sessions_before_ms: int, counts_before_ms: int) -> int:
-        """Forget session rows and item counts that are past their life; returns how many rows went."""
+        """Forget session rows and item counts that are past their life; returns how many rows went.
+
+        A store whose rows carry a time to live forgets by itself and has nothing left to do here.
+        """
         ...
 
     async def close(self) -> None:

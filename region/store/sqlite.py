@@ -93,21 +93,21 @@ class SqliteStore:
             with transaction(connection):
                 outcome = apply_events(
                     events,
-                    applied=self._read_offset(connection),
+                    applied=self._read_offsets(connection),
                     load=partial(self._load, connection),
                     history_max=self._history_max,
                 )
                 self._save(connection, outcome.states)
                 counts = [(bucket_ms, item, count) for (bucket_ms, item), count in outcome.counts.items()]
                 connection.executemany(self._queries["add_count"], counts)
-                connection.execute(self._queries["save_offset"], (outcome.offset,))
+                connection.executemany(self._queries["save_offset"], outcome.offsets.items())
             return outcome.changes
 
         return await self._write(work)
 
-    async def applied_offset(self) -> int:
-        """The log offset up to which events are applied."""
-        return await self._reads.call(self._read_offset, timeout_s=self._read_timeout_s)
+    async def applied_offsets(self) -> dict[int, int]:
+        """The offset up to which each partition's events are applied."""
+        return await self._reads.call(self._read_offsets, timeout_s=self._read_timeout_s)
 
     async def set_opt_out(self, subject: str, *, opted_out: bool) -> int:
         """Set the subject's choice, synced to the disk; returns the new version."""
@@ -173,9 +173,8 @@ class SqliteStore:
             total += deleted
         return total
 
-    def _read_offset(self, connection: sqlite3.Connection) -> int:
-        offset: int = connection.execute(self._queries["read_offset"]).fetchone()[0]
-        return offset
+    def _read_offsets(self, connection: sqlite3.Connection) -> dict[int, int]:
+        return dict(connection.execute(self._queries["read_offsets"]).fetchall())
 
     def _load(self, connection: sqlite3.Connection, subject: str) -> SubjectState | None:
         found = connection.execute(self._queries["load_state"], (subject,)).fetchone()

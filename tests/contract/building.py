@@ -36,14 +36,14 @@ def logged(
 
 def placed(
     offset: int, *, number: int | None = None, subject: str = ALICE, item: str = "", kind: EventType = EventType.VIEW,
-    at_ms: int | None = None, value: float | None = None, received_ms: int = NOW_MS,
+    at_ms: int | None = None, value: float | None = None, received_ms: int = NOW_MS, partition: int = 0,
 ) -> OffsetEvent:  # fmt: skip
     """An event at an offset; its id follows from `number`, which is the offset when it is not given."""
     record = logged(
         offset if number is None else number,
         subject=subject, item=item, kind=kind, at_ms=at_ms, value=value, received_ms=received_ms,
     )  # fmt: skip
-    return OffsetEvent(offset=offset, logged=record)
+    return OffsetEvent(offset=offset, logged=record, partition=partition)
 
 
 async def until(done: Callable[[], bool]) -> None:

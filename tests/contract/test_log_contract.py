@@ -34,12 +34,12 @@ async def log(open_log: Open) -> AsyncIterator[Log]:
 
 
 async def numbers(log: Log, *, after: int = 0) -> list[tuple[int, str]]:
-    return [(one.offset, one.logged.event.event_id[-2:]) for one in await log.read(after=after, limit=1000)]
+    return [(one.offset, one.logged.event.event_id[-2:]) for one in await log.read(after={0: after}, limit=1000)]
 
 
 async def test_an_empty_log(log: Log) -> None:
-    assert await log.read(after=0, limit=10) == []
-    assert await log.last_offset() == 0
+    assert await log.read(after={0: 0}, limit=10) == []
+    assert await log.last_offsets() == {0: 0}
     assert await log.expire(before_ms=NOW_MS) == 0
 
 
@@ -47,11 +47,11 @@ async def test_records_come_back_whole_and_in_order(log: Log) -> None:
     records = [logged(1, value=None), logged(2, subject=BOB), logged(3, item="päivä ✓")]
     result = await log.append(records)
     assert (result.accepted, result.duplicates) == (3, 0)
-    read = await log.read(after=0, limit=10)
+    read = await log.read(after={0: 0}, limit=10)
     assert [one.logged for one in read] == records
     assert [one.offset for one in read] == [1, 2, 3]
-    assert [one.offset for one in await log.read(after=1, limit=1)] == [2]
-    assert await log.read(after=3, limit=10) == []
+    assert [one.offset for one in await log.read(after={0: 1}, limit=1)] == [2]
+    assert await log.read(after={0: 3}, limit=10) == []
 
 
 async def test_the_same_event_id_counts_once_within_a_subject(log: Log) -> None:
@@ -65,7 +65,7 @@ async def test_concurrent_appends_are_all_there_once(log: Log) -> None:
     results = await asyncio.gather(*(log.append([logged(number), logged(number + 1)]) for number in range(0, 100, 1)))
     assert sum(result.accepted for result in results) == 101
     assert sum(result.duplicates for result in results) == 99
-    read = await log.read(after=0, limit=1000)
+    read = await log.read(after={0: 0}, limit=1000)
     assert [one.offset for one in read] == list(range(1, 102))
     assert {one.logged.event.event_id for one in read} == {logged(number).event.event_id for number in range(101)}
 
@@ -73,7 +73,7 @@ async def test_concurrent_appends_are_all_there_once(log: Log) -> None:
 async def test_more_than_fits_is_refused_and_nothing_of_it_is_taken(log: Log) -> None:
     with pytest.raises(OverloadedError):
         await log.append([logged(number) for number in range(QUEUE_MAX + 1)])
-    assert await log.last_offset() == 0
+    assert await log.last_offsets() == {0: 0}
     assert (await log.append([logged(1)])).accepted == 1
 
 
@@ -84,7 +84,7 @@ async def test_what_was_appended_is_there_after_a_restart(open_log: Open) -> Non
     again = open_log()
     assert await numbers(again) == [(1, "01"), (2, "02")]
     assert (await again.append([logged(2), logged(3)])).duplicates == 1
-    assert await again.last_offset() == 3
+    assert await again.last_offsets() == {0: 3}
     await again.close()
 
 
@@ -102,7 +102,7 @@ async def test_expire_forgets_the_oldest_and_never_gives_an_offset_twice(log: Lo
     assert await log.expire(before_ms=NOW_MS + 3) == 2
     assert [offset for offset, _ in await numbers(log)] == [3, 4, 5]
     assert await log.expire(before_ms=NOW_MS + 100) == 3
-    assert await log.last_offset() == 5
+    assert await log.last_offsets() == {0: 5}
     await log.append([logged(9, subject=ALICE)])
     assert await numbers(log) == [(6, "09")]
     assert (await log.append([logged(1)])).accepted == 1, "a forgotten id is new again; the store remembers its own"

@@ -48,7 +48,7 @@ async def items_of(store: Store, subject: str = ALICE) -> list[str]:
 
 async def test_a_subject_never_heard_of_has_no_row(store: Store) -> None:
     assert await store.read(ALICE) is None
-    assert await store.applied_offset() == 0
+    assert await store.applied_offsets() == {}
     assert await store.trending(since_ms=0, limit=10) == []
 
 
@@ -60,7 +60,7 @@ async def test_an_interaction_enters_the_history_and_raises_the_version(store: S
         subject=ALICE, version=1, history=(HistoryEntry(item="x", strength=4, at_ms=NOW_MS + 1),),
         last_event_ms=NOW_MS + 1,
     )  # fmt: skip
-    assert await store.applied_offset() == 1
+    assert await store.applied_offsets() == {0: 1}
 
 
 async def test_impressions_are_counted_and_change_no_list(store: Store) -> None:
@@ -91,11 +91,19 @@ async def test_a_batch_that_is_applied_again_has_no_effect(store: Store) -> None
     assert [count.count for count in await store.trending(since_ms=0, limit=10)] == [1.0, 1.0, 1.0]
 
 
+async def test_every_partition_has_an_offset_of_its_own(store: Store) -> None:
+    await store.apply([placed(1, item="x"), placed(1, item="y", subject=BOB, partition=2), placed(2, item="z")])
+    assert await store.applied_offsets() == {0: 2, 2: 1}
+    await store.apply([placed(2, item="z"), placed(2, item="w", subject=BOB, partition=2)])
+    assert await store.applied_offsets() == {0: 2, 2: 2}
+    assert (await items_of(store), await items_of(store, BOB)) == (["x", "z"], ["y", "w"])
+
+
 async def test_the_same_event_id_at_another_offset_counts_once(store: Store) -> None:
     await store.apply([placed(1, number=7, item="x"), placed(2, number=7, item="x")])
     assert await store.apply([placed(3, number=7, item="x")]) == []
     assert await items_of(store) == ["x"]
-    assert await store.applied_offset() == 3
+    assert await store.applied_offsets() == {0: 3}
 
 
 async def test_the_same_event_id_of_another_subject_is_another_event(store: Store) -> None:
@@ -204,7 +212,7 @@ async def test_what_was_applied_is_there_after_a_restart(open_store: Open) -> No
     await first.close()
     again = open_store()
     assert await again.read(ALICE) == before
-    assert await again.applied_offset() == 2
+    assert await again.applied_offsets() == {0: 2}
     assert await again.apply([placed(1, item="x"), placed(2, subject=BOB)]) == []
     await again.close()
 

@@ -47,7 +47,8 @@ async def show_store(path: Path, say: Say) -> None:
     trending = {one.item: one.count for one in await store.trending(since_ms=0, limit=10)}
     versions = [row.version if row else 0 for row in rows]
     shown = rows[0].impressions if rows[0] else 0
-    say({"offset": await store.applied_offset(), "versions": versions, "shown": shown, "trending": trending})
+    offset = (await store.applied_offsets()).get(0, 0)
+    say({"offset": offset, "versions": versions, "shown": shown, "trending": trending})
     await store.close()
 
 
@@ -66,7 +67,7 @@ async def append(path: Path, say: Say) -> None:
 async def show_log(path: Path, say: Say) -> None:
     """The event numbers that are in the log."""
     log = SqliteLog(path, queue_max=100)
-    say([int(one.logged.event.event_id[-6:]) for one in await log.read(after=0, limit=100)])
+    say([int(one.logged.event.event_id[-6:]) for one in await log.read(after={0: 0}, limit=100)])
     await log.close()
 
 

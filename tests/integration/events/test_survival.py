@@ -203,7 +203,7 @@ async def test_a_worker_killed_again_and_again_loses_nothing_and_counts_once(set
         await edge.until(lambda: edge.versions == expected)
         errors = await end(worker, kill=False)
         assert worker.returncode == 0, errors
-        assert await region.store.applied_offset() == await region.log.last_offset() == sum(expected.values())
+        assert await region.store.applied_offsets() == await region.log.last_offsets() == {0: sum(expected.values())}
         assert sum(expected.values()) >= 1800
         await check_counts(region, expected)
         for subject in SUBJECTS:
@@ -213,7 +213,8 @@ async def test_a_worker_killed_again_and_again_loses_nothing_and_counts_once(set
 async def test_invalidations_of_the_last_batch_are_told_again_after_a_restart(settings: RegionSettings) -> None:
     async with asyncio.timeout(60), open_region(settings) as region:
         await region.send_to_all(50)
-        await region.store.apply(await region.log.read(after=0, limit=100))  # a worker that died before it told anybody
+        # As a worker leaves it that died before it told anybody.
+        await region.store.apply(await region.log.read(after={0: 0}, limit=100))
         edge = Edge(region.grid)
         worker = await start_worker(settings)
         await edge.until(lambda: edge.versions == region.acknowledged)
@@ -238,7 +239,7 @@ async def test_an_intake_killed_again_and_again_keeps_what_it_acknowledged(setti
             # The last line may be cut short by the kill; only whole lines were said.
             acknowledged.update(int(line) for line in rest.splitlines(keepends=True) if line.endswith(b"\n"))
         log = open_log(settings)
-        records = await log.read(after=0, limit=1_000_000)
+        records = await log.read(after={0: 0}, limit=1_000_000)
         await log.close()
     ids = [record.logged.event.event_id for record in records]
     assert len(ids) == len(set(ids)), "counted twice"
@@ -278,7 +279,7 @@ async def test_a_worker_says_what_is_wrong_and_ends_with_2(settings: RegionSetti
 async def test_a_store_ahead_of_its_log_is_refused(settings: RegionSettings) -> None:
     async with open_region(settings) as region:
         await region.send_to_all(50)
-        await region.store.apply(await region.log.read(after=0, limit=100))
+        await region.store.apply(await region.log.read(after={0: 0}, limit=100))
     for suffix in ("", "-wal", "-shm"):
         Path(f"{settings.state_directory}/log.sqlite{suffix}").unlink(missing_ok=True)  # noqa: ASYNC240 - nobody waits
     worker = await start_worker(settings)

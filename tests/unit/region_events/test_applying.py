@@ -16,19 +16,22 @@ def test_an_event_id_is_not_recognised_across_two_others() -> None:
 
 def test_events_out_of_order_are_applied_in_order() -> None:
     outcome = apply_events(
-        [placed(3, item="c"), placed(1, item="a"), placed(2, item="b")], applied=1, load=lambda _: None, history_max=5
+        [placed(3, item="c"), placed(1, item="a"), placed(2, item="b")],
+        applied={0: 1},
+        load=lambda _: None,
+        history_max=5,
     )
     assert outcome.states[ALICE].items == ["b", "c"]
-    assert outcome.offset == 3
+    assert outcome.offsets == {0: 3}
 
 
 def test_a_bound_of_nothing_keeps_nothing_and_still_says_what_was_seen() -> None:
-    outcome = apply_events([placed(1, item="a")], applied=0, load=lambda _: None, history_max=0)
+    outcome = apply_events([placed(1, item="a")], applied={0: 0}, load=lambda _: None, history_max=0)
     assert outcome.states[ALICE].items == []
     assert outcome.changes[0].consumed == ("a",)
 
 
 def test_consumed_items_are_named_once() -> None:
     events = [placed(1, item="a"), placed(2, item="a"), placed(3, item="b", kind=EventType.LIKE)]
-    outcome = apply_events(events, applied=0, load=lambda _: None, history_max=5)
+    outcome = apply_events(events, applied={0: 0}, load=lambda _: None, history_max=5)
     assert outcome.changes[0].consumed == ("a", "b")

@@ -3,10 +3,11 @@ from pathlib import Path
 
 import pytest
 
+from infra.plumbing.clock import ManualClock
 from infra.plumbing.errors import SettingsError
 from region.events.sqlite import LOG_DATABASE
 from region.store.database import Database, transaction
-from region.store.sqlite import STORE_DATABASE
+from region.store.sqlite import STORE_DATABASE, SqliteStore
 
 
 @pytest.mark.parametrize("database", [STORE_DATABASE, LOG_DATABASE])
@@ -125,3 +126,17 @@ def test_every_query_of_the_adapters_is_a_file() -> None:
     assert set(LOG_DATABASE.queries()) == {
         "append_record", "expire_records", "first_kept", "last_position", "read_records",
     }  # fmt: skip
+
+
+async def test_a_store_of_one_partition_keeps_its_offset(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    connection = sqlite3.connect(path)
+    connection.executescript(STORE_DATABASE.migrations()[0])
+    connection.executescript(
+        f"PRAGMA application_id = {STORE_DATABASE.application_id}; PRAGMA user_version = 1;"
+        "UPDATE progress SET applied_offset = 7;"
+    )
+    connection.close()
+    store = SqliteStore(path, clock=ManualClock(), history_max=5)
+    assert await store.applied_offsets() == {0: 7}
+    await store.close()

@@ -140,7 +140,7 @@ async def test_what_is_taken_is_in_the_log_and_the_worker_is_woken() -> None:
     assert (ack.accepted, ack.duplicates, [one.index for one in ack.rejected]) == (2, 0, [1])
     again = await region.intake.take(a_batch(an_event(2), an_event(3), subject=ALICE))
     assert (again.accepted, again.duplicates) == (1, 1)
-    read = await region.log.read(after=0, limit=10)
+    read = await region.log.read(after={0: 0}, limit=10)
     assert [(one.logged.subject, one.logged.received_ms) for one in read] == [(ALICE, NOW_MS)] * 3
     assert region.woken == 2
     outcomes = [region.counted("events", outcome=one) for one in ("accepted", "duplicate", "rejected")]

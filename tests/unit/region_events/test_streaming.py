@@ -14,20 +14,20 @@ from region.events.memory import MemoryLog
 from region.events.port import LogUnavailableError
 from region.events.streaming import BATCH_MAX, Streaming
 from region.store.memory import MemoryStore
-from region.store.port import OffsetEvent, StoreUnavailableError
+from region.store.port import OffsetEvent, Position, StoreUnavailableError
 from tests.contract.building import ALICE, BOB, NOW_MS, logged, placed
 
 
 class HoledLog(MemoryLog):
     """Gives every hundredth offset only, as a log with holes does."""
 
-    async def read(self, *, after: int, limit: int) -> list[OffsetEvent]:
-        everything = await super().read(after=0, limit=1_000_000)
+    async def read(self, *, after: Position, limit: int) -> list[OffsetEvent]:
+        everything = await super().read(after={0: 0}, limit=1_000_000)
         spread = [OffsetEvent(offset=one.offset * 100, logged=one.logged) for one in everything]
-        return [one for one in spread if one.offset > after][:limit]
+        return [one for one in spread if one.offset > after[0]][:limit]
 
-    async def last_offset(self) -> int:
-        return 100 * await super().last_offset()
+    async def last_offsets(self) -> dict[int, int]:
+        return {0: 100 * (await super().last_offsets())[0]}
 
 
 class Region:
@@ -71,7 +71,7 @@ async def test_a_step_applies_and_tells(region: Region) -> None:
     assert await region.streaming.step() == 3
     assert await region.streaming.step() == 0
     assert await region.heard() == [Invalidation(subject=ALICE, subject_version=2, consumed=("x", "y"))]
-    assert await region.store.applied_offset() == 3
+    assert await region.store.applied_offsets() == {0: 3}
     assert region.registry.get_sample_value("atoll_worker_events_applied_total") == 3
     assert region.registry.get_sample_value("atoll_worker_visible_seconds_sum") == pytest.approx(0.3)
     assert region.registry.get_sample_value("atoll_worker_lag_events") == 0
@@ -85,7 +85,7 @@ async def test_a_long_log_is_applied_in_batches(region: Region) -> None:
 
 async def test_killed_before_it_told_anybody_it_tells_at_the_next_start(region: Region) -> None:
     await region.log.append([logged(1, item="x"), logged(2, subject=BOB, item="y"), logged(3, kind=EventType.SKIP)])
-    await region.store.apply(await region.log.read(after=0, limit=10))
+    await region.store.apply(await region.log.read(after={0: 0}, limit=10))
     await region.log.append([logged(4, item="z")])
     streaming = region.again()
     await streaming.start()
@@ -96,7 +96,7 @@ async def test_killed_before_it_told_anybody_it_tells_at_the_next_start(region: 
 
 async def test_an_opted_out_subject_is_not_told_of_again(region: Region) -> None:
     await region.log.append([logged(1, item="x")])
-    await region.store.apply(await region.log.read(after=0, limit=10))
+    await region.store.apply(await region.log.read(after={0: 0}, limit=10))
     await region.store.set_opt_out(ALICE, opted_out=True)
     streaming = region.again()
     await streaming.start()
@@ -165,7 +165,7 @@ async def test_a_part_that_does_not_answer_loses_nothing(region: Region) -> None
 
 async def test_a_store_ahead_of_its_log_is_refused(region: Region) -> None:
     await region.store.apply([placed(7)])
-    with pytest.raises(SettingsError, match="up to 7, but the log ends at 0"):
+    with pytest.raises(SettingsError, match="up to 7, but it ends at 0"):
         await region.streaming.start()
 
 
@@ -193,3 +193,37 @@ async def test_a_kill_at_any_place_loses_nothing_and_tells_everything() -> None:
             row = await region.store.read(subject)
             assert row is not None
             assert (row.version, len(row.history)) == (10, 10)
+
+
+class PartedLog(MemoryLog):
+    """Two partitions: Bob's events are in the second."""
+
+    async def read(self, *, after: Position, limit: int) -> list[OffsetEvent]:
+        found: list[OffsetEvent] = []
+        for partition, offset in after.items():
+            found += [one for one in await self._of(partition) if one.offset > offset]
+        return found[:limit]
+
+    async def last_offsets(self) -> dict[int, int]:
+        return {partition: len(await self._of(partition)) for partition in (0, 1)}
+
+    async def _of(self, partition: int) -> list[OffsetEvent]:
+        everything = await super().read(after={0: 0}, limit=1_000_000)
+        mine = [one.logged for one in everything if (one.logged.subject == BOB) == (partition == 1)]
+        return [OffsetEvent(offset=place, logged=one, partition=partition) for place, one in enumerate(mine, start=1)]
+
+
+async def test_every_partition_is_applied_and_found_again() -> None:
+    region = Region(PartedLog())
+    await region.log.append([logged(1), logged(2, subject=BOB), logged(3)])
+    await region.streaming.start()
+    assert await region.streaming.step() == 3
+    assert await region.store.applied_offsets() == {0: 2, 1: 1}
+    await region.log.append([logged(4, subject=BOB)])
+    again = region.again()
+    await again.start()
+    assert await again.step() == 1
+    assert await region.store.applied_offsets() == {0: 2, 1: 2}
+    bob = await region.store.read(BOB)
+    assert bob is not None
+    assert bob.version == 2

@@ -56,7 +56,7 @@ class WatchedStore(MemoryStore):
         return changes
 
     async def until_applied(self, offset: int) -> None:
-        while await self.applied_offset() < offset:
+        while (await self.applied_offsets()).get(0, 0) < offset:
             async with self.applied:
                 await self.applied.wait()
 
@@ -118,7 +118,7 @@ async def test_it_puts_off_and_goes_on(parts: Parts, monkeypatch: pytest.MonkeyP
 
 async def test_it_forgets_what_is_past_its_life(parts: Parts) -> None:
     await parts.log.append([logged(1, subject=VISITOR, received_ms=NOW_MS), logged(2, received_ms=NOW_MS + 95_000)])
-    await parts.store.apply(await parts.log.read(after=0, limit=10))
+    await parts.store.apply(await parts.log.read(after={0: 0}, limit=10))
     parts.clock.advance(101)
     stop = asyncio.Event()
     loop = asyncio.create_task(parts.worker.retain(stop))
@@ -169,7 +169,7 @@ async def test_the_whole_worker_runs_on_files_and_ends_when_told(tmp_path: Path)
     stop = asyncio.Event()
     running = asyncio.create_task(run_worker(settings, stop, clock=SystemClock()))
     store = open_store(settings)
-    while await store.applied_offset() < 1:
+    while (await store.applied_offsets()).get(0, 0) < 1:
         pass
     stop.set()
     await running

@@ -339,7 +339,7 @@ async def test_a_travellers_call_is_answered_as_at_home_in_a_sealed_box(region: 
     assert msgspec.json.decode(body)["version"] >= 1
     status, body = await sealed(region, RelayedCall(token=token, events=encode_regional(batch("event-0001"))))
     assert (status, msgspec.json.decode(body, type=EventAck).accepted) == (200, 1)
-    logged = await region.log.read(after=0, limit=10)
+    logged = await region.log.read(after={0: 0}, limit=10)
     assert logged[0].logged.subject == subject
 
 

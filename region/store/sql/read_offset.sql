@@ -1,1 +1,0 @@
-SELECT applied_offset FROM progress WHERE one = 1;

@@ -1,0 +1,1 @@
+SELECT log_partition, applied_offset FROM progress;

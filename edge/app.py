@@ -25,6 +25,7 @@ from edge.lists.library import ListLibrary, ReleaseSource
 from edge.lists.shelf import ListShelf
 from edge.metrics import EdgeMetrics
 from edge.routing.breaker import BreakerPolicy
+from edge.routing.concurrency import ConcurrencyPolicy
 from edge.routing.desk import RegionDesk
 from edge.routing.dispatch import Dispatcher
 from edge.routing.health import Target, Targets
@@ -80,10 +81,14 @@ class Edge:
 def build(outside: Outside, region: RegionPort, metrics: EdgeMetrics) -> Edge:
     """Put the parts together; nothing runs yet."""
     settings, clock = outside.settings, outside.clock
-    targets = Targets(_targets(settings), policy=BreakerPolicy(trial_max_s=2 * settings.fill_deadline_ms / 1000))
+    targets = Targets(
+        _targets(settings), policy=BreakerPolicy(trial_max_s=2 * settings.fill_deadline_ms / 1000),
+        concurrency=ConcurrencyPolicy(limit_max=settings.connections_per_node_max),
+    )  # fmt: skip
     dispatcher = Dispatcher(
-        targets=targets, clock=clock, budget=RetryBudget(), try_timeout_s=settings.try_timeout_ms / 1000
-    )
+        targets=targets, clock=clock, budget=RetryBudget(), try_timeout_s=settings.try_timeout_ms / 1000,
+        counted=lambda kind: metrics.routing.labels(kind).inc(),
+    )  # fmt: skip
     ledger = Ledger(clock=clock)
     background = Background(telemetry=outside.telemetry, dropped=metrics.dropped_work.inc)
     library = ListLibrary(
@@ -179,6 +184,7 @@ async def _secure(_request: web.Request, response: web.StreamResponse) -> None:
 def _run(edge: Edge, outside: Outside, stack: AsyncExitStack) -> None:
     """Start what runs beside the requests. Stopped in the opposite order."""
     stack.callback(edge.library.close)
+    stack.push_async_callback(edge.parts.dispatcher.close)
     stack.push_async_callback(edge.background.close)
     stack.push_async_callback(edge.parts.filler.close)
 
@@ -220,8 +226,13 @@ def watch(edge: Edge) -> None:
     metrics.watch("cache_entries", "Entries of the in-process cache.", lambda: len(cache))
     metrics.watch("cache_evicted", "Entries evicted since the start.", lambda: cache.counts.evicted)
     metrics.watch("cache_not_admitted", "Entries not admitted since the start.", lambda: cache.counts.not_admitted)
+    metrics.watch("calls_in_flight", "Calls that regions' nodes have not answered yet.", lambda: _out(edge.targets))
     metrics.watch("targets_avoided", "Nodes of regions that are not asked at present.", lambda: _avoided(edge.targets))
 
 
 def _avoided(targets: Targets) -> int:
     return sum(targets.is_open(target) for target in targets.all())
+
+
+def _out(targets: Targets) -> int:
+    return sum(targets.in_flight(target) for target in targets.all())

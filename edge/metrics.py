@@ -20,6 +20,9 @@ class EdgeMetrics:
         self.filled_items = counter("filled_items", "Items taken from the release's lists to keep pages full.")
         self.grid = counter("grid", "Calls to the grid by outcome.", "outcome")
         self.region_calls = counter("region_calls", "Calls behind the edge by path and outcome.", "path", "outcome")
+        self.routing = counter(
+            "routing", "Calls behind the edge that were hedged, won by a hedge, or held back.", "kind"
+        )
         self.invalidations = counter("invalidations", "Messages from the grid by kind.", "kind")
         self.limited = counter("limited", "Calls refused because their caller makes too many.")
         self.events = counter("events", "Event batches by outcome.", "outcome")

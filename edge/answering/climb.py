@@ -13,6 +13,7 @@ from infra.plumbing.errors import OverloadedError, UnavailableError
 
 GUARD_S = 0.01
 """What stays of a caller's time for making the page."""
+_BECAME = {CallFailure.REFUSED: Try.REFUSED, CallFailure.SHED: Try.SHED}
 _ASKING = frozenset({Rung.FILL, Rung.ASK_WITH_VECTOR, Rung.ASK_AWAY})
 
 
@@ -82,9 +83,9 @@ async def _attempt(asking: Awaitable[Served]) -> tuple[Try, Served | None]:
     except TimeoutError:
         return Try.LATE, None
     except OverloadedError:
-        return Try.FAILED, None
+        return Try.SHED, None
     except RegionCallError as error:
-        return (Try.REFUSED if error.failure is CallFailure.REFUSED else Try.FAILED), None
+        return _BECAME.get(error.failure, Try.FAILED), None
 
 
 def after(situation: Situation, rung: Rung, outcome: Try) -> Situation:

@@ -12,8 +12,10 @@ from edge.cache.entry import Entry
 from edge.cache.filling import Filled, as_home_answer
 from edge.cache.policy import Usability
 from edge.calls import Caller, ListQuery, list_key
+from edge.routing.concurrency import Priority, priority_of
 from edge.routing.dispatch import Attempts
 from edge.routing.ladder import Rung, Situation, Try
+from edge.routing.port import CallFailure, RegionCallError
 from infra.contracts.messages import DegradationStep, HomeAnswer, HomeRequest
 from infra.plumbing.errors import OverloadedError
 
@@ -26,8 +28,9 @@ class LocalHands:
         self._query = query
         self._key = list_key(query, caller)
         self._opted_out = parts.ledger.has_opted_out(caller.viewer)
-        self._attempts = parts.dispatcher.attempts()
+        self._attempts = parts.dispatcher.attempts(priority_of(query.surface))
         self._had_entry = False
+        self._shed = False
 
     def opening(self) -> tuple[Entry | None, Situation]:
         """See `Hands.opening`. Who wants an explanation wants to see the list being made: no cache for them."""
@@ -46,16 +49,23 @@ class LocalHands:
         if self._parts.filler.was_refused(self._key):
             return
         try:
-            self._parts.filler.fill(self._key, self._request(), self._attempts)
+            self._parts.filler.fill(self._key, self._request(), self._parts.dispatcher.attempts(Priority.REFRESH))
         except OverloadedError:
             return  # This caller has its list, and the next one will try again.
 
     async def fill(self, timeout_s: float) -> Served:
         """See `Hands.fill`."""
-        if self._query.explain:
-            return await self._explained(timeout_s)
-        flight, joined = self._parts.filler.fill(self._key, self._request(), self._attempts)
-        return self._served(await wait_for(flight, timeout_s=timeout_s), joined=joined)
+        try:
+            if self._query.explain:
+                return await self._explained(timeout_s)
+            flight, joined = self._parts.filler.fill(self._key, self._request(), self._attempts)
+            return self._served(await wait_for(flight, timeout_s=timeout_s), joined=joined)
+        except RegionCallError as error:
+            self._shed = error.failure is CallFailure.SHED
+            raise
+        except OverloadedError:
+            self._shed = True
+            raise
 
     async def ask_with_vector(self, timeout_s: float) -> Served:
         """See `Hands.ask_with_vector`."""
@@ -70,6 +80,8 @@ class LocalHands:
         if found is not None and found[1] is Usability.FRESH and is_enough(found[0], query):
             kept = from_entry(found[0], Rung.SERVE_FRESH, now_s=parts.clock.monotonic_s())
             return replace(kept, step=DegradationStep.FAILOVER, fresh_for_s=0.0)
+        if self._shed:
+            raise RegionCallError(CallFailure.SHED)
         request = away_request(query, deadline_ms=parts.clock.now_ms() + parts.filler.fill_deadline_s * 1000)
         flight, joined = parts.filler.fill_away(key, request, self._attempts)
         return self._served(await wait_for(flight, timeout_s=timeout_s), joined=joined)

@@ -9,6 +9,7 @@ from edge.answering.relay import relay
 from edge.answering.requests import audience_query, can_use_vector, home_request
 from edge.cache.entry import Entry
 from edge.calls import Caller, ListQuery
+from edge.routing.concurrency import priority_of
 from edge.routing.ladder import Situation, Try
 from edge.routing.port import CallFailure, RegionCallError
 from infra.contracts.messages import DegradationStep, HomeAnswer, RelayedCall
@@ -22,7 +23,7 @@ class TravellerHands:
         self._query = query
         self._home = home
         self._token = token
-        self._attempts = parts.dispatcher.attempts()
+        self._attempts = parts.dispatcher.attempts(priority_of(query.surface))
 
     def opening(self) -> tuple[Entry | None, Situation]:
         """See `Hands.opening`."""

@@ -8,6 +8,7 @@ import msgspec
 from edge.answering.parts import Parts
 from edge.answering.relay import relay
 from edge.calls import Caller
+from edge.routing.concurrency import Priority
 from edge.routing.dispatch import Attempts
 from edge.routing.port import CallFailure, RegionCallError
 from infra.contracts.events import EVENTS_PER_BATCH_MAX, Event, EventAck, EventBatch
@@ -87,7 +88,7 @@ async def opt_out(parts: Parts, caller: Caller, *, opted_out: bool, timeout_s: f
     """
     if caller.principal is None:
         raise UnauthorizedError("this choice needs a token.", fix="Send `Authorization: Bearer <token>`.")
-    attempts = parts.dispatcher.attempts()
+    attempts = parts.dispatcher.attempts(Priority.EVENT)
     try:
         if caller.subject is None:
             relayed = RelayedCall(token=caller.token or "", opted_out=opted_out)
@@ -111,7 +112,7 @@ async def _choose(parts: Parts, call: OptOutCall, attempts: Attempts, timeout_s:
 
 
 async def _take_events(parts: Parts, batch: EventBatch, caller: Caller, timeout_s: float) -> EventAck:
-    attempts = parts.dispatcher.attempts()
+    attempts = parts.dispatcher.attempts(Priority.EVENT)
     if caller.is_traveller and caller.principal is not None and caller.token is not None:
         call = RelayedCall(token=caller.token, events=encode_regional(batch))
         return await relay(parts, caller.principal.home, call, EventAck, attempts, timeout_s=timeout_s)
@@ -136,7 +137,7 @@ def _for_caller(error: AtollError) -> AtollError:
         return error
     if error.failure is CallFailure.REFUSED:
         return InvalidInputError("the home region refused the call.", fix="Check ids, times and values.")
-    if error.status in (429, 503):
+    if error.failure is CallFailure.SHED or error.status in (429, 503):
         return OverloadedError("the home region takes nothing at the moment.", fix=_RETRY)
     return UnavailableError("the home region does not answer.", fix=_RETRY)
 

@@ -33,6 +33,9 @@ class Try(enum.Enum):
     LATE = "late"
     REFUSED = "refused"
     """The region is well and says that it cannot make this list: no other one could."""
+    SHED = "shed"
+    """Nobody was asked: whoever could answer has enough to do. What one region cannot carry is not passed on to its
+    neighbours: only what is kept already may stand in."""
 
 
 class Rung(enum.Enum):
@@ -102,7 +105,7 @@ def _ask_or_fall(situation: Situation, *, in_time: bool) -> Rung:
         return Rung.SERVE_STALE
     if situation.fill is Try.REFUSED:
         return Rung.SERVE_RELEASE
-    if situation.vector is Try.NOT_YET and in_time:
+    if situation.vector is Try.NOT_YET and situation.fill is not Try.SHED and in_time:
         return Rung.ASK_WITH_VECTOR
     if situation.away is Try.NOT_YET and in_time:
         return Rung.ASK_AWAY

@@ -18,7 +18,7 @@ from infra.plumbing.errors import AtollError
 
 
 class CallFailure(enum.StrEnum):
-    """Why a call gave no answer. All but REFUSED speak against the node."""
+    """Why a call gave no answer. All but REFUSED and SHED speak against the node."""
 
     UNREACHABLE = "unreachable"
     TIMEOUT = "timeout"
@@ -26,6 +26,8 @@ class CallFailure(enum.StrEnum):
     MALFORMED = "malformed"
     REFUSED = "refused"
     """The node is well and says that the call itself is wrong (4xx): asking another node would not help."""
+    SHED = "shed"
+    """No call was made: every node that could answer has as many in flight as it can carry."""
 
 
 class RegionCallError(AtollError):

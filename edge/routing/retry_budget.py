@@ -2,6 +2,9 @@
 
 tokens <- min(tokens + share, reserve) at a first call; an extra call costs one token. Over any stretch of time:
 extra calls <= share * first calls + reserve. The reserve lets a quiet edge retry at all.
+
+Hedges, which are extra calls made before anything has failed, are paid from the same tokens, but only while more than
+half of the reserve is there: they can never take from a failed call its second try.
 """
 
 from dataclasses import dataclass
@@ -21,9 +24,16 @@ class RetryBudget:
         self.tokens = min(self.tokens + self.share, self.reserve)
 
     def take(self) -> bool:
-        """Whether a request may make one call more."""
+        """Whether a request may make one call more, after one that failed."""
         if self.tokens < 1.0:
             self.refused += 1
+            return False
+        self.tokens -= 1.0
+        return True
+
+    def take_spare(self) -> bool:
+        """Whether a request may make one call more while its first is still out."""
+        if self.tokens - 1.0 < self.reserve / 2:
             return False
         self.tokens -= 1.0
         return True

@@ -106,18 +106,21 @@ def test_late_failures_do_not_lengthen_the_wait() -> None:
     assert failed(breaker, POLICY, now_s=4.0) == breaker
 
 
-@given(st.lists(st.booleans(), max_size=300))
-def test_extra_calls_stay_within_the_budget(calls: list[bool]) -> None:
+@given(st.lists(st.sampled_from(["first", "retry", "hedge"]), max_size=300))
+def test_extra_calls_stay_within_the_budget_and_hedges_leave_half_of_the_reserve(calls: list[str]) -> None:
     budget = RetryBudget()
-    first = extra = 0
-    for is_first in calls:
-        if is_first:
+    first = retries = hedges = 0
+    for call in calls:
+        if call == "first":
             budget.note_first()
             first += 1
-        else:
-            extra += budget.take()
-    assert extra <= budget.share * first + budget.reserve + 1e-6
-    assert budget.refused == sum(not call for call in calls) - extra
+        elif call == "retry":
+            retries += budget.take()
+        elif budget.take_spare():
+            hedges += 1
+            assert budget.tokens >= budget.reserve / 2
+    assert retries + hedges <= budget.share * first + budget.reserve + 1e-6
+    assert budget.refused == calls.count("retry") - retries
 
 
 def test_slow_nodes_stand_behind_their_siblings_until_probes_made_it_forgotten() -> None:
@@ -125,8 +128,9 @@ def test_slow_nodes_stand_behind_their_siblings_until_probes_made_it_forgotten()
     targets = Targets([first, second], policy=POLICY)
     assert targets.candidates("r", now_s=0) == [first, second]
     for _ in range(10):
-        targets.succeeded(first, took_s=0.5)
-        targets.succeeded(second, took_s=0.01)
+        for target, took_s in ((first, 0.5), (second, 0.01)):
+            targets.begin(target, now_s=0)
+            targets.succeeded(target, took_s=took_s, now_s=0)
     assert targets.candidates("r", now_s=0) == [second, first]
     for _ in range(80):
         targets.probed(first, ok=True, now_s=0)

@@ -11,7 +11,7 @@ from edge.routing.ladder import NETWORK_MIN_S, Rung, Shares, Situation, Try, nex
 
 SERVING = {rung for rung in Rung if rung.value.startswith("serve")}
 ASKING = [Rung.FILL, Rung.ASK_WITH_VECTOR, Rung.ASK_AWAY]
-outcomes = st.sampled_from([Try.ANSWERED, Try.FAILED, Try.LATE, Try.REFUSED])
+outcomes = st.sampled_from([Try.ANSWERED, Try.FAILED, Try.LATE, Try.REFUSED, Try.SHED])
 situations = st.builds(
     Situation,
     entry=st.none() | st.sampled_from(Usability),
@@ -50,6 +50,13 @@ def test_overtaken_entries_are_not_served_before_a_fill_was_tried(situation: Sit
     overtaken = replace(situation, entry=Usability.ON_ERROR, fill=Try.NOT_YET)
     assert next_rung(overtaken, remaining_s=1.0) is Rung.FILL
     assert next_rung(replace(overtaken, fill=Try.FAILED), remaining_s=1.0) is Rung.SERVE_STALE
+
+
+@given(situations)
+def test_what_one_region_cannot_carry_is_not_ranked_by_another(situation: Situation) -> None:
+    shed = replace(situation, entry=None, fill=Try.SHED)
+    assert next_rung(shed, remaining_s=1.0) is Rung.ASK_AWAY
+    assert next_rung(replace(shed, away=Try.SHED), remaining_s=1.0) is Rung.SERVE_RELEASE
 
 
 @given(situations)

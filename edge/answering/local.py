@@ -82,7 +82,7 @@ class LocalHands:
             return replace(kept, step=DegradationStep.FAILOVER, fresh_for_s=0.0)
         if self._shed:
             raise RegionCallError(CallFailure.SHED)
-        request = away_request(query, deadline_ms=parts.clock.now_ms() + parts.filler.fill_deadline_s * 1000)
+        request = away_request(query)
         flight, joined = parts.filler.fill_away(key, request, self._attempts)
         return self._served(await wait_for(flight, timeout_s=timeout_s), joined=joined)
 
@@ -91,9 +91,7 @@ class LocalHands:
 
     async def _explained(self, timeout_s: float) -> Served:
         parts = self._parts
-        request = home_request(
-            self._query, subject=self._key.subject, explain=True, deadline_ms=parts.clock.now_ms() + timeout_s * 1000
-        )
+        request = home_request(self._query, subject=self._key.subject, explain=True)
         deadline_s = parts.clock.monotonic_s() + timeout_s
         reply = await parts.desk.ask_home(request, deadline_s=deadline_s, attempts=self._attempts)
         step = DegradationStep.HOME if reply.target.place == 0 else DegradationStep.REPLICA
@@ -121,7 +119,7 @@ async def ask_regions_with_vector(
     Raises:
         RegionCallError: none answers in time.
     """
-    request = away_request(query, deadline_ms=parts.clock.now_ms() + timeout_s * 1000, with_vector=True)
+    request = away_request(query, with_vector=True)
     deadline_s = parts.clock.monotonic_s() + timeout_s
     answer = await parts.desk.ask_away(request, regions, deadline_s=deadline_s, attempts=attempts)
     return served_with_vector(as_home_answer(answer))

@@ -10,7 +10,7 @@ def home_request(
     query: ListQuery,
     *,
     subject: str | None,
-    deadline_ms: float | None = None,
+    timeout_ms: float | None = None,
     explain: bool = False,
     with_vector: bool = False,
 ) -> HomeRequest:
@@ -22,16 +22,16 @@ def home_request(
         type=query.type, surface=query.surface, n=query.asked, subject=subject, recent=query.recent, item=query.item,
         category=query.category, vector=query.vector if with_vector else None,
         vector_release=query.vector_release if with_vector else None, context=Context(locale=query.locale),
-        deadline_ms=deadline_ms, explain=explain,
+        timeout_ms=timeout_ms, explain=explain,
     )  # fmt: skip
 
 
-def away_request(query: ListQuery, *, deadline_ms: float, with_vector: bool = False) -> AwayRequest:
+def away_request(query: ListQuery, *, with_vector: bool = False) -> AwayRequest:
     """The request to another region: no subject, no recent items, no exclusions."""
     return AwayRequest(
         type=query.type, surface=query.surface, n=query.asked, item=query.item, category=query.category,
         vector=query.vector if with_vector else None, vector_release=query.vector_release if with_vector else None,
-        context=Context(locale=query.locale), deadline_ms=deadline_ms,
+        context=Context(locale=query.locale),
     )  # fmt: skip
 
 

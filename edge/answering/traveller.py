@@ -36,8 +36,7 @@ class TravellerHands:
 
     async def fill(self, timeout_s: float) -> Served:
         """See `Hands.fill`: the sealed relay."""
-        deadline_ms = self._parts.clock.now_ms() + timeout_s * 1000
-        request = home_request(self._query, subject=None, explain=self._query.explain, deadline_ms=deadline_ms)
+        request = home_request(self._query, subject=None, explain=self._query.explain, timeout_ms=timeout_s * 1000)
         call = RelayedCall(token=self._token, request=request)
         answer = await relay(self._parts, self._home, call, HomeAnswer, self._attempts, timeout_s=timeout_s)
         if not answer.items:
@@ -49,9 +48,7 @@ class TravellerHands:
         parts = self._parts
         started_s = parts.clock.monotonic_s()
         half_s = timeout_s / 2
-        request = home_request(
-            self._query, subject=None, deadline_ms=parts.clock.now_ms() + half_s * 1000, with_vector=True
-        )
+        request = home_request(self._query, subject=None, with_vector=True)
         try:
             reply = await parts.desk.ask_home(request, deadline_s=started_s + half_s, attempts=self._attempts)
         except RegionCallError:

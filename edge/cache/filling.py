@@ -9,8 +9,6 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
 
-import msgspec
-
 from edge.background import Background
 from edge.cache.coalescing import Coalescer
 from edge.cache.entry import Entry, ListKey
@@ -139,9 +137,8 @@ class ListFiller:
         if from_grid is not None:
             return Filled(from_grid, DegradationStep.GRID)
         started_s = self._clock.monotonic_s()
-        timed = msgspec.structs.replace(request, deadline_ms=self._clock.now_ms() + self.fill_deadline_s * 1000)
         try:
-            reply = await self._desk.ask_home(timed, deadline_s=started_s + self.fill_deadline_s, attempts=attempts)
+            reply = await self._desk.ask_home(request, deadline_s=started_s + self.fill_deadline_s, attempts=attempts)
         except RegionCallError as error:
             self._note_failed(key, error)
             raise

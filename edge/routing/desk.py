@@ -1,6 +1,11 @@
-"""Asking regions for lists: this one, or the first of others that answers. An empty list counts as no answer."""
+"""Asking regions for lists: this one, or the first of others that answers. An empty list counts as no answer.
+
+Every call carries how long it will be waited for, so that a region computes nothing that nobody will read.
+"""
 
 from collections.abc import Callable, Sequence
+
+import msgspec
 
 from edge.routing.dispatch import Attempts, Dispatcher, Reply
 from edge.routing.port import CallFailure, RegionCallError, RegionPort
@@ -38,7 +43,8 @@ class RegionDesk:
         """
 
         async def call(url: str, timeout_s: float) -> HomeAnswer:
-            answer = await self._region.recommend(url, request, timeout_s=timeout_s)
+            timed = msgspec.structs.replace(request, timeout_ms=timeout_s * 1000)
+            answer = await self._region.recommend(url, timed, timeout_s=timeout_s)
             if not answer.items:
                 raise RegionCallError(CallFailure.MALFORMED, status=200)
             return answer
@@ -57,7 +63,8 @@ class RegionDesk:
         """
 
         async def call(url: str, timeout_s: float) -> AwayAnswer:
-            answer = await self._region.recommend_away(url, request, timeout_s=timeout_s)
+            timed = msgspec.structs.replace(request, timeout_ms=timeout_s * 1000)
+            answer = await self._region.recommend_away(url, timed, timeout_s=timeout_s)
             if not answer.items:
                 raise RegionCallError(CallFailure.MALFORMED, status=200)
             return answer

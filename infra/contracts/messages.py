@@ -197,8 +197,8 @@ class HomeRequest(RegionalMessage, frozen=True, kw_only=True):
     context: Global[Context] = Context()
     arm: Global[str | None] = None
     """The experiment arm that a tester asks for, in place of the one that the subject's bucket gives."""
-    deadline_ms: Global[float | None] = None
-    """Epoch milliseconds after which nobody waits for the answer."""
+    timeout_ms: Global[float | None] = None
+    """How long the asker waits, from when it sends: a duration, so that a wrong clock on either side does no harm."""
     explain: Global[bool] = False
 
 
@@ -218,7 +218,8 @@ class AwayRequest(GlobalMessage, frozen=True, kw_only=True):
     vector: Global[tuple[float, ...] | None] = None
     vector_release: Global[str | None] = None
     context: Global[Context] = Context()
-    deadline_ms: Global[float | None] = None
+    timeout_ms: Global[float | None] = None
+    """As in `HomeRequest`."""
 
 
 class HomeAnswer(RegionalMessage, frozen=True, kw_only=True):

@@ -82,9 +82,9 @@ class Budget:
     total_s: float
 
     @classmethod
-    def until(cls, deadline_ms: float | None, *, now_ms: float, started_s: float) -> "Budget":
-        """What is left until a deadline in epoch milliseconds; the default without one."""
-        total_s = BUDGET_DEFAULT_S if deadline_ms is None else (deadline_ms - now_ms) / 1000
+    def of(cls, timeout_ms: float | None, *, started_s: float) -> "Budget":
+        """What the asker waits, in milliseconds; the default when it does not say."""
+        total_s = BUDGET_DEFAULT_S if timeout_ms is None else max(0.0, timeout_ms / 1000)
         return cls(started_s, min(total_s, BUDGET_MAX_S))
 
     def left_s(self, *, now_s: float) -> float:

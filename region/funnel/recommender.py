@@ -89,11 +89,11 @@ class Recommender:
 
     async def _run(self, request: HomeRequest) -> tuple[Call, tuple[SlateItem, ...]]:
         now_ms, started_s = self._clock.now_ms(), self._clock.monotonic_s()
-        if request.deadline_ms is not None and request.deadline_ms <= now_ms:
+        if request.timeout_ms is not None and not request.timeout_ms > 0:
             self._metrics.deadline_passed()
             raise DeadlinePassedError("the deadline of this call is over.")
         recorder = Recorder(clock=self._clock, telemetry=self._telemetry)
-        budget = Budget.until(request.deadline_ms, now_ms=now_ms, started_s=started_s)
+        budget = Budget.of(request.timeout_ms, started_s=started_s)
         row = await self._read_row(request, budget, recorder)
         with self._lease() as release:
             call = Call(
@@ -139,5 +139,5 @@ def _anonymous(request: AwayRequest) -> HomeRequest:
         vector=request.vector,
         vector_release=request.vector_release,
         context=request.context,
-        deadline_ms=request.deadline_ms,
+        timeout_ms=request.timeout_ms,
     )

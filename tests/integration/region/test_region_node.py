@@ -120,8 +120,7 @@ class Node:
 
     async def recommend(self, **fields: Any) -> HomeAnswer:
         # The longest budget there is: a busy machine must not look like a missing part.
-        deadline_ms = SystemClock().now_ms() + 60_000.0
-        usual: dict[str, Any] = {"type": RecommendationType.PERSONAL, "subject": SUBJECT, "deadline_ms": deadline_ms}
+        usual: dict[str, Any] = {"type": RecommendationType.PERSONAL, "subject": SUBJECT, "timeout_ms": 60_000.0}
         request = HomeRequest(**(usual | fields))
         status, body = await self.post("/v1/recommend", request)
         assert status == 200, body

@@ -149,9 +149,9 @@ def test_lifetimes_shorten_only_for_parts_of_the_region() -> None:
 
 
 def test_budgets_run_out() -> None:
-    assert Budget.until(None, now_ms=0, started_s=5.0).total_s == BUDGET_DEFAULT_S
-    assert Budget.until(1e12, now_ms=0, started_s=5.0).total_s == BUDGET_MAX_S
-    budget = Budget.until(1200.0, now_ms=1000, started_s=5.0)
+    assert Budget.of(None, started_s=5.0).total_s == BUDGET_DEFAULT_S
+    assert Budget.of(1e12, started_s=5.0).total_s == BUDGET_MAX_S
+    budget = Budget.of(200.0, started_s=5.0)
     assert budget.total_s == pytest.approx(0.2)
     assert budget.timeout_s("ann", now_s=5.0) == pytest.approx(0.07)
     assert budget.timeout_s("store", now_s=5.15) == pytest.approx(0.05)

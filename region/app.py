@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import Iterator
+import weakref
+from collections.abc import Iterable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +77,8 @@ class Releases:
     store: ReleaseStore
     audit: AuditLog
     activator: Activator[LoadedRelease]
+    retrievals: "weakref.WeakSet[RetrievalProcess]"
+    """The retrieval processes of the releases in memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +167,7 @@ async def open_node(settings: RegionSettings, stack: AsyncExitStack, telemetry: 
         )
     )
     app.add_routes(operations_routes(telemetry, lambda: waits_for(releases.activator)))
+    app.add_routes([metrics_targets(settings.region, releases.retrievals)])
     return Node(app=app, data=data, releases=releases, answers=answers)
 
 
@@ -184,6 +188,20 @@ def status_of(settings: RegionSettings, data: Data, releases: Releases, answers:
 def waits_for(activator: Activator[LoadedRelease]) -> str | None:
     """What a node waits for before it takes requests; None when it is ready."""
     return None if activator.active_release is not None else "an active release"
+
+
+def metrics_targets(region: str, retrievals: Iterable[RetrievalProcess]) -> web.RouteDef:
+    """`/metrics/targets`: processes of this node whose ports are not known beforehand, for Prometheus (`http_sd`)."""
+
+    async def targets(_request: web.Request) -> web.Response:
+        found = [
+            {"targets": [process.metrics_address],
+             "labels": {"process": "retrieval", "region": region, "release": process.release}}
+            for process in retrievals if process.metrics_address
+        ]  # fmt: skip
+        return web.json_response(found)
+
+    return web.get("/metrics/targets", targets)
 
 
 async def hear_withdrawals(grid: Grid, withdrawals: Withdrawals) -> None:
@@ -250,11 +268,13 @@ def _open_releases(
     store = ReleaseStore(state, source=client, clock=clock)
     audit = AuditLog(state / "audit.jsonl")
     numbers = itertools.count()
+    retrievals: weakref.WeakSet[RetrievalProcess] = weakref.WeakSet()
 
     async def start_retrieval(directory: Path, _manifest: Manifest) -> RetrievalProcess:
         # A path of its own for each process, and a short one: the kernel takes 107 bytes.
         socket = Path(settings.run_directory or state) / f"ann-{settings.port}-{next(numbers)}.sock"
-        process = RetrievalProcess(release=directory, socket=socket, clock=clock)
+        process = RetrievalProcess(release=directory, socket=socket, clock=clock, metrics_host=settings.host)
+        retrievals.add(process)
         await process.start()
         return process
 
@@ -270,7 +290,7 @@ def _open_releases(
 
     activator = Activator(store=store, load=load, audit=audit, clock=clock, on_switch=on_switch)
     stack.push_async_callback(activator.close)
-    return Releases(store=store, audit=audit, activator=activator)
+    return Releases(store=store, audit=audit, activator=activator, retrievals=retrievals)
 
 
 def _open_answers(

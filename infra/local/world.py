@@ -6,13 +6,11 @@ process that started it, unless `World.detach` was called.
 
 import contextlib
 import fcntl
-import http.client
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -25,6 +23,7 @@ from infra.local.leash import Leash, start_supervisor
 from infra.local.planning import link_name
 from infra.local.preparing import Seeding, prepare_world, seed_regions
 from infra.local.records import ProcessState, ProcessStatus, WorldRecord, WorldStatus
+from infra.local.scraping import scrape
 from infra.local.supervisor import is_locked, read_record
 from infra.local.wan.shaping import LinkShape
 from infra.plumbing.clock import Clock, SystemClock
@@ -46,7 +45,6 @@ __all__ = [
 WaitFor = Literal["ready", "live"]
 POLL_S = 0.1
 SUPERVISOR_START_S = 15.0
-METRICS_BYTES_MAX = 4 << 20
 _SILENT = SilentProgress()
 _CLOCK = SystemClock()
 
@@ -216,13 +214,8 @@ class World:
         return {path.stem: path.read_bytes() for path in sorted(self._layout.capture.glob("*.bin"))}
 
     def metrics(self) -> dict[str, str]:
-        """The text of `/metrics` of every process that answers, by its name."""
-        texts = {}
-        for process in self.status().processes:
-            if ":" in process.address and process.state in (ProcessState.READY, ProcessState.LIVE):
-                with contextlib.suppress(OSError, http.client.HTTPException):
-                    texts[process.name] = _get(f"http://{process.address}/metrics")
-        return texts
+        """The text of `/metrics` of every process that answers, by its name; a region's retrieval processes too."""
+        return scrape(self.status().processes)
 
     def detach(self) -> None:
         """Let the world outlive this process."""
@@ -353,13 +346,3 @@ def _starting(layout: Layout) -> Iterator[None]:
                 f"the world at {layout.state} is being started by another process.", fix="Wait for it, or end it."
             ) from error
         yield
-
-
-def _get(url: str) -> str:
-    parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=5)
-    try:
-        connection.request("GET", parts.path)
-        return connection.getresponse().read(METRICS_BYTES_MAX).decode(errors="replace")
-    finally:
-        connection.close()

@@ -43,6 +43,7 @@ class RetrievalProcess:
         threads: searches at once inside of the process.
         start_timeout_s: how long loading and warming may take.
         in_flight_max: searches at once on this side.
+        metrics_host: where the process serves its `/metrics`, on a free port; empty: nowhere.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class RetrievalProcess:
         threads: int = 1,
         start_timeout_s: float = START_TIMEOUT_S,
         in_flight_max: int = IN_FLIGHT_MAX,
+        metrics_host: str = "",
     ) -> None:
         check_socket_path(socket.absolute())
         self._release = release.resolve()
@@ -68,12 +70,24 @@ class RetrievalProcess:
         self._said: collections.deque[str] = collections.deque(maxlen=STDERR_LINES_KEPT)
         self._listening: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._metrics_host = metrics_host
+        self._metrics_address = ""
         self.restarts = 0
 
     @property
     def pid(self) -> int | None:
         """Of the running process, or None."""
         return self._child.pid if self._child is not None and self._child.returncode is None else None
+
+    @property
+    def release(self) -> str:
+        """Whose index it serves."""
+        return self._release.name
+
+    @property
+    def metrics_address(self) -> str:
+        """`host:port` of the running process's metrics page; empty while there is none."""
+        return self._metrics_address if self.pid is not None else ""
 
     async def start(self) -> Hello:
         """Start it and wait until it is loaded and warm.
@@ -106,7 +120,7 @@ class RetrievalProcess:
     async def _spawn(self) -> None:
         self._child = await asyncio.create_subprocess_exec(
             self._python, "-m", "region.retrieval", "--release", str(self._release), "--socket", str(self._socket),
-            "--threads", str(self._threads), "--exit-with-stdin",
+            "--threads", str(self._threads), "--metrics-host", self._metrics_host, "--exit-with-stdin",
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, cwd=_ROOT,
         )  # fmt: skip
         self._listening = asyncio.create_task(self._listen(self._child))
@@ -114,10 +128,12 @@ class RetrievalProcess:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._start_timeout_s):
                 line = await _stream(self._child.stdout).readline()
-        if line != READY:
+        word, _, address = line.strip().partition(b" ")
+        if word != READY:
             await self._end_child()
             said = " ".join(self._said) or f"it was not ready after {self._start_timeout_s:.0f} s"
             raise RetrievalUnavailableError(f"the retrieval process did not start: {said}")
+        self._metrics_address = address.decode()
 
     async def _listen(self, child: asyncio.subprocess.Process) -> None:
         """Keep the last of what the process says; a full pipe would stop it."""

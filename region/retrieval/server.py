@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
+from prometheus_client import CollectorRegistry
 
-from infra.contracts.release import Manifest
+from infra.plumbing.clock import Clock, SystemClock
 from infra.plumbing.errors import AtollError
 from region.retrieval.errors import IndexUnusableError, QueryRefusedError
 from region.retrieval.index import Index, load_index
+from region.retrieval.metrics import RetrievalMetrics, metrics_page
 from region.retrieval.protocol import (
     FrameBuffer,
     Hello,
@@ -34,7 +36,8 @@ from region.retrieval.protocol import (
     encode_hello,
 )
 
-READY = b"ready\n"
+READY = b"ready"
+"""Said on stdout once searches are taken; the address of the metrics page stands behind it."""
 QUEUE_MAX = 1_024
 BATCH_MAX = 64
 CONNECTIONS_MAX = 64
@@ -56,22 +59,37 @@ class RetrievalServer:
         index: loaded and warm.
         release: whose index it is.
         threads: how many searches may run at once.
+        clock: times the searches.
+        registry: where they are counted.
     """
 
-    def __init__(self, index: Index, *, release: str, threads: int = 1) -> None:
+    def __init__(
+        self,
+        index: Index,
+        *,
+        release: str,
+        threads: int = 1,
+        clock: Clock | None = None,
+        registry: CollectorRegistry | None = None,
+    ) -> None:
         self.index = index
+        self._clock = clock or SystemClock()
+        self._metrics = RetrievalMetrics(registry or CollectorRegistry(), release=release, num_items=index.num_items)
         self.hello = encode_hello(Hello(index.dim, index.num_items, release, index.kind))
         self.connections: set[_Connection] = set()
         self._threads = threads
         self._jobs: asyncio.Queue[_Job] = asyncio.Queue(QUEUE_MAX)
 
-    async def serve(self, socket: Path, stop: asyncio.Event, *, announce: int | None = None) -> None:
+    async def serve(
+        self, socket: Path, stop: asyncio.Event, *, announce: int | None = None, metrics_address: str = ""
+    ) -> None:
         """Listen on `socket` until `stop` is set.
 
         Args:
             socket: made anew; what a dead process left there is removed.
             stop: ends it.
             announce: a file descriptor to which READY is written once connections are taken.
+            metrics_address: of the metrics page, told with READY.
 
         Raises:
             IndexUnusableError: `socket` is longer than a socket's path may be.
@@ -84,7 +102,7 @@ class RetrievalServer:
             workers = [asyncio.create_task(self._work(pool)) for _ in range(self._threads)]
             try:
                 if announce is not None:
-                    os.write(announce, READY)
+                    os.write(announce, READY + f" {metrics_address}".rstrip().encode() + b"\n")
                 await stop.wait()
             finally:
                 server.close()
@@ -100,9 +118,12 @@ class RetrievalServer:
         try:
             check_query(search.vectors, k=search.k, dim=self.index.dim)
             self._jobs.put_nowait(_Job(connection, search))
+            self._metrics.waiting.set(self._jobs.qsize())
         except QueryRefusedError as error:
+            self._metrics.searches.labels("refused").inc()
             connection.send(encode_failure(search.request_id, Status.REFUSED, error.message))
         except asyncio.QueueFull:
+            self._metrics.searches.labels("overloaded").inc()
             message = f"{QUEUE_MAX} searches wait already"
             connection.send(encode_failure(search.request_id, Status.OVERLOADED, message))
 
@@ -112,16 +133,22 @@ class RetrievalServer:
             jobs = [await self._jobs.get()]
             while len(jobs) < BATCH_MAX and not self._jobs.empty():
                 jobs.append(self._jobs.get_nowait())
+            self._metrics.waiting.set(self._jobs.qsize())
             for job, answer in zip(jobs, await loop.run_in_executor(pool, self._answers, jobs), strict=True):
                 job.connection.send(answer)
 
     def _answers(self, jobs: list[_Job]) -> list[bytes]:
         """Frames that answer `jobs`, in their order."""
         vectors = np.concatenate([job.search.vectors for job in jobs])
+        started_s = self._clock.monotonic_s()
         try:
             rows, scores = self.index.search(vectors, max(job.search.k for job in jobs))
         except Exception as error:
+            self._metrics.searches.labels("failed").inc(len(jobs))
             return [encode_failure(job.search.request_id, Status.FAILED, str(error)) for job in jobs]
+        self._metrics.seconds.observe(self._clock.monotonic_s() - started_s)
+        self._metrics.batches.observe(len(jobs))
+        self._metrics.searches.labels("answered").inc(len(jobs))
         answers, start = [], 0
         for job in jobs:
             end, k = start + len(job.search.vectors), job.search.k
@@ -191,8 +218,11 @@ def _remove(socket: Path) -> None:
     socket.unlink(missing_ok=True)
 
 
-async def run(release: Path, socket: Path, *, threads: int, exit_with_stdin: bool) -> int:
-    """The whole process: load, warm, serve until SIGTERM or SIGINT (or the end of stdin). Returns the exit code."""
+async def run(release: Path, socket: Path, *, threads: int, exit_with_stdin: bool, metrics_host: str = "") -> int:
+    """The whole process: load, warm, serve until SIGTERM or SIGINT (or the end of stdin). Returns the exit code.
+
+    `metrics_host`: where `/metrics` is served, on a port that the kernel picks; empty: nowhere.
+    """
     if exit_with_stdin:
         threading.Thread(target=_exit_with_stdin, daemon=True).start()
     try:
@@ -201,17 +231,19 @@ async def run(release: Path, socket: Path, *, threads: int, exit_with_stdin: boo
     except AtollError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    await _serve_until_signalled(index, manifest, socket, threads)
+    registry = CollectorRegistry()
+    server = RetrievalServer(index, release=manifest.release_id, threads=threads, registry=registry)
+    with metrics_page(registry, metrics_host) as address:
+        await _serve_until_signalled(server, socket, address)
     return 0
 
 
-async def _serve_until_signalled(index: Index, manifest: Manifest, socket: Path, threads: int) -> None:
+async def _serve_until_signalled(server: RetrievalServer, socket: Path, metrics_address: str) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    server = RetrievalServer(index, release=manifest.release_id, threads=threads)
-    await server.serve(socket, stop, announce=sys.stdout.fileno())
+    await server.serve(socket, stop, announce=sys.stdout.fileno(), metrics_address=metrics_address)
 
 
 def _exit_with_stdin() -> None:

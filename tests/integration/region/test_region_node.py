@@ -170,6 +170,9 @@ async def test_a_node_follows_its_channel_serves_and_says_what_it_does(place: Pl
         metrics = (await node.get("/metrics"))[1].decode()
         assert 'atoll_region_stage_seconds_count{stage="ranker"} 1.0' in metrics
         assert 'atoll_region_slates_total{type="session"} 1.0' in metrics
+        (child,) = json.loads((await node.get("/metrics/targets"))[1])
+        assert child["labels"]["process"] == "retrieval"
+        assert child["labels"]["release"] == first
         status, body = await node.get("/operator/v1/status")
         assert json.loads(body)["active"] == first
         await node.recommend()

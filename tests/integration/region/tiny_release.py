@@ -77,9 +77,11 @@ def _convert(tf: Any, compute: Callable[..., dict[str, Any]], shapes: dict[str, 
 class ExactProcess:
     """What `RetrievalProcess` does, by exact search in this process: its own tests show the real one."""
 
-    def __init__(self, *, release: Path, socket: Path, clock: Clock) -> None:
+    def __init__(self, *, release: Path, socket: Path, clock: Clock, metrics_host: str = "") -> None:
         self._vectors: FloatArray = np.load(release / contract.ITEM_VECTORS, allow_pickle=False)
         self.socket = socket
+        self.release = release.name
+        self.metrics_address = f"{metrics_host}:1"
 
     async def start(self) -> None:
         return None

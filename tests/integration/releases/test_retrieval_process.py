@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import uvloop
 
 from infra.contracts.features import FloatArray
 from infra.plumbing.clock import SystemClock
-from region.retrieval.errors import IndexUnusableError, RetrievalUnavailableError
+from region.retrieval.errors import IndexUnusableError, QueryRefusedError, RetrievalUnavailableError
 from region.retrieval.process import RetrievalProcess, restart_delay_s
 from tests.support.bundles import make_bundle
 
@@ -83,6 +84,32 @@ async def test_killed_it_fails_at_once_and_comes_back(tmp_path: Path) -> None:
     assert new_pid is not None
     assert not is_alive(new_pid)
     assert not sockets(tmp_path)
+
+
+async def test_its_searches_are_counted_where_prometheus_reads(tmp_path: Path) -> None:
+    release = tmp_path / make_bundle(tmp_path, dim=DIM)
+    process = RetrievalProcess(
+        release=release, socket=tmp_path / "r.sock", clock=SystemClock(), metrics_host="127.0.0.1"
+    )
+    assert process.metrics_address == ""
+    await process.start()
+    try:
+        await process.search(QUERY, 5, 1.0)
+        with pytest.raises(QueryRefusedError):
+            await process.search(QUERY, 0, 1.0)
+        page = await asyncio.to_thread(scraped, process.metrics_address)
+    finally:
+        await process.close()
+    assert 'atoll_retrieval_searches_total{outcome="answered"} 1.0' in page
+    assert f'release="{release.name}"' in page
+    assert "process_resident_memory_bytes" in page
+    assert process.metrics_address == ""
+
+
+def scraped(address: str) -> str:
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as answer:
+        text: str = answer.read().decode()
+        return text
 
 
 async def test_a_frozen_process_costs_no_more_than_the_timeout(tmp_path: Path) -> None:

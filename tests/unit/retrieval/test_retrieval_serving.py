@@ -52,7 +52,7 @@ async def serving(index: ExactIndex, socket: Path) -> AsyncIterator[RetrievalSer
     stop = asyncio.Event()
     reading, writing = os.pipe()
     task = asyncio.create_task(server.serve(socket, stop, announce=writing))
-    assert await asyncio.to_thread(os.read, reading, 16) == READY
+    assert await asyncio.to_thread(os.read, reading, 16) == READY + b"\n"
     try:
         yield server
     finally:
@@ -287,7 +287,7 @@ async def test_the_whole_process_from_loading_to_sigterm(
     reading, writing = os.pipe()
     monkeypatch.setattr(sys, "stdout", open(writing, "w", buffering=1))  # noqa: ASYNC230, SIM115
     running = asyncio.create_task(server_module.run(release, socket, threads=1, exit_with_stdin=False))
-    assert await asyncio.to_thread(os.read, reading, 16) == READY
+    assert await asyncio.to_thread(os.read, reading, 16) == READY + b"\n"
     client = RetrievalClient(socket=socket)
     assert (await client.connect()).release == release.name
     assert (await client.search(QUERY, 3, 1.0))[0].size == 3

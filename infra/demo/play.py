@@ -21,6 +21,9 @@ from infra.plumbing.errors import AtollError
 from infra.plumbing.progress import Progress
 from infra.plumbing.tokens import issue_token
 
+PACE_S = 0.2
+"""How often a bar moves while a scene waits."""
+
 
 class CommandFailedError(AtollError):
     """A command of the story did not exit 0."""
@@ -132,6 +135,16 @@ class Play:
             yield
         finally:
             self.phases_s[name] = round(self.clock.monotonic_s() - started_s, 2)
+
+    async def pause(self, seconds: float, *, what: str, past_s: float, whole_s: float) -> float:
+        """Wait, and move the bar of `what`: `past_s` of about `whole_s` seconds are over. Returns what is over then."""
+        end_s = past_s + seconds
+        while past_s < end_s:
+            step_s = min(PACE_S, end_s - past_s)
+            await asyncio.sleep(step_s)
+            past_s += step_s
+            self.progress.advance(min(round(past_s / PACE_S), round(whole_s / PACE_S)), round(whole_s / PACE_S), what)
+        return past_s
 
     async def command(self, tier: str, *words: str) -> dict[str, Any]:
         """Run `atoll words...` in the environment of `tier` and return what it wrote as JSON.

@@ -12,6 +12,7 @@ from infra.demo.callers import Caller
 from infra.plumbing.clock import Clock
 from infra.plumbing.errors import AtollError
 from infra.plumbing.ids import new_request_id
+from infra.plumbing.progress import Progress
 
 POLL_S = 0.004
 PATIENCE_S = 10.0
@@ -97,7 +98,7 @@ async def event_to_list_ms(
 
 
 async def freshness(
-    callers: Sequence[Caller], edges: dict[str, list[str]], *, tries: int, clock: Clock
+    callers: Sequence[Caller], edges: dict[str, list[str]], *, tries: int, clock: Clock, progress: Progress
 ) -> tuple[list[float], list[str]]:
     """`event_to_list_ms` of `tries` events, callers taking turns. Returns durations and the event ids used."""
     event_ids = [f"demo-{new_request_id()}" for _ in range(tries)]
@@ -109,6 +110,7 @@ async def freshness(
             took_ms.append(
                 await event_to_list_ms(session, caller, edge_a=edge_a, edge_b=edge_b, event_id=event_id, clock=clock)
             )
+            progress.advance(number + 1, tries, "events")
     return took_ms, event_ids
 
 

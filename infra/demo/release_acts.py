@@ -87,10 +87,11 @@ async def promote_and_roll_back(play: Play, region: str, bundle: Path, callers: 
 
     async def scene(_running: Load) -> None:
         await asyncio.to_thread(commands.pull, *door, release=candidate)
+        past_s, whole_s = 0.0, 3 * LOAD_BETWEEN_S
         for name, command, release in (("promote", promote, candidate), ("rollback", roll_back, stable)):
-            await asyncio.sleep(LOAD_BETWEEN_S)
+            past_s = await play.pause(LOAD_BETWEEN_S, what="switch", past_s=past_s, whole_s=whole_s)
             took_ms[name] = await switch_everywhere_ms(command, edges, caller, release=release, clock=play.clock)
-        await asyncio.sleep(LOAD_BETWEEN_S)
+        await play.pause(LOAD_BETWEEN_S, what="switch", past_s=past_s, whole_s=whole_s)
 
     with play.phase("switch"):
         await under_load(load, scene)

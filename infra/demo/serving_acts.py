@@ -14,6 +14,8 @@ from infra.demo.report import Line, failover_plot, histogram_plot
 from infra.plumbing.ids import new_request_id
 
 LOAD_PER_S = 120.0
+CALM_S, STAGE_S = 4.0, 5.0
+"""How long the load runs before the first kill, and after each change."""
 HOME_STEPS = frozenset({"fresh", "grid", "home", "stale", "replica"})
 FRESHNESS_GOAL_MS, FAILOVER_GOAL_MS, HEAL_GOAL_S = 300.0, 100.0, 5.0
 
@@ -82,7 +84,7 @@ async def events(play: Play, callers: Sequence[Caller], *, tries: int) -> None:
     world = play.running_world
     edges = {region: list(world.edge_urls(region)) for region in world.configuration.region_names}
     with play.phase("events"):
-        took_ms, event_ids = await freshness(callers, edges, tries=tries, clock=play.clock)
+        took_ms, event_ids = await freshness(callers, edges, tries=tries, clock=play.clock, progress=play.progress)
     play.event_ids.extend(event_ids)
     p50_ms, p99_ms = (round(float(np.percentile(took_ms, share)), 1) for share in (50, 99))
     play.figures["freshness_ms"] = {"p50": p50_ms, "p99": p99_ms, "tries": tries}
@@ -105,18 +107,17 @@ async def failover(
     marks: dict[str, float] = {}
 
     async def scene(running: Load) -> None:
-        await asyncio.sleep(4)
-        marks["core killed"] = running.now_s()
-        await asyncio.to_thread(world.kill, lost, "core")
-        await asyncio.sleep(5)
-        marks["all killed"] = running.now_s()
-        await asyncio.to_thread(world.kill, lost, "all")
-        await asyncio.sleep(5)
+        whole_s = CALM_S + 3 * STAGE_S
+        past_s = await play.pause(CALM_S, what="failover", past_s=0.0, whole_s=whole_s)
+        for mark, part in (("core killed", "core"), ("all killed", "all")):
+            marks[mark] = running.now_s()
+            await asyncio.to_thread(world.kill, lost, part)
+            past_s = await play.pause(STAGE_S, what="failover", past_s=past_s, whole_s=whole_s)
         marks["healing"] = running.now_s()
         await asyncio.to_thread(world.heal, lost)
-        await asyncio.to_thread(world.wait, region=lost)
+        await asyncio.to_thread(world.wait, region=lost, progress=play.progress)
         marks["healed"] = running.now_s()
-        await asyncio.sleep(5)
+        await play.pause(STAGE_S, what="failover", past_s=past_s, whole_s=whole_s)
 
     with play.phase("failover"):
         await under_load(load, scene)

@@ -1,33 +1,20 @@
 """The README's first command: it tells its story on real data, and can be stopped at any act."""
 
 import json
-import os
 import re
-import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from infra.bench.ring import write_ring
+from infra.bench.suites.interrupt import interrupt_at, processes_of
+
 ROOT = Path(__file__).resolve().parents[2]
-STOP_PATIENCE_S, STORY_PATIENCE_S = 60, 900
+STORY_PATIENCE_S = 900
 PROTOCOL_KEYS = {
     "phases_s", "release", "failover", "freshness_ms", "rollback_ms", "residency", "federated", "peak_rss_mb",
 }  # fmt: skip
-
-
-def processes_of(work: Path) -> list[str]:
-    """Command lines of processes that carry the demo's folder in their arguments or environment."""
-    found = []
-    for process in Path("/proc").iterdir():
-        if process.name.isdigit() and int(process.name) != os.getpid():
-            try:
-                arguments, environment = (process / "cmdline").read_bytes(), (process / "environ").read_bytes()
-            except OSError:
-                continue
-            if str(work).encode() in arguments + environment:
-                found.append(f"{process.name} {arguments.decode(errors='replace')}")
-    return found
 
 
 def test_the_whole_story(tmp_path: Path):
@@ -64,45 +51,16 @@ def test_the_whole_story(tmp_path: Path):
 
 @pytest.fixture(scope="module")
 def ring(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset that is learned in seconds: everybody walks around the same ring of items."""
-    folder = tmp_path_factory.mktemp("ring")
-    regions, users, items, steps = ("us-east", "us-central", "us-west"), 150, 90, 40
-    walks = [
-        f"u{user},i{(7 * user + step) % items},{1000 * step + user}" for user in range(users) for step in range(steps)
-    ]
-    (folder / "interactions.csv").write_text("\n".join(["user_id,item_id,timestamp", *walks]) + "\n")
-    homes = [f"u{user},{regions[user % 3]}" for user in range(users)]
-    (folder / "users.csv").write_text("\n".join(["user_id,region", *homes]) + "\n")
-    colours = [f"i{item},Item {item},{('red', 'green', 'blue', 'grey', 'white')[item % 5]}" for item in range(items)]
-    (folder / "items.csv").write_text("\n".join(["item_id,title,category", *colours]) + "\n")
-    return folder
+    return write_ring(tmp_path_factory.mktemp("ring"))
 
 
+# The acts that differ most in what runs when the signal comes; `./atoll bench interrupt` does all of them.
 @pytest.mark.parametrize("act", ["train", "world", "failover", "federated"])
 def test_ctrl_c_leaves_nothing_running(act: str, ring: Path, tmp_path: Path):
-    work = tmp_path / "work"
-    command = [str(ROOT / "atoll"), "demo", "--data", str(ring), "--work", str(work), "--tries", "2"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as demo:
-        try:
-            code, rest = stopped_at(demo, act)
-        finally:
-            demo.kill()
-    assert code == 130, rest
-    assert "Traceback" not in rest
-    assert not processes_of(work)
-
-
-def stopped_at(demo: "subprocess.Popen[str]", act: str) -> tuple[int, str]:
-    """Exit code and last words of a demo that gets Ctrl-C when it says that `act` begins."""
-    assert demo.stderr is not None
-    seen = []
-    for line in demo.stderr:
-        seen.append(line)
-        if line.strip() == act:
-            demo.send_signal(signal.SIGINT)
-            rest = demo.stderr.read()
-            return demo.wait(timeout=STOP_PATIENCE_S), rest
-    pytest.fail(f"the demo ended before {act}: {''.join(seen[-20:])}")
+    ended = interrupt_at(act, ring, tmp_path / "work")
+    assert ended.code == 130, ended.said
+    assert "Traceback" not in ended.said
+    assert not ended.left
 
 
 def test_a_folder_that_is_not_the_demos_is_left_alone(tmp_path: Path):

@@ -1,6 +1,7 @@
 """The object graph of one edge, and its life: built once, in one place."""
 
 import asyncio
+import functools
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -17,6 +18,10 @@ from edge.cache.filling import FillingSettings, ListFiller
 from edge.cache.invalidation import Ledger, follow_invalidations
 from edge.cache.l1 import L1Cache
 from edge.cache.shared import SharedLists
+from edge.hot.learning import listen_in
+from edge.hot.path import HotParts, HotPath
+from edge.hot.protocol import HotRunner, is_supported
+from edge.hot.ready import ReadyAnswers
 from edge.http.identity import Identities
 from edge.http.routes import EdgeRoutes
 from edge.jitter import Uniform
@@ -38,9 +43,11 @@ from edge.settings import EdgeSettings
 from infra.contracts.messages import HomeAnswer
 from infra.plumbing.clock import Clock
 from infra.plumbing.grid.port import Grid
-from infra.plumbing.http.middleware import frame, operations_routes
+from infra.plumbing.http.middleware import RequestStats, frame, operations_routes
 from infra.plumbing.keys import RegionKeys, TrustDirectory
 from infra.plumbing.telemetry import Telemetry
+
+HOT_PATH = web.AppKey("atoll_hot_path", HotPath)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +77,7 @@ class Edge:
     prober: Prober
     metrics: EdgeMetrics
     cache: L1Cache[Entry]
+    answers: ReadyAnswers
 
     def waits_for(self) -> str | None:
         """What this edge waits for before it can answer; None when it can."""
@@ -105,7 +113,8 @@ def build(outside: Outside, region: RegionPort, metrics: EdgeMetrics) -> Edge:
             shelf.want(answer.release)
 
     desk = RegionDesk(own_region=settings.region, dispatcher=dispatcher, region=region, clock=clock, heard=heard)
-    cache: L1Cache[Entry] = L1Cache(bytes_max=settings.cache_bytes_max)
+    answers = ReadyAnswers()
+    cache: L1Cache[Entry] = L1Cache(bytes_max=settings.cache_bytes_max, left=answers.forget)
     shared = SharedLists(
         grid=outside.grid, clock=clock, timeout_s=settings.grid_timeout_ms / 1000,
         counted=lambda outcome: metrics.grid.labels(outcome).inc(),
@@ -129,7 +138,7 @@ def build(outside: Outside, region: RegionPort, metrics: EdgeMetrics) -> Edge:
     )
     return Edge(
         parts=parts, targets=targets, shelf=shelf, library=library, ledger=ledger, background=background,
-        prober=prober, metrics=metrics, cache=cache,
+        prober=prober, metrics=metrics, cache=cache, answers=answers,
     )  # fmt: skip
 
 
@@ -164,16 +173,38 @@ async def make_app(outside: Outside, stack: AsyncExitStack) -> web.Application:
     edge = build(outside, region, metrics)
     watch(edge)
     _run(edge, outside, stack)
-    app = web.Application(middlewares=[frame(telemetry, outside.clock)], client_max_size=settings.body_bytes_max)
+    stats = RequestStats(telemetry.registry)
+    app = web.Application(middlewares=[frame(telemetry, outside.clock, stats)], client_max_size=settings.body_bytes_max)
+    identities = Identities(keys=outside.keys, trust=outside.trust, clock=outside.clock)
+    caller_limits = CallerLimits(rate=Rate(settings.requests_per_caller_s, settings.burst_per_caller))
+    address_limits = CallerLimits(rate=Rate(settings.requests_per_address_s, settings.burst_per_address))
     routes = EdgeRoutes(
-        parts=edge.parts, settings=settings,
-        identities=Identities(keys=outside.keys, trust=outside.trust, clock=outside.clock),
-        caller_limits=CallerLimits(rate=Rate(settings.requests_per_caller_s, settings.burst_per_caller)),
-        address_limits=CallerLimits(rate=Rate(settings.requests_per_address_s, settings.burst_per_address)),
+        parts=edge.parts, settings=settings, identities=identities, caller_limits=caller_limits,
+        address_limits=address_limits,
     )  # fmt: skip
     app.add_routes([*routes.table(), *operations_routes(telemetry, edge.waits_for)])
     app.on_response_prepare.append(_secure)
+    if settings.hot_path:
+        hot = HotPath(
+            HotParts(
+                identities=identities, caller_limits=caller_limits, address_limits=address_limits, ledger=edge.ledger,
+                answers=edge.answers, touched=edge.cache.get, metrics=metrics, stats=stats, telemetry=telemetry,
+                clock=outside.clock,
+            )
+        )  # fmt: skip
+        app[HOT_PATH] = hot
+        listen_in(app, hot)
     return app
+
+
+def runner_of(app: web.Application, settings: EdgeSettings, telemetry: Telemetry) -> Callable[..., web.AppRunner]:
+    """What serves `app`: with the hot path where the settings want it and this version of aiohttp allows it."""
+    if not settings.hot_path:
+        return web.AppRunner
+    if not is_supported():
+        telemetry.logger.warning("the hot path does not fit this version of aiohttp and is off")
+        return web.AppRunner
+    return functools.partial(HotRunner, hot=app[HOT_PATH])
 
 
 async def _secure(_request: web.Request, response: web.StreamResponse) -> None:
@@ -227,6 +258,7 @@ def watch(edge: Edge) -> None:
     metrics.watch("cache_evicted", "Entries evicted since the start.", lambda: cache.counts.evicted)
     metrics.watch("cache_not_admitted", "Entries not admitted since the start.", lambda: cache.counts.not_admitted)
     metrics.watch("calls_in_flight", "Calls that regions' nodes have not answered yet.", lambda: _out(edge.targets))
+    metrics.watch("ready_answers", "Answers that the hot path has ready.", lambda: len(edge.answers))
     metrics.watch("targets_avoided", "Nodes of regions that are not asked at present.", lambda: _avoided(edge.targets))
 
 

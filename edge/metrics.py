@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from infra.plumbing.tallies import LoopCounter
+
 
 class EdgeMetrics:
     """All counters and gauges of one edge."""
@@ -12,11 +14,18 @@ class EdgeMetrics:
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"atoll_edge_{name}", text, labels, registry=registry)
 
-        self.answers = counter("answers", "Answered calls by step of the ladder.", "step", "type")
+        self.answers = LoopCounter(
+            "atoll_edge_answers", "Answered calls by step of the ladder.", ("step", "type"), registry=registry
+        )
+        self.hot = LoopCounter(
+            "atoll_edge_hot", "Reads by what the hot path did with them.", ("outcome",), registry=registry
+        )
         self.unanswered = counter("unanswered", "Valid calls that no rung could answer.")
         self.fills = counter("fills", "Fills of the cache by outcome.", "outcome")
         self.coalesced = counter("coalesced", "Misses that joined a fill under way.")
-        self.not_modified = counter("not_modified", "Answers without a body: the caller had it.")
+        self.not_modified = LoopCounter(
+            "atoll_edge_not_modified", "Answers without a body: the caller had it.", (), registry=registry
+        ).labels()
         self.filled_items = counter("filled_items", "Items taken from the release's lists to keep pages full.")
         self.grid = counter("grid", "Calls to the grid by outcome.", "outcome")
         self.region_calls = counter("region_calls", "Calls behind the edge by path and outcome.", "path", "outcome")

@@ -4,7 +4,7 @@ import asyncio
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from edge.app import Outside, make_app
+from edge.app import Outside, make_app, runner_of
 from edge.settings import EdgeSettings
 from infra.plumbing.clock import SystemClock
 from infra.plumbing.errors import SettingsError
@@ -46,7 +46,10 @@ async def run(settings: EdgeSettings, stop: asyncio.Event) -> None:
             open_source=open_source,
         )  # fmt: skip
         app = await make_app(outside, stack)
-        await serve(app, host=settings.host, port=settings.port, stop=stop, telemetry=telemetry)
+        await serve(
+            app, host=settings.host, port=settings.port, stop=stop, telemetry=telemetry,
+            make_runner=runner_of(app, settings, telemetry),
+        )  # fmt: skip
 
 
 def _trusted_root(settings: EdgeSettings) -> bytes:

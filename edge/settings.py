@@ -47,6 +47,8 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """How long a list of another region may be kept while the home region is gone."""
     lists_poll_s: float = 5.0
     """How often to look for the release's lists while they are missing."""
+    hot_path: bool = True
+    """Whether plain requests for cached lists are answered past aiohttp's parser; false to compare the two."""
     requests_per_caller_s: float = 200.0
     burst_per_caller: float = 400.0
     requests_per_address_s: float = 4000.0

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from edge.answering.parts import Hands, Parts, Served
 from edge.cache.entry import Entry
+from edge.cache.words import hit_status
 from edge.calls import ListQuery
 from edge.routing.ladder import Rung, Situation, Try, next_rung
 from edge.routing.port import CallFailure, RegionCallError
@@ -51,7 +52,7 @@ def from_entry(entry: Entry, rung: Rung, *, now_s: float) -> Served:
     detail = "; detail=stale-if-error" if rung is Rung.SERVE_STALE else ""
     return Served(
         answer=entry.answer, step=DegradationStep.FRESH if fresh else DegradationStep.STALE, entry=entry, age_s=age_s,
-        cache=f"atoll-edge; hit; ttl={int(ttl_s)}{detail}", fresh_for_s=entry.life.fresh_until_s if fresh else 0.0,
+        cache=hit_status(ttl_s) + detail, fresh_for_s=entry.life.fresh_until_s if fresh else 0.0,
     )  # fmt: skip
 
 

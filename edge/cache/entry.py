@@ -47,6 +47,10 @@ class Entry:
     asked: int
     pages: dict[tuple[int, int, int], Page] = field(default_factory=dict)
     """By (page size, epoch of withdrawn items, epoch of the viewer's filters)."""
+    is_held: bool = False
+    """Whether the in-process cache holds it; a list that is not held is served once, by whoever made it."""
+    ready_names: list[tuple[bytes, str | None]] = field(default_factory=list)
+    """Under which names `edge.hot.ready` holds answers made of it."""
 
     def age_s(self, now_s: float) -> float:
         """Seconds since the region made the list."""

@@ -157,7 +157,7 @@ class ListFiller:
         entry = Entry(
             as_home_answer(answer), jittered_life(self._away_lifetime, self._uniform), made_s=started_s, asked=request.n
         )
-        self._cache.put(key, entry)
+        self._hold(key, entry)
         return Filled(entry, DegradationStep.FAILOVER)
 
     async def _from_grid(self, key: ListKey, asked: int) -> Entry | None:
@@ -170,11 +170,11 @@ class ListFiller:
         entry = Entry(value.answer, life, made_s=self._clock.monotonic_s() - age_s, asked=value.asked)
         found = self.judge(key, entry)
         if found is Usability.FRESH and value.asked >= asked:
-            self._cache.put(key, entry)
+            self._hold(key, entry)
             self._metrics.fills.labels("grid").inc()
             return entry
         if found <= Usability.ON_ERROR and self._cache.get(key) is None:
-            self._cache.put(key, entry)
+            self._hold(key, entry)
         return None
 
     def _keep(self, key: ListKey, entry: Entry) -> None:
@@ -183,10 +183,13 @@ class ListFiller:
         held = self._cache.get(key)
         if held is not None and held.answer.subject_version > entry.answer.subject_version:
             return  # A slow fill that began before an event must not put the list of before over the list of after.
-        self._cache.put(key, entry)
+        self._hold(key, entry)
         value = GridValue(answer=entry.answer, asked=entry.asked)
         ttl_s = min(entry.life.error_until_s, GRID_TTL_S_MAX)
         self._background.spawn(self._shared.write(key, value, ttl_s=ttl_s))
+
+    def _hold(self, key: ListKey, entry: Entry) -> None:
+        entry.is_held = self._cache.put(key, entry)
 
     def _may_keep(self, key: ListKey, answer: HomeAnswer) -> bool:
         """Residency: only lists that this region made, and personal ones only under their subject's key."""

@@ -9,7 +9,7 @@ doi:10.1145/3149371), so that what was popular yesterday does not stay for ever.
 
 from array import array
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -73,10 +73,16 @@ class L1Counts:
 
 
 class L1Cache(Generic[V]):
-    """Byte-bounded map. Not for several threads: the event loop's only."""
+    """Byte-bounded map. Not for several threads: the event loop's only.
 
-    def __init__(self, *, bytes_max: int) -> None:
+    Args:
+        bytes_max: what all entries together may count for.
+        left: told every value that is no longer held, whyever.
+    """
+
+    def __init__(self, *, bytes_max: int, left: Callable[[V], None] = lambda _value: None) -> None:
         self._bytes_max = bytes_max
+        self._left = left
         self._protected_max = int(bytes_max * PROTECTED_SHARE)
         self._probation: OrderedDict[Hashable, tuple[V, int]] = OrderedDict()
         self._protected: OrderedDict[Hashable, tuple[V, int]] = OrderedDict()
@@ -126,12 +132,15 @@ class L1Cache(Generic[V]):
     def discard(self, key: Hashable) -> bool:
         """Forget `key`; returns whether it was there."""
         if key in self._protected:
-            self._protected_bytes -= self._protected.pop(key)[1]
-            return True
-        if key in self._probation:
-            self._probation_bytes -= self._probation.pop(key)[1]
-            return True
-        return False
+            value, size = self._protected.pop(key)
+            self._protected_bytes -= size
+        elif key in self._probation:
+            value, size = self._probation.pop(key)
+            self._probation_bytes -= size
+        else:
+            return False
+        self._left(value)
+        return True
 
     def _promote(self, key: Hashable) -> None:
         value, size = self._probation.pop(key)

@@ -8,6 +8,7 @@ best ON_ERROR whatever its age; one that its subject has opted out of is NEVER.
 """
 
 import enum
+import math
 from dataclasses import dataclass
 
 from edge.jitter import Uniform
@@ -43,6 +44,8 @@ class Life:
     fresh_until_s: float
     revalidate_until_s: float
     error_until_s: float
+    refresh_from_s: float = math.inf
+    """From this age on a fresh entry that is asked for is made anew behind the caller's back."""
 
 
 def jittered_life(lifetime: Lifetime, uniform: Uniform) -> Life:

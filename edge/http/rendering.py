@@ -8,15 +8,13 @@ from aiohttp import web
 from edge.answering.parts import Parts, Served
 from edge.cache.entry import Page
 from edge.cache.filters import Slate, cut_page
-from edge.calls import Caller, ListQuery
+from edge.cache.words import caller_control
+from edge.calls import Caller, ListQuery, list_key
+from edge.hot.ready import Offer
 from edge.http.cursor import item_fingerprint, next_cursor
-from infra.contracts.messages import DegradationStep, SlateItem, StageTrace
+from edge.http.tags import names_tag
+from infra.contracts.messages import DegradationStep, RecommendationType, SlateItem, StageTrace
 from infra.plumbing.errors import InvalidInputError
-
-CALLER_FRESH_S_MAX = 60
-"""Callers' own caches hear of no withdrawal: they may use a list for this long without asking, however long it
-lives here."""
-REVALIDATE = "private, max-age=0, must-revalidate"
 
 
 class ListBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
@@ -45,10 +43,24 @@ def list_response(
     """
     page = _page(parts, query, caller, served)
     headers = _headers(served, page)
-    if if_none_match is not None and _names(if_none_match, page.etag):
+    if if_none_match is not None and names_tag(if_none_match, page.etag):
         parts.metrics.not_modified.inc()
         return web.Response(status=304, headers=headers)
     return web.Response(body=page.body, content_type="application/json", headers=headers)
+
+
+def offer_of(parts: Parts, query: ListQuery, caller: Caller, served: Served, *, etag: str) -> Offer | None:
+    """What must hold for this very answer to be given again without making it; None when it is for this call only."""
+    entry = served.entry
+    if entry is None or served.step is not DegradationStep.FRESH or not query.is_plain:
+        return None
+    epoch = parts.ledger.filter_epoch(caller.viewer)
+    key = list_key(query, caller)
+    if query.type is RecommendationType.SESSION or (epoch != 0 and key.subject is None):
+        return None
+    return Offer(
+        entry=entry, key=key, withdrawn_epoch=parts.ledger.withdrawn_epoch, filter_epoch=epoch, etag=etag.encode()
+    )
 
 
 def _page(parts: Parts, query: ListQuery, caller: Caller, served: Served) -> Page:
@@ -102,21 +114,13 @@ def _slate(parts: Parts, query: ListQuery, caller: Caller, served: Served) -> Sl
 
 
 def _headers(served: Served, page: Page) -> dict[str, str]:
-    # A personal list may change with the caller's next click, of which the caller's own cache would not hear.
-    fresh_s = 0 if served.answer.personal else int(min(served.fresh_for_s, served.age_s + CALLER_FRESH_S_MAX))
     return {
         "ETag": page.etag,
         "Age": str(int(served.age_s)),
-        "Cache-Control": f"private, max-age={fresh_s}" if fresh_s > 0 else REVALIDATE,
+        "Cache-Control": caller_control(served.answer, fresh_for_s=served.fresh_for_s, age_s=served.age_s),
         "Vary": "Authorization, Atoll-Session, Atoll-User-Vector",
         "Cache-Status": served.cache,
         "Atoll-Step": served.step.value,
         "Atoll-Release": served.answer.release,
         "Atoll-Region": served.answer.region,
     }
-
-
-def _names(if_none_match: str, etag: str) -> bool:
-    """Weak comparison of RFC 9110, section 13.1.2: `*`, or a tag of the list that equals ours without its `W/`."""
-    tags = (part.strip() for part in if_none_match.split(","))
-    return any(tag == "*" or tag.removeprefix("W/") == etag for tag in tags)

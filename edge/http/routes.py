@@ -9,10 +9,11 @@ from opentelemetry import trace
 from edge.answering.parts import Parts
 from edge.answering.recommender import recommend
 from edge.calls import Caller
+from edge.hot.learning import OFFER
 from edge.http.events import opt_out, parse_choice, parse_events, take_events
 from edge.http.identity import Identities
 from edge.http.query import parse_deadline_ms, parse_list_query
-from edge.http.rendering import list_response
+from edge.http.rendering import list_response, offer_of
 from edge.limits.buckets import CallerLimits
 from edge.settings import EdgeSettings
 from infra.contracts.residency import encode_regional
@@ -70,7 +71,11 @@ class EdgeRoutes:
         span = trace.get_current_span()
         span.set_attribute("atoll.step", served.step.value)
         span.set_attribute("atoll.type", query.type.value)
-        return list_response(self._parts, query, caller, served, if_none_match=request.headers.get("If-None-Match"))
+        response = list_response(self._parts, query, caller, served, if_none_match=request.headers.get("If-None-Match"))
+        offer = offer_of(self._parts, query, caller, served, etag=response.headers["ETag"])
+        if offer is not None:
+            request[OFFER] = offer
+        return response
 
     async def events(self, request: web.Request) -> web.Response:
         """`POST /v1/events`."""

@@ -21,6 +21,27 @@ def accept_request_id(offered: str | None) -> str:
     return offered if offered and _REQUEST_ID.fullmatch(offered) else new_request_id()
 
 
+class RequestIds:
+    """Fresh request ids like `new_request_id`'s, drawn `BATCH` at a time: one system call for many."""
+
+    BATCH = 256
+
+    def __init__(self) -> None:
+        self._ready: list[bytes] = []
+
+    def take(self) -> bytes:
+        """The next id: 24 hex digits, as bytes."""
+        if not self._ready:
+            digits = secrets.token_hex(12 * self.BATCH).encode()
+            self._ready = [digits[start : start + 24] for start in range(0, len(digits), 24)]
+        return self._ready.pop()
+
+
+def is_request_id(offered: str) -> bool:
+    """Whether `offered` is a harmless identifier: 8 to 64 letters, digits or any of `_.:-`."""
+    return _REQUEST_ID.fullmatch(offered) is not None
+
+
 def uniform(low: float, high: float) -> float:
     """A number between `low` and `high`: for jitter, so that processes do not act in step. Not for privacy noise."""
     return secrets.SystemRandom().uniform(low, high)

@@ -6,7 +6,7 @@ never a subject, a session, an event or a feature. A test greps everything a wor
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +16,20 @@ import msgspec
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
-from opentelemetry.trace import Span, SpanKind, Tracer
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import Span, SpanContext, SpanKind, TraceFlags, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from prometheus_client import CollectorRegistry
 
+from infra.plumbing.ids import uniform
+from infra.plumbing.sampling import GapSampler
+
 _PROPAGATOR = TraceContextTextMapPropagator()
+_SAMPLED = TraceFlags(TraceFlags.SAMPLED)
+_SCOPE = InstrumentationScope("atoll")
 DURATION_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 
@@ -35,6 +41,8 @@ class TelemetrySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     log_level: str = "INFO"
     sample_ratio: float = 0.05
     """Share of requests without a caller's own decision whose spans are kept, 0 to 1."""
+    request_log_ratio: float = 0.001
+    """Share of requests that leave a line in the log, 0 to 1: a line each would cost more than a cached answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +52,11 @@ class Telemetry:
     tracer: Tracer
     registry: CollectorRegistry
     logger: logging.Logger
+    traces_this_request: Callable[[], bool]
+    """Whether a request that was decided about nowhere else is one of those whose span is kept."""
+    logs_this_request: Callable[[], bool]
     _provider: TracerProvider
+    _processor: SpanProcessor | None
     _files: tuple[IO[str], ...]
 
     @contextmanager
@@ -57,6 +69,32 @@ class Telemetry:
             name, context=extract(headers) if headers is not None else None, kind=kind, attributes=attributes
         ) as span:
             yield span
+
+    def record_span(
+        self, name: str, *, started_ns: int, ended_ns: int, attributes: Mapping[str, str | int | float | bool]
+    ) -> None:
+        """Keep the span of a request that is over and called nobody: no context is entered for it.
+
+        For requests that `traces_this_request` picked; times are nanoseconds of the Unix epoch.
+        """
+        if self._processor is None:
+            return
+        ids = self._provider.id_generator
+        context = SpanContext(ids.generate_trace_id(), ids.generate_span_id(), is_remote=False, trace_flags=_SAMPLED)
+        self._processor.on_end(
+            ReadableSpan(
+                name, context=context, resource=self._provider.resource, attributes=attributes, kind=SpanKind.SERVER,
+                start_time=started_ns, end_time=ended_ns, instrumentation_scope=_SCOPE,
+            )
+        )  # fmt: skip
+
+    def log_request(self, route: str, method: str, status: int, *, took_s: float, request_id: str) -> None:
+        """The line of a request that `logs_this_request` picked."""
+        fields = {
+            "route": route, "method": method, "status": status, "took_ms": round(took_s * 1000, 3),
+            "request_id": request_id,
+        }  # fmt: skip
+        self.logger.info("answered", extra={"fields": fields})
 
     def close(self) -> None:
         """Flush spans and close files."""
@@ -75,17 +113,22 @@ def start_telemetry(*, service: str, region: str, node: str, settings: Telemetry
     provider = TracerProvider(
         resource=resource, sampler=ParentBased(TraceIdRatioBased(settings.sample_ratio)), shutdown_on_exit=False
     )
+    processor: SpanProcessor | None = None
     if settings.spans_file:
         Path(settings.spans_file).parent.mkdir(parents=True, exist_ok=True)
         file = Path(settings.spans_file).open("a", encoding="utf-8")  # noqa: SIM115 - closed in close()
         files.append(file)
         exporter = ConsoleSpanExporter(out=file, formatter=lambda span: span.to_json(indent=None) + "\n")
-        provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=500))
+        processor = BatchSpanProcessor(exporter, schedule_delay_millis=500)
+        provider.add_span_processor(processor)
     return Telemetry(
         tracer=provider.get_tracer("atoll"),
         registry=CollectorRegistry(),
         logger=_logger(service, region, node, settings),
+        traces_this_request=GapSampler(ratio=settings.sample_ratio, uniform=uniform).due,
+        logs_this_request=GapSampler(ratio=settings.request_log_ratio, uniform=uniform).due,
         _provider=provider,
+        _processor=processor,
         _files=tuple(files),
     )
 

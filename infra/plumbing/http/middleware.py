@@ -5,30 +5,35 @@ from collections.abc import Callable
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from opentelemetry.trace import SpanKind
-from prometheus_client import CONTENT_TYPE_LATEST, Counter, Histogram, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from infra.plumbing.clock import Clock
 from infra.plumbing.errors import AtollError
 from infra.plumbing.http.problems import problem_for, problem_response
 from infra.plumbing.ids import accept_request_id
+from infra.plumbing.tallies import LoopCounter, LoopHistogram
 from infra.plumbing.telemetry import DURATION_BUCKETS_S, Telemetry
 
 REQUEST_ID = web.RequestKey("atoll_request_id", str)
 """Where handlers find the id of their request: `request[REQUEST_ID]`."""
 
 
-def frame(telemetry: Telemetry, clock: Clock) -> Middleware:
-    """The middleware; put it first."""
-    requests = Counter(
-        "atoll_http_requests",
-        "Requests by route and status.",
-        ("route", "method", "status"),
-        registry=telemetry.registry,
-    )
-    durations = Histogram(
-        "atoll_http_request_seconds", "Time to answer by route.", ("route",),
-        buckets=DURATION_BUCKETS_S, registry=telemetry.registry,
-    )  # fmt: skip
+class RequestStats:
+    """What every answer is counted in, by whichever way it was made."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.requests = LoopCounter(
+            "atoll_http_requests", "Requests by route and status.", ("route", "method", "status"), registry=registry
+        )
+        self.durations = LoopHistogram(
+            "atoll_http_request_seconds", "Time to answer by route.", "route", bounds=DURATION_BUCKETS_S,
+            registry=registry,
+        )  # fmt: skip
+
+
+def frame(telemetry: Telemetry, clock: Clock, stats: RequestStats | None = None) -> Middleware:
+    """The middleware; put it first. `stats` is given where others count in it too."""
+    counted = stats if stats is not None else RequestStats(telemetry.registry)
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -42,8 +47,11 @@ def frame(telemetry: Telemetry, clock: Clock) -> Middleware:
             span.set_attribute("http.response.status_code", response.status)
         if not response.prepared:
             response.headers.setdefault("Atoll-Request-Id", request_id)
-        requests.labels(route, request.method, str(response.status)).inc()
-        durations.labels(route).observe(clock.monotonic_s() - started_s)
+        took_s = clock.monotonic_s() - started_s
+        counted.requests.labels(route, request.method, str(response.status)).inc()
+        counted.durations.labels(route).observe(took_s)
+        if telemetry.logs_this_request():
+            telemetry.log_request(route, request.method, response.status, took_s=took_s, request_id=request_id)
         return response
 
     return middleware

@@ -69,14 +69,17 @@ def run_with_settings(
     return run_process(run)
 
 
-async def serve(app: web.Application, *, host: str, port: int, stop: asyncio.Event, telemetry: Telemetry) -> None:
-    """Serve `app` until `stop` is set, then drain.
+async def serve(
+    app: web.Application, *, host: str, port: int, stop: asyncio.Event, telemetry: Telemetry,
+    make_runner: Callable[..., web.AppRunner] = web.AppRunner,
+) -> None:  # fmt: skip
+    """Serve `app` until `stop` is set, then drain. `make_runner` is for connections that are not aiohttp's own.
 
     Raises:
         SettingsError: the address cannot be bound.
     """
     # Our own JSON logs and metrics take the place of an access log: a line per request halves throughput.
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=DRAIN_S, handle_signals=False)
+    runner = make_runner(app, access_log=None, shutdown_timeout=DRAIN_S, handle_signals=False)
     await runner.setup()
     try:
         await listen(runner, host=host, port=port)

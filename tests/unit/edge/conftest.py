@@ -1,16 +1,17 @@
 """An edge in process with fake regions around it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from prometheus_client import generate_latest
 
-from edge.app import Outside, make_app
+from edge.app import Outside, make_app, runner_of
 from edge.settings import EdgeSettings
 from infra.plumbing.clock import SystemClock
 from infra.plumbing.grid.memory import MemoryGrid
@@ -20,6 +21,17 @@ from infra.plumbing.tokens import issue_token
 from tests.unit.edge.fakes import FakeRegion, FakeSource, release_lists
 
 Client = TestClient[Any, Any]
+
+
+class EdgeServer(TestServer):
+    """A test server whose connections are those of a real edge: with the hot path."""
+
+    def __init__(self, app: web.Application, make_runner: Callable[..., web.AppRunner]) -> None:
+        super().__init__(app)
+        self._make_edge_runner = make_runner
+
+    async def _make_runner(self, **options: Any) -> web.BaseRunner:
+        return self._make_edge_runner(self.app, **options)
 
 
 @dataclass
@@ -88,7 +100,7 @@ class World:
             uniform=lambda low, high: (low + high) / 2, grid=self.grid, open_source=lambda: self.source,
         )  # fmt: skip
         app = await make_app(outside, self.stack)
-        client = TestClient(TestServer(app))
+        client = TestClient(EdgeServer(app, runner_of(app, settings, telemetry)))
         await self.stack.enter_async_context(client)
         self.clients.append(client)
         return client

@@ -1,0 +1,127 @@
+"""Reading the head of a plain request, or declining to.
+
+Declining is always right: the bytes then go to aiohttp's parser untouched. So this reader knows one shape only, the one
+that clients that mean well send, and has no opinion on any other::
+
+    GET /v1/recommendations/<rest of the target> HTTP/1.1 CRLF
+    <name>: <value> CRLF            one space, printable ASCII, no white space at the end
+    CRLF                            and nothing behind it
+
+Names are those of RULES; whatever frames a body, changes the connection or is read by a handler and not known here is
+declined, and so is a second header of any name that matters. The bytes between two CRLF are looked up in a bounded memo
+of header lines that were judged before: requests differ in a line or two, not in all.
+"""
+
+import re
+from typing import Final
+
+HEAD_BYTES_MAX = 4_096
+"""Longer heads are declined; aiohttp takes 8,190 bytes a line."""
+HEADERS_MAX = 40
+MEMO_LINES_MAX = 4_096
+MEMO_LINE_BYTES_MAX = 256
+
+DECLINED: Final = -1
+HARMLESS: Final = 0
+HOST: Final = 1
+AUTHORIZATION: Final = 2
+TAGS: Final = 4
+REQUEST_ID: Final = 8
+TRACE: Final = 16
+DEADLINE: Final = 32
+CONNECTION: Final = 64
+
+_VALUE = re.compile(rb" [!-~]([ -~]*[!-~])?")
+_DEADLINE = re.compile(rb" [0-9]{1,9}")
+_UNSAMPLED = re.compile(rb" 00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-00")
+_KEEP_ALIVE = re.compile(rb" [Kk]eep-[Aa]live")
+_BEARER = (b"Authorization: Bearer ", b"authorization: Bearer ")
+_BEARER_LENGTH = len(_BEARER[0])
+
+RULES: dict[bytes, tuple[int, "re.Pattern[bytes]"]] = {
+    b"host": (HOST, _VALUE),
+    b"if-none-match": (TAGS, _VALUE),
+    b"atoll-request-id": (REQUEST_ID, _VALUE),
+    b"traceparent": (TRACE, _UNSAMPLED),
+    b"atoll-deadline-ms": (DEADLINE, _DEADLINE),
+    b"connection": (CONNECTION, _KEEP_ALIVE),
+}
+"""What each name is, and the only form in which it is taken. A sampled `traceparent` wants a span: declined."""
+
+HEADERS_WITHOUT_MEANING = (
+    "accept", "accept-charset", "accept-encoding", "accept-language", "cache-control", "cookie", "dnt", "forwarded",
+    "if-modified-since", "origin", "pragma", "priority", "referer", "save-data", "sec-ch-ua", "sec-ch-ua-mobile",
+    "sec-ch-ua-platform", "sec-fetch-dest", "sec-fetch-mode", "sec-fetch-site", "sec-fetch-user", "sec-gpc",
+    "tracestate", "user-agent", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-port", "x-forwarded-proto",
+    "x-real-ip", "x-requested-with",
+)  # fmt: skip
+"""Names that no handler for lists reads (a test searches for readers)."""
+RULES.update((name.encode(), (HARMLESS, _VALUE)) for name in HEADERS_WITHOUT_MEANING)
+_REMEMBERED = HARMLESS | HOST | DEADLINE | CONNECTION
+"""Kinds whose lines repeat from request to request."""
+
+
+class HeadReader:
+    """Reads one head at a time; what it found lies in its fields until the next one (they are never kept).
+
+    token: behind `Authorization: Bearer`, not checked at all.
+    tags: the value of `If-None-Match`.
+    request_id: the value of `Atoll-Request-Id`.
+    """
+
+    __slots__ = ("_known", "request_id", "tags", "token")
+
+    def __init__(self) -> None:
+        self.token: bytes | None = None
+        self.tags: bytes | None = None
+        self.request_id: bytes | None = None
+        self._known: dict[bytes, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def read(self, data: bytes) -> bytes | None:
+        """The target of the one plain request that `data` is; None when it is declined."""
+        if len(data) > HEAD_BYTES_MAX:
+            return None
+        lines = data.split(b"\r\n")
+        if lines.pop() or not lines or lines.pop() or not 2 <= len(lines) <= HEADERS_MAX:
+            return None
+        first = lines.pop(0)
+        if not (first.startswith(b"GET /v1/recommendations/") and first.endswith(b" HTTP/1.1")):
+            return None
+        self.token = self.tags = self.request_id = None
+        seen = 0
+        known = self._known
+        for line in lines:
+            kind = known.get(line)
+            if kind is None:
+                kind = self._judge(line)
+                if kind == DECLINED:
+                    return None
+            if kind & seen:
+                return None
+            seen |= kind
+        return first[4:-9] if seen & HOST else None
+
+    def _judge(self, line: bytes) -> int:
+        if line.startswith(_BEARER):
+            self.token = line[_BEARER_LENGTH:]
+            return AUTHORIZATION
+        name, _, value = line.partition(b":")
+        kind, form = RULES.get(name.lower(), (DECLINED, _VALUE))
+        if kind == DECLINED or not form.fullmatch(value):
+            return DECLINED
+        if kind == TAGS:
+            self.tags = value[1:]
+        elif kind == REQUEST_ID:
+            self.request_id = value[1:]
+        elif kind | _REMEMBERED == _REMEMBERED and len(line) <= MEMO_LINE_BYTES_MAX:
+            self._remember(line, kind)
+        return kind
+
+    def _remember(self, line: bytes, kind: int) -> None:
+        if len(self._known) >= MEMO_LINES_MAX:
+            # Somebody sends ever new lines. Beginning again costs a judgement per line that is still in use.
+            self._known.clear()
+        self._known[line] = kind

@@ -1,0 +1,97 @@
+"""aiohttp's connection handler with a short cut in front of its parser.
+
+A request is answered past the parser only while all of this holds; otherwise its bytes go to aiohttp untouched:
+
+- the handler is *parked*: `_waiter` is there and not done. It is done as soon as a parsed message waits to be handled
+  and when the connection is being closed (aiohttp cancels it), and it is not there while a handler runs;
+- the parser holds nothing: `_owed` is 0 (`edge.hot.framing`);
+- the transport takes bytes: a client that does not read its answers pauses writing, and aiohttp's own back-pressure
+  (a handler that waits in `drain`) takes over from there.
+
+The interleaving that decides the first two::
+
+    read 1: POST /v1/events, head and half the body   -> aiohttp; parked? no, the handler runs; owed: 500
+    read 2: the rest of the body + "GET ..."          -> owed would be negative: UNKNOWN, this connection is aiohttp's
+    read 2': exactly the rest of the body             -> owed: 0; parked again once the answer is out
+    read 3: "GET ..."                                 -> parked, nothing owed: the hot path may answer
+
+aiohttp offers no hook for this, so the handler reads fields that are not part of its interface (NEEDED). If a version
+comes without one of them, `hot_runner` says so and serves without the short cut.
+"""
+
+import asyncio
+from typing import Any
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+from edge.hot.framing import UNKNOWN, owed_after
+from edge.hot.path import HotPath
+
+NEEDED = ("_waiter", "_paused", "_next_keepalive_close_time", "_keepalive_timeout", "_manager", "_request_count")
+
+
+class HotHandler(RequestHandler):
+    """One connection."""
+
+    __slots__ = ("_hot", "_owed", "_peer")
+
+    def __init__(self, hot: HotPath, manager: web.Server, *, loop: asyncio.AbstractEventLoop, **options: Any) -> None:
+        super().__init__(manager, loop=loop, **options)
+        self._hot = hot
+        self._owed = 0
+        self._peer = ""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See `asyncio.Protocol.connection_made`."""
+        super().connection_made(transport)
+        name = transport.get_extra_info("peername")
+        # As in `aiohttp.web.BaseRequest.remote`, which is what the long way limits by.
+        self._peer = str(name[0]) if isinstance(name, (list, tuple)) else str(name or "")
+
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol.data_received`."""
+        waiter = self._waiter
+        if waiter is not None and self._owed == 0 and not self._paused and not waiter.done():
+            answer = self._hot.answer(data, self._peer)
+            if answer is not None and self.transport is not None and self._manager is not None:
+                self.transport.write(answer)
+                self._request_count += 1
+                self._manager.requests_count += 1
+                self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+                return
+        if self._owed != UNKNOWN:
+            self._owed = owed_after(self._owed, data)
+        self._hot.handed_over.count += 1
+        super().data_received(data)
+
+
+class HotServer(web.Server):
+    """Makes `HotHandler`s where aiohttp's own server makes `RequestHandler`s."""
+
+    def __init__(self, server: web.Server, hot: HotPath) -> None:
+        self.__dict__.update(server.__dict__)
+        self._hot = hot
+
+    def __call__(self) -> RequestHandler:
+        """The handler of a new connection."""
+        return HotHandler(self._hot, self, loop=self._loop, **self._kwargs)
+
+
+class HotRunner(web.AppRunner):
+    """`aiohttp.web.AppRunner` whose connections have the short cut."""
+
+    __slots__ = ("_hot",)
+
+    def __init__(self, app: web.Application, hot: HotPath, **options: Any) -> None:
+        super().__init__(app, **options)
+        self._hot = hot
+
+    async def _make_server(self) -> web.Server:
+        return HotServer(await super()._make_server(), self._hot)
+
+
+def is_supported() -> bool:
+    """Whether this version of aiohttp has what the short cut needs."""
+    names = {name for kind in RequestHandler.__mro__ for name in getattr(kind, "__slots__", ())}
+    return names.issuperset(NEEDED) and hasattr(web.AppRunner, "_make_server")

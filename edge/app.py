@@ -15,7 +15,7 @@ from edge.answering.parts import Parts
 from edge.background import Background
 from edge.cache.entry import Entry
 from edge.cache.filling import FillingSettings, ListFiller
-from edge.cache.invalidation import Ledger, follow_invalidations
+from edge.cache.invalidation import Ledger
 from edge.cache.l1 import L1Cache
 from edge.cache.shared import SharedLists
 from edge.hot.learning import listen_in
@@ -26,6 +26,7 @@ from edge.http.identity import Identities
 from edge.http.routes import EdgeRoutes
 from edge.jitter import Uniform
 from edge.limits.buckets import CallerLimits, Rate
+from edge.listening import start_listening
 from edge.lists.library import ListLibrary, ReleaseSource
 from edge.lists.shelf import ListShelf
 from edge.metrics import EdgeMetrics
@@ -172,7 +173,7 @@ async def make_app(outside: Outside, stack: AsyncExitStack) -> web.Application:
     )
     edge = build(outside, region, metrics)
     watch(edge)
-    _run(edge, outside, stack)
+    await _run(edge, outside, stack)
     stats = RequestStats(telemetry.registry)
     app = web.Application(middlewares=[frame(telemetry, outside.clock, stats)], client_max_size=settings.body_bytes_max)
     identities = Identities(keys=outside.keys, trust=outside.trust, clock=outside.clock)
@@ -212,7 +213,7 @@ async def _secure(_request: web.Request, response: web.StreamResponse) -> None:
     response.headers["Server"] = "atoll-edge"  # Versions of what we run are nobody's business.
 
 
-def _run(edge: Edge, outside: Outside, stack: AsyncExitStack) -> None:
+async def _run(edge: Edge, outside: Outside, stack: AsyncExitStack) -> None:
     """Start what runs beside the requests. Stopped in the opposite order."""
     stack.callback(edge.library.close)
     stack.push_async_callback(edge.parts.dispatcher.close)
@@ -223,13 +224,11 @@ def _run(edge: Edge, outside: Outside, stack: AsyncExitStack) -> None:
         edge.shelf.want(release)
         outside.telemetry.logger.info("the region switched", extra={"fields": {"release": release}})
 
-    follow = follow_invalidations(
-        outside.grid,
-        edge.ledger,
-        counted=lambda kind: edge.metrics.invalidations.labels(kind).inc(),
-        on_release=released,
-    )
-    for work in (edge.shelf.run(), edge.prober.run(), follow):
+    listening = await start_listening(
+        settings=outside.settings, ledger=edge.ledger, grid=outside.grid, region=edge.parts.region,
+        clock=outside.clock, uniform=outside.uniform, metrics=edge.metrics, on_release=released,
+    )  # fmt: skip
+    for work in (edge.shelf.run(), edge.prober.run(), *listening):
         _keep(work, stack, outside.telemetry)
 
 

@@ -33,6 +33,7 @@ class EdgeMetrics:
             "routing", "Calls behind the edge that were hedged, won by a hedge, or held back.", "kind"
         )
         self.invalidations = counter("invalidations", "Messages from the grid by kind.", "kind")
+        self.notices = counter("notices", "Times the region was asked what was missed, by outcome.", "outcome")
         self.limited = counter("limited", "Calls refused because their caller makes too many.")
         self.events = counter("events", "Event batches by outcome.", "outcome")
         self.dropped_work = counter("dropped_work", "Background work that was dropped because there was too much.")

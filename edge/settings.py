@@ -45,6 +45,8 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Fills under way at once; a miss beyond it goes down the ladder."""
     away_list_life_s: float = 3.0
     """How long a list of another region may be kept while the home region is gone."""
+    notices_poll_s: float = 10.0
+    """How often to ask the home region what may have been missed, while the grid carries messages."""
     lists_poll_s: float = 5.0
     """How often to look for the release's lists while they are missing."""
     hot_path: bool = True

@@ -28,6 +28,7 @@ from region.api.announcing import Announcer
 from region.api.choices import Choices
 from region.api.doors import operator_door, service_door
 from region.api.messages import StatusAnswer
+from region.api.notices import NoticeBoard, NoticeDoors, hear_purges
 from region.api.operating import OperatorDoors
 from region.api.relay import RelayDesk
 from region.api.routes import CallerDoors
@@ -99,6 +100,7 @@ class Node:
     data: Data
     releases: Releases
     answers: Answers
+    board: NoticeBoard
 
 
 async def run(settings: RegionSettings, stop: asyncio.Event, *, clock: Clock | None = None) -> None:
@@ -120,6 +122,9 @@ async def run(settings: RegionSettings, stop: asyncio.Event, *, clock: Clock | N
                 "live-trend": background.repeat("live-trend", node.answers.live.refresh, every_s=LIVE_REFRESH_S),
                 "withdrawals": background.repeat(
                     "withdrawals", lambda: hear_withdrawals(node.data.grid, node.data.withdrawals), every_s=HEAR_RETRY_S
+                ),
+                "purges": background.repeat(
+                    "purges", lambda: hear_purges(node.data.grid, node.board), every_s=HEAR_RETRY_S
                 ),
                 "releases": keep_release(settings, node.releases, stop, telemetry.logger),
             }
@@ -160,7 +165,14 @@ async def open_node(settings: RegionSettings, stack: AsyncExitStack, telemetry: 
         body_bytes_max=settings.body_bytes_max,
     )
     app = web.Application(middlewares=[frame(telemetry, clock)], client_max_size=settings.body_bytes_max)
-    app.add_routes([*callers.routes(), *operators.routes()])
+    board = NoticeBoard(
+        clock=clock, withdrawals=data.withdrawals, release=lambda: releases.activator.active_release
+    )  # fmt: skip
+    notices = NoticeDoors(
+        board=board, announcer=data.announcer, home_only=service_door(keys.service_key), operators_only=operators_only,
+        body_bytes_max=settings.body_bytes_max,
+    )  # fmt: skip
+    app.add_routes([*callers.routes(), *operators.routes(), *notices.routes()])
     app.add_routes(
         operator_routes(
             store=releases.store, activator=releases.activator, audit=releases.audit, authorize=operators_only
@@ -168,7 +180,7 @@ async def open_node(settings: RegionSettings, stack: AsyncExitStack, telemetry: 
     )
     app.add_routes(operations_routes(telemetry, lambda: waits_for(releases.activator)))
     app.add_routes([metrics_targets(settings.region, releases.retrievals)])
-    return Node(app=app, data=data, releases=releases, answers=answers)
+    return Node(app=app, data=data, releases=releases, answers=answers, board=board)
 
 
 def status_of(settings: RegionSettings, data: Data, releases: Releases, answers: Answers) -> StatusAnswer:

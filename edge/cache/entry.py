@@ -51,6 +51,8 @@ class Entry:
     """Whether the in-process cache holds it; a list that is not held is served once, by whoever made it."""
     ready_names: list[tuple[bytes, str | None]] = field(default_factory=list)
     """Under which names `edge.hot.ready` holds answers made of it."""
+    clear_of: int = -1
+    """Epoch of purges up to which it is known that none concerns this list (`edge.cache.purges`)."""
 
     def age_s(self, now_s: float) -> float:
         """Seconds since the region made the list."""

@@ -119,7 +119,7 @@ class ListFiller:
             OverloadedError: too many fills are under way.
         """
         # See the second interleaving in `edge.cache.coalescing`.
-        flight = (key, request.n, self._ledger.version_of(key.subject), self._ledger.release)
+        flight = (key, request.n, self._ledger.version_of(key.subject), self._ledger.edition)
         return self._joined(flight, lambda: self._fill(key, request, attempts))
 
     def fill_away(self, key: ListKey, request: AwayRequest, attempts: Attempts) -> tuple[asyncio.Task[Filled], bool]:

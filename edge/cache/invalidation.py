@@ -1,7 +1,9 @@
-"""What an edge has been told since it cached something: versions, consumed items, opt-outs, releases, withdrawals.
+"""What an edge has been told since it cached something: versions, opt-outs, releases, withdrawals, purges.
 
-`Ledger` is a bounded state machine without I/O; `follow_invalidations` feeds it from the grid. A lost message is
-bounded twice: by the life of the entries, and by `distrust` after every reconnect.
+`Ledger` is a bounded state machine without I/O; `follow_invalidations` feeds it from the grid, `edge.cache.notices`
+from the region itself. What a lost message can do is bounded by the life of the entries, by `distrust` after every
+reconnect, by the version check on what the grid holds, by asking the region now and then, and, while the grid is
+silent (`edge.cache.pulse`), by SILENT_LIFE_S for personal lists.
 """
 
 import asyncio
@@ -13,6 +15,8 @@ import msgspec
 
 from edge.cache.entry import Entry
 from edge.cache.policy import Standing
+from edge.cache.pulse import Pulse
+from edge.cache.purges import PurgeNotes
 from infra.contracts.messages import INVALIDATION_TOPIC, HomeAnswer, Invalidation
 from infra.plumbing.clock import Clock
 from infra.plumbing.grid.port import Grid, GridUnavailableError
@@ -22,6 +26,8 @@ CONSUMED_MAX = 200
 WITHDRAWN_MAX = 100_000
 RESUBSCRIBE_S = 0.2
 SETTLE_MS = 2_000
+SILENT_LIFE_S = 1.0
+"""While nothing can be heard of its subject's events, a personal list is made anew after so long."""
 
 
 @dataclass(slots=True)
@@ -50,6 +56,11 @@ class Ledger:
         self._other_rules_before_s = float("-inf")
         self._epochs = 0
         self._release_since_ms = 0
+        self._purges = PurgeNotes()
+        self.silent = False
+        """Whether the grid carries no messages at present."""
+        self.edition = 0
+        """Goes up when lists made before may not be what a new call should get: fills from before are not joined."""
         self.release: str | None = None
         """The release that the region answers from, as far as this edge knows."""
         self.withdrawn_epoch = 0
@@ -60,16 +71,35 @@ class Ledger:
         if message.subject is not None:
             self._note_subject(message)
         if message.release is not None:
-            self._switch(message.release)
+            self.switch(message.release)
+        if message.purged:
+            self.purge(message.purged, at_s=self._clock.monotonic_s())
         if message.withdrawn or message.restored:
             self._note_items(message)
         if message.rules is not None:
             self._other_rules_before_s = self._clock.monotonic_s()
+            self.edition += 1
+
+    def purge(self, names: Iterable[str], *, at_s: float) -> None:
+        """Lists from `at_s` (monotonic) or before that carry one of `names` need the region's word."""
+        self._purges.note(names, at_s=at_s)
+        self.edition += 1
+
+    def replace_withdrawn(self, items: Iterable[str]) -> bool:
+        """The region's own word on what is withdrawn; returns whether that is news."""
+        wanted = set(items)
+        if wanted == self._withdrawn.keys():
+            return False
+        self._withdrawn = OrderedDict.fromkeys(wanted)
+        _add_bounded(self._withdrawn, (), WITHDRAWN_MAX)
+        self.withdrawn_epoch += 1
+        return True
 
     def distrust(self) -> None:
         """Messages may have been missed: personal lists made before now need the region's word again."""
         self._distrusted_before_s = self._clock.monotonic_s()
         self.release = None
+        self.edition += 1
 
     def learn(self, answer: HomeAnswer) -> bool:
         """Take the release from an answer of this region, in case a message was lost; returns whether it was news.
@@ -80,8 +110,7 @@ class Ledger:
         settled = answer.generated_at_ms > self._release_since_ms + SETTLE_MS
         if answer.release == self.release or (self.release is not None and not settled):
             return False
-        self._switch(answer.release)
-        return True
+        return self.switch(answer.release)
 
     def version_of(self, subject: str | None) -> int:
         """The newest version heard of."""
@@ -113,16 +142,23 @@ class Ledger:
                 return Standing.FORBIDDEN
             if answer.subject_version < notes.version or entry.made_s < self._distrusted_before_s:
                 return Standing.OVERTAKEN
-        if entry.made_s < self._other_rules_before_s:
+            if self.silent and entry.age_s(self._clock.monotonic_s()) > SILENT_LIFE_S:
+                return Standing.OVERTAKEN
+        other_release = self.release is not None and answer.release != self.release
+        if other_release or entry.made_s < self._other_rules_before_s:
             return Standing.OVERTAKEN
-        if self.release is not None and answer.release != self.release:
+        if entry.made_s <= self._purges.last_s and self._purges.overtake(entry):
             return Standing.OVERTAKEN
         return Standing.CURRENT
 
-    def _switch(self, release: str) -> None:
-        if release != self.release:
-            self.release = release
-            self._release_since_ms = self._clock.now_ms()
+    def switch(self, release: str) -> bool:
+        """The region answers from `release`; returns whether that is news."""
+        if release == self.release:
+            return False
+        self.release = release
+        self._release_since_ms = self._clock.now_ms()
+        self.edition += 1
+        return True
 
     def _get(self, subject: str | None) -> SubjectNotes:
         return self._subjects.get(subject, _NOTHING) if subject is not None else _NOTHING
@@ -168,39 +204,63 @@ def _add_bounded(into: OrderedDict[str, None], items: Iterable[str], size_max: i
         into.popitem(last=False)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ear:
+    """Who else listens: `pulse` for the pulses of `node`, `missed` for moments at which messages may have been lost."""
+
+    node: str
+    pulse: Pulse
+    missed: Callable[[], None]
+
+
 async def follow_invalidations(
-    grid: Grid, ledger: Ledger, *, counted: Callable[[str], None], on_release: Callable[[str], None]
+    grid: Grid,
+    ledger: Ledger,
+    *,
+    counted: Callable[[str], None],
+    on_release: Callable[[str], None],
+    ear: Ear | None = None,
 ) -> None:
     """Feed `ledger` from the grid until cancelled. A grid that is away is asked again after RESUBSCRIBE_S.
 
     Args:
         grid: what to listen to.
         ledger: what to tell.
-        counted: told the kind of every message: `subject`, `release`, `rules`, `items`, `reconnected`, `malformed` or
-            `lost`.
+        counted: told the kind of every message: `subject`, `release`, `rules`, `items`, `purge`, `reconnected`,
+            `malformed` or `lost`; pulses are not counted.
         on_release: told the release of every release switch.
+        ear: who else listens.
     """
     while True:
         try:
             async for raw in grid.subscribe(INVALIDATION_TOPIC):
-                if raw is None:
+                message = _read(raw)
+                if message is None:
                     ledger.distrust()
-                    counted("reconnected")
-                    continue
-                _take(raw, ledger, counted, on_release)
+                    counted("reconnected" if raw is None else "malformed")
+                    if ear is not None:
+                        ear.missed()
+                elif message.pulse is not None:
+                    if ear is not None and message.pulse == ear.node:
+                        ear.pulse.heard()
+                else:
+                    _take(message, ledger, counted, on_release)
         except GridUnavailableError:
             counted("lost")
         await asyncio.sleep(RESUBSCRIBE_S)
 
 
-def _take(raw: bytes, ledger: Ledger, counted: Callable[[str], None], on_release: Callable[[str], None]) -> None:
+def _read(raw: bytes | None) -> Invalidation | None:
+    """The message; None for a reconnect and for what cannot be read, which is the same as something missed."""
     try:
-        message = msgspec.json.decode(raw, type=Invalidation)
+        return None if raw is None else msgspec.json.decode(raw, type=Invalidation)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        # Something was said that cannot be read: the same as something missed.
-        ledger.distrust()
-        counted("malformed")
-        return
+        return None
+
+
+def _take(
+    message: Invalidation, ledger: Ledger, counted: Callable[[str], None], on_release: Callable[[str], None]
+) -> None:
     ledger.apply(message)
     if message.release is not None:
         on_release(message.release)
@@ -212,4 +272,6 @@ def _kind_of(message: Invalidation) -> str:
         return "subject"
     if message.rules is not None:
         return "rules"
+    if message.purged:
+        return "purge"
     return "release" if message.release is not None else "items"

@@ -9,6 +9,8 @@ from infra.contracts.messages import (
     AwayRequest,
     HomeAnswer,
     HomeRequest,
+    Notices,
+    NoticesCall,
     OptOutAnswer,
     OptOutCall,
     SealedAnswer,
@@ -60,6 +62,10 @@ class RegionPort(Protocol):
 
     async def opt_out(self, url: str, call: OptOutCall, *, timeout_s: float) -> OptOutAnswer:
         """A subject's choice to a node of this edge's own region."""
+        ...
+
+    async def notices(self, url: str, call: NoticesCall, *, timeout_s: float) -> Notices:
+        """What this edge may have missed, from a node of its own region."""
         ...
 
     async def probe(self, url: str, *, timeout_s: float) -> None:

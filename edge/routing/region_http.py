@@ -15,6 +15,8 @@ from infra.contracts.messages import (
     AwayRequest,
     HomeAnswer,
     HomeRequest,
+    Notices,
+    NoticesCall,
     OptOutAnswer,
     OptOutCall,
     SealedAnswer,
@@ -24,6 +26,8 @@ from infra.contracts.residency import encode_global, encode_regional
 from infra.plumbing.telemetry import Telemetry, inject
 
 ANSWER_BYTES_MAX = 1 << 20
+NOTICES_BYTES_MAX = 16 << 20
+"""A hundred thousand withdrawn items, and purges."""
 _READ_BYTES = 1 << 16
 M = TypeVar("M")
 
@@ -75,6 +79,13 @@ class HttpRegion:
         body = encode_regional(call)
         return _decoded(await self._post(url, "/v1/privacy/opt-out", body, self._own, timeout_s), OptOutAnswer)
 
+    async def notices(self, url: str, call: NoticesCall, *, timeout_s: float) -> Notices:
+        """See `RegionPort.notices`. Without a span: it belongs to no request."""
+        body = await self._exchange(
+            "POST", url + "/v1/notices", encode_global(call), self._own, timeout_s, bytes_max=NOTICES_BYTES_MAX
+        )
+        return _decoded(body, Notices)
+
     async def probe(self, url: str, *, timeout_s: float) -> None:
         """See `RegionPort.probe`. Without a span: it belongs to no request."""
         await self._exchange("GET", url + "/health/ready", None, {}, timeout_s)
@@ -95,14 +106,15 @@ class HttpRegion:
             return answer
 
     async def _exchange(
-        self, method: str, url: str, body: bytes | None, headers: dict[str, str], timeout_s: float
-    ) -> bytes:
+        self, method: str, url: str, body: bytes | None, headers: dict[str, str], timeout_s: float,
+        *, bytes_max: int = ANSWER_BYTES_MAX,
+    ) -> bytes:  # fmt: skip
         timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=min(self._connect_timeout_s, timeout_s))
         try:
             async with self._session.request(
                 method, url, data=body, headers=headers, timeout=timeout, allow_redirects=False
             ) as response:
-                content = await _bounded_body(response)
+                content = await _bounded_body(response, bytes_max)
                 _check_status(response.status)
                 return content
         except TimeoutError as error:
@@ -111,11 +123,11 @@ class HttpRegion:
             raise RegionCallError(CallFailure.UNREACHABLE) from error
 
 
-async def _bounded_body(response: aiohttp.ClientResponse) -> bytes:
+async def _bounded_body(response: aiohttp.ClientResponse, bytes_max: int) -> bytes:
     body = bytearray()
     async for chunk in response.content.iter_chunked(_READ_BYTES):
         body += chunk
-        if len(body) > ANSWER_BYTES_MAX:
+        if len(body) > bytes_max:
             response.close()
             raise RegionCallError(CallFailure.MALFORMED, status=response.status)
     return bytes(body)

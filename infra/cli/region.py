@@ -25,6 +25,18 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     _leaf(verbs, "pin", _pin, "refuse every promotion until unpinned")
     _leaf(verbs, "unpin", _unpin, "allow promotions again")
     _leaf(verbs, "audit", _audit, "who did what, latest last")
+    _items(_leaf(verbs, "withdraw", _withdraw, "show these items to nobody in this region, from the next answer on"))
+    _items(_leaf(verbs, "restore", _restore, "let withdrawn items be shown again"))
+    purge = _leaf(verbs, "purge", _purge, "have cached lists made anew that hold an item or carry a tag")
+    purge.add_argument("--item", action="append", default=[], dest="items", metavar="ITEM", help="may be repeated")
+    purge.add_argument(
+        "--tag",
+        action="append",
+        default=[],
+        dest="tags",
+        metavar="KIND:NAME",
+        help="category:drama, brand:acme",
+    )
     _register_privacy(commands)
 
 
@@ -42,6 +54,10 @@ def _leaf(verbs: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser
 
 def _release(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("release", help="a release id, as `releases` lists it")
+
+
+def _items(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("items", nargs="+", metavar="ITEM")
 
 
 def _door(arguments: argparse.Namespace) -> tuple[str, str]:
@@ -126,6 +142,31 @@ def _audit(arguments: argparse.Namespace) -> None:
 
     answer = commands.audit(*_door(arguments))
     emit(arguments, answer, table([msgspec.to_builtins(entry) for entry in answer.entries]))
+
+
+def _withdraw(arguments: argparse.Namespace) -> None:
+    from region.releases import commands
+
+    answer = commands.withdraw(*_door(arguments), items=arguments.items)
+    emit(arguments, answer, f"{answer.withdrawn_total} are withdrawn now. {_told(answer.edges_told)}")
+
+
+def _restore(arguments: argparse.Namespace) -> None:
+    from region.releases import commands
+
+    answer = commands.restore(*_door(arguments), items=arguments.items)
+    emit(arguments, answer, f"{answer.withdrawn_total} are still withdrawn. {_told(answer.edges_told)}")
+
+
+def _purge(arguments: argparse.Namespace) -> None:
+    from region.releases import commands
+
+    answer = commands.purge(*_door(arguments), items=arguments.items, tags=arguments.tags)
+    emit(arguments, answer, f"{answer.purged} names purged. {_told(answer.edges_told)}")
+
+
+def _told(edges_told: bool) -> str:  # noqa: FBT001 - a sentence for a fact
+    return "The edges know." if edges_told else "The grid does not answer: the edges ask within a second or two."
 
 
 def _register_privacy(commands: Any) -> None:

@@ -236,6 +236,9 @@ class HomeAnswer(RegionalMessage, frozen=True, kw_only=True):
     degraded: Global[tuple[str, ...]] = ()
     """Parts of the region that did not take part, each in a word: `ann`, `ranker`, `store`."""
     trace: Regional[tuple[StageTrace, ...]] = ()
+    tags: Regional[tuple[str, ...]] = ()
+    """What the list is about and made of, at most TAGS_MAX: `category:drama`, `brand:acme`, `item:<similar to this>`.
+    A list can be purged by any of them, and by any of its items. MORE_TAGS stands last when there are more."""
     generated_at_ms: Global[int]
 
 
@@ -266,9 +269,45 @@ class Invalidation(RegionalMessage, frozen=True, kw_only=True):
     restored: Global[tuple[str, ...]] = ()
     rules: Global[str | None] = None
     """Edition of the rules that lists are arranged by from now: lists made before need the region's word."""
+    purged: Global[tuple[str, ...]] = ()
+    """Names as in `HomeAnswer.tags`, `item:` for single items: lists made before that carry one, or hold the item,
+    need the region's word."""
+    pulse: Global[str | None] = None
+    """A listener's word to itself: nothing has changed, and the grid carries messages."""
 
 
 INVALIDATION_TOPIC = "invalidations"
+TAGS_MAX = 64
+MORE_TAGS = "*"
+"""A list that carries it is taken to carry every tag."""
+PURGED_NAMES_MAX = 10_000
+"""Of one message."""
+
+
+class NoticesCall(GlobalMessage, frozen=True, kw_only=True):
+    """An edge asks a node of its region what it may have missed. `withdrawn_digest` says which withdrawals it knows."""
+
+    withdrawn_digest: Global[str] = ""
+
+
+class Purge(GlobalMessage, frozen=True, kw_only=True):
+    """One purge that a node remembers: its number there, and how long ago it was (a duration: no clock is compared)."""
+
+    number: Global[int]
+    age_ms: Global[float]
+    purged: Global[tuple[str, ...]]
+
+
+class Notices(GlobalMessage, frozen=True, kw_only=True):
+    """What holds at a node now, for an edge that starts, that was cut off, or that makes sure."""
+
+    boot: Global[str]
+    """Changes when the node restarts; purges are numbered from 1 then."""
+    release: Global[str | None]
+    withdrawn: Global[tuple[str, ...] | None]
+    """Every item withdrawn; None when the asker knows them."""
+    withdrawn_digest: Global[str]
+    purges: Global[tuple[Purge, ...]]
 
 
 class OptOutCall(RegionalMessage, frozen=True, kw_only=True):

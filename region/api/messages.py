@@ -31,3 +31,17 @@ class StatusAnswer(GlobalMessage, frozen=True, kw_only=True):
     """Computations running and waiting."""
     degraded: Global[dict[str, int]]
     """Answers since the start that missed each part."""
+
+
+class PurgeCall(GlobalMessage, frozen=True, kw_only=True):
+    """Have lists made anew that hold one of `items` or carry one of `tags` (`category:drama`, `brand:acme`)."""
+
+    items: Global[tuple[str, ...]] = ()
+    tags: Global[tuple[str, ...]] = ()
+
+
+class PurgeAnswer(GlobalMessage, frozen=True, kw_only=True):
+    """How many names were purged, and whether the grid told the edges at once (if not, they ask within a second)."""
+
+    purged: Global[int]
+    edges_told: Global[bool]

@@ -20,6 +20,7 @@ from region.funnel.metrics import FunnelMetrics
 from region.funnel.plans import OPTED_OUT_LIFETIME, Budget, lifetime_for
 from region.funnel.recording import Recorder
 from region.funnel.release import LoadedRelease
+from region.funnel.tagging import tags_of
 from region.store.port import Store, UserRow
 
 
@@ -69,6 +70,7 @@ class Recommender:
             lifetime=_lifetime(call, degraded),
             degraded=degraded,
             trace=tuple(call.recorder.stages),
+            tags=tags_of(request, items, call.release.tables),
             generated_at_ms=self._clock.now_ms(),
         )
 

@@ -1,5 +1,6 @@
 """The operator's commands as functions: each is one call to a region's operator API. They block."""
 
+from collections.abc import Sequence
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -16,6 +17,7 @@ from infra.plumbing.errors import (
     UnauthorizedError,
     UnavailableError,
 )
+from region.api.messages import PurgeAnswer, PurgeCall, WithdrawAnswer, WithdrawCall
 from region.releases.messages import (
     AuditAnswer,
     PinAnswer,
@@ -84,6 +86,24 @@ def unpin(url: str, key: str) -> PinAnswer:
 def audit(url: str, key: str, *, count: int = 100) -> AuditAnswer:
     """The latest `count` entries of the region's audit."""
     return _call("GET", url, f"audit?n={count}", key, AuditAnswer, timeout_s=QUICK_S)
+
+
+def withdraw(url: str, key: str, *, items: Sequence[str]) -> WithdrawAnswer:
+    """Show these items to nobody in the region."""
+    call = WithdrawCall(withdrawn=tuple(items))
+    return _call("POST", url, "items/withdraw", key, WithdrawAnswer, call, timeout_s=QUICK_S)
+
+
+def restore(url: str, key: str, *, items: Sequence[str]) -> WithdrawAnswer:
+    """Let these items be shown again."""
+    call = WithdrawCall(restored=tuple(items))
+    return _call("POST", url, "items/withdraw", key, WithdrawAnswer, call, timeout_s=QUICK_S)
+
+
+def purge(url: str, key: str, *, items: Sequence[str], tags: Sequence[str]) -> PurgeAnswer:
+    """Have cached lists made anew that hold one of these items or carry one of these tags."""
+    call = PurgeCall(items=tuple(items), tags=tuple(tags))
+    return _call("POST", url, "lists/purge", key, PurgeAnswer, call, timeout_s=QUICK_S)
 
 
 def _call(

@@ -13,6 +13,8 @@ from infra.contracts.messages import (
     HomeAnswer,
     HomeRequest,
     Lifetime,
+    Notices,
+    NoticesCall,
     OptOutAnswer,
     OptOutCall,
     ReasonCode,
@@ -103,6 +105,9 @@ class FaultyRegions:
             lifetime=Lifetime(max_age_s=2.0, stale_while_revalidate_s=1.0, stale_if_error_s=5.0),
             generated_at_ms=self.clock.now_ms(),
         )  # fmt: skip
+
+    async def notices(self, url: str, call: NoticesCall, *, timeout_s: float) -> Notices:
+        raise RegionCallError(CallFailure.UNREACHABLE)
 
     async def probe(self, url: str, *, timeout_s: float) -> None:
         # What is merely wrong in its answers still says that it is ready: the edge has to find out by itself.

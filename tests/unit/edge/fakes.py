@@ -18,7 +18,9 @@ from infra.contracts.messages import (
     HomeAnswer,
     HomeRequest,
     Lifetime,
+    Notices,
     OptOutAnswer,
+    Purge,
     ReasonCode,
     RelayedCall,
     SealedAnswer,
@@ -141,6 +143,9 @@ class FakeRegion:
     ready: bool = True
     ignores_vector: bool = False
     relay_status: int = 200
+    withdrawn: tuple[str, ...] = ()
+    purges: list[tuple[str, ...]] = field(default_factory=list)
+    notices_read: int = 0
     _server: TestServer | None = None
     _free: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -170,8 +175,8 @@ class FakeRegion:
 
     @web.middleware
     async def _faulty(self, request: web.Request, handler: object) -> web.StreamResponse:
-        if request.path == "/health/ready":
-            return await self._health(request)
+        if request.path in ("/health/ready", "/v1/notices"):
+            return await self._health(request) if request.path == "/health/ready" else self._notices()
         self.requests.append((request.path, dict(request.headers), await request.read()))
         if self.delay_s:
             await asyncio.sleep(self.delay_s)
@@ -194,6 +199,16 @@ class FakeRegion:
 
     async def _health(self, request: web.Request) -> web.Response:
         return web.Response(status=200 if self.ready and self.mode in ("ok", "refuse", "empty") else 503)
+
+    def _notices(self) -> web.Response:
+        if self.mode != "ok":
+            return web.Response(status=503)
+        self.notices_read += 1
+        now = Notices(
+            boot="boot", release=None, withdrawn=self.withdrawn, withdrawn_digest=str(hash(self.withdrawn)),
+            purges=tuple(Purge(number=n + 1, age_ms=0.0, purged=names) for n, names in enumerate(self.purges)),
+        )  # fmt: skip
+        return web.Response(body=encode_global(now))
 
     def _answer(self, request: HomeRequest) -> HomeAnswer:
         prefix = f"{self.personal_prefix}" if request.subject else request.type.value

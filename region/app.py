@@ -8,11 +8,13 @@ import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
 from aiohttp import web
 
+from infra.contracts.events import UNLABELLED, ItemLabels
 from infra.contracts.messages import INVALIDATION_TOPIC, Invalidation
 from infra.contracts.release import Manifest
 from infra.plumbing.clock import Clock, SystemClock
@@ -35,6 +37,7 @@ from region.api.routes import CallerDoors
 from region.background import Background
 from region.events.intake import Intake
 from region.events.opening import open_log
+from region.events.port import Log
 from region.events.waking import Waker
 from region.funnel.compute import ComputePool
 from region.funnel.funnel import Funnel
@@ -58,6 +61,8 @@ COMPUTE_PENDING_MAX = 64
 """About 64 lists at a few milliseconds each: what would wait longer is better asked of another node."""
 LIVE_REFRESH_S = 2.0
 HEAR_RETRY_S = 1.0
+LABELS_MAX = 8
+"""Categories of an item that go into the log beside an event."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +71,8 @@ class Data:
 
     grid: Grid
     store: Store
-    intake: Intake
+    log: Log
+    waker: Waker
     announcer: Announcer
     withdrawals: Withdrawals
 
@@ -145,12 +151,16 @@ async def open_node(settings: RegionSettings, stack: AsyncExitStack, telemetry: 
     data = _open_data(settings, stack, telemetry, clock)
     releases = _open_releases(settings, stack, data.announcer, clock)
     answers = _open_answers(settings, stack, data, releases, telemetry, clock)
+    intake = Intake(
+        log=data.log, clock=clock, wake=data.waker.wake, registry=telemetry.registry,
+        labels=partial(labels_of, releases.activator),
+    )  # fmt: skip
     choices = Choices(store=data.store, announcer=data.announcer)
     callers = CallerDoors(
         recommender=answers.recommender,
-        intake=data.intake,
+        intake=intake,
         relay=RelayDesk(
-            keys=keys, trust=trust, clock=clock, recommender=answers.recommender, intake=data.intake, choices=choices
+            keys=keys, trust=trust, clock=clock, recommender=answers.recommender, intake=intake, choices=choices
         ),
         choices=choices,
         home_only=service_door(keys.service_key),
@@ -216,6 +226,16 @@ def metrics_targets(region: str, retrievals: Iterable[RetrievalProcess]) -> web.
     return web.get("/metrics/targets", targets)
 
 
+def labels_of(activator: Activator[LoadedRelease], item: str) -> ItemLabels:
+    """What the active release's catalogue says of an item; nothing for an item that it does not know."""
+    release = activator.current
+    row = release.tables.row_of.get(item) if release is not None else None
+    if release is None or row is None:
+        return UNLABELLED
+    known = release.tables.items[row]
+    return ItemLabels(categories=known.categories[:LABELS_MAX], brand=known.brand, creator=known.creator)
+
+
 async def hear_withdrawals(grid: Grid, withdrawals: Withdrawals) -> None:
     """Take over what operators withdraw and restore at other nodes of this region; ends when the grid ends it."""
     async for message in grid.subscribe(INVALIDATION_TOPIC):
@@ -260,7 +280,8 @@ def _open_data(settings: RegionSettings, stack: AsyncExitStack, telemetry: Telem
     return Data(
         grid=grid,
         store=store,
-        intake=Intake(log=log, clock=clock, wake=waker.wake, registry=registry),
+        log=log,
+        waker=waker,
         announcer=Announcer(grid=grid, registry=registry),
         withdrawals=withdrawals,
     )

@@ -1,8 +1,14 @@
 """Settings of one region node: its API, its worker and its retrieval process read the same file."""
 
+from typing import Annotated
+
 import msgspec
 
 from infra.plumbing.telemetry import TelemetrySettings
+
+DAY_S = 86_400.0
+Retention = Annotated[float, msgspec.Meta(gt=0.0, le=365 * DAY_S)]
+"""Behaviour is kept 24 months at most: a row may live this long after its youngest entry, which may be as old."""
 
 
 class RegionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -31,8 +37,14 @@ class RegionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     rules_file: str = ""
     """The region's own rules (JSON, as `infra.contracts.release.Rules`); empty: the release's defaults."""
     history_max: int = 200
-    log_retention_s: float = 365 * 86_400.0
-    session_life_s: float = 1800.0
+    event_weights_file: str = ""
+    """The region's own weights (TOML, as `infra/contracts/event_weights.toml`); empty: the shipped ones."""
+    log_retention_s: Annotated[float, msgspec.Meta(gt=0.0, le=730 * DAY_S)] = 365 * DAY_S
+    """How long the log keeps an event after its receipt: 24 months at most."""
+    behaviour_life_s: Retention = 365 * DAY_S
+    """How long an interaction may stand in a history after its receipt, and a row after the last event."""
+    session_life_s: Annotated[float, msgspec.Meta(gt=0.0, le=DAY_S)] = 1800.0
+    """How long an anonymous session's row outlives its last event."""
     intake_queue_max: int = 2000
     body_bytes_max: int = 1 << 20
     telemetry: TelemetrySettings = TelemetrySettings()

@@ -1,39 +1,44 @@
 """Feedback events: what a caller may report, how strongly each counts, how it is acknowledged (MISSION A5)."""
 
-import enum
 import re
 
+from infra.contracts.event_weights import (
+    DEFAULT_WEIGHTS,
+    STRENGTH_LEVELS,
+    EventType,
+    EventWeights,
+    enters_history,
+    event_strength,
+    parse_weights,
+)
 from infra.contracts.residency import Device, DeviceRecord, Global, GlobalMessage, Regional, RegionalMessage
+
+__all__ = [
+    "DEFAULT_WEIGHTS", "EVENTS_PER_BATCH_MAX", "EVENT_ID_PATTERN", "SCHEMA_VERSION", "STRENGTH_LEVELS", "UNLABELLED",
+    "Event", "EventAck", "EventBatch", "EventType", "EventWeights", "ExposureCount", "ItemLabels", "LoggedEvent",
+    "RejectedEvent", "SensitiveEvent", "enters_history", "event_strength", "parse_weights",
+]  # fmt: skip
 
 EVENTS_PER_BATCH_MAX = 500
 EVENT_ID_PATTERN = re.compile(r"[A-Za-z0-9_.:-]{8,64}")
+SCHEMA_VERSION = "1.1"
+"""Major and minor of what producers send. Within a major fields and types are only added; see
+`infra.contracts.event_schema`."""
 
 
-class EventType(enum.StrEnum):
-    """What happened between a person and an item."""
-
-    IMPRESSION = "impression"
-    VIEW = "view"
-    CLICK = "click"
-    WATCH = "watch"
-    RATING = "rating"
-    LIKE = "like"
-    DISLIKE = "dislike"
-    SKIP = "skip"
-    CART = "cart"
-    PURCHASE = "purchase"
-
-
-class Event(RegionalMessage, frozen=True, kw_only=True):
+class Event(RegionalMessage, frozen=True, kw_only=True, omit_defaults=True):
     """One event of one subject. `event_id` makes it idempotent: the same id counts once."""
 
     event_id: Regional[str]
     type: Regional[EventType]
-    item: Regional[str]
+    item: Regional[str] = ""
+    """Empty for a search only."""
     at_ms: Regional[int]
     value: Regional[float | None] = None
     """A rating from 1 to 5, or the watched share from 0 to 1."""
     request_id: Regional[str | None] = None
+    query: Regional[str | None] = None
+    """What was searched for: kept in the region's log, in no feature, and it never leaves the region."""
 
 
 class EventBatch(RegionalMessage, frozen=True, kw_only=True):
@@ -59,12 +64,27 @@ class EventAck(RegionalMessage, frozen=True, kw_only=True):
     rejected: Regional[tuple[RejectedEvent, ...]] = ()
 
 
-class LoggedEvent(RegionalMessage, frozen=True, kw_only=True):
-    """One record of the region's log."""
+class ItemLabels(GlobalMessage, frozen=True, kw_only=True, omit_defaults=True):
+    """What the region's catalogue said of an item at one moment, as far as features are made of it."""
+
+    categories: Global[tuple[str, ...]] = ()
+    brand: Global[str] = ""
+    creator: Global[str] = ""
+
+
+UNLABELLED = ItemLabels()
+
+
+class LoggedEvent(RegionalMessage, frozen=True, kw_only=True, omit_defaults=True):
+    """One record of the region's log: everything that features are made of, so that they can be made again from it."""
 
     subject: Regional[str]
     event: Regional[Event]
     received_ms: Regional[int]
+    labels: Regional[ItemLabels] = UNLABELLED
+    """Of the event's item when it was taken: a later catalogue does not change what was learned."""
+    traceparent: Regional[str] = ""
+    """The intake's span (W3C Trace Context), when it is kept: the worker's span links to it."""
 
 
 class SensitiveEvent(DeviceRecord, frozen=True, kw_only=True):
@@ -80,39 +100,3 @@ class ExposureCount(GlobalMessage, frozen=True, kw_only=True):
 
     item: Global[str]
     impressions: Global[int]
-
-
-STRENGTH_LEVELS = 8
-"""Strengths are whole numbers from 0 (padding) to STRENGTH_LEVELS - 1."""
-
-_STRENGTH: dict[EventType, int] = {
-    EventType.IMPRESSION: 6,
-    EventType.VIEW: 3,
-    EventType.CLICK: 4,
-    EventType.WATCH: 4,
-    EventType.LIKE: 5,
-    EventType.DISLIKE: 1,
-    EventType.SKIP: 2,
-    EventType.CART: 5,
-    EventType.PURCHASE: 5,
-}
-
-
-def event_strength(event_type: EventType, value: float | None) -> int:
-    """Strength of an event as the user tower reads it: 1 (dislike) to 5 (love); ratings are rounded.
-
-    6 marks an impression; 7 is kept for events of unknown strength.
-    """
-    if event_type is EventType.RATING:
-        return 7 if value is None else min(5, max(1, round(value)))
-    if event_type is EventType.WATCH and value is not None:
-        return 2 if value < 0.2 else 3 if value < 0.6 else 5
-    return _STRENGTH[event_type]
-
-
-def enters_history(event_type: EventType) -> bool:
-    """Whether an event of this type becomes part of the history that the user tower reads.
-
-    Impressions and skips count as features of their own; they are not interactions.
-    """
-    return event_type not in (EventType.IMPRESSION, EventType.SKIP)

@@ -1,8 +1,11 @@
 """Features, defined once: training, the region and the phone all call these functions (MISSION C3).
 
-The one module here that needs NumPy; edges never import it. Rows are catalogue rows, times are Unix seconds.
+The one module here that needs NumPy; edges never import it. Rows are catalogue rows, times are Unix seconds unless a
+name says milliseconds. `region.batch` says the streaming features in Ibis; its constants come from here, and a parity
+check holds the two together.
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,6 +21,16 @@ GAP_UNKNOWN = GAP_BUCKETS - 1
 AFFINITY_HALF_LIFE_S = 30 * 86_400.0
 RECENT_EVENTS = 10
 """How many of the last events the similar-to-recent features look at."""
+SESSION_GAP_MS = 30 * 60_000
+"""A pause longer than this ends a session."""
+AFFINITY_HALF_LIFE_MS = round(AFFINITY_HALF_LIFE_S * 1000)
+AFFINITY_KINDS: tuple[str, ...] = ("category", "brand", "creator")
+AFFINITIES_MAX = 32
+"""Names kept per kind and subject; beyond it the one whose decayed value is nearest to zero is forgotten."""
+TREND_BUCKET_MS = 600_000
+"""Width of a bucket of the trending sketches."""
+ITEM_BUCKET_MS = 86_400_000
+"""Width of a bucket of an item's counters (impressions, clicks, interactions, purchases)."""
 
 RANKING_FEATURES: tuple[str, ...] = (
     "retrieval_score",
@@ -29,6 +42,28 @@ RANKING_FEATURES: tuple[str, ...] = (
     "history_length",
     "gap_to_request",
 )
+
+
+class DecayedValue(NamedTuple):
+    """A sum whose parts fade: `value` as it stood at `at_ms`, halved every half-life after that."""
+
+    value: float
+    at_ms: int
+
+    def at(self, now_ms: int, half_life_ms: int = AFFINITY_HALF_LIFE_MS) -> float:
+        """The value at a moment; a moment before `at_ms` counts as that one."""
+        return self.value * fading(now_ms - self.at_ms, half_life_ms)
+
+    def plus(self, weight: float, at_ms: int, half_life_ms: int = AFFINITY_HALF_LIFE_MS) -> "DecayedValue":
+        """With the weight of one more event; events may come in any order, up to rounding."""
+        if at_ms >= self.at_ms:
+            return DecayedValue(self.value * fading(at_ms - self.at_ms, half_life_ms) + weight, at_ms)
+        return DecayedValue(self.value + weight * fading(self.at_ms - at_ms, half_life_ms), self.at_ms)
+
+
+def fading(elapsed_ms: int, half_life_ms: int) -> float:
+    """What is left of one after `elapsed_ms`."""
+    return math.exp2(-max(elapsed_ms, 0) / half_life_ms)
 
 
 class HistoryInput(NamedTuple):

@@ -145,6 +145,15 @@ def inject(headers: MutableMapping[str, str]) -> None:
     _PROPAGATOR.inject(headers)
 
 
+def current_traceparent() -> str:
+    """The current span's `traceparent` when it is kept, else nothing: what a record carries to who works it off."""
+    if not trace.get_current_span().get_span_context().trace_flags.sampled:
+        return ""
+    headers: dict[str, str] = {}
+    inject(headers)
+    return headers.get("traceparent", "")
+
+
 class JsonFormatter(logging.Formatter):
     """One JSON object a line; what a caller passes as `extra={"fields": {...}}` stands beside the message."""
 

@@ -12,20 +12,23 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from infra.contracts.events import (
     EVENT_ID_PATTERN,
     EVENTS_PER_BATCH_MAX,
+    UNLABELLED,
     Event,
     EventAck,
     EventBatch,
     EventType,
+    ItemLabels,
     LoggedEvent,
     RejectedEvent,
 )
 from infra.plumbing.clock import Clock
 from infra.plumbing.errors import AtollError, InvalidInputError
-from infra.plumbing.telemetry import DURATION_BUCKETS_S
+from infra.plumbing.telemetry import DURATION_BUCKETS_S, current_traceparent
 from region.events.port import Log
 from region.store.subjects import is_subject
 
 ITEM_ID_LENGTH_MAX = 128
+QUERY_LENGTH_MAX = 256
 REQUEST_ID_LENGTH_MAX = 64
 FUTURE_MAX_MS = 5 * 60_000
 AGE_MAX_MS = 2 * 365 * 86_400_000
@@ -72,11 +75,26 @@ def _reason_against(event: Event, now_ms: int) -> str | None:
     """Why an event may not be logged; None when it may. Never repeats what was sent."""
     if EVENT_ID_PATTERN.fullmatch(event.event_id) is None:
         return "event_id must be 8 to 64 letters, digits or any of _.:-"
-    if not _is_short_text(event.item, ITEM_ID_LENGTH_MAX):
-        return f"item must be 1 to {ITEM_ID_LENGTH_MAX} printable characters"
+    reason = _reason_against_object(event)
+    if reason is not None:
+        return reason
     if event.request_id is not None and not _is_short_text(event.request_id, REQUEST_ID_LENGTH_MAX):
         return f"request_id must be 1 to {REQUEST_ID_LENGTH_MAX} printable characters"
     return _reason_against_time(event.at_ms, now_ms) or _reason_against_value(event)
+
+
+def _reason_against_object(event: Event) -> str | None:
+    """A search has a query, and may name the item that was chosen; every other event has an item."""
+    if event.type is EventType.SEARCH:
+        if event.query is None or not _is_short_text(event.query, QUERY_LENGTH_MAX):
+            return f"query must be 1 to {QUERY_LENGTH_MAX} printable characters"
+        if event.item == "":
+            return None
+    elif event.query is not None:
+        return "query belongs to searches only"
+    if not _is_short_text(event.item, ITEM_ID_LENGTH_MAX):
+        return f"item must be 1 to {ITEM_ID_LENGTH_MAX} printable characters"
+    return None
 
 
 def _is_short_text(text: str, length_max: int) -> bool:
@@ -110,12 +128,17 @@ class Intake:
         clock: the time of receipt.
         wake: called after every append; must not block nor raise (see `region.events.waking.Waker`).
         registry: where counts and times are kept.
+        labels: what the catalogue says of an item now; it goes into the log beside the event.
     """
 
-    def __init__(self, *, log: Log, clock: Clock, wake: Callable[[], None], registry: CollectorRegistry) -> None:
+    def __init__(
+        self, *, log: Log, clock: Clock, wake: Callable[[], None], registry: CollectorRegistry,
+        labels: Callable[[str], ItemLabels] = lambda _item: UNLABELLED,
+    ) -> None:  # fmt: skip
         self._log = log
         self._clock = clock
         self._wake = wake
+        self._labels = labels
         self._events = Counter(
             "atoll_intake_events", "Events offered, by outcome.", ("outcome",), registry=registry
         )  # fmt: skip
@@ -147,12 +170,20 @@ class Intake:
         accepted = duplicates = 0
         if checked.events:
             started_s = self._clock.monotonic_s()
-            result = await self._log.append(
-                [LoggedEvent(subject=checked.subject, event=event, received_ms=now_ms) for event in checked.events]
-            )
+            result = await self._log.append(self._records(checked, now_ms))
             self._seconds.observe(self._clock.monotonic_s() - started_s)
             accepted, duplicates = result.accepted, result.duplicates
             self._wake()
         for outcome, count in (("accepted", accepted), ("duplicate", duplicates), ("rejected", len(checked.rejected))):
             self._events.labels(outcome).inc(count)
         return EventAck(accepted=accepted, duplicates=duplicates, rejected=checked.rejected)
+
+    def _records(self, checked: CheckedBatch, now_ms: int) -> list[LoggedEvent]:
+        traceparent = current_traceparent()
+        return [
+            LoggedEvent(
+                subject=checked.subject, event=event, received_ms=now_ms, labels=self._labels(event.item),
+                traceparent=traceparent,
+            )
+            for event in checked.events
+        ]  # fmt: skip

@@ -7,10 +7,11 @@ anything else stops and says what to do. Several processes of a node may open th
 import fcntl
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from infra.plumbing.errors import SettingsError
 
@@ -31,6 +32,8 @@ class Database:
     """Holds `migrations/NNNN_word.sql`, without a gap from 0001, and one query a file beside that folder."""
     synchronous: str
     """`FULL`: a commit survives power loss; `NORMAL`: it survives kill -9, power loss may take the last ones."""
+    functions: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    """Functions by name for migrations that change how a value is encoded."""
 
     def prepare(self, path: Path) -> None:
         """Create the file or bring its schema up to date. One process at a time.
@@ -93,6 +96,8 @@ class Database:
             )
 
     def _migrate(self, connection: sqlite3.Connection, path: Path) -> None:
+        for name, function in self.functions.items():
+            connection.create_function(name, -1, function, deterministic=True)
         migrations = self.migrations()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version > len(migrations):

@@ -2,36 +2,50 @@
 
 from collections.abc import Sequence
 
+from infra.contracts.features import ITEM_BUCKET_MS, TREND_BUCKET_MS
 from infra.plumbing.clock import Clock
-from region.store.applying import BUCKET_MS, SubjectState, apply_events, replace_state, state_of
-from region.store.port import AppliedChange, ItemCount, OffsetEvent, StoreUnavailableError, UserRow
+from region.store.aggregates import EVERYTHING, ITEM, TREND, AggregateKey, merge_trends, sum_counters
+from region.store.applying import ApplyRules, apply_events, bare_state, choose, replace_state
+from region.store.port import (
+    AppliedChange,
+    ItemCount,
+    ItemCounters,
+    OffsetEvent,
+    StoreUnavailableError,
+    UserRow,
+)
+from region.store.state import SubjectState, decode_state, encode_content, encode_notes, row_of
 from region.store.subjects import is_session
 
 
 class MemoryStore:
-    """`region.store.port.Store` over dictionaries. Set `available` to False to see how callers bear its loss."""
+    """`region.store.port.Store` over dictionaries. Set `available` to False to see how callers bear its loss.
 
-    def __init__(self, *, clock: Clock, history_max: int = 200) -> None:
+    It keeps encoded bytes as every adapter does, so that no state is shared with a caller.
+    """
+
+    def __init__(self, *, clock: Clock, history_max: int = 200, rules: ApplyRules | None = None) -> None:
         self.available = True
         self._clock = clock
-        self._history_max = history_max
-        self._states: dict[str, SubjectState] = {}
-        self._counts: dict[tuple[int, str], int] = {}
+        self._rules = rules if rules is not None else ApplyRules(history_max=history_max)
+        self._rows: dict[str, tuple[bytes, bytes]] = {}
+        self._aggregates: dict[AggregateKey, bytes] = {}
         self._applied: dict[int, int] = {}
 
     async def read(self, subject: str) -> UserRow | None:
         """The subject's row, or None."""
         self._require()
-        state = self._states.get(subject)
-        return state.to_row(subject) if state is not None else None
+        kept = self._rows.get(subject)
+        return row_of(subject, kept[0]) if kept is not None else None
 
     async def apply(self, events: Sequence[OffsetEvent]) -> list[AppliedChange]:
         """Apply events behind the applied offset."""
         self._require()
-        outcome = apply_events(events, applied=self._applied, load=self._states.get, history_max=self._history_max)
-        self._states.update(outcome.states)
-        for key, count in outcome.counts.items():
-            self._counts[key] = self._counts.get(key, 0) + count
+        outcome = apply_events(
+            events, applied=self._applied, load=self._load, load_aggregate=self._aggregates.get, rules=self._rules
+        )
+        self._aggregates.update(outcome.aggregates)
+        self._save(outcome.states)
         self._applied.update(outcome.offsets)
         return outcome.changes
 
@@ -43,47 +57,72 @@ class MemoryStore:
     async def set_opt_out(self, subject: str, *, opted_out: bool) -> int:
         """Set the subject's choice; returns the new version."""
         self._require()
-        state = self._states.setdefault(subject, SubjectState())
-        state.opted_out = opted_out
-        state.version += 1
-        state.touched_ms = self._clock.now_ms()
-        return state.version
+        state = self._load(subject) or SubjectState()
+        version = choose(state, opted_out=opted_out, now_ms=self._clock.now_ms())
+        self._save({subject: state})
+        return version
 
     async def write_rows(self, rows: Sequence[UserRow]) -> None:
         """Put whole rows."""
         self._require()
+        now_ms = self._clock.now_ms()
         for row in rows:
-            self._states[row.subject] = replace_state(
-                self._states.get(row.subject), state_of(row), history_max=self._history_max
-            )
+            state = replace_state(self._load(row.subject), row, now_ms=now_ms, rules=self._rules)
+            self._save({row.subject: state})
 
-    async def trending(self, *, since_ms: int, limit: int) -> list[ItemCount]:
-        """Items by interactions since a moment (to the bucket), most first."""
+    async def trending(self, *, since_ms: int, limit: int, category: str | None = None) -> list[ItemCount]:
+        """Items by points since a moment (to the bucket), most first."""
         self._require()
-        totals: dict[str, int] = {}
-        for (bucket_ms, item), count in self._counts.items():
-            if bucket_ms + BUCKET_MS > since_ms:
-                totals[item] = totals.get(item, 0) + count
-        ranked = sorted(totals.items(), key=lambda pair: (-pair[1], pair[0]))[:limit]
-        return [ItemCount(item=item, count=float(count)) for item, count in ranked]
-
-    async def expire(self, *, sessions_before_ms: int, counts_before_ms: int) -> int:
-        """Forget old sessions and counts; returns how many."""
-        self._require()
-        sessions = [
-            subject
-            for subject, state in self._states.items()
-            if is_session(subject) and state.touched_ms < sessions_before_ms
+        scope = EVERYTHING if category is None else category
+        wanted = [
+            content
+            for key, content in sorted(self._aggregates.items())
+            if key.kind == TREND and key.scope == scope and key.bucket_ms + TREND_BUCKET_MS > since_ms
         ]
-        buckets = [key for key in self._counts if key[0] + BUCKET_MS <= counts_before_ms]
-        for subject in sessions:
-            del self._states[subject]
+        return merge_trends(wanted, limit=limit)
+
+    async def item_counters(self, *, since_ms: int, limit: int) -> list[ItemCounters]:
+        """Counters of the items most shown or interacted with since a moment (to the day)."""
+        self._require()
+        wanted = [
+            (key.scope, content)
+            for key, content in self._aggregates.items()
+            if key.kind == ITEM and key.bucket_ms + ITEM_BUCKET_MS > since_ms
+        ]
+        return sum_counters(wanted, limit=limit)
+
+    async def expire(self, *, sessions_before_ms: int, counts_before_ms: int, users_before_ms: int = 0) -> int:
+        """Forget old sessions, counts and rows; returns how many."""
+        self._require()
+        now_ms, gone = max(self._clock.now_ms(), users_before_ms), 0
+        for subject, kept in list(self._rows.items()):
+            state = decode_state(*kept)
+            if state.row.touched_ms >= (sessions_before_ms if is_session(subject) else users_before_ms):
+                continue
+            gone += 1
+            if state.row.opted_out and not is_session(subject):
+                self._save({subject: bare_state(state, now_ms=now_ms)})
+            else:
+                del self._rows[subject]
+        buckets = [
+            key
+            for key in self._aggregates
+            if key.bucket_ms + (ITEM_BUCKET_MS if key.kind == ITEM else TREND_BUCKET_MS) <= counts_before_ms
+        ]
         for key in buckets:
-            del self._counts[key]
-        return len(sessions) + len(buckets)
+            del self._aggregates[key]
+        return gone + len(buckets)
 
     async def close(self) -> None:
         """Nothing to let go of."""
+
+    def _load(self, subject: str) -> SubjectState | None:
+        kept = self._rows.get(subject)
+        return decode_state(*kept) if kept is not None else None
+
+    def _save(self, states: dict[str, SubjectState]) -> None:
+        for subject, state in states.items():
+            self._rows[subject] = (encode_content(state), encode_notes(state))
 
     def _require(self) -> None:
         if not self.available:

@@ -4,8 +4,11 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
+from infra.contracts.events import DEFAULT_WEIGHTS, EventWeights, parse_weights
 from infra.plumbing.clock import Clock, SystemClock
+from infra.plumbing.errors import SettingsError
 from region.settings import RegionSettings
+from region.store.applying import ApplyRules
 from region.store.port import Store
 from region.store.sqlite import SqliteStore
 
@@ -21,6 +24,37 @@ def open_store(
     return SqliteStore(
         Path(settings.state_directory) / "store.sqlite",
         clock=clock if clock is not None else SystemClock(),
-        history_max=settings.history_max,
+        rules=apply_rules(settings),
         registry=registry,
     )
+
+
+def apply_rules(settings: RegionSettings) -> ApplyRules:
+    """How this region applies events.
+
+    Raises:
+        SettingsError: the file of event weights cannot be used; says why.
+    """
+    return ApplyRules(
+        history_max=settings.history_max,
+        session_life_ms=round(settings.session_life_s * 1000),
+        behaviour_life_ms=round(settings.behaviour_life_s * 1000),
+        weights=load_weights(settings.event_weights_file),
+    )
+
+
+def load_weights(path: str) -> EventWeights:
+    """The region's own event weights; the shipped ones when `path` is empty.
+
+    Raises:
+        SettingsError: the file cannot be read, or is not what `infra/contracts/event_weights.toml` describes.
+    """
+    if not path:
+        return DEFAULT_WEIGHTS
+    try:
+        return parse_weights(Path(path).read_bytes())
+    except (OSError, ValueError) as error:  # msgspec's errors are ValueErrors
+        raise SettingsError(
+            f"the event weights {path} cannot be used: {error}.",
+            fix="Start from a copy of infra/contracts/event_weights.toml, which explains every number.",
+        ) from error

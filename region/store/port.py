@@ -6,7 +6,10 @@ SQLite fills it on one machine, Cassandra in production; one contract suite hold
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+import msgspec
+
 from infra.contracts.events import LoggedEvent
+from infra.contracts.features import SESSION_GAP_MS, DecayedValue
 from infra.contracts.residency import Regional, RegionalMessage
 from infra.plumbing.errors import UnavailableError
 
@@ -23,10 +26,46 @@ class HistoryEntry(RegionalMessage, frozen=True, kw_only=True):
     at_ms: Regional[int]
 
 
+class Affinity(RegionalMessage, frozen=True, array_like=True):
+    """How much a subject leans towards a category, brand or creator (below zero: away from it), as of `at_ms`.
+
+    It halves every `infra.contracts.features.AFFINITY_HALF_LIFE_MS`; `DecayedValue` does the sums.
+    """
+
+    name: Regional[str]
+    value: Regional[float]
+    at_ms: Regional[int]
+
+
+class Session(RegionalMessage, frozen=True, array_like=True):
+    """The run of events of any type without a pause longer than `SESSION_GAP_MS`, the latest one."""
+
+    started_ms: Regional[int]
+    last_ms: Regional[int]
+    events: Regional[int]
+
+    def is_over(self, now_ms: int) -> bool:
+        """Whether the pause since the last event has ended it."""
+        return now_ms - self.last_ms > SESSION_GAP_MS
+
+
+class SubjectCounters(RegionalMessage, frozen=True, array_like=True):
+    """How many events of a kind the subject's row has seen. Interactions are what entered the history."""
+
+    interactions: Regional[int] = 0
+    clicks: Regional[int] = 0
+    skips: Regional[int] = 0
+    searches: Regional[int] = 0
+    carts: Regional[int] = 0
+    purchases: Regional[int] = 0
+
+
 class UserRow(RegionalMessage, frozen=True, kw_only=True):
     """Everything a request needs to know of a subject, in one partition read.
 
     `history` is oldest first and bounded. `version` goes up by one whenever the subject's lists must change.
+    `affinities` holds at most `AFFINITIES_MAX` entries of each kind (`AFFINITY_KINDS`), in no order; a kind without
+    entries is left out.
     """
 
     subject: Regional[str]
@@ -35,6 +74,17 @@ class UserRow(RegionalMessage, frozen=True, kw_only=True):
     impressions: Regional[int] = 0
     opted_out: Regional[bool] = False
     last_event_ms: Regional[int] = 0
+    offset: Regional[int] = 0
+    """The offset, in the subject's partition of the log, of the last event that the row has taken in; 0: none."""
+    counters: Regional[SubjectCounters] = SubjectCounters()
+    session: Regional[Session | None] = None
+    affinities: Regional[dict[str, tuple[Affinity, ...]]] = msgspec.field(default_factory=dict)
+
+    def leanings(self, kind: str, now_ms: int) -> dict[str, float]:
+        """The affinities of one kind as they stand at a moment, by name."""
+        return {
+            one.name: DecayedValue(one.value, one.at_ms).at(now_ms) for one in self.affinities.get(kind, ())
+        }  # fmt: skip
 
 
 class OffsetEvent(RegionalMessage, frozen=True, kw_only=True):
@@ -57,10 +107,28 @@ class AppliedChange(RegionalMessage, frozen=True, kw_only=True):
 
 
 class ItemCount(RegionalMessage, frozen=True, kw_only=True):
-    """How often an item was interacted with inside a window of time, in this region."""
+    """How an item trends inside a window of time, in this region: points as the event weights say (`trend`)."""
 
     item: Regional[str]
     count: Regional[float]
+
+
+class ItemCounters(RegionalMessage, frozen=True, kw_only=True):
+    """What happened to an item in this region inside a window of time, counted exactly.
+
+    Interactions are events that enter a history with a strength of at least `INTEREST_STRENGTH`.
+    """
+
+    item: Regional[str]
+    impressions: Regional[int] = 0
+    clicks: Regional[int] = 0
+    interactions: Regional[int] = 0
+    purchases: Regional[int] = 0
+
+    def click_rate(self, *, prior_rate: float, prior_impressions: float) -> float:
+        """Clicks per impression, drawn towards `prior_rate` as if `prior_impressions` had been seen before."""
+        shown = self.impressions + prior_impressions
+        return (self.clicks + prior_rate * prior_impressions) / shown if shown > 0.0 else 0.0
 
 
 Position = Mapping[int, int]
@@ -94,14 +162,22 @@ class Store(Protocol):
         """Put whole rows (import of an existing history); replaces what is there."""
         ...
 
-    async def trending(self, *, since_ms: int, limit: int) -> list[ItemCount]:
-        """Items by number of interactions since a moment, most first."""
+    async def trending(self, *, since_ms: int, limit: int, category: str | None = None) -> list[ItemCount]:
+        """Items by points since a moment (to the bucket), most first; of one category when it is given.
+
+        Exact while a bucket holds few items, else as exact as its sketch (`region.store.aggregates`).
+        """
         ...
 
-    async def expire(self, *, sessions_before_ms: int, counts_before_ms: int) -> int:
-        """Forget session rows and item counts that are past their life; returns how many rows went.
+    async def item_counters(self, *, since_ms: int, limit: int) -> list[ItemCounters]:
+        """Counters of the items most shown or interacted with since a moment (to the day), most first."""
+        ...
 
-        A store whose rows carry a time to live forgets by itself and has nothing left to do here.
+    async def expire(self, *, sessions_before_ms: int, counts_before_ms: int, users_before_ms: int = 0) -> int:
+        """Forget sessions, counts and users' rows that were not touched since; returns how many went.
+
+        Of a user who opted out the choice stays, and nothing else. A store whose rows carry a time to live forgets by
+        itself what has one.
         """
         ...
 

@@ -11,35 +11,41 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-import msgspec
 from prometheus_client import CollectorRegistry
 
+from infra.contracts.features import ITEM_BUCKET_MS, TREND_BUCKET_MS
 from infra.plumbing.clock import Clock
-from region.store.applying import BUCKET_MS, SubjectState, apply_events, replace_state, state_of
+from region.store.aggregates import EVERYTHING, ITEM, TREND, AggregateKey, merge_trends, sum_counters
+from region.store.applying import ApplyRules, apply_events, bare_state, choose, replace_state
 from region.store.database import BUSY_TIMEOUT_S, Database, transaction
 from region.store.lane import Lane, LaneMetrics, Work
-from region.store.port import AppliedChange, HistoryEntry, ItemCount, OffsetEvent, StoreUnavailableError, UserRow
+from region.store.port import (
+    AppliedChange,
+    ItemCount,
+    ItemCounters,
+    OffsetEvent,
+    StoreUnavailableError,
+    UserRow,
+)
+from region.store.state import (
+    SubjectState,
+    decode_state,
+    encode_content,
+    encode_notes,
+    row_of,
+    upgrade_content,
+    upgrade_notes,
+)
 from region.store.subjects import is_session
 
 T = TypeVar("T")
 STORE_DATABASE = Database(
-    name="store", application_id=0x41544C53, sql=Path(__file__).parent / "sql", synchronous="NORMAL"
-)
+    name="store", application_id=0x41544C53, sql=Path(__file__).parent / "sql", synchronous="NORMAL",
+    functions={"upgrade_content": upgrade_content, "upgrade_notes": upgrade_notes},
+)  # fmt: skip
 _WRITE_TIMEOUT_S = BUSY_TIMEOUT_S + 5.0
 _EXPIRE_CHUNK = 2000
 """Rows deleted in one transaction: a long one would hold up the worker."""
-
-
-class _Columns(msgspec.Struct, array_like=True, frozen=True):
-    """A history as it is stored: msgpack, by column, oldest first."""
-
-    items: list[str]
-    strengths: list[int]
-    times_ms: list[int]
-
-
-_ENCODER = msgspec.msgpack.Encoder()
-_DECODER = msgspec.msgpack.Decoder(_Columns)
 
 
 class SqliteStore:
@@ -48,10 +54,11 @@ class SqliteStore:
     Args:
         path: the file; made when it is not there.
         clock: for what the store itself notes (opt-outs).
-        history_max: entries kept per subject.
+        history_max: entries kept per subject, unless `rules` say more.
+        rules: how events are applied.
         registry: where calls that could not be served are counted.
         read_timeout_s: how long a single-row read may take before `StoreUnavailableError`.
-        scan_timeout_s: the same for `trending`.
+        scan_timeout_s: the same for `trending` and `item_counters`.
         queue_max: calls that may wait in each lane.
 
     Raises:
@@ -59,13 +66,14 @@ class SqliteStore:
     """
 
     def __init__(
-        self, path: Path, *, clock: Clock, history_max: int, registry: CollectorRegistry | None = None,
-        read_timeout_s: float = 0.1, scan_timeout_s: float = 2.0, queue_max: int = 1000,
+        self, path: Path, *, clock: Clock, history_max: int = 200, rules: ApplyRules | None = None,
+        registry: CollectorRegistry | None = None, read_timeout_s: float = 0.1, scan_timeout_s: float = 2.0,
+        queue_max: int = 1000,
     ) -> None:  # fmt: skip
         STORE_DATABASE.prepare(path)
         self._queries = STORE_DATABASE.queries()
         self._clock = clock
-        self._history_max = history_max
+        self._rules = rules if rules is not None else ApplyRules(history_max=history_max)
         self._read_timeout_s = read_timeout_s
         self._scan_timeout_s = scan_timeout_s
         metrics = LaneMetrics(registry if registry is not None else CollectorRegistry(), "atoll_store")
@@ -82,7 +90,7 @@ class SqliteStore:
 
         def work(connection: sqlite3.Connection) -> UserRow | None:
             found = connection.execute(self._queries["read_subject"], (subject,)).fetchone()
-            return _to_row(subject, found) if found is not None else None
+            return row_of(subject, found[0]) if found is not None else None
 
         return await self._reads.call(work, timeout_s=self._read_timeout_s)
 
@@ -95,11 +103,12 @@ class SqliteStore:
                     events,
                     applied=self._read_offsets(connection),
                     load=partial(self._load, connection),
-                    history_max=self._history_max,
+                    load_aggregate=partial(self._load_aggregate, connection),
+                    rules=self._rules,
                 )
+                changed = [(*key, content) for key, content in outcome.aggregates.items()]
+                connection.executemany(self._queries["save_aggregate"], changed)
                 self._save(connection, outcome.states)
-                counts = [(bucket_ms, item, count) for (bucket_ms, item), count in outcome.counts.items()]
-                connection.executemany(self._queries["add_count"], counts)
                 connection.executemany(self._queries["save_offset"], outcome.offsets.items())
             return outcome.changes
 
@@ -117,13 +126,11 @@ class SqliteStore:
             try:
                 with transaction(connection):
                     state = self._load(connection, subject) or SubjectState()
-                    state.opted_out = opted_out
-                    state.version += 1
-                    state.touched_ms = self._clock.now_ms()
+                    version = choose(state, opted_out=opted_out, now_ms=self._clock.now_ms())
                     self._save(connection, {subject: state})
             finally:
                 connection.execute(f"PRAGMA synchronous = {STORE_DATABASE.synchronous}")
-            return state.version
+            return version
 
         return await self._write(work)
 
@@ -131,10 +138,11 @@ class SqliteStore:
         """Put whole rows, in one transaction."""
 
         def work(connection: sqlite3.Connection) -> None:
+            now_ms = self._clock.now_ms()
             with transaction(connection):
                 states = {
                     row.subject: replace_state(
-                        self._load(connection, row.subject), state_of(row), history_max=self._history_max
+                        self._load(connection, row.subject), row, now_ms=now_ms, rules=self._rules
                     )
                     for row in rows
                 }
@@ -142,19 +150,33 @@ class SqliteStore:
 
         await self._write(work)
 
-    async def trending(self, *, since_ms: int, limit: int) -> list[ItemCount]:
-        """Items by interactions since a moment (to the bucket), most first."""
+    async def trending(self, *, since_ms: int, limit: int, category: str | None = None) -> list[ItemCount]:
+        """Items by points since a moment (to the bucket), most first."""
+        wanted = (TREND, EVERYTHING if category is None else category, since_ms - TREND_BUCKET_MS)
 
         def work(connection: sqlite3.Connection) -> list[ItemCount]:
-            found = connection.execute(self._queries["trending"], (since_ms - BUCKET_MS, limit))
-            return [ItemCount(item=item, count=float(count)) for item, count in found]
+            found = connection.execute(self._queries["trending"], wanted)
+            return merge_trends((content for (content,) in found), limit=limit)
 
         return await self._scans.call(work, timeout_s=self._scan_timeout_s)
 
-    async def expire(self, *, sessions_before_ms: int, counts_before_ms: int) -> int:
-        """Forget old sessions and counts, a chunk a transaction; returns how many."""
-        sessions = await self._delete("expire_sessions", sessions_before_ms)
-        return sessions + await self._delete("expire_counts", counts_before_ms - BUCKET_MS)
+    async def item_counters(self, *, since_ms: int, limit: int) -> list[ItemCounters]:
+        """Counters of the items most shown or interacted with since a moment (to the day)."""
+
+        def work(connection: sqlite3.Connection) -> list[ItemCounters]:
+            return sum_counters(
+                connection.execute(self._queries["item_counters"], (ITEM, since_ms - ITEM_BUCKET_MS)), limit=limit
+            )
+
+        return await self._scans.call(work, timeout_s=self._scan_timeout_s)
+
+    async def expire(self, *, sessions_before_ms: int, counts_before_ms: int, users_before_ms: int = 0) -> int:
+        """Forget old sessions, counts and rows, a chunk a transaction; returns how many."""
+        gone = await self._delete("expire_sessions", sessions_before_ms)
+        gone += await self._delete("expire_users", users_before_ms)
+        gone += await self._bare_choices(users_before_ms)
+        gone += await self._delete("expire_aggregates", TREND, counts_before_ms - TREND_BUCKET_MS)
+        return gone + await self._delete("expire_aggregates", ITEM, counts_before_ms - ITEM_BUCKET_MS)
 
     async def close(self) -> None:
         """Finish what is queued and let go of the file."""
@@ -164,13 +186,34 @@ class SqliteStore:
     async def _write(self, work: Work[T]) -> T:
         return await self._writes.call(work, timeout_s=_WRITE_TIMEOUT_S)
 
-    async def _delete(self, query: str, before_ms: int) -> int:
+    async def _delete(self, query: str, *wanted: str | int) -> int:
         def work(connection: sqlite3.Connection) -> int:
-            return connection.execute(self._queries[query], (before_ms, _EXPIRE_CHUNK)).rowcount
+            return connection.execute(self._queries[query], (*wanted, _EXPIRE_CHUNK)).rowcount
 
         total = 0
         while deleted := await self._write(work):
             total += deleted
+        return total
+
+    async def _bare_choices(self, before_ms: int) -> int:
+        """Leave nothing but the choice in rows of users who opted out and were not heard of since."""
+
+        def work(connection: sqlite3.Connection) -> int:
+            now_ms = self._clock.now_ms()
+            with transaction(connection):
+                found = connection.execute(self._queries["old_choices"], (before_ms, _EXPIRE_CHUNK)).fetchall()
+                self._save(
+                    connection,
+                    {
+                        subject: bare_state(decode_state(content, notes), now_ms=max(now_ms, before_ms))
+                        for subject, content, notes in found
+                    },
+                )
+            return len(found)
+
+        total = 0
+        while bared := await self._write(work):
+            total += bared
         return total
 
     def _read_offsets(self, connection: sqlite3.Connection) -> dict[int, int]:
@@ -178,39 +221,18 @@ class SqliteStore:
 
     def _load(self, connection: sqlite3.Connection, subject: str) -> SubjectState | None:
         found = connection.execute(self._queries["load_state"], (subject,)).fetchone()
-        if found is None:
-            return None
-        version, impressions, opted_out, last_event_ms, touched_ms, history, event_ids = found
-        columns = _DECODER.decode(history)
-        return SubjectState(
-            version=version, items=columns.items, strengths=columns.strengths, times_ms=columns.times_ms,
-            impressions=impressions, opted_out=bool(opted_out), last_event_ms=last_event_ms, touched_ms=touched_ms,
-            event_ids=event_ids,
-        )  # fmt: skip
+        return decode_state(*found) if found is not None else None
+
+    def _load_aggregate(self, connection: sqlite3.Connection, key: AggregateKey) -> bytes | None:
+        found = connection.execute(self._queries["load_aggregate"], key).fetchone()
+        return found[0] if found is not None else None
 
     def _save(self, connection: sqlite3.Connection, states: dict[str, SubjectState]) -> None:
         rows = [
             {
-                "subject": subject, "session": is_session(subject), "version": state.version,
-                "impressions": state.impressions, "opted_out": state.opted_out,
-                "last_event_ms": state.last_event_ms, "touched_ms": state.touched_ms,
-                "history": _ENCODER.encode(_Columns(state.items, state.strengths, state.times_ms)),
-                "event_ids": state.event_ids,
+                "subject": subject, "session": is_session(subject), "opted_out": state.row.opted_out,
+                "touched_ms": state.row.touched_ms, "content": encode_content(state), "notes": encode_notes(state),
             }
             for subject, state in states.items()
         ]  # fmt: skip
         connection.executemany(self._queries["save_state"], rows)
-
-
-def _to_row(subject: str, found: tuple[int, int, int, int, bytes]) -> UserRow:
-    version, impressions, opted_out, last_event_ms, history = found
-    columns = _DECODER.decode(history)
-    entries = zip(columns.items, columns.strengths, columns.times_ms, strict=True)
-    return UserRow(
-        subject=subject,
-        version=version,
-        history=tuple(HistoryEntry(item=item, strength=strength, at_ms=at_ms) for item, strength, at_ms in entries),
-        impressions=impressions,
-        opted_out=bool(opted_out),
-        last_event_ms=last_event_ms,
-    )

@@ -20,6 +20,7 @@ from region.events.port import Log
 from region.events.streaming import Streaming
 from region.events.waking import LOG_TOPIC
 from region.settings import RegionSettings
+from region.store.applying import COUNTS_LIFE_MS
 from region.store.opening import open_store
 from region.store.port import Store
 
@@ -28,8 +29,9 @@ POLL_MAX_S = 0.25
 """Without a wake-up the log is looked at this often: the longest that a lost one can cost."""
 RETRY_S = 0.5
 RETENTION_INTERVAL_S = 60.0
-COUNTS_LIFE_S = 14 * 86_400.0
-"""How long item counts are kept: twice the longest window anything asks `trending` for."""
+SESSION_MARGIN_S = 600.0
+"""A session that is over begins anew when it is heard of again (`region.store.applying`); its row goes this much
+later, so that a worker that lags behind the log by less forgets nothing too early."""
 
 
 class Worker:
@@ -115,8 +117,9 @@ class Worker:
         """Forget what is past its life."""
         now_ms = self._clock.now_ms()
         rows = await self._store.expire(
-            sessions_before_ms=now_ms - round(self._settings.session_life_s * 1000),
-            counts_before_ms=now_ms - round(COUNTS_LIFE_S * 1000),
+            sessions_before_ms=now_ms - round((self._settings.session_life_s + SESSION_MARGIN_S) * 1000),
+            counts_before_ms=now_ms - COUNTS_LIFE_MS,
+            users_before_ms=now_ms - round(self._settings.behaviour_life_s * 1000),
         )
         records = await self._log.expire(before_ms=now_ms - round(self._settings.log_retention_s * 1000))
         self._expired.labels("rows").inc(rows)

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-from infra.contracts.events import Event, EventType, LoggedEvent
+from infra.contracts.events import Event, EventType, ItemLabels, LoggedEvent
 from region.store.port import OffsetEvent
 
 NOW_MS = 1_700_000_000_000
@@ -14,34 +14,41 @@ VISITOR = "s" + "c" * 32
 
 def an_event(
     number: int, *, item: str = "", kind: EventType = EventType.VIEW, at_ms: int | None = None,
-    value: float | None = None,
+    value: float | None = None, query: str | None = None,
 ) -> Event:  # fmt: skip
     return Event(
         event_id=f"event-{number:06d}",
         type=kind,
-        item=item or f"item-{number}",
+        item="" if kind is EventType.SEARCH else item or f"item-{number}",
         at_ms=NOW_MS + number if at_ms is None else at_ms,
         value=value,
+        query=query,
     )
 
 
 def logged(
     number: int, *, subject: str = ALICE, item: str = "", kind: EventType = EventType.VIEW, at_ms: int | None = None,
-    value: float | None = None, received_ms: int = NOW_MS,
+    value: float | None = None, received_ms: int = NOW_MS, query: str | None = None, categories: tuple[str, ...] = (),
+    brand: str = "", creator: str = "",
 ) -> LoggedEvent:  # fmt: skip
     return LoggedEvent(
-        subject=subject, event=an_event(number, item=item, kind=kind, at_ms=at_ms, value=value), received_ms=received_ms
+        subject=subject,
+        event=an_event(number, item=item, kind=kind, at_ms=at_ms, value=value, query=query),
+        received_ms=received_ms,
+        labels=ItemLabels(categories=categories, brand=brand, creator=creator),
     )
 
 
 def placed(
     offset: int, *, number: int | None = None, subject: str = ALICE, item: str = "", kind: EventType = EventType.VIEW,
-    at_ms: int | None = None, value: float | None = None, received_ms: int = NOW_MS, partition: int = 0,
+    at_ms: int | None = None, value: float | None = None, received_ms: int = NOW_MS, query: str | None = None,
+    categories: tuple[str, ...] = (), brand: str = "", creator: str = "", partition: int = 0,
 ) -> OffsetEvent:  # fmt: skip
     """An event at an offset; its id follows from `number`, which is the offset when it is not given."""
     record = logged(
         offset if number is None else number,
-        subject=subject, item=item, kind=kind, at_ms=at_ms, value=value, received_ms=received_ms,
+        subject=subject, item=item, kind=kind, at_ms=at_ms, value=value, received_ms=received_ms, query=query,
+        categories=categories, brand=brand, creator=creator,
     )  # fmt: skip
     return OffsetEvent(offset=offset, logged=record, partition=partition)
 

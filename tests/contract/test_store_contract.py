@@ -13,7 +13,7 @@ from infra.contracts.events import EventType
 from infra.plumbing.clock import ManualClock
 from region.store.applying import BUCKET_MS, EVENT_IDS_MAX
 from region.store.memory import MemoryStore
-from region.store.port import HistoryEntry, OffsetEvent, Store, UserRow
+from region.store.port import HistoryEntry, OffsetEvent, Session, Store, SubjectCounters, UserRow
 from region.store.sqlite import SqliteStore
 from tests.contract.building import ALICE, BOB, NOW_MS, VISITOR, placed
 
@@ -58,7 +58,8 @@ async def test_an_interaction_enters_the_history_and_raises_the_version(store: S
     row = await store.read(ALICE)
     assert row == UserRow(
         subject=ALICE, version=1, history=(HistoryEntry(item="x", strength=4, at_ms=NOW_MS + 1),),
-        last_event_ms=NOW_MS + 1,
+        last_event_ms=NOW_MS + 1, offset=1, counters=SubjectCounters(interactions=1),
+        session=Session(NOW_MS + 1, NOW_MS + 1, 1),
     )  # fmt: skip
     assert await store.applied_offsets() == {0: 1}
 

@@ -1,2 +1,2 @@
-DELETE FROM subjects
-WHERE rowid IN (SELECT rowid FROM subjects WHERE session = 1 AND touched_ms < ? ORDER BY touched_ms LIMIT ?);
+DELETE FROM rows
+WHERE subject IN (SELECT subject FROM rows WHERE session = 1 AND touched_ms < ? ORDER BY touched_ms LIMIT ?);

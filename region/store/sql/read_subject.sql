@@ -1,3 +1,1 @@
-SELECT version, impressions, opted_out, last_event_ms, history
-FROM subjects
-WHERE subject = ?;
+SELECT content FROM rows WHERE subject = ?;

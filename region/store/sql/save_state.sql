@@ -1,12 +1,7 @@
-INSERT INTO subjects
-    (subject, session, version, impressions, opted_out, last_event_ms, touched_ms, history, event_ids)
-VALUES
-    (:subject, :session, :version, :impressions, :opted_out, :last_event_ms, :touched_ms, :history, :event_ids)
+INSERT INTO rows (subject, session, opted_out, touched_ms, content, notes)
+VALUES (:subject, :session, :opted_out, :touched_ms, :content, :notes)
 ON CONFLICT (subject) DO UPDATE SET
-    version = excluded.version,
-    impressions = excluded.impressions,
     opted_out = excluded.opted_out,
-    last_event_ms = excluded.last_event_ms,
     touched_ms = excluded.touched_ms,
-    history = excluded.history,
-    event_ids = excluded.event_ids;
+    content = excluded.content,
+    notes = excluded.notes;

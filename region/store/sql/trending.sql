@@ -1,6 +1,4 @@
-SELECT item, sum(count) AS total
-FROM item_counts
-WHERE bucket_ms > ?
-GROUP BY item
-ORDER BY total DESC, item
-LIMIT ?;
+SELECT content
+FROM aggregates
+WHERE kind = ? AND scope = ? AND bucket_ms > ?
+ORDER BY bucket_ms, log_partition;

@@ -289,4 +289,4 @@ async def test_a_store_whose_file_is_gone_bad_is_unavailable(tmp_path: Path) -> 
 
 
 def _drop(connection: sqlite3.Connection) -> None:
-    connection.execute("DROP TABLE subjects")
+    connection.execute("DROP TABLE rows")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from infra.contracts.events import EventType
+from infra.contracts.events import EventType, enters_history
 from infra.plumbing.clock import ManualClock
 from infra.plumbing.errors import InvalidInputError
 from infra.plumbing.keys import RegionKeys
@@ -176,7 +176,7 @@ async def test_each_row_is_what_sorting_in_memory_gives(tmp_path: Path, rows: li
     lines = "".join(f"{user},i{place},{at},{kind}\n" for place, (user, at, kind) in enumerate(rows))
     seeded = await run(write(tmp_path, "user_id,item_id,timestamp,event_type\n" + lines))
     mine = sorted((at, place, kind) for place, (user, at, kind) in enumerate(rows) if user == "u1")
-    wanted = [f"i{place}" for _, place, kind in mine if kind not in (EventType.IMPRESSION, EventType.SKIP)]
+    wanted = [f"i{place}" for _, place, kind in mine if enters_history(kind)]
     row = await seeded.row("u1")
     if row is None:
         assert mine == []

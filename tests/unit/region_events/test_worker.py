@@ -18,7 +18,7 @@ from region.store.memory import MemoryStore
 from region.store.opening import open_store
 from region.store.port import AppliedChange, OffsetEvent
 from region.worker import process as process_module
-from region.worker.process import Worker, run_together, run_worker
+from region.worker.process import SESSION_MARGIN_S, Worker, run_together, run_worker
 from tests.contract.building import ALICE, NOW_MS, VISITOR, logged, until
 
 
@@ -117,9 +117,9 @@ async def test_it_puts_off_and_goes_on(parts: Parts, monkeypatch: pytest.MonkeyP
 
 
 async def test_it_forgets_what_is_past_its_life(parts: Parts) -> None:
-    await parts.log.append([logged(1, subject=VISITOR, received_ms=NOW_MS), logged(2, received_ms=NOW_MS + 95_000)])
+    await parts.log.append([logged(1, subject=VISITOR, received_ms=NOW_MS), logged(2, received_ms=NOW_MS + 695_000)])
     await parts.store.apply(await parts.log.read(after={0: 0}, limit=10))
-    parts.clock.advance(101)
+    parts.clock.advance(10 + SESSION_MARGIN_S + 91)
     stop = asyncio.Event()
     loop = asyncio.create_task(parts.worker.retain(stop))
     await until(lambda: parts.counted("expired", what="records") > 0)

@@ -1,0 +1,3 @@
+SELECT scope, content
+FROM aggregates
+WHERE kind = ? AND bucket_ms > ?;

@@ -1,0 +1,153 @@
+"""A subject's state: what its row says, what only the writer needs to know, and how both are kept as bytes.
+
+An adapter keeps two values per subject and looks into neither: `content` is what a request reads, `notes` is what
+the writer reads besides. Both are msgpack arrays; a later version of this code adds fields at the end, with defaults.
+"""
+
+from dataclasses import dataclass, field
+
+import msgspec
+
+from infra.contracts.features import AFFINITY_KINDS, DecayedValue
+from region.store.port import Affinity, HistoryEntry, Session, SubjectCounters, UserRow
+
+DAY_MS = 86_400_000
+
+
+class RowContent(msgspec.Struct, array_like=True):
+    """A row; the history in columns, oldest first."""
+
+    version: int = 0
+    opted_out: bool = False
+    offset: int = 0
+    """Place in the log of the last event taken in."""
+    last_event_ms: int = 0
+    touched_ms: int = 0
+    """When the region last heard of the subject, by the region's own clock: what its life counts from."""
+    items: list[str] = msgspec.field(default_factory=list)
+    strengths: list[int] = msgspec.field(default_factory=list)
+    times_ms: list[int] = msgspec.field(default_factory=list)
+    received_days: list[int] = msgspec.field(default_factory=list)
+    """Day (Unix time over DAY_MS) on which the region received each entry: what an entry's life counts from."""
+    impressions: int = 0
+    counters: SubjectCounters = SubjectCounters()
+    session: Session | None = None
+    affinities: dict[str, dict[str, DecayedValue]] = msgspec.field(default_factory=dict)
+    """By kind and name."""
+
+
+class WriterNotes(msgspec.Struct, array_like=True):
+    """What applying needs to know and no request does."""
+
+    event_ids: bytes = b""
+    """Digests of the last event ids."""
+    ignored: list[tuple[int, int]] = msgspec.field(default_factory=list)
+    """Places in the log, first and last, whose events were ignored because the subject had opted out."""
+    choices: int = 0
+    """How often the subject opted out or in: each raised the version, and none stands in the log."""
+    imported: bool = False
+    """Whether the row began as an import, which does not stand in the log either."""
+
+
+@dataclass(slots=True)
+class SubjectState:
+    """Both, while events are applied."""
+
+    row: RowContent = field(default_factory=RowContent)
+    notes: WriterNotes = field(default_factory=WriterNotes)
+
+
+_ENCODER = msgspec.msgpack.Encoder()
+_CONTENT = msgspec.msgpack.Decoder(RowContent)
+_NOTES = msgspec.msgpack.Decoder(WriterNotes)
+
+
+def encode_content(state: SubjectState) -> bytes:
+    """What `row_of` reads."""
+    return _ENCODER.encode(state.row)
+
+
+def encode_notes(state: SubjectState) -> bytes:
+    """What `decode_state` needs besides."""
+    return _ENCODER.encode(state.notes)
+
+
+def decode_state(content: bytes, notes: bytes) -> SubjectState:
+    """Inverse of the two encoders.
+
+    Raises:
+        msgspec.DecodeError: the bytes are of something else.
+    """
+    return SubjectState(_CONTENT.decode(content), _NOTES.decode(notes))
+
+
+def row_of(subject: str, content: bytes) -> UserRow:
+    """The row as readers see it.
+
+    Raises:
+        msgspec.DecodeError: the bytes are of something else.
+    """
+    return to_row(subject, _CONTENT.decode(content))
+
+
+def to_row(subject: str, row: RowContent) -> UserRow:
+    """The row as readers see it."""
+    columns = zip(row.items, row.strengths, row.times_ms, strict=True)
+    return UserRow(
+        subject=subject,
+        version=row.version,
+        history=tuple(HistoryEntry(item=item, strength=strength, at_ms=at) for item, strength, at in columns),
+        impressions=row.impressions,
+        opted_out=row.opted_out,
+        last_event_ms=row.last_event_ms,
+        offset=row.offset,
+        counters=row.counters,
+        session=row.session,
+        affinities={
+            kind: tuple(Affinity(name, value.value, value.at_ms) for name, value in values.items())
+            for kind, values in row.affinities.items()
+        },
+    )
+
+
+def from_row(row: UserRow, *, now_ms: int) -> SubjectState:
+    """The state that an imported row stands for; the region has it since `now_ms`."""
+    history = sorted(row.history, key=lambda entry: entry.at_ms)
+    content = RowContent(
+        version=row.version,
+        opted_out=row.opted_out,
+        last_event_ms=row.last_event_ms,
+        touched_ms=now_ms,
+        items=[entry.item for entry in history],
+        strengths=[entry.strength for entry in history],
+        times_ms=[entry.at_ms for entry in history],
+        received_days=[now_ms // DAY_MS] * len(history),
+        impressions=row.impressions,
+        counters=row.counters,
+        session=row.session,
+        affinities={
+            kind: {one.name: DecayedValue(one.value, one.at_ms) for one in row.affinities[kind]}
+            for kind in AFFINITY_KINDS
+            if row.affinities.get(kind)
+        },
+    )
+    return SubjectState(content, WriterNotes(imported=True))
+
+
+def upgrade_content(
+    version: int, impressions: int, opted_out: int, last_event_ms: int, touched_ms: int, history: bytes
+) -> bytes:
+    """The content of a row of the store's first schema, which knew a history and an impression count only."""
+    items, strengths, times_ms = msgspec.msgpack.decode(history, type=tuple[list[str], list[int], list[int]])
+    row = RowContent(
+        version=version, impressions=impressions, opted_out=bool(opted_out), last_event_ms=last_event_ms,
+        touched_ms=touched_ms, items=items, strengths=strengths, times_ms=times_ms,
+        received_days=[touched_ms // DAY_MS] * len(items),
+        counters=SubjectCounters(interactions=len(items)),
+    )  # fmt: skip
+    return _ENCODER.encode(row)
+
+
+def upgrade_notes(event_ids: bytes) -> bytes:
+    """The notes beside it."""
+    return _ENCODER.encode(WriterNotes(event_ids=event_ids, imported=True))

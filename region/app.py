@@ -34,24 +34,28 @@ from region.api.notices import NoticeBoard, NoticeDoors, hear_purges
 from region.api.operating import OperatorDoors
 from region.api.relay import RelayDesk
 from region.api.routes import CallerDoors
+from region.api.rule_doors import RuleDoors, hear_rules
 from region.background import Background
 from region.events.intake import Intake
 from region.events.opening import open_log
 from region.events.port import Log
 from region.events.waking import Waker
 from region.funnel.compute import ComputePool
+from region.funnel.dry_run import RequestLog
 from region.funnel.funnel import Funnel
 from region.funnel.live import LiveTrend
 from region.funnel.metrics import FunnelMetrics
 from region.funnel.recommender import Recommender
 from region.funnel.release import LoadedRelease, open_release
+from region.funnel.ruling import Rulings
 from region.releases.activation import Activator
 from region.releases.audit import AuditLog
 from region.releases.following import Follower
 from region.releases.operator_api import operator_routes
 from region.releases.store import ReleaseDirectory, ReleaseStore
 from region.retrieval.process import RetrievalProcess
-from region.rules.regional import Withdrawals, load_rules
+from region.rules.book import RuleBook, load_rules
+from region.rules.regional import Withdrawals
 from region.settings import RegionSettings
 from region.store.opening import open_store
 from region.store.port import Store
@@ -75,6 +79,7 @@ class Data:
     waker: Waker
     announcer: Announcer
     withdrawals: Withdrawals
+    book: RuleBook
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +101,7 @@ class Answers:
     live: LiveTrend
     compute: ComputePool
     metrics: FunnelMetrics
+    requests: RequestLog
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +137,11 @@ async def run(settings: RegionSettings, stop: asyncio.Event, *, clock: Clock | N
                 ),
                 "purges": background.repeat(
                     "purges", lambda: hear_purges(node.data.grid, node.board), every_s=HEAR_RETRY_S
+                ),
+                "rules": background.repeat(
+                    "rules",
+                    lambda: hear_rules(node.data.grid, node.data.announcer, node.data.book),
+                    every_s=HEAR_RETRY_S,
                 ),
                 "releases": keep_release(settings, node.releases, stop, telemetry.logger),
             }
@@ -174,6 +185,11 @@ async def open_node(settings: RegionSettings, stack: AsyncExitStack, telemetry: 
         status=lambda: status_of(settings, data, releases, answers),
         body_bytes_max=settings.body_bytes_max,
     )
+    rules = RuleDoors(
+        region=settings.region, book=data.book, recommender=answers.recommender, requests=answers.requests,
+        activator=releases.activator, announcer=data.announcer, grid=data.grid, clock=clock,
+        operators_only=operators_only,
+    )  # fmt: skip
     app = web.Application(middlewares=[frame(telemetry, clock)], client_max_size=settings.body_bytes_max)
     board = NoticeBoard(
         clock=clock, withdrawals=data.withdrawals, release=lambda: releases.activator.active_release
@@ -182,7 +198,7 @@ async def open_node(settings: RegionSettings, stack: AsyncExitStack, telemetry: 
         board=board, announcer=data.announcer, home_only=service_door(keys.service_key), operators_only=operators_only,
         body_bytes_max=settings.body_bytes_max,
     )  # fmt: skip
-    app.add_routes([*callers.routes(), *operators.routes(), *notices.routes()])
+    app.add_routes([*callers.routes(), *operators.routes(), *notices.routes(), *rules.routes()])
     app.add_routes(
         operator_routes(
             store=releases.store, activator=releases.activator, audit=releases.audit, authorize=operators_only
@@ -269,6 +285,7 @@ def _open_data(settings: RegionSettings, stack: AsyncExitStack, telemetry: Telem
     except OSError as error:
         raise SettingsError(f"the state directory {state} cannot be made: {error.strerror}.") from error
     withdrawals = Withdrawals(state)
+    book = RuleBook(state / "rules", region=settings.region, first=load_rules(settings.rules_file))
     grid = connect_grid(settings.grid, clock=clock, registry=registry)
     stack.push_async_callback(grid.close)
     store = open_store(settings, clock=clock, registry=registry)
@@ -284,6 +301,7 @@ def _open_data(settings: RegionSettings, stack: AsyncExitStack, telemetry: Telem
         waker=waker,
         announcer=Announcer(grid=grid, registry=registry),
         withdrawals=withdrawals,
+        book=book,
     )
 
 
@@ -333,14 +351,16 @@ def _open_answers(
     stack.callback(compute.close)
     live = LiveTrend(clock=clock, store=data.store)
     metrics = FunnelMetrics(telemetry.registry)
+    requests = RequestLog()
     funnel = Funnel(
-        compute=compute, live=live, withdrawals=data.withdrawals, rules=load_rules(settings.rules_file)
+        compute=compute, live=live, withdrawals=data.withdrawals,
+        rulings=Rulings(data.book, on_error=metrics.rule_failed), on_blocked=metrics.kept_out,
     )  # fmt: skip
     recommender = Recommender(
         region=settings.region, store=data.store, funnel=funnel, lease=releases.activator.lease, clock=clock,
-        telemetry=telemetry, metrics=metrics,
+        telemetry=telemetry, metrics=metrics, requests=requests,
     )  # fmt: skip
-    return Answers(recommender=recommender, live=live, compute=compute, metrics=metrics)
+    return Answers(recommender=recommender, live=live, compute=compute, metrics=metrics, requests=requests)
 
 
 def _trusted_root(settings: RegionSettings) -> bytes:

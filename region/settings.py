@@ -35,7 +35,7 @@ class RegionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     grid: str
     """`memory`, or the path of the embedded grid's Unix socket."""
     rules_file: str = ""
-    """The region's own rules (JSON, as `infra.contracts.release.Rules`); empty: the release's defaults."""
+    """The region's first rules (YAML, see `region/rules/README.md`) until some are published; empty: the release's."""
     history_max: int = 200
     event_weights_file: str = ""
     """The region's own weights (TOML, as `infra/contracts/event_weights.toml`); empty: the shipped ones."""

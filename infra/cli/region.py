@@ -44,12 +44,17 @@ def _leaf(verbs: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser
     parser: argparse.ArgumentParser = verbs.add_parser(
         name, help=text, description=f"{text}. Example: ./atoll region us-east {name}"
     )
-    add_state_option(parser)
-    parser.add_argument("--url", default=None, help="the region's API, when it is not in a world on this machine")
-    parser.add_argument("--key-file", type=Path, default=None, metavar="FILE", help="the region's keys, with --url")
+    add_door_options(parser)
     add_json_option(parser)
     parser.set_defaults(run=run)
     return parser
+
+
+def add_door_options(parser: argparse.ArgumentParser) -> None:
+    """Where the region is: in a world on this machine, or behind a URL."""
+    add_state_option(parser)
+    parser.add_argument("--url", default=None, help="the region's API, when it is not in a world on this machine")
+    parser.add_argument("--key-file", type=Path, default=None, metavar="FILE", help="the region's keys, with --url")
 
 
 def _release(parser: argparse.ArgumentParser) -> None:
@@ -60,7 +65,7 @@ def _items(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("items", nargs="+", metavar="ITEM")
 
 
-def _door(arguments: argparse.Namespace) -> tuple[str, str]:
+def door_of(arguments: argparse.Namespace) -> tuple[str, str]:
     """URL and operator key of the region."""
     from infra.local.world import open_world
     from infra.plumbing.keys import RegionKeys
@@ -76,7 +81,7 @@ def _door(arguments: argparse.Namespace) -> tuple[str, str]:
 def _releases(arguments: argparse.Namespace) -> None:
     from region.releases import commands
 
-    answer = commands.releases(*_door(arguments))
+    answer = commands.releases(*door_of(arguments))
     rows = [
         {"release": one.release, "origin": one.origin, "dataset": one.dataset, "ndcg10": one.metrics.get("ndcg10"),
          "role": {answer.active: "active", answer.previous: "previous"}.get(one.release, "")}
@@ -89,7 +94,7 @@ def _pull(arguments: argparse.Namespace) -> None:
     from region.releases import commands
 
     channel = None if arguments.release else arguments.channel
-    answer = commands.pull(*_door(arguments), channel=channel, release=arguments.release)
+    answer = commands.pull(*door_of(arguments), channel=channel, release=arguments.release)
     emit(
         arguments,
         answer,
@@ -100,7 +105,7 @@ def _pull(arguments: argparse.Namespace) -> None:
 def _verify(arguments: argparse.Namespace) -> None:
     from region.releases import commands
 
-    answer = commands.verify(*_door(arguments), release=arguments.release)
+    answer = commands.verify(*door_of(arguments), release=arguments.release)
     if not answer.ok:
         raise AtollError(
             f"{arguments.release} is damaged on disk: {', '.join(answer.damaged)}.",
@@ -112,27 +117,27 @@ def _verify(arguments: argparse.Namespace) -> None:
 def _promote(arguments: argparse.Namespace) -> None:
     from region.releases import commands
 
-    answer = commands.promote(*_door(arguments), release=arguments.release)
+    answer = commands.promote(*door_of(arguments), release=arguments.release)
     emit(arguments, answer, f"{arguments.region} answers from {arguments.release}")
 
 
 def _rollback(arguments: argparse.Namespace) -> None:
     from region.releases import commands
 
-    answer = commands.rollback(*_door(arguments))
+    answer = commands.rollback(*door_of(arguments))
     emit(arguments, answer, f"{arguments.region} answers from {answer.to_release} again")
 
 
 def _pin(arguments: argparse.Namespace) -> None:
     from region.releases import commands
 
-    emit(arguments, commands.pin(*_door(arguments)), f"{arguments.region} refuses promotions until it is unpinned")
+    emit(arguments, commands.pin(*door_of(arguments)), f"{arguments.region} refuses promotions until it is unpinned")
 
 
 def _unpin(arguments: argparse.Namespace) -> None:
     from region.releases import commands
 
-    emit(arguments, commands.unpin(*_door(arguments)), f"{arguments.region} can be promoted again")
+    emit(arguments, commands.unpin(*door_of(arguments)), f"{arguments.region} can be promoted again")
 
 
 def _audit(arguments: argparse.Namespace) -> None:
@@ -140,28 +145,28 @@ def _audit(arguments: argparse.Namespace) -> None:
 
     from region.releases import commands
 
-    answer = commands.audit(*_door(arguments))
+    answer = commands.audit(*door_of(arguments))
     emit(arguments, answer, table([msgspec.to_builtins(entry) for entry in answer.entries]))
 
 
 def _withdraw(arguments: argparse.Namespace) -> None:
     from region.releases import commands
 
-    answer = commands.withdraw(*_door(arguments), items=arguments.items)
+    answer = commands.withdraw(*door_of(arguments), items=arguments.items)
     emit(arguments, answer, f"{answer.withdrawn_total} are withdrawn now. {_told(answer.edges_told)}")
 
 
 def _restore(arguments: argparse.Namespace) -> None:
     from region.releases import commands
 
-    answer = commands.restore(*_door(arguments), items=arguments.items)
+    answer = commands.restore(*door_of(arguments), items=arguments.items)
     emit(arguments, answer, f"{answer.withdrawn_total} are still withdrawn. {_told(answer.edges_told)}")
 
 
 def _purge(arguments: argparse.Namespace) -> None:
     from region.releases import commands
 
-    answer = commands.purge(*_door(arguments), items=arguments.items, tags=arguments.tags)
+    answer = commands.purge(*door_of(arguments), items=arguments.items, tags=arguments.tags)
     emit(arguments, answer, f"{answer.purged} names purged. {_told(answer.edges_told)}")
 
 

@@ -3,25 +3,27 @@
 Pure but for the models and the clock of its recorder: the same draft gives the same slate.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from infra.contracts.features import FloatArray, IntArray, ranking_features
 from infra.contracts.messages import SlateItem, Source
-from infra.contracts.release import Rules
 from region.funnel.merging import SOURCES, Pool, best_first, light_scores, merge, scaled
 from region.funnel.plans import Budget, Plan
 from region.funnel.query import History, query_state
 from region.funnel.recording import Recorder
 from region.funnel.release import LoadedRelease
+from region.funnel.ruling import Ruling
 from region.funnel.slate import ReasonContext, build_slate
 from region.funnel.sources import Candidates
-from region.funnel.tables import unit_rows
-from region.rules.arranging import Offer, arrange, backfill_relevance
-from region.rules.facets import BoolArray
-from region.rules.filters import first_outside, outside, row_set
+from region.funnel.tables import ReleaseTables, unit_rows
+from region.rules.applying import Guard, RuleCounts, boosted, layout, supply
+from region.rules.arranging import BoolArray, Offer, Placed, arrange
+from region.rules.filters import outside, row_set
+
+POPULAR_PLACE, RULE_PLACE = SOURCES.index(Source.POPULAR), SOURCES.index(Source.RULE)
 
 
 class RankerError(ValueError):
@@ -34,7 +36,7 @@ class Draft:
 
     release: LoadedRelease
     plan: Plan
-    rules: Rules
+    ruling: Ruling
     groups: tuple[Candidates, ...]
     history: History
     vector: FloatArray | None
@@ -49,6 +51,16 @@ class Draft:
     budget: Budget
     allowed: BoolArray | None = None
     """Which rows pass the caller's filters, `[num_items] bool`; None when there is none."""
+    explain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A slate, its rows in the same order, and how many candidates each hard rule kept out."""
+
+    slate: tuple[SlateItem, ...]
+    rows: IntArray
+    blocked: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,66 +70,91 @@ class _Choice:
     pool: Pool
     blocked: IntArray
     reserve: IntArray
-    category: str | None
+    level: "_Level"
 
-
-def finish(draft: Draft, recorder: Recorder) -> tuple[SlateItem, ...]:
-    """The slate of a draft; empty only when every item of the catalogue is withdrawn."""
-    with recorder.stage("merge", candidates_in=sum(group.rows.size for group in draft.groups)) as note:
-        pool = merge(draft.groups, draft.plan.weights)
-        note.candidates_out = pool.rows.size
-    with recorder.stage("filters", candidates_in=pool.rows.size) as note:
-        choice = _filtered(draft, pool, recorder)
-        note.candidates_out = choice.pool.rows.size
-    pool, scores = _ranked(draft, choice.pool, recorder)
-    with recorder.stage("re-ranking", candidates_in=pool.rows.size) as note:
-        # What L1 let go may come back here as backfill: only what was ranked is left out.
-        taken = np.union1d(choice.blocked, pool.rows)
-        backfill = first_outside(choice.reserve, taken, draft.slots)
-        rows, sources, shown = _arranged(draft, pool, scores, backfill, choice.category)
-        note.candidates_out = rows.size
-    with recorder.stage("slate", candidates_in=rows.size) as note:
-        context = ReasonContext(
-            tables=draft.release.tables, history=draft.history, anchor=draft.anchor, category=choice.category
-        )
-        slate = build_slate(rows, sources, shown, context)
-        note.candidates_out = len(slate)
-    return slate
+    def keep(self, rows: IntArray, tables: ReleaseTables) -> IntArray:
+        """Those of `rows` that may stand under this level."""
+        rows = rows[outside(rows, self.blocked)]
+        if self.level.category is not None:
+            rows = rows[tables.is_of_category(rows, self.level.category)]
+        return rows if self.level.allowed is None else rows[self.level.allowed[rows]]
 
 
 @dataclass(frozen=True, slots=True)
 class _Level:
-    """One level of filters: blocked rows, the category and the rows that the caller's filters allow, or None."""
+    """One level of filters: blocked rows, the category and the rows that the caller's filters allow, or None.
+
+    `asked`: all that the caller asked for still holds.
+    """
 
     blocked: IntArray
     category: str | None = None
     allowed: BoolArray | None = None
+    asked: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class _Slots:
+    """What fills the slate: rows in order, who put them up, their scores, which rules moved them."""
+
+    rows: IntArray
+    sources: list[Source]
+    scores: FloatArray
+    rules: list[tuple[str, ...]]
+    stages: list[dict[str, float]]
+
+
+def finish(draft: Draft, recorder: Recorder) -> Finished:
+    """The slate of a draft; empty only when every item of the catalogue is kept out by rules or withdrawn."""
+    counts = RuleCounts()
+    guard = Guard(draft.ruling.active, draft.ruling.ground, counts=counts)
+    with recorder.stage("merge", candidates_in=sum(group.rows.size for group in draft.groups)) as note:
+        pool = merge(draft.groups, draft.plan.weights)
+        note.candidates_out = pool.rows.size
+    with recorder.stage("filters", candidates_in=pool.rows.size) as note:
+        choice = _filtered(draft, pool.keep(guard.allowed(pool.rows)), guard, recorder)
+        note.candidates_out = choice.pool.rows.size
+    scored = _ranked(draft, choice.pool, recorder)
+    with recorder.stage("re-ranking", candidates_in=scored.pool.rows.size) as note:
+        slots = _arranged(draft, scored, choice, guard)
+        note.candidates_out = slots.rows.size
+    with recorder.stage("slate", candidates_in=slots.rows.size) as note:
+        context = ReasonContext(
+            tables=draft.release.tables, history=draft.history, anchor=draft.anchor, category=choice.level.category,
+            promotions=frozenset(one.rule.id for one in draft.ruling.active.promotions),
+        )  # fmt: skip
+        slate = build_slate(slots.rows, slots.sources, slots.scores, context, rules=slots.rules, stages=slots.stages)
+        note.candidates_out = len(slate)
+    return Finished(slate, slots.rows, counts.blocked)
 
 
 def _filter_levels(draft: Draft) -> Iterator[_Level]:
-    """Strictest first: what a caller asked for gives way before an empty answer does.
+    """Strictest first: caps give way, then what the caller asked for, before an empty answer does.
 
-    What is withdrawn never gives way.
+    What is withdrawn never gives way; nor do hard rules, which stand outside of these levels.
     """
     anchor = () if draft.anchor is None else (draft.anchor,)
     strict = row_set(draft.seen, draft.excluded, draft.withdrawn, anchor)
+    capped = draft.ruling.capped
+    if capped.size:
+        yield _Level(np.union1d(strict, capped).astype(np.int32), draft.category, draft.allowed)
     yield _Level(strict, draft.category, draft.allowed)
     if draft.category is not None and draft.allowed is not None:
-        yield _Level(strict, None, draft.allowed)
+        yield _Level(strict, None, draft.allowed, asked=False)
     if draft.category is not None:
-        yield _Level(strict, draft.category)
-    yield _Level(strict)
-    yield _Level(row_set(draft.excluded, draft.withdrawn))
-    yield _Level(row_set(draft.withdrawn))
+        yield _Level(strict, draft.category, asked=False)
+    yield _Level(strict, asked=False)
+    yield _Level(row_set(draft.excluded, draft.withdrawn), asked=False)
+    yield _Level(row_set(draft.withdrawn), asked=False)
 
 
-def _filtered(draft: Draft, pool: Pool, recorder: Recorder) -> _Choice:
+def _filtered(draft: Draft, pool: Pool, guard: Guard, recorder: Recorder) -> _Choice:
     nothing = pool.rows[:0]
-    choice = _Choice(pool.take(nothing), nothing, nothing, None)
-    for number, level in enumerate(_filter_levels(draft)):
+    choice = _Choice(pool.take(nothing), nothing, nothing, _Level(nothing))
+    for level in _filter_levels(draft):
         choice = _choice_under(draft, pool, level)
-        if choice.pool.rows.size or first_outside(choice.reserve, choice.blocked, 1).size:
-            if number:
+        if choice.pool.rows.size or guard.first_allowed(choice.reserve, choice.blocked, 1).size:
+            if not level.asked:
                 recorder.degrade("filters-relaxed")
             break
     return choice
@@ -129,25 +166,35 @@ def _choice_under(draft: Draft, pool: Pool, level: _Level) -> _Choice:
     reserve = draft.release.standing.popular
     if level.category is not None:
         reserve = tables.category_rows[level.category]
-        kept = kept.keep(np.isin(kept.rows, reserve))
+        kept = kept.keep(tables.is_of_category(kept.rows, level.category))
     if level.allowed is not None:
         kept, reserve = kept.keep(level.allowed[kept.rows]), reserve[level.allowed[reserve]]
-    return _Choice(kept, level.blocked, reserve, level.category)
+    return _Choice(kept, level.blocked, reserve, level)
 
 
-def _ranked(draft: Draft, pool: Pool, recorder: Recorder) -> tuple[Pool, FloatArray]:
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    """The pool behind the last stage that ran, that stage's scores, and every stage's by name."""
+
+    pool: Pool
+    scores: FloatArray
+    stages: Mapping[str, FloatArray]
+
+
+def _ranked(draft: Draft, pool: Pool, recorder: Recorder) -> _Scored:
     """The pool cut by L1 and scored by L2; by L1 alone without a ranker, by fused ranks without a vector."""
     if draft.vector is None or not pool.rows.size:
-        return pool, pool.fused
+        return _Scored(pool, pool.fused, {"fused": pool.fused})
     shape = draft.release.tables.shape
     with recorder.stage("l1", candidates_in=pool.rows.size) as note:
         light = light_scores(pool, draft.vector, draft.release.tables)
         best = best_first(light, shape.ranker_batch)
         pool, light = pool.take(best), light[best]
         note.candidates_out = pool.rows.size
+    stages = {"fused": pool.fused, "l1": light}
     if draft.budget.timeout_s("ranker", now_s=recorder.clock.monotonic_s()) <= 0.0:
         recorder.skip("ranker", why="deadline", candidates_in=pool.rows.size)
-        return pool, light
+        return _Scored(pool, light, stages)
     try:
         with recorder.stage("ranker", candidates_in=pool.rows.size) as note:
             scores = _ranker_scores(draft, draft.vector, pool)
@@ -155,8 +202,8 @@ def _ranked(draft: Draft, pool: Pool, recorder: Recorder) -> tuple[Pool, FloatAr
     except Exception:
         # Whatever the model does, there is an order without it; the trace and the counters tell.
         recorder.degrade("ranker")
-        return pool, light
-    return pool, scores
+        return _Scored(pool, light, stages)
+    return _Scored(pool, scores, {**stages, "ranker": scores})
 
 
 def _ranker_scores(draft: Draft, vector: FloatArray, pool: Pool) -> FloatArray:
@@ -168,27 +215,51 @@ def _ranker_scores(draft: Draft, vector: FloatArray, pool: Pool) -> FloatArray:
     return scores
 
 
-def _arranged(
-    draft: Draft, pool: Pool, scores: FloatArray, backfill: IntArray, category: str | None
-) -> tuple[IntArray, list[Source], FloatArray]:
-    order = np.argsort(-scores, kind="stable").astype(np.int32)
-    pool, scores = pool.take(order), scores[order]
-    tables = draft.release.tables
-    rows = np.concatenate([pool.rows, backfill])
-    offer = Offer(
-        relevance=np.concatenate([scaled(scores), backfill_relevance(backfill.size)]),
-        unit_vectors=unit_rows(tables.arrays.vectors[rows]),
-        membership=tables.arrays.categories[rows] > 0.0,
+def _arranged(draft: Draft, scored: _Scored, choice: _Choice, guard: Guard) -> _Slots:
+    """The slate: candidates by score under the rules, backfill behind them, and what only rules ask for."""
+    ruling, tables = draft.ruling, draft.release.tables
+    active, ground = ruling.active, ruling.ground
+    order = np.argsort(-scored.scores, kind="stable").astype(np.int32)
+    pool, scores = scored.pool.take(order), scored.scores[order]
+    extra = supply(active, choice.reserve, pool.rows, draft.page, ground)
+    extra = choice.keep(extra, tables)
+    extra = extra[guard.allowed(extra)]
+    # What L1 let go may come back here as backfill: only what was ranked is left out.
+    taken = np.union1d(np.union1d(choice.blocked, pool.rows), extra)
+    backfill = guard.first_allowed(choice.reserve, taken, draft.slots)
+    rows = np.concatenate([pool.rows, backfill, extra]).astype(np.int32)
+    behind = backfill.size + extra.size
+    relevance = np.concatenate([scaled(scores), np.zeros(behind, dtype=np.float32)])
+    relevance, touched = boosted(active, rows, relevance, ground)
+    offer = Offer(relevance=relevance, unit_vectors=unit_rows(tables.arrays.vectors[rows]), backfill=behind)
+    plan = layout(active, rows, draft.page, ground, arranged=draft.plan.arranged)
+    placed = arrange(offer, plan, slots=draft.slots, page=draft.page)
+    owners = np.concatenate(
+        [pool.owners, np.full(backfill.size, POPULAR_PLACE, np.int8), np.full(extra.size, RULE_PLACE, np.int8)]
     )
-    arranged = draft.plan.arranged
-    placed = arrange(
-        offer,
-        slots=draft.slots,
-        page=draft.page,
-        diversity=draft.rules.diversity if arranged else 0.0,
-        share_max=draft.rules.category_share_max if arranged else 1.0,
-        exempt=np.asarray([name == category for name in tables.shape.categories], dtype=np.bool_),
+    shown = np.concatenate([scores, np.zeros(behind, dtype=np.float32)])
+    return _Slots(
+        rows=rows[placed.order],
+        sources=[SOURCES[owner] for owner in owners[placed.order].tolist()],
+        scores=shown[placed.order],
+        rules=_names_of(placed, touched),
+        stages=_stages_of(placed, order, scored.stages) if draft.explain else [],
     )
-    owners = np.concatenate([pool.owners, np.full(backfill.size, SOURCES.index(Source.POPULAR), dtype=np.int8)])
-    shown = np.concatenate([scores, np.zeros(backfill.size, dtype=np.float32)])
-    return rows[placed], [SOURCES[owner] for owner in owners[placed].tolist()], shown[placed]
+
+
+def _names_of(placed: Placed, touched: list[tuple[str, BoolArray]]) -> list[tuple[str, ...]]:
+    """For each placed item the names of the rules that moved it."""
+    names = list(placed.touched)
+    for rule, moved in touched:
+        for place in np.flatnonzero(moved[placed.order]).tolist():
+            names[place] = (*names[place], rule)
+    return names
+
+
+def _stages_of(placed: Placed, order: IntArray, stages: Mapping[str, FloatArray]) -> list[dict[str, float]]:
+    """For each placed item its score at each stage; backfill has none."""
+    found: list[dict[str, float]] = []
+    for choice in placed.order.tolist():
+        own = int(order[choice]) if choice < order.size else -1
+        found.append({name: round(float(values[own]), 6) for name, values in stages.items()} if own >= 0 else {})
+    return found

@@ -4,17 +4,17 @@ What fails or is late is left out, said in the trace and in `degraded`, and some
 """
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from infra.contracts.features import FloatArray, IntArray, encode_history
 from infra.contracts.messages import HomeRequest, RecommendationType, SlateItem, Source
-from infra.contracts.release import Rules
 from infra.plumbing.errors import InvalidInputError, OverloadedError
 from region.funnel import sources
 from region.funnel.compute import ComputePool
-from region.funnel.finishing import Draft, finish
+from region.funnel.finishing import Draft, Finished, finish
 from region.funnel.live import LiveTrend
 from region.funnel.plans import (
     ANN_CANDIDATES_MAX,
@@ -31,10 +31,12 @@ from region.funnel.plans import (
 from region.funnel.query import History, read_history
 from region.funnel.recording import Recorder
 from region.funnel.release import LoadedRelease
+from region.funnel.ruling import Ruling, Rulings
 from region.funnel.sources import Candidates
 from region.funnel.tables import ReleaseTables
 from region.rules.facets import BoolArray
 from region.rules.regional import Withdrawals
+from region.rules.schema import RuleFile
 from region.store.port import UserRow
 
 PERSONAL_TYPES = frozenset({RecommendationType.PERSONAL, RecommendationType.SESSION})
@@ -50,6 +52,8 @@ class Call:
     now_s: float
     budget: Budget
     recorder: Recorder
+    proposed: tuple[str, RuleFile] | None = None
+    """Edition and rules to try in place of the region's own (a dry run); nothing of such a call is remembered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,16 +91,19 @@ class Funnel:
         compute: threads for the numeric parts.
         live: what trends in this region now.
         withdrawals: items that may not be shown.
-        rules: the region's own rules; None: each release's defaults.
+        rulings: the region's rules, or each release's defaults.
+        on_blocked: told how many candidates of a call each hard rule kept out.
     """
 
     def __init__(
-        self, *, compute: ComputePool, live: LiveTrend, withdrawals: Withdrawals, rules: Rules | None = None
-    ) -> None:
+        self, *, compute: ComputePool, live: LiveTrend, withdrawals: Withdrawals, rulings: Rulings,
+        on_blocked: Callable[[Mapping[str, int]], None] = lambda _counts: None,
+    ) -> None:  # fmt: skip
         self._compute = compute
         self._live = live
         self._withdrawals = withdrawals
-        self._rules = rules
+        self._rulings = rulings
+        self._on_blocked = on_blocked
         self._withdrawn: tuple[str, int, frozenset[int]] | None = None
 
     async def run(self, call: Call) -> tuple[SlateItem, ...]:
@@ -107,12 +114,28 @@ class Funnel:
             OverloadedError: too many computations wait.
         """
         with call.recorder.stage("query", candidates_in=_brought(call)) as note:
-            query = understand(call)
+            ruling = self._ruling(call)
+            query = understand(call, mix=ruling.active.settings.mix)
             note.candidates_out = query.history.size
         prepared = await self._prepared(call, query)
         nearest = await self._nearest(call, query, prepared.vector)
-        draft = self._draft(call, query, prepared.vector, (*nearest, *prepared.groups))
-        return await self._compute.run(finish, draft, call.recorder)
+        draft = self._draft(call, query, ruling, prepared.vector, (*nearest, *prepared.groups))
+        finished = await self._compute.run(finish, draft, call.recorder)
+        self._account(call, finished)
+        return finished.slate
+
+    def _ruling(self, call: Call) -> Ruling:
+        return self._rulings.rule(
+            call.request, call.release, now_s=call.now_s, remembered=_may_remember(call), proposed=call.proposed
+        )
+
+    def _account(self, call: Call, finished: Finished) -> None:
+        if call.proposed is None and finished.blocked:
+            self._on_blocked(finished.blocked)
+        if call.row is not None and call.row.opted_out:
+            self._rulings.pages.forget(call.row.subject)
+        elif _may_remember(call) and not call.request.explain and call.proposed is None:
+            self._rulings.remember(call.request, call.release, finished.rows, now_s=call.now_s)
 
     async def _prepared(self, call: Call, query: Query) -> Prepared:
         """What can be computed before the index is asked, in one trip to the threads: trips cost more than stages."""
@@ -195,12 +218,14 @@ class Funnel:
             return sources.trending(tables, trend, category=query.category, limit=limit)
         return sources.popular(tables, call.release.standing, category=query.category, limit=limit)
 
-    def _draft(self, call: Call, query: Query, vector: FloatArray | None, groups: tuple[Candidates, ...]) -> Draft:
+    def _draft(
+        self, call: Call, query: Query, ruling: Ruling, vector: FloatArray | None, groups: tuple[Candidates, ...]
+    ) -> Draft:
         request, tables = call.request, call.release.tables
         return Draft(
             release=call.release,
             plan=query.plan,
-            rules=self._rules or tables.rules,
+            ruling=ruling,
             groups=groups,
             history=query.history,
             vector=vector,
@@ -214,19 +239,23 @@ class Funnel:
             slots=slots_for(request.n),
             now_s=call.now_s,
             budget=call.budget,
+            explain=request.explain,
         )
 
     def _withdrawn_rows(self, release: LoadedRelease) -> frozenset[int]:
         key = (release.release_id, self._withdrawals.edition)
         if self._withdrawn is None or self._withdrawn[:2] != key:
-            own = self._rules.withdrawn if self._rules else ()
-            named = (*self._withdrawals.items, *release.tables.rules.withdrawn, *own)
+            named = (*self._withdrawals.items, *release.tables.rules.withdrawn)
             self._withdrawn = (*key, frozenset(release.tables.known_rows(named)))
         return self._withdrawn[2]
 
 
-def understand(call: Call) -> Query:
+def understand(call: Call, *, mix: Mapping[Source, float] | None = None) -> Query:
     """What a call asks for, in rows of the release; what it names and the release does not know is noted.
+
+    Args:
+        call: the call.
+        mix: weights of the sources of personal lists, where the surface has its own.
 
     Raises:
         InvalidInputError: the call's vector does not fit the release that it names.
@@ -245,6 +274,8 @@ def understand(call: Call) -> Query:
         call.recorder.degrade("unknown-item")
     warm = history.size > 0 or vector is not None
     plan = choose_plan(request.type, opted_out=opted_out, warm=warm, anchored=anchor is not None)
+    if mix and plan is PERSONAL_PLAN:
+        plan = replace(plan, weights={source: weight for source, weight in mix.items() if weight > 0.0})
     allowed = None if request.filters.empty else tables.facets.allowed(request.filters)
     return Query(plan=plan, history=history, vector=vector, anchor=anchor, category=category, allowed=allowed)
 
@@ -266,6 +297,12 @@ def choose_plan(kind: RecommendationType, *, opted_out: bool, warm: bool, anchor
     if kind is RecommendationType.SIMILAR and anchored:
         return SIMILAR_PLAN
     return TRENDING_PLAN if kind is RecommendationType.TRENDING else POPULAR_PLAN
+
+
+def _may_remember(call: Call) -> bool:
+    """Whether the call is somebody's, and wants lists of their own."""
+    opted_out = call.row is not None and call.row.opted_out
+    return call.request.subject is not None and call.request.type in PERSONAL_TYPES and not opted_out
 
 
 def _accepted_vector(call: Call) -> FloatArray | None:

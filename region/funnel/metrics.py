@@ -1,5 +1,7 @@
 """What the funnel counts: slates, degraded parts, time per stage. Labels are words of ours, never a caller's."""
 
+from collections.abc import Mapping
+
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from infra.contracts.messages import RecommendationType
@@ -19,6 +21,12 @@ class FunnelMetrics:
         self._empty = Counter("atoll_region_empty_slates", "Slates without an item.", registry=registry)
         self._late = Counter("atoll_region_deadline_passed", "Calls whose deadline was over.", registry=registry)
         self._unknown = Counter("atoll_region_unknown_items", "History items the release lacks.", registry=registry)
+        self._kept_out = Counter(
+            "atoll_region_rule_kept_out", "Candidates that a hard rule kept out.", ("rule",), registry=registry
+        )
+        self._rule_errors = Counter(
+            "atoll_region_rule_errors", "Items for which an expression of a rule failed.", ("rule",), registry=registry
+        )
         self._parts: dict[str, int] = {}
 
     def record(self, kind: RecommendationType, recorder: Recorder, *, items: int) -> None:
@@ -33,6 +41,15 @@ class FunnelMetrics:
             self._parts[part] = self._parts.get(part, 0) + 1
         if not items:
             self._empty.inc()
+
+    def kept_out(self, counts: Mapping[str, int]) -> None:
+        """Count what hard rules kept out of one call."""
+        for rule, count in counts.items():
+            self._kept_out.labels(rule).inc(count)
+
+    def rule_failed(self, rule: str) -> None:
+        """Count an expression of a rule that failed for an item."""
+        self._rule_errors.labels(rule).inc()
 
     def deadline_passed(self) -> None:
         """Count a call that nobody waited for any more."""

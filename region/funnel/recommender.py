@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
+import msgspec
+
 from infra.contracts.messages import (
     AwayAnswer,
     AwayRequest,
@@ -15,6 +17,7 @@ from infra.contracts.messages import (
 from infra.plumbing.clock import Clock
 from infra.plumbing.errors import UnavailableError
 from infra.plumbing.telemetry import Telemetry
+from region.funnel.dry_run import Proposal, RequestLog
 from region.funnel.funnel import PERSONAL_TYPES, Call, Funnel
 from region.funnel.metrics import FunnelMetrics
 from region.funnel.plans import OPTED_OUT_LIFETIME, Budget, lifetime_for
@@ -22,6 +25,9 @@ from region.funnel.recording import Recorder
 from region.funnel.release import LoadedRelease
 from region.funnel.tagging import tags_of
 from region.store.port import Store, UserRow
+
+REHEARSAL_BUDGET_S = 5.0
+"""Nobody waits for a page of a dry run: no stage is left out for lack of time."""
 
 
 class DeadlinePassedError(UnavailableError):
@@ -36,11 +42,12 @@ class Recommender:
         store: where user rows live.
         funnel: what makes slates.
         lease: holds the active release open for the length of a `with` block (`Activator.lease`).
+        requests: told every request of the region's own edges, for dry runs of rules.
     """
 
     def __init__(
         self, *, region: str, store: Store, funnel: Funnel, lease: Callable[[], AbstractContextManager[LoadedRelease]],
-        clock: Clock, telemetry: Telemetry, metrics: FunnelMetrics,
+        clock: Clock, telemetry: Telemetry, metrics: FunnelMetrics, requests: RequestLog,
     ) -> None:  # fmt: skip
         self._region = region
         self._store = store
@@ -49,6 +56,7 @@ class Recommender:
         self._clock = clock
         self._telemetry = telemetry
         self._metrics = metrics
+        self._requests = requests
 
     async def home(self, request: HomeRequest) -> HomeAnswer:
         """The answer for this region's own edge.
@@ -59,6 +67,7 @@ class Recommender:
             InvalidInputError: the request's vector does not fit the release that it names.
             OverloadedError: this node has too much to compute.
         """
+        self._requests.note(request, now_s=self._clock.monotonic_s())
         call, items = await self._run(request)
         degraded = tuple(call.recorder.degraded)
         return HomeAnswer(
@@ -88,6 +97,24 @@ class Recommender:
             degraded=degraded,
             generated_at_ms=self._clock.now_ms(),
         )
+
+    async def rehearse(self, request: HomeRequest, proposed: Proposal | None) -> tuple[SlateItem, ...]:
+        """The slate of a request under proposed rules, or under those that hold; neither counted nor remembered.
+
+        Raises:
+            UnavailableError: no release is active.
+            OverloadedError: this node has too much to compute.
+        """
+        now_ms, started_s = self._clock.now_ms(), self._clock.monotonic_s()
+        request = msgspec.structs.replace(request, timeout_ms=None, explain=True)
+        recorder = Recorder(clock=self._clock)
+        row = await self._read_row(request, Budget(started_s, REHEARSAL_BUDGET_S), recorder)
+        with self._lease() as release:
+            call = Call(
+                request=request, row=row, release=release, now_s=now_ms / 1000,
+                budget=Budget(started_s, REHEARSAL_BUDGET_S), recorder=recorder, proposed=proposed,
+            )  # fmt: skip
+            return await self._funnel.run(call)
 
     async def _run(self, request: HomeRequest) -> tuple[Call, tuple[SlateItem, ...]]:
         now_ms, started_s = self._clock.now_ms(), self._clock.monotonic_s()

@@ -23,12 +23,15 @@ class ReasonContext:
     history: History
     anchor: int | None = None
     category: str | None = None
+    promotions: frozenset[str] = frozenset()
+    """Names of the rules that promote."""
 
 
 def build_slate(
-    rows: IntArray, sources: Sequence[Source], scores: FloatArray, context: ReasonContext
-) -> tuple[SlateItem, ...]:
-    """Slate items for `rows` in their order."""
+    rows: IntArray, sources: Sequence[Source], scores: FloatArray, context: ReasonContext,
+    *, rules: Sequence[tuple[str, ...]] = (), stages: Sequence[dict[str, float]] = (),
+) -> tuple[SlateItem, ...]:  # fmt: skip
+    """Slate items for `rows` in their order; `rules` and `stages` are of the same length, or left out."""
     items = context.tables.items
     because = _recent_anchors(rows, sources, context)
     return tuple(
@@ -36,22 +39,27 @@ def build_slate(
             item=items[row].item,
             score=round(score, 6),
             source=source,
-            reason=_reason_for(source, context, because.get(row)),
+            reason=_reason_for(source, context, because.get(row), moved),
             title=items[row].title,
+            rules=moved,
+            stages=by_stage,
         )
-        for row, source, score in zip(rows.tolist(), sources, scores.tolist(), strict=True)
+        for row, source, score, moved, by_stage in zip(
+            rows.tolist(), sources, scores.tolist(), rules or [()] * rows.size, stages or [{}] * rows.size, strict=True
+        )
     )
 
 
-def _reason_for(source: Source, context: ReasonContext, recent: int | None) -> Reason:
+def _reason_for(source: Source, context: ReasonContext, recent: int | None, moved: tuple[str, ...]) -> Reason:
+    if context.promotions and not context.promotions.isdisjoint(moved):
+        return reason(ReasonCode.PROMOTED)
     if recent is not None:
         return reason(ReasonCode.BECAUSE_RECENT, _title(context.tables, recent))
     if source is Source.TRENDING:
         return reason(ReasonCode.TRENDING_REGION)
-    if source is Source.POPULAR:
-        if context.category is None:
-            return reason(ReasonCode.POPULAR)
-        return reason(ReasonCode.POPULAR_IN_CATEGORY, context.category)
+    if source in (Source.POPULAR, Source.RULE):
+        code = ReasonCode.POPULAR if context.category is None else ReasonCode.POPULAR_IN_CATEGORY
+        return reason(code, context.category or "")
     if context.anchor is not None:
         return reason(ReasonCode.SIMILAR_ITEM, _title(context.tables, context.anchor))
     return reason(ReasonCode.FOR_YOU)

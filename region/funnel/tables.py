@@ -64,6 +64,13 @@ class ReleaseTables:
         row_of = self.row_of
         return [row_of[item] for item in items if item in row_of]
 
+    def is_of_category(self, rows: IntArray, category: str) -> npt.NDArray[np.bool_]:
+        """Which of `rows` are of `category`; the cost is that of the rows, not of the catalogue."""
+        items = self.items
+        return np.fromiter(
+            (category in items[row].categories for row in rows.tolist()), dtype=np.bool_, count=rows.size
+        )
+
 
 def load_tables(directory: Path, manifest: Manifest) -> ReleaseTables:
     """Read the tables of the release in `directory`; the big arrays stay on disk and are mapped.

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 import msgspec
 import urllib3
 
-from infra.contracts.residency import GlobalMessage, encode_global
+from infra.contracts.residency import RegionalMessage, encode_regional
 from infra.plumbing.errors import (
     AtollError,
     ConflictError,
@@ -50,73 +50,73 @@ class _Problem(msgspec.Struct, frozen=True):
 
 def releases(url: str, key: str) -> ReleasesAnswer:
     """What the region at `url` has and runs."""
-    return _call("GET", url, "releases", key, ReleasesAnswer, timeout_s=QUICK_S)
+    return call_region("GET", url, "releases", key, ReleasesAnswer, timeout_s=QUICK_S)
 
 
 def pull(url: str, key: str, *, channel: str | None = None, release: str | None = None) -> PullAnswer:
     """Bring a release to the region, by its id or by a channel."""
-    return _call("POST", url, "pull", key, PullAnswer, PullRequest(channel=channel, release=release))
+    return call_region("POST", url, "pull", key, PullAnswer, PullRequest(channel=channel, release=release))
 
 
 def verify(url: str, key: str, *, release: str) -> VerifyAnswer:
     """Hash every file of a pulled release anew."""
-    return _call("POST", url, "verify", key, VerifyAnswer, ReleaseRequest(release=release))
+    return call_region("POST", url, "verify", key, VerifyAnswer, ReleaseRequest(release=release))
 
 
 def promote(url: str, key: str, *, release: str) -> SwitchAnswer:
     """Make a pulled release the active one."""
-    return _call("POST", url, "promote", key, SwitchAnswer, ReleaseRequest(release=release))
+    return call_region("POST", url, "promote", key, SwitchAnswer, ReleaseRequest(release=release))
 
 
 def rollback(url: str, key: str) -> SwitchAnswer:
     """Go back to the release before."""
-    return _call("POST", url, "rollback", key, SwitchAnswer)
+    return call_region("POST", url, "rollback", key, SwitchAnswer)
 
 
 def pin(url: str, key: str) -> PinAnswer:
     """Let the region refuse every promotion."""
-    return _call("POST", url, "pin", key, PinAnswer, timeout_s=QUICK_S)
+    return call_region("POST", url, "pin", key, PinAnswer, timeout_s=QUICK_S)
 
 
 def unpin(url: str, key: str) -> PinAnswer:
     """Let the region be promoted again."""
-    return _call("POST", url, "unpin", key, PinAnswer, timeout_s=QUICK_S)
+    return call_region("POST", url, "unpin", key, PinAnswer, timeout_s=QUICK_S)
 
 
 def audit(url: str, key: str, *, count: int = 100) -> AuditAnswer:
     """The latest `count` entries of the region's audit."""
-    return _call("GET", url, f"audit?n={count}", key, AuditAnswer, timeout_s=QUICK_S)
+    return call_region("GET", url, f"audit?n={count}", key, AuditAnswer, timeout_s=QUICK_S)
 
 
 def withdraw(url: str, key: str, *, items: Sequence[str]) -> WithdrawAnswer:
     """Show these items to nobody in the region."""
     call = WithdrawCall(withdrawn=tuple(items))
-    return _call("POST", url, "items/withdraw", key, WithdrawAnswer, call, timeout_s=QUICK_S)
+    return call_region("POST", url, "items/withdraw", key, WithdrawAnswer, call, timeout_s=QUICK_S)
 
 
 def restore(url: str, key: str, *, items: Sequence[str]) -> WithdrawAnswer:
     """Let these items be shown again."""
     call = WithdrawCall(restored=tuple(items))
-    return _call("POST", url, "items/withdraw", key, WithdrawAnswer, call, timeout_s=QUICK_S)
+    return call_region("POST", url, "items/withdraw", key, WithdrawAnswer, call, timeout_s=QUICK_S)
 
 
 def purge(url: str, key: str, *, items: Sequence[str], tags: Sequence[str]) -> PurgeAnswer:
     """Have cached lists made anew that hold one of these items or carry one of these tags."""
     call = PurgeCall(items=tuple(items), tags=tuple(tags))
-    return _call("POST", url, "lists/purge", key, PurgeAnswer, call, timeout_s=QUICK_S)
+    return call_region("POST", url, "lists/purge", key, PurgeAnswer, call, timeout_s=QUICK_S)
 
 
-def _call(
+def call_region(
     method: str,
     url: str,
     path: str,
     key: str,
     answer: type[A],
-    message: GlobalMessage | None = None,
+    message: RegionalMessage | None = None,
     *,
     timeout_s: float = LONG_S,
 ) -> A:
-    """One call; what the region refused is raised as the error that it was.
+    """One call to an operator's door of the region; what it refused is raised as the error that it was.
 
     Raises:
         AtollError: as the region answered; UnavailableError if it did not.
@@ -125,7 +125,7 @@ def _call(
         raise InvalidInputError(f"{url!r} is no address of a region.", fix="Use http://host:port of its API.")
     target = f"{url.rstrip('/')}/operator/v1/{path}"
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
-    body = encode_global(message) if message is not None else None
+    body = encode_regional(message) if message is not None else None
     try:
         with urllib3.PoolManager() as pool:
             timeout = urllib3.Timeout(connect=3.0, read=timeout_s)

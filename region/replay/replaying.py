@@ -20,7 +20,9 @@ from region.funnel.live import LiveTrend
 from region.funnel.plans import Budget
 from region.funnel.recording import Recorder
 from region.funnel.release import LoadedRelease, open_release
+from region.funnel.ruling import Rulings
 from region.retrieval.process import RetrievalProcess
+from region.rules.book import RuleBook
 from region.rules.regional import Withdrawals
 from region.store.port import HistoryEntry, UserRow
 
@@ -134,7 +136,11 @@ async def serving(directory: Path, *, clock: Clock, region: str = "") -> AsyncIt
         await release.warm()
         compute = ComputePool(threads=1, pending_max=4)
         stack.callback(compute.close)
-        yield release, Funnel(compute=compute, live=LiveTrend(clock=clock), withdrawals=Withdrawals(work))
+        rulings = Rulings(RuleBook(work, region=region), on_error=lambda _rule: None)
+        yield (
+            release,
+            Funnel(compute=compute, live=LiveTrend(clock=clock), withdrawals=Withdrawals(work), rulings=rulings),
+        )
 
 
 def _row(request: ReplayRequest) -> UserRow:

@@ -1,81 +1,202 @@
-"""Arranging a slate: diversity by maximal marginal relevance, a cap on categories, and backfill, in one greedy pass.
+"""Arranging a slate in one greedy pass: promotions at their positions, floors, quotas, diversity, backfill.
 
-MMR is Carbonell and Goldstein (1998): the next item is the one with the largest
-``(1 - diversity) * relevance - diversity * (largest cosine similarity to an item already placed)``.
+At each position: a promotion that is due, else among the members of floors that can no longer wait, else among
+everything, the item of the largest value whose quotas are not full. What is not possible gives way in the reverse
+order: a page is never left short for a quota or a floor.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from infra.contracts.features import FloatArray, IntArray
+from region.rules.diversity import diversifier
+from region.rules.schema import Diversity
 
 BoolArray = npt.NDArray[np.bool_]
 
-BACKFILL_RELEVANCE = -10.0
-"""Below anything that MMR can give a candidate, so that backfill comes in only when nothing else fits."""
+BACKFILL_VALUE = -100.0
+"""Below anything that a candidate can come to, so that backfill comes in only when nothing else fits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
     """What may be placed, best first: candidates and, behind them, backfill.
 
-    `relevance`: `[count] float32`, 0 to 1, backfill below 0; `unit_vectors`: `[count, dim] float32`, length one;
-    `membership`: `[count, num_categories] bool`.
+    `relevance`: `[count] float32`, about 0 to 1; `unit_vectors`: `[count, dim] float32`, length one; `backfill`: how
+    many at the end come in only when nothing else fits.
     """
 
     relevance: FloatArray
     unit_vectors: FloatArray
-    membership: BoolArray
+    backfill: int = 0
 
 
-def category_limit(position: int, *, page: int, share_max: float) -> int:
-    """How many of the first `position` items one category may hold.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quotas:
+    """`members [count, quotas] bool`, which items each quota counts; `share_max [quotas]`, of a page; `names`."""
+
+    members: BoolArray
+    share_max: npt.NDArray[np.float64]
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Floors:
+    """`members [count, floors] bool`; `needed [floors] int`, how many of the first page; `names`."""
+
+    members: BoolArray
+    needed: npt.NDArray[np.int64]
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Promoted:
+    """Items (places in the offer, best first) that may take a position by the rule of this name."""
+
+    choices: IntArray
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """What the rules ask of one slate."""
+
+    diversity: Diversity
+    quotas: Quotas | None = None
+    floors: Floors | None = None
+    promoted: Mapping[int, Promoted] = field(default_factory=dict)
+    """By position, 1 for the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Places in the offer in the order of the slate, and for each the names of what moved it."""
+
+    order: IntArray
+    touched: tuple[tuple[str, ...], ...]
+
+
+def quota_limit(position: int, *, page: int, share_max: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """How many of the first `position` items each quota may hold, at least one. Same shape as `share_max`.
 
     Counted over the whole page on the first page, and over everything up to `position` behind it, so that the share
     holds for the page and for every longer part of the slate.
     """
-    return max(1, int(share_max * max(position, page) + 1e-9))
+    limit: npt.NDArray[np.int64] = np.maximum(1, (share_max * max(position, page) + 1e-9).astype(np.int64))
+    return limit
 
 
-def arrange(
-    offer: Offer, *, slots: int, page: int, diversity: float, share_max: float, exempt: BoolArray | None = None
-) -> IntArray:
-    """Positions of `offer` in the order of the slate, at most `slots`.
-
-    An item over the cap is placed only when nothing under it is left. `exempt`, `[num_categories] bool`, marks
-    categories without a cap (the one that the caller asked for).
-    """
-    count = offer.relevance.size
-    capped = offer.membership if exempt is None else offer.membership & ~exempt
-    # Backfill keeps its distance below the candidates, however much diversity weighs.
-    value = np.where(offer.relevance < 0.0, offer.relevance, (1.0 - diversity) * offer.relevance)
-    closest = np.zeros(count, dtype=np.float32)
-    taken = np.zeros(count, dtype=np.bool_)
-    held = np.zeros(offer.membership.shape[1], dtype=np.int64)
-    placed: list[int] = []
-    for position in range(1, min(slots, count) + 1):
-        full = held >= category_limit(position, page=page, share_max=share_max)
-        choice = _choose(value - diversity * closest, taken, capped, full)
-        placed.append(choice)
-        taken[choice] = True
-        held += capped[choice]
-        if diversity:
-            np.maximum(closest, offer.unit_vectors @ offer.unit_vectors[choice], out=closest)
-    return np.asarray(placed, dtype=np.int32)
+def arrange(offer: Offer, layout: Layout, *, slots: int, page: int) -> Placed:
+    """The slate of an offer, at most `slots` long; shorter only when the offer is."""
+    pass_ = _Pass(offer, layout, slots=slots, page=page)
+    for position in range(1, min(slots, offer.relevance.size) + 1):
+        pass_.step(position)
+    return Placed(np.asarray(pass_.order, dtype=np.int32), tuple(pass_.touched))
 
 
-def _choose(value: FloatArray, taken: BoolArray, capped: BoolArray, full: BoolArray) -> int:
-    open_value = np.where(taken, -np.inf, value)
-    if full.any():
-        under = np.where(capped[:, full].any(axis=1), -np.inf, open_value)
-        choice = int(under.argmax())
-        if under[choice] > -np.inf:
-            return choice
-    return int(open_value.argmax())
+class _Pass:
+    """The state of one arrangement."""
+
+    def __init__(self, offer: Offer, layout: Layout, *, slots: int, page: int) -> None:
+        count = offer.relevance.size
+        self._layout = layout
+        self._page = min(page, slots, count)
+        self._quota_page = page
+        self._diversifier = diversifier(layout.diversity, offer.relevance, offer.unit_vectors, slots=slots)
+        self._behind = np.zeros(count, dtype=np.float32)
+        if offer.backfill:
+            self._behind[count - offer.backfill :] = BACKFILL_VALUE - np.arange(offer.backfill)
+        self._relevance = offer.relevance + self._behind
+        self._taken = np.zeros(count, dtype=np.bool_)
+        self._held = np.zeros(len(layout.quotas.names) if layout.quotas else 0, dtype=np.int64)
+        self._met = np.zeros(len(layout.floors.names) if layout.floors else 0, dtype=np.int64)
+        self.order: list[int] = []
+        self.touched: list[tuple[str, ...]] = []
+
+    def step(self, position: int) -> None:
+        """Fill one position."""
+        promoted = self._layout.promoted.get(position)
+        if promoted is not None:
+            open_ = promoted.choices[~self._taken[promoted.choices]]
+            if open_.size:
+                self._take(int(open_[0]), (promoted.name,))
+                return
+        due = self._floors_due(position)
+        values = np.where(self._taken, -np.inf, self._diversifier.values() + self._behind)
+        choice, names = self._choose(values, position, due)
+        if self._layout.diversity.strength and not names and not self._is_most_relevant(choice):
+            names = ("diversity",)
+        self._take(choice, names)
+
+    def _choose(self, values: FloatArray, position: int, due: BoolArray | None) -> tuple[int, tuple[str, ...]]:
+        free = int(values.argmax())
+        within = self._within_quotas(position)
+        floored = due is not None and bool((due & ~self._taken).any())
+        masks = [within] if within is not None else []
+        if due is not None and floored:
+            masks = [due if within is None else due & within, due, *masks]
+        for mask in masks:
+            restricted = np.where(mask, values, -np.inf)
+            choice = int(restricted.argmax())
+            if restricted[choice] > -np.inf:
+                return choice, self._why(choice, free, floored=floored)
+        return free, ()
+
+    def _why(self, choice: int, free: int, *, floored: bool) -> tuple[str, ...]:
+        """Names of the rules for which `choice` stands here and not `free`."""
+        if choice == free:
+            return ()
+        floors, quotas = self._layout.floors, self._layout.quotas
+        if floored and floors is not None:
+            own = np.flatnonzero(floors.members[choice] & (self._met < floors.needed))
+            if own.size:
+                return tuple(floors.names[index] for index in own.tolist())
+        if quotas is None:
+            return ()
+        full = np.flatnonzero(quotas.members[free] & ~quotas.members[choice])
+        return tuple(dict.fromkeys(quotas.names[index] for index in full.tolist()))[:3]
+
+    def _floors_due(self, position: int) -> BoolArray | None:
+        """Which items may stand here when floors can wait no longer; None while they can, and behind the page."""
+        floors = self._layout.floors
+        if floors is None or position > self._page:
+            return None
+        missing = np.maximum(floors.needed - self._met, 0)
+        if not missing.any():
+            return None
+        # Positions that promotions will take are not to be had.
+        left = sum(1 for later in range(position, self._page + 1) if later not in self._layout.promoted)
+        if left > int(missing.sum()):
+            return None
+        return _any_of(floors.members[:, missing > 0])
+
+    def _within_quotas(self, position: int) -> BoolArray | None:
+        quotas = self._layout.quotas
+        if quotas is None:
+            return None
+        full = self._held >= quota_limit(position, page=self._quota_page, share_max=quotas.share_max)
+        if not full.any():
+            return None
+        return ~_any_of(quotas.members[:, full])
+
+    def _is_most_relevant(self, choice: int) -> bool:
+        return bool(np.where(self._taken, -np.inf, self._relevance).max() <= self._relevance[choice])
+
+    def _take(self, choice: int, names: tuple[str, ...]) -> None:
+        self.order.append(choice)
+        self.touched.append(names)
+        self._taken[choice] = True
+        self._diversifier.place(choice)
+        if self._layout.quotas is not None:
+            self._held += self._layout.quotas.members[choice]
+        if self._layout.floors is not None:
+            self._met += self._layout.floors.members[choice]
 
 
-def backfill_relevance(count: int) -> FloatArray:
-    """Relevance of `count` items of backfill, best first: below every candidate, in falling order."""
-    return np.float32(BACKFILL_RELEVANCE) - np.arange(count, dtype=np.float32)
+def _any_of(members: BoolArray) -> BoolArray:
+    """Rows with any column set. `[count, columns] bool` to `[count] bool`."""
+    found: BoolArray = np.any(members, axis=1)
+    return found

@@ -1,36 +1,15 @@
-"""The region's own rules, and the items that its operators have withdrawn, both kept on its disk."""
+"""The items that a region's operators have withdrawn, kept on its disk."""
 
 import threading
 from pathlib import Path
 
 import msgspec
 
-from infra.contracts.release import Rules
 from infra.plumbing.errors import InvalidInputError, SettingsError
 from infra.plumbing.files import write_atomically
-from infra.plumbing.settings import load_settings
 
 WITHDRAWN_FILE = "withdrawn.json"
 WITHDRAWN_MAX = 100_000
-
-
-def load_rules(path: str) -> Rules | None:
-    """The rules in the file at `path`; None for an empty path: the release's defaults hold.
-
-    Raises:
-        SettingsError: the file is missing, malformed or holds a value out of range.
-    """
-    if not path:
-        return None
-    rules = load_settings(Path(path), Rules)
-    if not 0.0 <= rules.diversity <= 1.0:
-        raise SettingsError(f"diversity in the rules file {path} is {rules.diversity}.", fix="It goes from 0 to 1.")
-    if not 0.0 < rules.category_share_max <= 1.0:
-        raise SettingsError(
-            f"category_share_max in the rules file {path} is {rules.category_share_max}.",
-            fix="It is above 0 and at most 1.",
-        )
-    return rules
 
 
 class Withdrawals:

@@ -11,10 +11,11 @@ import numpy as np
 
 from infra.contracts.features import FloatArray, HistoryInput, IntArray
 from infra.contracts.messages import HomeRequest, RecommendationType
-from infra.contracts.release import Manifest, Rules
+from infra.contracts.release import Manifest
 from infra.plumbing.clock import ManualClock
 from infra.plumbing.telemetry import Telemetry, TelemetrySettings, start_telemetry
 from region.funnel.compute import ComputePool
+from region.funnel.dry_run import RequestLog
 from region.funnel.funnel import Call, Funnel
 from region.funnel.live import LiveTrend
 from region.funnel.metrics import FunnelMetrics
@@ -22,10 +23,13 @@ from region.funnel.plans import Budget
 from region.funnel.recommender import Recommender
 from region.funnel.recording import Recorder
 from region.funnel.release import LoadedRelease
+from region.funnel.ruling import Rulings
 from region.funnel.sources import standing_of
 from region.funnel.tables import ReleaseTables, load_tables
 from region.releases.activation import NoActiveReleaseError
+from region.rules.book import RuleBook
 from region.rules.regional import Withdrawals
+from region.rules.schema import RuleFile
 from region.store.memory import MemoryStore
 from region.store.port import HistoryEntry, UserRow
 from tests.support.bundles import make_bundle
@@ -99,6 +103,8 @@ class World:
     telemetry: Telemetry
     metrics: FunnelMetrics
     recommender: Recommender
+    book: RuleBook
+    requests: RequestLog
     active: list[LoadedRelease | None] = field(default_factory=list)
 
     def call(self, request: HomeRequest, row: UserRow | None = None, *, budget_s: float = 10.0) -> Call:
@@ -117,7 +123,7 @@ class World:
 
 
 def build_world(
-    directory: Path, *, rules: Rules | None = None, num_items: int = 50, pending_max: int = 16, live: bool = True
+    directory: Path, *, rules: RuleFile | None = None, num_items: int = 50, pending_max: int = 16, live: bool = True
 ) -> World:
     """A world over the synthetic bundle of the releases' tests."""
     tables = bundle_tables(directory, num_items=num_items)
@@ -130,7 +136,9 @@ def build_world(
     trend = LiveTrend(clock=clock, store=store if live else None)
     withdrawals = Withdrawals(directory)
     compute = ComputePool(threads=1, pending_max=pending_max)
-    funnel = Funnel(compute=compute, live=trend, withdrawals=withdrawals, rules=rules)
+    book, requests = RuleBook(directory / "rules", region="us-east", first=rules), RequestLog(gap_min_s=0.0)
+    rulings = Rulings(book, on_error=lambda _rule: None)
+    funnel = Funnel(compute=compute, live=trend, withdrawals=withdrawals, rulings=rulings)
     telemetry = start_telemetry(
         service="region", region="us-east", node="r1", settings=TelemetrySettings(log_file=str(directory / "log"))
     )
@@ -138,12 +146,12 @@ def build_world(
     active: list[LoadedRelease | None] = [release]
     recommender = Recommender(
         region="us-east", store=store, funnel=funnel, lease=lambda: _leased(active), clock=clock, telemetry=telemetry,
-        metrics=metrics,
+        metrics=metrics, requests=requests,
     )  # fmt: skip
     return World(
         release=release, towers=towers, retrieval=retrieval, clock=clock, store=store, live=trend,
         withdrawals=withdrawals, compute=compute, funnel=funnel, telemetry=telemetry, metrics=metrics,
-        recommender=recommender, active=active,
+        recommender=recommender, book=book, requests=requests, active=active,
     )  # fmt: skip
 
 

@@ -1,11 +1,13 @@
 """Laws of the second half of the funnel, over random catalogues, histories and filters."""
 
+from pathlib import Path
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra.contracts.features import ItemTables
-from infra.contracts.messages import AttributeFilter, ItemFilters, Source
+from infra.contracts.messages import AttributeFilter, HomeRequest, ItemFilters, RecommendationType, Source
 from infra.contracts.release import CatalogueItem, ModelShape, ReleaseLists, Rules
 from infra.plumbing.clock import ManualClock
 from region.funnel.finishing import Draft, finish
@@ -13,9 +15,12 @@ from region.funnel.plans import COLD_PLAN, PERSONAL_PLAN, POPULAR_PLAN, Budget, 
 from region.funnel.query import read_history
 from region.funnel.recording import Recorder
 from region.funnel.release import LoadedRelease
+from region.funnel.ruling import Ruling, Rulings
 from region.funnel.sources import Candidates, standing_of
 from region.funnel.tables import ReleaseTables
+from region.rules.book import RuleBook
 from region.rules.facets import Facets
+from region.rules.schema import Diversity, RuleFile, SlateRules
 from region.store.port import HistoryEntry
 from tests.unit.region.worlds import FakeRetrieval, FakeTowers
 
@@ -72,6 +77,12 @@ def release_of(num_items: int, seed: int) -> LoadedRelease:
     )  # fmt: skip
 
 
+def ruling_of(release: LoadedRelease, file: RuleFile) -> Ruling:
+    rulings = Rulings(RuleBook(Path("nowhere"), region="x"), on_error=lambda _rule: None)
+    request = HomeRequest(type=RecommendationType.PERSONAL)
+    return rulings.rule(request, release, now_s=1e6, remembered=False, proposed=("proposed", file))
+
+
 @st.composite
 def drafts(draw: st.DrawFn) -> Draft:
     num_items = draw(st.integers(1, 40))
@@ -90,7 +101,16 @@ def drafts(draw: st.DrawFn) -> Draft:
     return Draft(
         release=release,
         plan=plan,
-        rules=Rules(diversity=draw(st.floats(0, 1)), category_share_max=draw(st.floats(0.1, 1))),
+        ruling=ruling_of(
+            release,
+            RuleFile(
+                format=1,
+                region="any",
+                slate=SlateRules(
+                    diversity=Diversity(strength=draw(st.floats(0, 1))), category_share_max=draw(st.floats(0.1, 1))
+                ),
+            ),
+        ),
         groups=groups,
         history=read_history(entries, (), tables=release.tables, now_s=1e6),
         vector=np.ones(DIM, np.float32) if draw(st.booleans()) else None,
@@ -111,7 +131,7 @@ def drafts(draw: st.DrawFn) -> Draft:
 @given(drafts())
 def test_slates_are_full_distinct_and_hold_nothing_that_may_not_be_shown(draft: Draft) -> None:
     recorder = Recorder(clock=ManualClock())
-    slate = [draft.release.tables.row_of[item.item] for item in finish(draft, recorder)]
+    slate = [draft.release.tables.row_of[item.item] for item in finish(draft, recorder).slate]
     everything = range(draft.release.tables.shape.num_items)
     blocked = {*draft.seen, *draft.excluded, *draft.withdrawn}
     passes = np.ones(len(everything), np.bool_) if draft.allowed is None else draft.allowed
@@ -133,9 +153,12 @@ def _in_category(draft: Draft, row: int) -> bool:
 def test_an_unsorted_source_list_keeps_its_own_order_without_a_vector() -> None:
     release = release_of(10, 3)
     draft = Draft(
-        release=release, plan=POPULAR_PLAN, rules=Rules(diversity=0.9),
+        release=release, plan=POPULAR_PLAN,
+        ruling=ruling_of(
+            release, RuleFile(format=1, region="any", slate=SlateRules(diversity=Diversity(strength=0.9)))
+        ),
         groups=(Candidates(Source.POPULAR, np.array([7, 2, 9], np.int32), np.zeros(3, np.float32)),),
         history=read_history((), (), tables=release.tables, now_s=0.0), vector=None, anchor=None, category=None,
         seen=(), excluded=(), withdrawn=frozenset(), page=3, slots=3, now_s=0.0, budget=Budget(0.0, 1.0),
     )  # fmt: skip
-    assert [item.item for item in finish(draft, Recorder(clock=ManualClock()))] == ["i7", "i2", "i9"]
+    assert [item.item for item in finish(draft, Recorder(clock=ManualClock())).slate] == ["i7", "i2", "i9"]

@@ -7,10 +7,10 @@ import pytest
 
 from infra.contracts.events import Event, EventType, LoggedEvent
 from infra.contracts.messages import HomeRequest, ReasonCode, RecommendationType, Source
-from infra.contracts.release import Rules
 from infra.plumbing.errors import InvalidInputError, OverloadedError, UnavailableError
 from region.funnel.funnel import choose_plan
 from region.funnel.plans import COLD_PLAN, PERSONAL_PLAN, POPULAR_PLAN, SIMILAR_PLAN, TRENDING_PLAN, slots_for
+from region.rules.reading import read_rules
 from region.store.port import OffsetEvent
 from tests.unit.region.worlds import World, personal, row_of
 
@@ -240,8 +240,16 @@ async def test_an_exhausted_category_is_filled_from_elsewhere(world: World) -> N
     assert "filters-relaxed" in call.recorder.degraded
 
 
+OWN_RULES = """
+format: 1
+region: us-east
+slate: {diversity: {strength: 0.0}, category_share_max: 0.4}
+hard: [{id: not-twenty, because: legal, items: [item-20]}]
+"""
+
+
 async def test_the_regions_own_rules_stand_over_the_releases(new_world: Callable[..., World]) -> None:
-    world = new_world(rules=Rules(diversity=0.0, category_share_max=0.4, withdrawn=("item-20",)))
+    world = new_world(rules=read_rules(OWN_RULES))
     slate = await world.funnel.run(world.call(personal(n=10), WARM))
     categories = [world.release.tables.items[world.release.tables.row_of[item.item]].categories[0] for item in slate]
     assert max(categories[:10].count(name) for name in set(categories)) <= 4

@@ -1,4 +1,4 @@
-"""The region's rules file and its withdrawals."""
+"""The items that a region withdraws."""
 
 import json
 from pathlib import Path
@@ -7,32 +7,7 @@ import pytest
 
 from infra.plumbing.errors import InvalidInputError, SettingsError
 from region.rules import regional
-from region.rules.regional import WITHDRAWN_FILE, Withdrawals, load_rules
-
-
-def test_no_file_leaves_the_releases_defaults() -> None:
-    assert load_rules("") is None
-
-
-def test_rules_are_read_and_checked(tmp_path: Path) -> None:
-    path = tmp_path / "rules.json"
-    path.write_text('{"diversity": 0.4, "category_share_max": 0.5, "withdrawn": ["a"]}')
-    rules = load_rules(str(path))
-    assert rules is not None
-    assert (rules.diversity, rules.category_share_max, rules.withdrawn) == (0.4, 0.5, ("a",))
-    for content, told in (
-        ('{"diversity": 1.5}', "from 0 to 1"),
-        ('{"diversity": -0.1}', "from 0 to 1"),
-        ('{"category_share_max": 0}', "above 0"),
-        ('{"category_share_max": 2}', "above 0"),
-        ('{"diversity": "much"}', "not usable"),
-        ("{", "not usable"),
-    ):
-        path.write_text(content)
-        with pytest.raises(SettingsError, match=told):
-            load_rules(str(path))
-    with pytest.raises(SettingsError, match="cannot read"):
-        load_rules(str(tmp_path / "nowhere.json"))
+from region.rules.regional import WITHDRAWN_FILE, Withdrawals
 
 
 def test_withdrawals_are_durable_and_count_their_editions(tmp_path: Path) -> None:

@@ -1,0 +1,54 @@
+"""The operator's rule commands as functions: `check` reads a file here, the others call a region. They block."""
+
+from pathlib import Path
+
+from infra.plumbing.errors import InvalidInputError
+from region.api.rule_messages import PublishAnswer, RulesAnswer, RulesProposal
+from region.funnel.dry_run import DryRunAnswer
+from region.releases.commands import QUICK_S, call_region
+from region.rules.reading import DOCUMENT_BYTES_MAX, read_rules
+from region.rules.ruleset import edition_of
+from region.rules.schema import RuleFile
+
+DRY_RUN_S = 60.0
+
+
+def check(path: Path) -> tuple[str, RuleFile]:
+    """The edition and the rules of the file at `path`.
+
+    Raises:
+        InvalidInputError: it cannot be read, or says what it may not; with lines.
+    """
+    text = read_document(path)
+    return edition_of(text), read_rules(text)
+
+
+def read_document(path: Path) -> str:
+    """The text of the file at `path`.
+
+    Raises:
+        InvalidInputError: it cannot be read, is not UTF-8 or too long.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(DOCUMENT_BYTES_MAX + 1).decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInputError(f"the rules {path} cannot be read: {error}.") from error
+
+
+def show(url: str, key: str) -> RulesAnswer:
+    """The rules that hold in the region at `url`."""
+    return call_region("GET", url, "rules", key, RulesAnswer, timeout_s=QUICK_S)
+
+
+def diff(url: str, key: str, *, document: str, requests: int) -> DryRunAnswer:
+    """What `document` would change for the last `requests` of the region at `url`."""
+    proposal = RulesProposal(document=document, requests=requests)
+    return call_region("POST", url, "rules/diff", key, DryRunAnswer, proposal, timeout_s=DRY_RUN_S)
+
+
+def publish(url: str, key: str, *, document: str) -> PublishAnswer:
+    """Make `document` the rules of the region at `url`."""
+    return call_region(
+        "POST", url, "rules/publish", key, PublishAnswer, RulesProposal(document=document), timeout_s=DRY_RUN_S
+    )

@@ -17,7 +17,15 @@ from central.datasets.rows import Source
 from central.datasets.wheel import ML_100K, downloaded_wheel
 from central.evaluation.results import LEAVE_LAST_OUT, Evaluation
 from central.folders import check_replaceable
-from central.training.config import CARD, ModelCard, RankerConfig, default_config, read_model_card
+from central.training.config import (
+    CARD,
+    LISTWISE,
+    RANKER_LOSSES,
+    ModelCard,
+    RankerConfig,
+    default_config,
+    read_model_card,
+)
 from infra.plumbing.clock import Clock, SystemClock
 from infra.plumbing.errors import InvalidInputError
 from infra.plumbing.progress import Progress, SilentProgress
@@ -95,6 +103,7 @@ def train(  # noqa: PLR0913 (keyword-only; each is one option of the command lin
     ties: str = "file",
     context: bool = True,
     epochs: int | None = None,
+    ranker_loss: str = LISTWISE,
     progress: Progress | None = None,
     clock: Clock | None = None,
 ) -> ModelCard:
@@ -109,6 +118,7 @@ def train(  # noqa: PLR0913 (keyword-only; each is one option of the command lin
         ties: `file` or `random`: the order of interactions of one user at one moment.
         context: read strengths and gaps in time too, not only the items.
         epochs: instead of the default number.
+        ranker_loss: `listwise`, `pairwise` or `pointwise`.
         progress: told while it runs.
         clock: measures the training time.
 
@@ -119,6 +129,7 @@ def train(  # noqa: PLR0913 (keyword-only; each is one option of the command lin
     _check(minutes is None or 0.0 < minutes <= MINUTES_MAX, f"minutes must lie above 0 and up to {MINUTES_MAX:.0f}.")
     _check(0 <= seed <= SEED_MAX, f"seed must lie between 0 and {SEED_MAX}.")
     _check(ties in ("file", "random"), f"ties must be file or random, not {ties!r}.")
+    _check(ranker_loss in RANKER_LOSSES, f"ranker_loss must be one of {', '.join(RANKER_LOSSES)}.")
     _check(epochs is None or epochs >= 1, "epochs must be 1 or more.")
     check_replaceable(out, marker=CARD)
     data = load_dataset(dataset, ties=ties, seed=seed)
@@ -131,7 +142,8 @@ def train(  # noqa: PLR0913 (keyword-only; each is one option of the command lin
     config = default_config(data, seed=seed, bfloat16=prefers_bfloat16(), context=context)
     if epochs is not None:
         config = msgspec.structs.replace(config, epochs=epochs)
-    recipe = Recipe(retrieval=config, ranker=RankerConfig(seed=seed), protocol=protocol, ties=ties, minutes=minutes)
+    ranker = RankerConfig(seed=seed, loss=ranker_loss)
+    recipe = Recipe(retrieval=config, ranker=ranker, protocol=protocol, ties=ties, minutes=minutes)
     return train_model(data, split, recipe, out, clock=clock or SystemClock(), progress=progress or SilentProgress())
 
 

@@ -19,11 +19,12 @@ from central.evaluation.metrics import (
 )
 from central.evaluation.results import Evaluation, protocol_sentence
 from central.training.popularity import item_counts
-from central.training.ranker import ranked_places
+from central.training.ranking import ranked_places
 from central.training.ranking_data import candidate_lists
 from central.training.retrieval import encode_histories
 from central.training.saved import SavedModel
 from central.training.tables import item_tables
+from central.training.towers import catalogue_vectors
 from central.training.windows import event_table
 from infra.contracts.features import FloatArray, IntArray, ItemTables
 from infra.plumbing.progress import Progress
@@ -46,7 +47,8 @@ def evaluate_model(model: SavedModel, data: Interactions, split: Split, *, progr
     events = event_table(data)
     vectors = encode_histories(model.towers, events, data.starts[:-1], split.test_at, data.users)
     progress.advance(1, 4, "evaluating")
-    tables = item_tables(data, split.known_ends, model.towers.items.table().numpy())
+    item_vectors = catalogue_vectors(model.towers.items)
+    tables = item_tables(data, split.known_ends, item_vectors, ease_penalty=model.card.ease_penalty)
 
     def dot_product(at: npt.NDArray[np.int64]) -> FloatArray:
         scores: FloatArray = vectors[np.searchsorted(split.test_at, at)] @ tables.vectors.T

@@ -25,16 +25,22 @@ from central.training.popularity import item_counts, release_lists
 from central.training.ranker import HEADS
 from central.training.saved import SavedModel
 from infra.contracts import release as names
-from infra.contracts.features import RANKING_FEATURES, FloatArray, ItemTables
+from infra.contracts.features import RANKING_FEATURES, FloatArray, ItemLinks, ItemTables
 from infra.plumbing.clock import Clock
 from infra.plumbing.errors import AtollError
 from infra.plumbing.files import sync_directory
 from infra.plumbing.progress import Progress
 from infra.plumbing.tuf_client.manifests import MANIFEST_FILE
 
-RANKER_BATCH: Final = 200
+RANKER_BATCH: Final = 300
 """Candidates that the exported ranker scores in one call."""
 HEADLINES: Final = ("hr10", "ndcg10", "hr50", "recall20", "ndcg20", "mrr10", "coverage10", "novelty10")
+LINK_FILES: Final = (
+    (names.SIMILAR_ROWS, names.SIMILAR_SCORES),
+    (names.FOLLOWER_ROWS, names.FOLLOWER_SCORES),
+    (names.SOON_ROWS, names.SOON_SCORES),
+    (names.EASE_ROWS, names.EASE_SCORES),
+)
 CENTRAL: Final = "central"
 FEDERATED: Final = "federated"
 
@@ -142,17 +148,21 @@ def _write_files(candidate: Candidate, verdict: Verdict, folder: Path, progress:
 
 
 def _write_tables(tables: ItemTables, adapter: FloatArray, folder: Path) -> None:
-    arrays: dict[str, npt.NDArray[np.generic]] = {
+    single: dict[str, npt.NDArray[np.generic]] = {
         names.ITEM_VECTORS: tables.vectors,
         names.ITEM_POPULARITY: tables.popularity,
         names.ITEM_TREND: tables.trend,
+        names.ITEM_STRENGTH: tables.strength,
         names.ITEM_CATEGORIES: tables.categories,
-        names.SIMILAR_SCORES: tables.similar_scores,
         names.FEDERATED_ADAPTER: adapter,
     }
-    for name, array in arrays.items():
+    for name, array in single.items():
         _save_array(folder / name, array, np.float32)
-    _save_array(folder / names.SIMILAR_ROWS, tables.similar_rows, np.int32)
+    _save_array(folder / names.ITEM_FIRST_SEEN, tables.first_seen_s, np.float64)
+    similar = ItemLinks(tables.similar_rows, tables.similar_scores)
+    for (rows, scores), links in zip(LINK_FILES, (similar, tables.followers, tables.soon, tables.ease), strict=True):
+        _save_array(folder / rows, links.rows, np.int32)
+        _save_array(folder / scores, links.scores, np.float32)
 
 
 def _save_array(path: Path, array: npt.NDArray[np.generic], kind: type[np.generic]) -> None:
@@ -207,7 +217,7 @@ def _shape(candidate: Candidate) -> names.ModelShape:
     return names.ModelShape(
         dim=config.dim, history_length=config.history_length, num_items=len(items),
         num_categories=len(items.categories), ranker_batch=RANKER_BATCH,
-        num_ranking_inputs=config.dim + len(RANKING_FEATURES), heads=HEADS, categories=items.categories,
+        num_ranking_inputs=len(RANKING_FEATURES), heads=HEADS, categories=items.categories,
     )  # fmt: skip
 
 

@@ -49,9 +49,16 @@ class RetrievalConfig(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
 
 
+LISTWISE: Final = "listwise"
+PAIRWISE: Final = "pairwise"
+POINTWISE: Final = "pointwise"
+RANKER_LOSSES: Final = (LISTWISE, PAIRWISE, POINTWISE)
+
+
 class RankerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Sizes and schedule of the ranker."""
 
+    loss: str = LISTWISE
     crosses: int = 2
     hidden: int = 64
     epochs: int = 12
@@ -77,6 +84,9 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     curve: tuple[float, ...]
     train_s: float
     retrieval_train_s: float
+    ease_penalty: float
+    """L2 penalty of EASE, chosen on validation interactions."""
+    ranker_epochs: tuple[int, int]
     ranker_held_out_ndcg10: float
     retrieval_held_out_ndcg10: float
 

@@ -12,6 +12,9 @@ from infra.contracts.release import TREND_WINDOW_S, ReleaseLists
 
 LIST_ITEMS: Final = 100
 SIMILAR_LIST_ITEMS: Final = 20
+STRENGTH_PRIOR: Final = 10.0
+"""Interactions of mean strength that every item is taken to have had besides its own."""
+STRENGTH_MAX: Final = 5.0
 
 Counts = npt.NDArray[np.float64]
 
@@ -31,6 +34,26 @@ def log_share(counts: Counts) -> FloatArray:
     scaled = np.log1p(counts)
     share: FloatArray = (scaled / max(float(scaled.max(initial=0.0)), 1e-9)).astype(np.float32)
     return share
+
+
+def mean_strength(data: Interactions, ends: npt.NDArray[np.int64]) -> FloatArray:
+    """`[num_items]` in [0, 1]: how strong the visible interactions are, shrunk towards the mean of all."""
+    visible = _visible(data, ends)
+    counts = _count(data, visible)
+    sums = np.bincount(data.rows[visible], weights=data.strengths[visible], minlength=len(data.items))
+    everywhere = float(sums.sum()) / max(float(counts.sum()), 1.0)
+    mean = (sums + STRENGTH_PRIOR * everywhere) / (counts + STRENGTH_PRIOR)
+    share: FloatArray = (mean / STRENGTH_MAX).astype(np.float32)
+    return share
+
+
+def first_seen(data: Interactions, ends: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """`[num_items]`: Unix seconds of an item's first visible interaction; of the last of all where it has none."""
+    visible = _visible(data, ends)
+    latest = float(data.times_s[visible].max()) if visible.size else 0.0
+    seen = np.full(len(data.items), latest)
+    np.minimum.at(seen, data.rows[visible], data.times_s[visible])
+    return seen
 
 
 def release_lists(data: Interactions, ends: npt.NDArray[np.int64], similar_rows: IntArray) -> ReleaseLists:

@@ -8,12 +8,11 @@ import numpy.typing as npt
 
 from central.datasets.interactions import Interactions
 from central.training.tables import query_state
-from infra.contracts.features import FloatArray, IntArray, ItemTables, ranking_features
+from infra.contracts.features import RANKING_FEATURES, FloatArray, IntArray, ItemTables, ranking_features
 
-CANDIDATES: Final = 100
-LISTS_MAX: Final = 6000
-LIKED: Final = 4
-"""An interaction of this strength or more is a like."""
+CANDIDATES: Final = 300
+"""As many as a region's ranker takes (`infra.contracts.release.ModelShape.ranker_batch`)."""
+LISTS_MAX: Final = 8000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,23 +21,30 @@ class CandidateLists:
 
     `rows`: `[queries, candidates] int32`, by falling retrieval score. `features`:
     `[queries, candidates, num_inputs] float32`. `target_at`: `[queries] int64`, place of the target in its list, -1
-    when retrieval did not find it. `liked`: `[queries] bool`.
+    when retrieval did not find it. `learn_at`: the same, but the last place where retrieval did not find it: an
+    inserted target stands there, if it was to be inserted. `strengths`: `[queries] int32`, of the targets.
     """
 
     rows: IntArray
     features: FloatArray
     target_at: npt.NDArray[np.int64]
-    liked: npt.NDArray[np.bool_]
+    learn_at: npt.NDArray[np.int64]
+    strengths: IntArray
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def take(self, which: npt.NDArray[np.int64]) -> "CandidateLists":
         """The lists at the given places."""
-        return CandidateLists(
-            rows=self.rows[which], features=self.features[which], target_at=self.target_at[which],
-            liked=self.liked[which],
-        )  # fmt: skip
+        return CandidateLists(**{name: getattr(self, name)[which] for name in _FIELDS})
+
+    def joined(self, other: "CandidateLists") -> "CandidateLists":
+        """These lists and then the others, of the same width."""
+        both = {name: np.concatenate([getattr(self, name), getattr(other, name)]) for name in _FIELDS}
+        return CandidateLists(**both)
+
+
+_FIELDS: Final = ("rows", "features", "target_at", "learn_at", "strengths")
 
 
 def retrieve(data: Interactions, at: int, vector: FloatArray, table: FloatArray, k: int) -> IntArray:
@@ -61,7 +67,7 @@ def candidate_lists(
     tables: ItemTables,
     *,
     insert_target: bool,
-    candidates: int = CANDIDATES,
+    width: int | None = None,
 ) -> CandidateLists:
     """Lists for the interactions at `at`.
 
@@ -71,21 +77,28 @@ def candidate_lists(
         vectors: `[len(at), dim]` of the user tower.
         tables: what is known about items; must not have seen the interactions at `at`.
         insert_target: put a target that retrieval missed into the last place (to learn from, never to evaluate).
-        candidates: length of a list, less in a catalogue that is too small.
+        width: candidates of a list; `list_width` of these interactions when not given.
     """
-    longest = int(max(np.max(at - data.starts[data.users[at]], initial=0), 0))
-    width = max(1, min(candidates, len(data.items) - longest))
+    width = width or list_width(data, at)
     rows = np.zeros((len(at), width), dtype=np.int32)
-    features: list[FloatArray] = []
+    features = np.zeros((len(at), width, len(RANKING_FEATURES)), dtype=np.float32)
     target_at = np.full(len(at), -1, dtype=np.int64)
     for line, place in enumerate(at):
         found = retrieve(data, int(place), vectors[line], tables.vectors, width)
-        if insert_target and data.rows[place] not in found:
+        hit = np.flatnonzero(found == data.rows[place])
+        if hit.size:
+            target_at[line] = hit[0]
+        elif insert_target:
             found[-1] = data.rows[place]
         rows[line] = found
-        hit = np.flatnonzero(found == data.rows[place])
-        target_at[line] = hit[0] if hit.size else -1
-        features.append(ranking_features(query_state(data, int(place), vectors[line]), found, tables))
+        features[line] = ranking_features(query_state(data, int(place), vectors[line]), found, tables)
+    learn_at = np.where(target_at >= 0, target_at, width - 1)
     return CandidateLists(
-        rows=rows, features=np.stack(features), target_at=target_at, liked=data.strengths[at] >= LIKED
+        rows=rows, features=features, target_at=target_at, learn_at=learn_at, strengths=data.strengths[at]
     )
+
+
+def list_width(data: Interactions, at: npt.NDArray[np.int64]) -> int:
+    """Candidates of a list: CANDIDATES, less where the catalogue less the longest history is smaller."""
+    longest = int(max(np.max(at - data.starts[data.users[at]], initial=0), 0))
+    return max(1, min(CANDIDATES, len(data.items) - longest))

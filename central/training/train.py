@@ -2,21 +2,27 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from central.datasets.interactions import Interactions, Split
 from central.training.config import ModelCard, RankerConfig, RetrievalConfig
-from central.training.ranker import HELD_OUT_SHARE, TrainedRanker, train_ranker
-from central.training.ranking_data import LISTS_MAX, candidate_lists
+from central.training.ease import choose_penalty
+from central.training.ranking import TrainedRanker, train_ranker
+from central.training.ranking_data import LISTS_MAX, candidate_lists, list_width
 from central.training.retrieval import TrainedRetrieval, encode_histories, train_retrieval
 from central.training.saved import SavedModel, save_model
 from central.training.tables import item_tables
 from central.training.towers import catalogue_vectors
 from central.training.windows import event_table
+from infra.contracts.features import ItemTables
 from infra.plumbing.clock import Clock
 from infra.plumbing.progress import Progress
+
+HELD_OUT_SHARE: Final = 0.2
+"""Of the validation interactions: what the ranker is checked and calibrated on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,11 +45,14 @@ def train_model(
     """
     begun = clock.monotonic_s()
     towers = train_retrieval(data, split, recipe.retrieval, clock=clock, progress=progress, minutes=recipe.minutes)
-    ranker = _train_ranker(data, split, towers, recipe.ranker, progress)
+    penalty = choose_penalty(data, split.train_ends, split.valid_at, seed=recipe.retrieval.seed)
+    tables = item_tables(data, split.train_ends, catalogue_vectors(towers.model.items), ease_penalty=penalty)
+    ranker = _train_ranker(data, split, towers, tables, recipe.ranker, progress)
     card = ModelCard(
         dataset=data.card.name, dataset_sha256=data.card.sha256, ties=recipe.ties, protocol=recipe.protocol,
         retrieval=recipe.retrieval, ranker=recipe.ranker, epochs=towers.epochs, curve=tuple(towers.curve),
         train_s=round(clock.monotonic_s() - begun, 3), retrieval_train_s=round(towers.train_s, 3),
+        ease_penalty=penalty, ranker_epochs=ranker.epochs,
         ranker_held_out_ndcg10=ranker.held_out_ndcg10, retrieval_held_out_ndcg10=ranker.held_out_retrieval_ndcg10,
     )  # fmt: skip
     save_model(SavedModel(card=card, towers=towers.model, ranker=ranker.network), out)
@@ -51,15 +60,15 @@ def train_model(
 
 
 def _train_ranker(
-    data: Interactions, split: Split, towers: TrainedRetrieval, config: RankerConfig, progress: Progress
-) -> TrainedRanker:
-    learn_at, held_out_at = _two_parts(split.valid_at, config.seed)
-    tables = item_tables(data, split.train_ends, catalogue_vectors(towers.model.items))
+    data: Interactions, split: Split, towers: TrainedRetrieval, tables: ItemTables, config: RankerConfig,
+    progress: Progress,
+) -> TrainedRanker:  # fmt: skip
     events = event_table(data)
+    width = list_width(data, split.valid_at)
     lists = []
-    for at, insert in ((learn_at, True), (held_out_at, False)):
+    for at in _two_parts(split.valid_at, config.seed):
         vectors = encode_histories(towers.model, events, data.starts[:-1], at, data.users)
-        lists.append(candidate_lists(data, at, vectors, tables, insert_target=insert))
+        lists.append(candidate_lists(data, at, vectors, tables, insert_target=True, width=width))
     return train_ranker(lists[0], lists[1], config, progress=progress)
 
 

@@ -72,6 +72,10 @@ def _register_train(commands: Any) -> None:
         "--ties", choices=("file", "random"), default="file", help="the order of one user's events of one moment"
     )
     parser.add_argument(
+        "--ranker-loss", choices=("listwise", "pairwise", "pointwise"), default="listwise",
+        help="what the ranker minimises over the candidates of one request",
+    )  # fmt: skip
+    parser.add_argument(
         "--items-only",
         action="store_true",
         help="let the tower read the items alone, without strengths and gaps in time",
@@ -203,6 +207,11 @@ def _train(arguments: argparse.Namespace) -> None:
             out=arguments.out,
             minutes=arguments.minutes,
             seed=arguments.seed,
+            protocol=arguments.protocol,
+            ties=arguments.ties,
+            context=not arguments.items_only,
+            epochs=arguments.epochs,
+            ranker_loss=arguments.ranker_loss,
             progress=progress,
         )
     emit(arguments, card, f"{arguments.out}: trained {card.epochs} epochs in {card.train_s:.0f} s")

@@ -18,9 +18,10 @@ FloatArray = npt.NDArray[np.float32]
 GAP_BUCKETS = 32
 """0: no gap; 1 to 30: log2 of the seconds, plus one; 31: unknown (nothing before)."""
 GAP_UNKNOWN = GAP_BUCKETS - 1
-AFFINITY_HALF_LIFE_S = 30 * 86_400.0
+DAY_S = 86_400.0
+AFFINITY_HALF_LIFE_S = 30 * DAY_S
 RECENT_EVENTS = 10
-"""How many of the last events the similar-to-recent features look at."""
+"""How many of the last events the features of recent events look at."""
 SESSION_GAP_MS = 30 * 60_000
 """A pause longer than this ends a session."""
 AFFINITY_HALF_LIFE_MS = round(AFFINITY_HALF_LIFE_S * 1000)
@@ -31,14 +32,26 @@ TREND_BUCKET_MS = 600_000
 """Width of a bucket of the trending sketches."""
 ITEM_BUCKET_MS = 86_400_000
 """Width of a bucket of an item's counters (impressions, clicks, interactions, purchases)."""
+EASE_EVENTS = 300
+"""How many of the last events the EASE feature sums over."""
+GAP_CLASSES = 4
+"""Classes of the gap to the next event: at once, within a minute, within an hour, later."""
+_GAP_CLASS_FROM_S = (1.0, 60.0, 3600.0)
 
 RANKING_FEATURES: tuple[str, ...] = (
     "retrieval_score",
     "popularity",
     "trend",
+    "strength",
+    "age",
     "category_affinity",
+    "category_of_recent",
     "similar_to_last",
     "similar_to_recent",
+    "follows_last",
+    "follows_recent",
+    "ease",
+    "ease_of_recent",
     "history_length",
     "gap_to_request",
 )
@@ -75,16 +88,36 @@ class HistoryInput(NamedTuple):
     gaps_after: IntArray
 
 
+class ItemLinks(NamedTuple):
+    """From every item to a few others.
+
+    `rows`: `[num_items, ..., length] int32`, best first, -1 behind the last. `scores`: the same shape, float32, 0
+    behind the last.
+    """
+
+    rows: IntArray
+    scores: FloatArray
+
+
 @dataclass(frozen=True, slots=True)
 class ItemTables:
-    """What a release knows about every item; see `infra.contracts.release` for shapes."""
+    """What a release knows about every item; see `infra.contracts.release` for shapes.
+
+    `followers`: what comes next, by the class of the gap in time, `[num_items, GAP_CLASSES, length]`. `soon`: what
+    comes within a few events. `ease`: the largest weights of a linear autoencoder (Steck, 2019).
+    """
 
     vectors: FloatArray
     popularity: FloatArray
     trend: FloatArray
+    strength: FloatArray
+    first_seen_s: npt.NDArray[np.float64]
     categories: FloatArray
     similar_rows: IntArray
     similar_scores: FloatArray
+    followers: ItemLinks
+    soon: ItemLinks
+    ease: ItemLinks
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,49 +181,85 @@ def category_affinity(state: QueryState, categories: FloatArray) -> FloatArray:
     return affinity
 
 
-def similar_to_recent(state: QueryState, tables: ItemTables) -> tuple[FloatArray, FloatArray]:
-    """Item-to-item score of every item from the last event, and the sum from the last RECENT_EVENTS.
+def gap_class(seconds: npt.NDArray[np.float64]) -> IntArray:
+    """Which of the GAP_CLASSES a gap belongs to. Same shape, int32."""
+    classes: IntArray = np.searchsorted(_GAP_CLASS_FROM_S, seconds, side="right").astype(np.int32)
+    return classes
 
-    Returns two `[num_items] float32` arrays; later events weigh more in the second.
+
+class _Candidates:
+    """Sums item-to-item scores at candidate size: nothing here is as large as the catalogue."""
+
+    def __init__(self, rows: IntArray) -> None:
+        self._order = np.argsort(rows, kind="stable")
+        self._sorted = rows[self._order]
+
+    def reached(self, rows: IntArray, scores: FloatArray) -> FloatArray:
+        """`[num_candidates] float32`: for each candidate the sum of the scores that lead to it."""
+        targets, weights = rows.ravel(), scores.ravel()
+        place = np.minimum(np.searchsorted(self._sorted, targets), self._sorted.size - 1)
+        found = self._sorted[place] == targets
+        summed = np.bincount(place[found], weights=weights[found], minlength=self._sorted.size)
+        result = np.empty(self._sorted.size, dtype=np.float32)
+        result[self._order] = summed
+        return result
+
+
+def item_to_item_features(state: QueryState, candidates: IntArray, tables: ItemTables) -> dict[str, FloatArray]:
+    """The features that follow from the history by item-to-item tables, each `[num_candidates] float32`.
+
+    Candidates are different from each other.
     """
-    num_items = tables.popularity.shape[0]
-    last = np.zeros(num_items, dtype=np.float32)
-    recent = np.zeros(num_items, dtype=np.float32)
-    for age, row in enumerate(state.rows[-RECENT_EVENTS:][::-1]):
-        neighbours = tables.similar_rows[row]
-        known = neighbours >= 0
-        np.add.at(recent, neighbours[known], tables.similar_scores[row][known] / (1.0 + age))
-        if age == 0:
-            last[neighbours[known]] = tables.similar_scores[row][known]
-    return last, recent
+    among = _Candidates(candidates)
+    recent = state.rows[-RECENT_EVENTS:][::-1]
+    last = recent[:1]
+    fading = (1.0 / (1.0 + np.arange(recent.size, dtype=np.float32)))[:, None]
+    kinds = gap_class(np.asarray([_gap_s(state)]))
+    long = state.rows[-EASE_EVENTS:]
+    return {
+        "similar_to_last": among.reached(tables.similar_rows[last], tables.similar_scores[last]),
+        "similar_to_recent": among.reached(tables.similar_rows[recent], tables.similar_scores[recent] * fading),
+        "follows_last": among.reached(tables.followers.rows[last, kinds], tables.followers.scores[last, kinds]),
+        "follows_recent": among.reached(tables.soon.rows[recent], tables.soon.scores[recent] * fading),
+        "ease": among.reached(tables.ease.rows[long], tables.ease.scores[long]),
+        "ease_of_recent": among.reached(tables.ease.rows[recent], tables.ease.scores[recent]),
+    }
 
 
 def ranking_features(state: QueryState, candidates: IntArray, tables: ItemTables) -> FloatArray:
-    """Input of the ranker: `[num_candidates, dim + len(RANKING_FEATURES)] float32`.
+    """Input of the ranker: `[num_candidates, len(RANKING_FEATURES)] float32`.
 
-    The first `dim` columns are the element-wise product of user and item vector, so that their sum is the retrieval
-    score and the cross layers see its parts.
+    Args:
+        state: whose history, asked when.
+        candidates: `[num_candidates]` catalogue rows, all different.
+        tables: of the release.
     """
-    vectors = tables.vectors[candidates]
-    product = vectors * state.vector
-    last, recent = similar_to_recent(state, tables)
-    affinity = category_affinity(state, tables.categories)
     count = len(candidates)
-    gap_s = state.now_s - float(state.times_s[-1]) if state.times_s.size else 0.0
-    scalars = np.stack(
-        [
-            product.sum(axis=1),
-            tables.popularity[candidates],
-            tables.trend[candidates],
-            tables.categories[candidates] @ affinity,
-            last[candidates],
-            recent[candidates],
-            np.full(count, np.log1p(state.rows.size) / 6.0, dtype=np.float32),
-            np.full(count, np.log1p(max(gap_s, 0.0)) / 20.0, dtype=np.float32),
-        ],
-        axis=1,
-    )
-    return np.concatenate([product, scalars], axis=1).astype(np.float32)
+    if not count:
+        return np.zeros((0, len(RANKING_FEATURES)), dtype=np.float32)
+    recent = QueryState(
+        state.rows[-RECENT_EVENTS:], state.strengths[-RECENT_EVENTS:], state.times_s[-RECENT_EVENTS:], state.now_s,
+        state.vector,
+    )  # fmt: skip
+    categories = tables.categories[candidates]
+    age_s = np.maximum(state.now_s - tables.first_seen_s[candidates], 0.0)
+    columns = {
+        "retrieval_score": tables.vectors[candidates] @ state.vector,
+        "popularity": tables.popularity[candidates],
+        "trend": tables.trend[candidates],
+        "strength": tables.strength[candidates],
+        "age": np.log1p(age_s / DAY_S) / 8.0,
+        "category_affinity": categories @ category_affinity(state, tables.categories),
+        "category_of_recent": categories @ category_affinity(recent, tables.categories),
+        **item_to_item_features(state, candidates, tables),
+        "history_length": np.full(count, np.log1p(state.rows.size) / 6.0),
+        "gap_to_request": np.full(count, np.log1p(max(_gap_s(state), 0.0)) / 20.0),
+    }
+    return np.stack([columns[name] for name in RANKING_FEATURES], axis=1).astype(np.float32)
+
+
+def _gap_s(state: QueryState) -> float:
+    return float(state.now_s - state.times_s[-1]) if state.times_s.size else 0.0
 
 
 def _left_pad(values: IntArray, length: int) -> IntArray:

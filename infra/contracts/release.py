@@ -22,7 +22,7 @@ import msgspec
 from infra.contracts.messages import Reason, ReasonCode, SlateItem, Source
 from infra.contracts.residency import Global, GlobalMessage
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 RELEASE_ID_PATTERN = re.compile(r"[0-9a-f]{20}")
 
 USER_TOWER = "user_tower.tflite"
@@ -42,6 +42,14 @@ ITEM_TREND = "item_trend.npy"  # [num_items] float32, same over the last TREND_W
 ITEM_CATEGORIES = "item_categories.npy"  # [num_items, num_categories] float32, each row sums to 1 or 0
 SIMILAR_ROWS = "similar_rows.npy"  # [num_items, num_similar] int32, best first, -1 behind the last
 SIMILAR_SCORES = "similar_scores.npy"  # [num_items, num_similar] float32 in [0, 1]
+ITEM_STRENGTH = "item_strength.npy"  # [num_items] float32 in [0, 1], mean strength of its interactions, shrunk
+ITEM_FIRST_SEEN = "item_first_seen.npy"  # [num_items] float64, Unix seconds of its first interaction
+FOLLOWER_ROWS = "follower_rows.npy"  # [num_items, GAP_CLASSES, length] int32, best first, -1 behind the last
+FOLLOWER_SCORES = "follower_scores.npy"  # the same shape, float32 in [0, 1], 0 behind the last
+SOON_ROWS = "soon_rows.npy"  # [num_items, length] int32, likewise
+SOON_SCORES = "soon_scores.npy"  # [num_items, length] float32 in [0, 1]
+EASE_ROWS = "ease_rows.npy"  # [num_items, length] int32, likewise
+EASE_SCORES = "ease_scores.npy"  # [num_items, length] float32
 CATALOGUE = "catalogue.msgpack"  # tuple[CatalogueItem, ...], row order
 LISTS = "lists.json"  # ReleaseLists
 EVALUATION = "evaluation.json"
@@ -52,7 +60,8 @@ FEDERATED_ADAPTER = "adapter.npy"  # [dim, dim] float32: the tower's last linear
 REQUIRED_FILES = frozenset(
     {
         USER_TOWER, ITEM_TOWER, RANKER, ITEM_VECTORS, ITEM_POPULARITY, ITEM_TREND, ITEM_CATEGORIES, SIMILAR_ROWS,
-        SIMILAR_SCORES, CATALOGUE, LISTS, EVALUATION, MODEL_CARD, RULES, FEDERATED_ADAPTER,
+        SIMILAR_SCORES, ITEM_STRENGTH, ITEM_FIRST_SEEN, FOLLOWER_ROWS, FOLLOWER_SCORES, SOON_ROWS, SOON_SCORES,
+        EASE_ROWS, EASE_SCORES, CATALOGUE, LISTS, EVALUATION, MODEL_CARD, RULES, FEDERATED_ADAPTER,
     }
 )  # fmt: skip
 

@@ -12,17 +12,25 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from infra.contracts.features import FloatArray, IntArray, ItemTables
+from infra.contracts.features import GAP_CLASSES, FloatArray, IntArray, ItemLinks, ItemTables
 from infra.contracts.release import (
     CATALOGUE,
+    EASE_ROWS,
+    EASE_SCORES,
+    FOLLOWER_ROWS,
+    FOLLOWER_SCORES,
     ITEM_CATEGORIES,
+    ITEM_FIRST_SEEN,
     ITEM_POPULARITY,
+    ITEM_STRENGTH,
     ITEM_TREND,
     ITEM_VECTORS,
     LISTS,
     RULES,
     SIMILAR_ROWS,
     SIMILAR_SCORES,
+    SOON_ROWS,
+    SOON_SCORES,
     CatalogueItem,
     Manifest,
     ModelShape,
@@ -104,18 +112,28 @@ def load_tables(directory: Path, manifest: Manifest) -> ReleaseTables:
 
 def _load_arrays(directory: Path, shape: ModelShape) -> ItemTables:
     count = shape.num_items
-    similar_rows = _load_array(directory / SIMILAR_ROWS, np.dtype(np.int32), (count, None))
-    if similar_rows.size and (int(similar_rows.max()) >= count or int(similar_rows.min()) < -1):
-        raise ReleaseContentError(f"{SIMILAR_ROWS} points outside the catalogue of {count} items.")
     single = np.dtype(np.float32)
+    similar = _load_links(directory, SIMILAR_ROWS, SIMILAR_SCORES, (count, None))
     return ItemTables(
         vectors=_load_array(directory / ITEM_VECTORS, single, (count, shape.dim)),
         popularity=_load_array(directory / ITEM_POPULARITY, single, (count,)),
         trend=_load_array(directory / ITEM_TREND, single, (count,)),
+        strength=_load_array(directory / ITEM_STRENGTH, single, (count,)),
+        first_seen_s=_load_array(directory / ITEM_FIRST_SEEN, np.dtype(np.float64), (count,)),
         categories=_load_array(directory / ITEM_CATEGORIES, single, (count, shape.num_categories)),
-        similar_rows=similar_rows,
-        similar_scores=_load_array(directory / SIMILAR_SCORES, single, similar_rows.shape),
+        similar_rows=similar.rows,
+        similar_scores=similar.scores,
+        followers=_load_links(directory, FOLLOWER_ROWS, FOLLOWER_SCORES, (count, GAP_CLASSES, None)),
+        soon=_load_links(directory, SOON_ROWS, SOON_SCORES, (count, None)),
+        ease=_load_links(directory, EASE_ROWS, EASE_SCORES, (count, None)),
     )
+
+
+def _load_links(directory: Path, rows_name: str, scores_name: str, shape: tuple[int | None, ...]) -> ItemLinks:
+    rows = _load_array(directory / rows_name, np.dtype(np.int32), shape)
+    if rows.size and (int(rows.max()) >= rows.shape[0] or int(rows.min()) < -1):
+        raise ReleaseContentError(f"{rows_name} points outside the catalogue of {rows.shape[0]} items.")
+    return ItemLinks(rows, _load_array(directory / scores_name, np.dtype(np.float32), rows.shape))
 
 
 def _load_array(path: Path, dtype: np.dtype[Any], shape: tuple[int | None, ...]) -> npt.NDArray[Any]:

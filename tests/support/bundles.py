@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 
 from infra.contracts import release as contract
+from infra.contracts.features import GAP_CLASSES, RANKING_FEATURES
 from infra.contracts.release import CatalogueItem, FileEntry, Manifest, ModelShape, ReleaseLists, Rules
 
 CATEGORIES = ("action", "comedy", "drama")
@@ -69,7 +70,7 @@ def _shape(num_items: int, dim: int) -> ModelShape:
         num_items=num_items,
         num_categories=len(CATEGORIES),
         ranker_batch=32,
-        num_ranking_inputs=dim + 8,
+        num_ranking_inputs=len(RANKING_FEATURES),
         heads=("click",),
         categories=CATEGORIES,
     )
@@ -83,14 +84,23 @@ def _arrays(num_items: int, dim: int, seed: int) -> dict[str, bytes]:
     scores = vectors @ vectors.T
     np.fill_diagonal(scores, -np.inf)
     similar = np.argsort(-scores, axis=1)[:, :neighbours].astype(np.int32)
+    falling = np.tile(np.linspace(1, 0.2, neighbours, dtype=np.float32), (num_items, 1))
     popularity = np.sort(rng.random(num_items).astype(np.float32))[::-1].copy()
     return {
         contract.ITEM_VECTORS: npy(vectors),
         contract.ITEM_POPULARITY: npy(popularity),
         contract.ITEM_TREND: npy(rng.random(num_items).astype(np.float32)),
         contract.ITEM_CATEGORIES: npy(categories),
+        contract.ITEM_STRENGTH: npy(rng.random(num_items).astype(np.float32)),
+        contract.ITEM_FIRST_SEEN: npy(rng.uniform(0, 1e9, num_items)),
         contract.SIMILAR_ROWS: npy(similar),
-        contract.SIMILAR_SCORES: npy(np.tile(np.linspace(1, 0.2, neighbours, dtype=np.float32), (num_items, 1))),
+        contract.SIMILAR_SCORES: npy(falling),
+        contract.FOLLOWER_ROWS: npy(np.repeat(similar[:, None], GAP_CLASSES, axis=1)),
+        contract.FOLLOWER_SCORES: npy(np.repeat(falling[:, None], GAP_CLASSES, axis=1)),
+        contract.SOON_ROWS: npy(similar),
+        contract.SOON_SCORES: npy(falling),
+        contract.EASE_ROWS: npy(similar),
+        contract.EASE_SCORES: npy(falling),
         contract.FEDERATED_ADAPTER: npy(np.eye(dim, dtype=np.float32)),
     }
 

@@ -49,7 +49,7 @@ def _models(shape: ModelShape, vectors_bytes: bytes) -> dict[str, bytes]:
         return {"vector": tf.reduce_sum(tf.gather(table, items), axis=1) / tf.maximum(count, 1.0) + idle}
 
     def rank(features: Any) -> dict[str, Any]:
-        return {"probabilities": tf.sigmoid(features[:, shape.dim : shape.dim + 1])}
+        return {"probabilities": tf.sigmoid(features[:, :1])}
 
     def item(categories: Any) -> dict[str, Any]:
         return {"vector": tf.matmul(categories, spread)}

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from central.datasets.interactions import Interactions, leave_last_out
+from central.training.calibration import fit_platt
 from central.training.config import RankerConfig, RetrievalConfig, default_config
 from central.training.losses import full_softmax_loss
-from central.training.ranker import HEADS, RankerNetwork, fit_platt
+from central.training.ranker import HEADS, RankerNetwork
 from central.training.ranking_data import candidate_lists, retrieve
 from central.training.retrieval import TwoTowerModel
 from central.training.runtime import prefers_bfloat16, tf
@@ -104,14 +105,14 @@ def test_platt_scaling_finds_the_rate_and_keeps_the_order() -> None:
 
 
 def test_the_ranker_starts_as_the_retrieval_order() -> None:
-    inputs = 8 + len(RANKING_FEATURES)
+    inputs = len(RANKING_FEATURES)
     network = RankerNetwork(
         config=RankerConfig(), mean=np.zeros(inputs, dtype=np.float32), deviation=np.ones(inputs, dtype=np.float32)
     )
     features = np.random.default_rng(0).normal(size=(50, inputs)).astype(np.float32)
     found = network.probabilities(tf.constant(features)).numpy()
     assert found.shape == (50, len(HEADS))
-    assert np.array_equal(np.argsort(-found[:, 0]), np.argsort(-features[:, 8]))
+    assert np.array_equal(np.argsort(-found[:, 0]), np.argsort(-features[:, 0]))
 
 
 def test_retrieval_takes_the_history_out_and_breaks_ties_by_row(data: Interactions) -> None:
@@ -126,15 +127,17 @@ def test_retrieval_takes_the_history_out_and_breaks_ties_by_row(data: Interactio
 def test_targets_are_inserted_to_learn_from_and_never_to_evaluate(data: Interactions) -> None:
     split = leave_last_out(data)
     rng = np.random.default_rng(0)
-    tables = item_tables(data, split.train_ends, rng.normal(size=(40, 4)).astype(np.float32))
+    tables = item_tables(data, split.train_ends, rng.normal(size=(40, 4)).astype(np.float32), ease_penalty=50.0)
     vectors = rng.normal(size=(60, 4)).astype(np.float32)
-    learn = candidate_lists(data, split.valid_at, vectors, tables, insert_target=True, candidates=5)
-    assert (learn.target_at >= 0).all()
-    assert (learn.rows[np.arange(60), learn.target_at] == data.rows[split.valid_at]).all()
-    seen = candidate_lists(data, split.valid_at, vectors, tables, insert_target=False, candidates=5)
+    learn = candidate_lists(data, split.valid_at, vectors, tables, insert_target=True, width=5)
+    assert (learn.rows[np.arange(60), learn.learn_at] == data.rows[split.valid_at]).all()
+    seen = candidate_lists(data, split.valid_at, vectors, tables, insert_target=False, width=5)
     assert (seen.target_at < 0).any()
-    assert learn.features.shape == (60, 5, 4 + len(RANKING_FEATURES))
-    assert np.array_equal(seen.liked, data.strengths[split.valid_at] >= 4)
+    assert np.array_equal(seen.target_at, learn.target_at)
+    assert learn.features.shape == (60, 5, len(RANKING_FEATURES))
+    assert np.array_equal(seen.strengths, data.strengths[split.valid_at])
+    both = learn.take(np.arange(10)).joined(learn.take(np.arange(10, 60)))
+    assert np.array_equal(both.features, learn.features)
 
 
 def test_defaults_follow_the_data(data: Interactions) -> None:

@@ -7,15 +7,17 @@ from hypothesis import strategies as st
 
 from infra.contracts.features import (
     GAP_BUCKETS,
+    GAP_CLASSES,
     GAP_UNKNOWN,
     RANKING_FEATURES,
+    RECENT_EVENTS,
+    ItemLinks,
     ItemTables,
     QueryState,
     category_affinity,
     encode_history,
     gap_bucket,
     ranking_features,
-    similar_to_recent,
 )
 
 
@@ -63,6 +65,8 @@ def test_encoding_is_what_is_left_of_the_longest_one(events: int, length: int):
 @pytest.fixture
 def tables() -> ItemTables:
     similar_rows = np.array([[1, 2], [0, -1], [0, 3], [-1, -1]], dtype=np.int32)
+    followers = np.full((4, GAP_CLASSES, 1), -1, dtype=np.int32)
+    followers[0, :, 0] = [1, 2, 3, 3]  # after item 0: 1 at once, 2 within a minute, 3 later
     return ItemTables(
         vectors=np.eye(4, dtype=np.float32),
         popularity=np.array([1.0, 0.5, 0.2, 0.1], dtype=np.float32),
@@ -70,7 +74,17 @@ def tables() -> ItemTables:
         categories=np.array([[1, 0], [1, 0], [0, 1], [0.5, 0.5]], dtype=np.float32),
         similar_rows=similar_rows,
         similar_scores=np.where(similar_rows >= 0, 0.5, 0.0).astype(np.float32),
+        strength=np.full(4, 0.6, dtype=np.float32),
+        first_seen_s=np.array([0.0, 500.0, 900.0, 5000.0]),
+        followers=ItemLinks(followers, np.where(followers >= 0, 0.8, 0.0).astype(np.float32)),
+        soon=links([[3], [-1], [-1], [-1]], 0.4),
+        ease=links([[1, 3], [-1, -1], [3, -1], [-1, -1]], 0.25),
     )
+
+
+def links(rows: list[list[int]], score: float) -> ItemLinks:
+    leads = np.array(rows, dtype=np.int32)
+    return ItemLinks(leads, np.where(leads >= 0, score, 0.0).astype(np.float32))
 
 
 def query(rows: list[int], strengths: list[int], times: list[float], now_s: float = 1000.0) -> QueryState:
@@ -93,18 +107,44 @@ def test_older_events_count_less(tables: ItemTables):
     assert affinity.tolist() == pytest.approx([1 / 3, 2 / 3])
 
 
+def features_of(state: QueryState, tables: ItemTables, candidates: list[int]) -> dict[str, list[float]]:
+    found = ranking_features(state, np.array(candidates, dtype=np.int32), tables)
+    assert found.shape == (len(candidates), len(RANKING_FEATURES))
+    assert found.dtype == np.float32
+    return {name: found[:, at].tolist() for at, name in enumerate(RANKING_FEATURES)}
+
+
 def test_similarity_ignores_padding_and_weighs_later_events_more(tables: ItemTables):
-    last, recent = similar_to_recent(query([2, 0], [5, 5], [1.0, 2.0]), tables)
-    assert last.tolist() == [0, 0.5, 0.5, 0]
-    assert recent.tolist() == [0.25, 0.5, 0.5, 0.25]
+    found = features_of(query([2, 0], [5, 5], [1.0, 2.0]), tables, [0, 1, 2, 3])
+    assert found["similar_to_last"] == [0, 0.5, 0.5, 0]
+    assert found["similar_to_recent"] == [0.25, 0.5, 0.5, 0.25]
 
 
-def test_ranking_features_hold_the_retrieval_score_and_its_parts(tables: ItemTables):
-    features = ranking_features(query([0], [5], [990.0]), np.array([3, 1], dtype=np.int32), tables)
-    assert features.shape == (2, 4 + len(RANKING_FEATURES))
-    assert features.dtype == np.float32
-    assert features[0, :5].tolist() == [0, 0, 0, 4, 4]
-    assert features[1, 4 + RANKING_FEATURES.index("similar_to_last")] == 0.5
+def test_features_follow_the_order_of_the_candidates(tables: ItemTables):
+    state = query([2, 0], [5, 4], [1.0, 2.0])
+    one, other = features_of(state, tables, [0, 1, 2, 3]), features_of(state, tables, [3, 1, 0])
+    for name in RANKING_FEATURES:
+        assert other[name] == [one[name][row] for row in (3, 1, 0)], name
+
+
+@pytest.mark.parametrize(("gap_s", "next_row"), [(0.0, 1), (30.0, 2), (600.0, 3), (1e6, 3)])
+def test_what_follows_depends_on_the_gap(tables: ItemTables, gap_s: float, next_row: int):
+    found = features_of(query([0], [5], [0.0], gap_s), tables, [1, 2, 3])
+    assert found["follows_last"] == pytest.approx([0.8 if row == next_row else 0.0 for row in (1, 2, 3)])
+
+
+def test_ease_sums_over_the_history_and_recency_is_counted_apart(tables: ItemTables):
+    found = features_of(query([0, 2], [5, 5], [1.0, 2.0]), tables, [1, 3])
+    assert found["ease"] == [0.25, 0.5]
+    long = features_of(query([0] + [1] * RECENT_EVENTS, [5] * 11, [float(at) for at in range(11)]), tables, [1, 3])
+    assert (long["ease"], long["ease_of_recent"]) == ([0.25, 0.25], [0, 0])
+
+
+def test_ranking_features_hold_the_retrieval_score_and_the_age(tables: ItemTables):
+    found = features_of(query([0], [5], [990.0]), tables, [3, 1])
+    assert found["retrieval_score"] == [4, 2]
+    assert found["age"][0] == 0.0  # not seen before the request
+    assert found["age"][1] > 0.0
 
 
 def test_ranking_features_of_a_newcomer_are_finite(tables: ItemTables):

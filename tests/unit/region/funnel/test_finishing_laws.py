@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infra.contracts.features import ItemTables
+from infra.contracts.features import GAP_CLASSES, RANKING_FEATURES, ItemLinks, ItemTables
 from infra.contracts.messages import AttributeFilter, HomeRequest, ItemFilters, RecommendationType, Source
 from infra.contracts.release import CatalogueItem, ModelShape, ReleaseLists, Rules
 from infra.plumbing.clock import ManualClock
@@ -35,6 +35,10 @@ FILTERS = (
 
 def release_of(num_items: int, seed: int) -> LoadedRelease:
     rng = np.random.default_rng(seed)
+
+    def links(*shape: int) -> ItemLinks:
+        return ItemLinks(rng.integers(-1, num_items, shape).astype(np.int32), rng.random(shape).astype(np.float32))
+
     names = [tuple(name for name in CATEGORIES if rng.random() < 0.4) for _ in range(num_items)]
     weights = np.array([[float(name in own) for name in CATEGORIES] for own in names], dtype=np.float32)
     popularity = rng.random(num_items).astype(np.float32)
@@ -50,7 +54,7 @@ def release_of(num_items: int, seed: int) -> LoadedRelease:
         release_id="r",
         shape=ModelShape(
             dim=DIM, history_length=4, num_items=num_items, num_categories=3, ranker_batch=6,
-            num_ranking_inputs=DIM + 8, heads=("click",), categories=CATEGORIES,
+            num_ranking_inputs=len(RANKING_FEATURES), heads=("click",), categories=CATEGORIES,
         ),
         arrays=ItemTables(
             vectors=rng.normal(size=(num_items, DIM)).astype(np.float32),
@@ -59,6 +63,11 @@ def release_of(num_items: int, seed: int) -> LoadedRelease:
             categories=(weights / np.maximum(weights.sum(axis=1, keepdims=True), 1.0)).astype(np.float32),
             similar_rows=rng.integers(-1, num_items, size=(num_items, 3)).astype(np.int32),
             similar_scores=rng.random((num_items, 3)).astype(np.float32),
+            strength=rng.random(num_items).astype(np.float32),
+            first_seen_s=rng.uniform(0, 1e6, num_items),
+            followers=links(num_items, GAP_CLASSES, 2),
+            soon=links(num_items, 3),
+            ease=links(num_items, 3),
         ),
         items=items,
         facets=Facets(items),

@@ -1,0 +1,197 @@
+"""Trains the ranker on candidate lists, keeps what held-out users confirm, calibrates it on them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from central.training.calibration import fit_platt
+from central.training.config import RankerConfig
+from central.training.ranker import HEADS, RankerNetwork, RankingModel, moments
+from central.training.ranking_data import CandidateLists
+from central.training.runtime import keras, tf
+from infra.contracts.features import FloatArray
+from infra.plumbing.progress import Progress
+
+LOGITS_CHUNK: Final = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedRanker:
+    """The network, and how it did on users it had not learned from, over the same candidates, NDCG@10."""
+
+    network: RankerNetwork
+    held_out_ndcg10: float
+    held_out_retrieval_ndcg10: float
+    epochs: tuple[int, int]
+    """Of the linear weights, and then of the cross network."""
+
+
+def train_ranker(
+    learn: CandidateLists, held_out: CandidateLists, config: RankerConfig, *, progress: Progress
+) -> TrainedRanker:
+    """Trains on `learn`, counts how many epochs rank `held_out` best, and trains as long on both.
+
+    Both have their targets inserted where retrieval missed them; figures and calibration count the targets that
+    retrieval found. The two numbers of a head's calibration are fitted on all lists: the scale of the logits is the
+    final network's own, and its few hundred weights, stopped by held-out users, do not know the lists by heart.
+    """
+    keras.utils.set_random_seed(config.seed)
+    network = RankerNetwork(config=config, **moments(learn.features))
+    start = held_out_ndcg(network, held_out)
+    told = _Told(progress, total=4 * config.epochs)
+    epochs = _search(network, learn, held_out, config, told)
+    found = held_out_ndcg(network, held_out)
+    everything = learn.joined(held_out)
+    final = _train_as_long(everything, config, epochs, told) if any(epochs) else network
+    for head, (slope, offset) in enumerate(calibrate(final, everything)):
+        final.slope[head].assign(slope)
+        final.offset[head].assign(offset)
+    told.finish()
+    return TrainedRanker(network=final, held_out_ndcg10=found, held_out_retrieval_ndcg10=start, epochs=epochs)
+
+
+class _Told:
+    """Counts epochs for a progress bar whose end is only known as a bound."""
+
+    def __init__(self, progress: Progress, *, total: int) -> None:
+        self._progress, self._total, self._done = progress, total, 0
+
+    def __call__(self) -> None:
+        self._done += 1
+        self._progress.advance(min(self._done, self._total - 1), self._total, "training the ranker")
+
+    def finish(self) -> None:
+        self._progress.advance(self._total, self._total, "training the ranker")
+
+
+def _search(
+    network: RankerNetwork, learn: CandidateLists, held_out: CandidateLists, config: RankerConfig, told: _Told
+) -> tuple[int, int]:
+    """Trains `network`, leaves the weights in it that rank `held_out` best; returns the epochs of both phases."""
+    kept = _Best(network=network, held_out=held_out)
+    rng = np.random.default_rng(config.seed)
+    epochs = []
+    for train_epoch in _phases(network, config):
+        best = kept.ndcg
+        chosen = 0
+        for epoch in range(1, config.epochs + 1):
+            train_epoch(learn, rng)
+            told()
+            since = kept.look()
+            if kept.ndcg > best:
+                best, chosen = kept.ndcg, epoch
+            if since > config.patience:
+                break
+        kept.restore()
+        epochs.append(chosen)
+    return epochs[0], epochs[1]
+
+
+def _train_as_long(lists: CandidateLists, config: RankerConfig, epochs: tuple[int, int], told: _Told) -> RankerNetwork:
+    keras.utils.set_random_seed(config.seed)
+    network = RankerNetwork(config=config, **moments(lists.features))
+    rng = np.random.default_rng(config.seed)
+    for count, train_epoch in zip(epochs, _phases(network, config), strict=True):
+        for _ in range(count):
+            train_epoch(lists, rng)
+            told()
+    return network
+
+
+def _phases(
+    network: RankerNetwork, config: RankerConfig
+) -> tuple[Callable[[CandidateLists, np.random.Generator], None], ...]:
+    """The few linear weights first: the cross network would learn a small dataset by heart before they have moved."""
+    wide = network.wide_variables()
+    known = {id(variable) for variable in wide}
+    deep = [variable for variable in network.trainable_variables if id(variable) not in known]
+    return _phase(network, config, config.linear_rate, wide), _phase(network, config, config.learning_rate, deep)
+
+
+def _phase(
+    network: RankerNetwork, config: RankerConfig, rate: float, variables: list[Any]
+) -> Callable[[CandidateLists, np.random.Generator], None]:
+    model = RankingModel(network=network, loss=config.loss, variables=variables)
+    model.compile(optimizer=keras.optimizers.AdamW(rate, weight_decay=config.weight_decay, jit_compile=False))
+    step = tf.function(model.train_step, autograph=False, reduce_retracing=True)
+
+    def train_epoch(lists: CandidateLists, rng: np.random.Generator) -> None:
+        order = rng.permutation(len(lists))
+        for at in range(0, len(lists), config.batch_lists):
+            part = lists.take(order[at : at + config.batch_lists])
+            counts = head_counts(part.strengths).astype(np.float32)
+            step((tf.constant(part.features), tf.constant(part.learn_at), tf.constant(counts)))
+
+    return train_epoch
+
+
+class _Best:
+    """Keeps the weights that rank the held-out users best, the start included."""
+
+    def __init__(self, *, network: RankerNetwork, held_out: CandidateLists) -> None:
+        self._network, self._held_out = network, held_out
+        self._weights = [variable.numpy() for variable in network.trainable_variables]
+        self._since = 0
+        self.ndcg = held_out_ndcg(network, held_out)
+
+    def look(self) -> int:
+        """Looks at the network as it is now; returns how many looks ago it was best."""
+        found = held_out_ndcg(self._network, self._held_out)
+        self._since += 1
+        if found > self.ndcg:
+            self.ndcg, self._since = found, 0
+            self._weights = [variable.numpy() for variable in self._network.trainable_variables]
+        return self._since
+
+    def restore(self) -> None:
+        """Puts the best weights back."""
+        self._since = 0
+        for variable, value in zip(self._network.trainable_variables, self._weights, strict=True):
+            variable.assign(value)
+
+
+def head_counts(strengths: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
+    """`[lists, num_heads]`: whether a target of this strength counts for the head; see `event_strength`."""
+    return np.stack([strengths > 0, strengths >= LONG_VIEW_STRENGTH_MIN, strengths == DISLIKE_STRENGTH], axis=1)
+
+
+LONG_VIEW_STRENGTH_MIN: Final = 4
+DISLIKE_STRENGTH: Final = 1
+
+
+def ranked_places(network: RankerNetwork, lists: CandidateLists) -> npt.NDArray[np.int64]:
+    """`[queries, candidates]`: places of each list in the ranker's order, best first, ties in retrieval order."""
+    return np.argsort(-ranker_logits(network, lists)[:, :, 0], axis=1, kind="stable")
+
+
+def held_out_ndcg(network: RankerNetwork, lists: CandidateLists) -> float:
+    """NDCG@10 of the ranker's order; a target that retrieval missed counts as 0."""
+    places = ranked_places(network, lists)
+    found = np.argmax(places == lists.target_at[:, None], axis=1) + 1
+    hit = (lists.target_at >= 0) & (found <= 10)
+    return float(np.where(hit, 1.0 / np.log2(found + 1.0), 0.0).mean()) if len(lists) else 0.0
+
+
+def calibrate(network: RankerNetwork, lists: CandidateLists) -> list[tuple[float, float]]:
+    """Platt scaling (1999) of every head over the candidates that retrieval found: slope and offset for each."""
+    logits = ranker_logits(network, lists)
+    hit = np.arange(logits.shape[1]) == lists.target_at[:, None]
+    counts = head_counts(lists.strengths)
+    return [
+        fit_platt(logits[:, :, head].ravel().astype(np.float64), (hit & counts[:, head, None]).ravel())
+        for head in range(len(HEADS))
+    ]
+
+
+def ranker_logits(network: RankerNetwork, lists: CandidateLists) -> FloatArray:
+    """`[queries, candidates, num_heads] float32`."""
+    width, inputs = lists.features.shape[1:]
+    parts = [
+        network(tf.constant(lists.features[at : at + LOGITS_CHUNK].reshape(-1, inputs)), training=False).numpy()
+        for at in range(0, len(lists), LOGITS_CHUNK)
+    ]
+    logits: FloatArray = np.concatenate(parts).reshape(-1, width, len(HEADS))
+    return logits

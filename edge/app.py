@@ -189,7 +189,7 @@ async def make_app(outside: Outside, stack: AsyncExitStack) -> web.Application:
         hot = HotPath(
             HotParts(
                 identities=identities, caller_limits=caller_limits, address_limits=address_limits, ledger=edge.ledger,
-                answers=edge.answers, touched=edge.cache.get, metrics=metrics, stats=stats, telemetry=telemetry,
+                answers=edge.answers, metrics=metrics, stats=stats, telemetry=telemetry,
                 clock=outside.clock,
             )
         )  # fmt: skip

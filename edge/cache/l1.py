@@ -1,30 +1,33 @@
-"""The in-process cache: bounded by bytes, segmented LRU, with admission by how often a key was asked for.
+"""The in-process cache: bounded by bytes, scan resistant, and a hit costs one addition.
 
-A new key waits in *probation*; asked for again it moves to *protected* (at most PROTECTED_SHARE of the bytes), whose
-overflow falls back to probation. When there is no room, the newcomer competes with the oldest of probation by
-estimated frequency and loses ties: a scan of keys that nobody asks for twice cannot push out what is asked for.
-Frequencies are kept in a count-min sketch that is halved now and then (TinyLFU, Einziger et al. 2017,
-doi:10.1145/3149371), so that what was popular yesterday does not stay for ever.
+S3-FIFO (Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023, doi:10.1145/3600006.3613147), its
+bounds in bytes instead of entries::
+
+    new key ------> small (SMALL_SHARE of the bytes) --asked for again?--> main --asked for since?--> to its end again
+                      | no: its key is remembered                           | no: gone
+                      v
+                    ghosts --------- asked for soon after --------------> main
+
+Admission is the walk through `small`: a scan of keys that nobody asks for twice fills that queue and leaves by it.
+Nothing is moved when a key is asked for, only `hits` of its value grows, which is looked at when room is needed. So
+whoever serves a value past `get` (the hot path) counts in the same way, without knowing the cache.
 """
 
-from array import array
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-PROTECTED_SHARE = 0.8
-_SKETCH_ROWS = 4
-_SKETCH_WIDTH = 1 << 14
-_COUNT_MAX = 15
-_HALVE_AFTER = 10 * _SKETCH_WIDTH
-# Odd multipliers of 64 bits: one per row, so that two keys that share a cell in one row differ in the others.
-_MULTIPLIERS = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93)
-_MASK = (1 << 64) - 1
+SMALL_SHARE = 0.1
+GHOSTS_MAX = 200_000
+HITS_MAX = 3
+"""More hits than this give no longer life: what was popular yesterday does not stay for ever."""
 
 
 class Sized(Protocol):
-    """What the cache can hold."""
+    """What the cache can hold. `hits` is how often it was served lately: added to by whoever serves it."""
+
+    hits: int
 
     def size_bytes(self) -> int:
         """How many bytes it counts for."""
@@ -34,34 +37,15 @@ class Sized(Protocol):
 V = TypeVar("V", bound=Sized)
 
 
-class FrequencySketch:
-    """About how often each key was asked for lately: never less than it was, at most _COUNT_MAX. Fixed size."""
+@dataclass(slots=True, eq=False)
+class _Held(Generic[V]):
+    """One entry's place in a queue. `gone`: it was discarded, and is skipped when the queue comes to it."""
 
-    def __init__(self) -> None:
-        self._rows = [array("B", bytes(_SKETCH_WIDTH)) for _ in range(_SKETCH_ROWS)]
-        self._counted = 0
-
-    def add(self, key: Hashable) -> None:
-        """Count one request for `key`."""
-        for row, cell in self._cells(key):
-            if row[cell] < _COUNT_MAX:
-                row[cell] += 1
-        self._counted += 1
-        if self._counted >= _HALVE_AFTER:
-            self._halve()
-
-    def estimate(self, key: Hashable) -> int:
-        """How often `key` was counted since about the last two halvings."""
-        return min(row[cell] for row, cell in self._cells(key))
-
-    def _cells(self, key: Hashable) -> "Iterator[tuple[array[int], int]]":
-        mixed = hash(key) & _MASK
-        for row, multiplier in zip(self._rows, _MULTIPLIERS, strict=True):
-            yield row, ((mixed * multiplier & _MASK) >> 40) % _SKETCH_WIDTH
-
-    def _halve(self) -> None:
-        self._rows = [array("B", bytes(count >> 1 for count in row)) for row in self._rows]
-        self._counted //= 2
+    key: Hashable
+    value: V
+    size: int
+    in_small: bool
+    gone: bool = False
 
 
 @dataclass(slots=True)
@@ -82,86 +66,129 @@ class L1Cache(Generic[V]):
 
     def __init__(self, *, bytes_max: int, left: Callable[[V], None] = lambda _value: None) -> None:
         self._bytes_max = bytes_max
+        self._small_max = int(bytes_max * SMALL_SHARE)
         self._left = left
-        self._protected_max = int(bytes_max * PROTECTED_SHARE)
-        self._probation: OrderedDict[Hashable, tuple[V, int]] = OrderedDict()
-        self._protected: OrderedDict[Hashable, tuple[V, int]] = OrderedDict()
-        self._probation_bytes = 0
-        self._protected_bytes = 0
-        self._sketch = FrequencySketch()
+        self._held: dict[Hashable, _Held[V]] = {}
+        self._small: deque[_Held[V]] = deque()
+        self._main: deque[_Held[V]] = deque()
+        self._small_bytes = 0
+        self._main_bytes = 0
+        self._ghosts: OrderedDict[Hashable, int] = OrderedDict()
+        self._ghost_bytes = 0
         self.counts = L1Counts()
 
     def __len__(self) -> int:
-        return len(self._probation) + len(self._protected)
+        return len(self._held)
 
     def __repr__(self) -> str:
         return (
-            f"L1Cache({len(self._probation)} in probation, {len(self._protected)} protected, "
-            f"{self.size_bytes} of {self._bytes_max} bytes)"
+            f"L1Cache({len(self._held)} entries, {self._small_bytes} + {self._main_bytes} of {self._bytes_max} bytes, "
+            f"{len(self._ghosts)} ghosts)"
         )
 
     @property
     def size_bytes(self) -> int:
         """Bytes of all entries; never more than `bytes_max`."""
-        return self._probation_bytes + self._protected_bytes
+        return self._small_bytes + self._main_bytes
 
     def get(self, key: Hashable) -> V | None:
         """The value of `key`; counts as one request for it."""
-        self._sketch.add(key)
-        held = self._protected.get(key)
-        if held is not None:
-            self._protected.move_to_end(key)
-            return held[0]
-        held = self._probation.get(key)
+        held = self._held.get(key)
         if held is None:
             return None
-        self._promote(key)
-        return held[0]
+        held.value.hits += 1
+        return held.value
 
     def put(self, key: Hashable, value: V) -> bool:
-        """Keep `value`; returns False when it was not admitted. A key that is already held is always replaced."""
-        held = self.discard(key)
+        """Keep `value`; returns False when it is larger than the cache. A key that is held keeps its place."""
         size = value.size_bytes()
-        if size > self._bytes_max or not self._make_room(key, size, certain=held):
+        known = self.discard(key) if size > self._bytes_max else self._replace(key, value, size)
+        if size > self._bytes_max:
             self.counts.not_admitted += 1
             return False
-        self._probation[key] = (value, size)
-        self._probation_bytes += size
+        if not known:
+            self._insert(key, value, size)
         return True
 
     def discard(self, key: Hashable) -> bool:
         """Forget `key`; returns whether it was there."""
-        if key in self._protected:
-            value, size = self._protected.pop(key)
-            self._protected_bytes -= size
-        elif key in self._probation:
-            value, size = self._probation.pop(key)
-            self._probation_bytes -= size
-        else:
+        held = self._held.get(key)
+        if held is None:
             return False
-        self._left(value)
+        held.gone = True
+        self._drop(held)
         return True
 
-    def _promote(self, key: Hashable) -> None:
-        value, size = self._probation.pop(key)
-        self._probation_bytes -= size
-        self._protected[key] = (value, size)
-        self._protected_bytes += size
-        while self._protected_bytes > self._protected_max and self._protected:
-            fallen, (old, old_size) = self._protected.popitem(last=False)
-            self._protected_bytes -= old_size
-            self._probation[fallen] = (old, old_size)
-            self._probation_bytes += old_size
+    def _replace(self, key: Hashable, value: V, size: int) -> bool:
+        held = self._held.get(key)
+        if held is None:
+            return False
+        if size - held.size > self._bytes_max - self.size_bytes:
+            # It would need room, and making room might take the very entry: it leaves and comes anew.
+            self.discard(key)
+            return False
+        self._count(held, -held.size)
+        value.hits = held.value.hits
+        old, held.value, held.size = held.value, value, size
+        self._count(held, size)
+        if old is not value:
+            self._left(old)
+        return True
 
-    def _make_room(self, key: Hashable, size: int, *, certain: bool) -> bool:
-        wins = certain
+    def _insert(self, key: Hashable, value: V, size: int) -> None:
         while self.size_bytes + size > self._bytes_max:
-            segment = self._probation or self._protected
-            victim = next(iter(segment))
-            # One duel is enough: who beats the oldest has shown that it is asked for.
-            wins = wins or self._sketch.estimate(key) > self._sketch.estimate(victim)
-            if not wins:
-                return False
-            self.discard(victim)
-            self.counts.evicted += 1
-        return True
+            self._evict()
+        ghost = self._ghosts.pop(key, None)
+        if ghost is not None:
+            self._ghost_bytes -= ghost
+        value.hits = 0
+        held = self._held[key] = _Held(key, value, size, in_small=ghost is None)
+        (self._small if held.in_small else self._main).append(held)
+        self._count(held, size)
+
+    def _evict(self) -> None:
+        """Take one step towards more room."""
+        if self._small_bytes > self._small_max or not self._main_bytes:
+            self._leave_small()
+        else:
+            self._leave_main()
+
+    def _leave_small(self) -> None:
+        held = self._small.popleft()
+        if held.gone:
+            return
+        if held.value.hits:
+            self._count(held, -held.size)
+            held.in_small = False
+            held.value.hits = 0
+            self._count(held, held.size)
+            self._main.append(held)
+            return
+        self._drop(held)
+        self.counts.evicted += 1
+        self._ghosts[held.key] = held.size
+        self._ghost_bytes += held.size
+        while self._ghost_bytes > self._bytes_max or len(self._ghosts) > GHOSTS_MAX:
+            self._ghost_bytes -= self._ghosts.popitem(last=False)[1]
+
+    def _leave_main(self) -> None:
+        held = self._main.popleft()
+        if held.gone:
+            return
+        if held.value.hits:
+            held.value.hits = min(held.value.hits, HITS_MAX) - 1
+            self._main.append(held)
+            return
+        self._drop(held)
+        self.counts.evicted += 1
+
+    def _drop(self, held: _Held[V]) -> None:
+        del self._held[held.key]
+        self._count(held, -held.size)
+        self._left(held.value)
+
+    def _count(self, held: _Held[V], size: int) -> None:
+        if held.in_small:
+            self._small_bytes += size
+        else:
+            self._main_bytes += size

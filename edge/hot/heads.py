@@ -13,6 +13,7 @@ of header lines that were judged before: requests differ in a line or two, not i
 """
 
 import re
+from collections.abc import Callable
 from typing import Final
 
 HEAD_BYTES_MAX = 4_096
@@ -30,15 +31,19 @@ REQUEST_ID: Final = 8
 TRACE: Final = 16
 DEADLINE: Final = 32
 CONNECTION: Final = 64
+VARIED: Final = 128
+_REMEMBERED: Final = HARMLESS | HOST | DEADLINE | CONNECTION
+"""Kinds whose lines repeat from request to request."""
 
-_VALUE = re.compile(rb" [!-~]([ -~]*[!-~])?")
-_DEADLINE = re.compile(rb" [0-9]{1,9}")
-_UNSAMPLED = re.compile(rb" 00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-00")
-_KEEP_ALIVE = re.compile(rb" [Kk]eep-[Aa]live")
+_VALUE = re.compile(rb" [!-~]([ -~]*[!-~])?").fullmatch
+_DEADLINE = re.compile(rb" [0-9]{1,9}").fullmatch
+_UNSAMPLED = re.compile(rb" 00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-00").fullmatch
+_KEEP_ALIVE = re.compile(rb" [Kk]eep-[Aa]live").fullmatch
+_UNKNOWN: tuple[int, Callable[[bytes], object]] = (DECLINED, lambda _value: None)
 _BEARER = (b"Authorization: Bearer ", b"authorization: Bearer ")
 _BEARER_LENGTH = len(_BEARER[0])
 
-RULES: dict[bytes, tuple[int, "re.Pattern[bytes]"]] = {
+RULES: dict[bytes, tuple[int, Callable[[bytes], object]]] = {
     b"host": (HOST, _VALUE),
     b"if-none-match": (TAGS, _VALUE),
     b"atoll-request-id": (REQUEST_ID, _VALUE),
@@ -48,17 +53,17 @@ RULES: dict[bytes, tuple[int, "re.Pattern[bytes]"]] = {
 }
 """What each name is, and the only form in which it is taken. A sampled `traceparent` wants a span: declined."""
 
-HEADERS_WITHOUT_MEANING = (
-    "accept", "accept-charset", "accept-encoding", "accept-language", "cache-control", "cookie", "dnt", "forwarded",
-    "if-modified-since", "origin", "pragma", "priority", "referer", "save-data", "sec-ch-ua", "sec-ch-ua-mobile",
-    "sec-ch-ua-platform", "sec-fetch-dest", "sec-fetch-mode", "sec-fetch-site", "sec-fetch-user", "sec-gpc",
-    "tracestate", "user-agent", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-port", "x-forwarded-proto",
-    "x-real-ip", "x-requested-with",
+HARMLESS_NAMES = (
+    "accept", "accept-charset", "accept-encoding", "accept-language", "cache-control", "dnt", "if-modified-since",
+    "origin", "pragma", "priority", "save-data", "sec-ch-ua", "sec-ch-ua-mobile", "sec-ch-ua-platform",
+    "sec-fetch-dest", "sec-fetch-mode", "sec-fetch-site", "sec-fetch-user", "sec-gpc", "user-agent",
+    "x-forwarded-host", "x-forwarded-port", "x-forwarded-proto", "x-requested-with",
 )  # fmt: skip
 """Names that no handler for lists reads (a test searches for readers)."""
-RULES.update((name.encode(), (HARMLESS, _VALUE)) for name in HEADERS_WITHOUT_MEANING)
-_REMEMBERED = HARMLESS | HOST | DEADLINE | CONNECTION
-"""Kinds whose lines repeat from request to request."""
+VARIED_NAMES = ("cookie", "forwarded", "referer", "tracestate", "via", "x-forwarded-for", "x-real-ip")
+"""The same, but their lines hardly ever come twice: remembering them would push out those that do."""
+RULES.update((name.encode(), (HARMLESS, _VALUE)) for name in HARMLESS_NAMES)
+RULES.update((name.encode(), (VARIED, _VALUE)) for name in VARIED_NAMES)
 
 
 class HeadReader:
@@ -92,16 +97,15 @@ class HeadReader:
             return None
         self.token = self.tags = self.request_id = None
         seen = 0
-        known = self._known
+        known = self._known.get
         for line in lines:
-            kind = known.get(line)
+            kind = known(line)
             if kind is None:
                 kind = self._judge(line)
-                if kind == DECLINED:
+            if kind:
+                if kind & seen or kind == DECLINED:
                     return None
-            if kind & seen:
-                return None
-            seen |= kind
+                seen |= kind
         return first[4:-9] if seen & HOST else None
 
     def _judge(self, line: bytes) -> int:
@@ -109,8 +113,8 @@ class HeadReader:
             self.token = line[_BEARER_LENGTH:]
             return AUTHORIZATION
         name, _, value = line.partition(b":")
-        kind, form = RULES.get(name.lower(), (DECLINED, _VALUE))
-        if kind == DECLINED or not form.fullmatch(value):
+        kind, matches = RULES.get(name.lower(), _UNKNOWN)
+        if not matches(value):
             return DECLINED
         if kind == TAGS:
             self.tags = value[1:]
@@ -118,7 +122,7 @@ class HeadReader:
             self.request_id = value[1:]
         elif kind | _REMEMBERED == _REMEMBERED and len(line) <= MEMO_LINE_BYTES_MAX:
             self._remember(line, kind)
-        return kind
+        return kind if kind != VARIED else HARMLESS
 
     def _remember(self, line: bytes, kind: int) -> None:
         if len(self._known) >= MEMO_LINES_MAX:

@@ -67,9 +67,10 @@ class WallSecond:
 class Pattern:
     """One status of one list: `before` + a request id + `after`, which hold until `ends_s`."""
 
-    __slots__ = ("_after", "_before", "_body", "after", "before", "ends_s")
+    __slots__ = ("_after", "_before", "_body", "after", "before", "ends_s", "status")
 
-    def __init__(self, before: bytes, after: bytes, body: bytes) -> None:
+    def __init__(self, status: int, before: bytes, after: bytes, body: bytes) -> None:
+        self.status = status
         self._before, self._after, self._body = before, after, body
         self.before = self.after = b""
         self.ends_s = float("-inf")
@@ -92,11 +93,22 @@ class Pattern:
 class Ready:
     """A list that may leave at once, as long as `Offer` holds and its entry is fresh."""
 
-    __slots__ = ("entry", "etag", "filter_epoch", "fresh_until_s", "full", "key", "short", "withdrawn_epoch")
+    __slots__ = (
+        "entry",
+        "etag",
+        "filter_epoch",
+        "fresh_until_s",
+        "full",
+        "short",
+        "subject",
+        "type",
+        "withdrawn_epoch",
+    )
 
     def __init__(self, offer: Offer) -> None:
         self.entry = offer.entry
-        self.key = offer.key
+        self.type = offer.key.type.value
+        self.subject = offer.key.subject
         self.withdrawn_epoch = offer.withdrawn_epoch
         self.filter_epoch = offer.filter_epoch
         self.etag = offer.etag
@@ -174,4 +186,4 @@ def _pattern(sent: Sent) -> Pattern | None:
         changing = _CHANGING.get(name)
         said = b"%%(%s)b" % changing if changing is not None else value.replace("%", "%%").encode()
         parts.append(f"{name}: ".replace("%", "%%").encode() + said + b"\r\n")
-    return None if before is None else Pattern(before, b"".join([*parts, b"\r\n"]), sent.body)
+    return None if before is None else Pattern(sent.status, before, b"".join([*parts, b"\r\n"]), sent.body)

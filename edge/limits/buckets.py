@@ -1,9 +1,15 @@
-"""Token buckets per caller: how much one caller may ask of one edge, in bounded memory."""
+"""Token buckets per caller: how much one caller may ask of one edge, in bounded memory.
 
-from collections import OrderedDict
+A bucket is kept as one number, the moment at which it would be full again (the generic cell rate algorithm, ITU-T
+I.371, annex A: a token bucket seen from the other side). A bucket whose moment has passed is full, which is what a
+caller who was never seen has: it can be forgotten without anybody noticing.
+"""
+
 from dataclasses import dataclass
 
 CALLERS_MAX = 50_000
+_KEPT_SHARE = 0.75
+"""What is left of the callers after making room, so that room is not made again at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,38 +20,30 @@ class Rate:
     burst: float
 
 
-@dataclass(frozen=True, slots=True)
-class Bucket:
-    """`tokens` at the moment `at_s` (monotonic)."""
-
-    tokens: float
-    at_s: float
-
-
-def take_one(bucket: Bucket | None, rate: Rate, *, now_s: float) -> tuple[Bucket, bool]:
-    """The bucket after one request, and whether it was allowed. A new caller starts with a full bucket."""
-    held = Bucket(rate.burst, now_s) if bucket is None else bucket
-    tokens = min(rate.burst, held.tokens + max(0.0, now_s - held.at_s) * rate.per_s)
-    if tokens < 1.0:
-        return Bucket(tokens, now_s), False
-    return Bucket(tokens - 1.0, now_s), True
-
-
 class CallerLimits:
-    """Buckets by caller. Who was not seen for longest is forgotten first, which gives that caller a full bucket."""
+    """Buckets by caller. When there are too many, full ones are forgotten first, then those that were begun first."""
 
     def __init__(self, *, rate: Rate, callers_max: int = CALLERS_MAX) -> None:
-        self._rate = rate
+        self._interval_s = 1.0 / rate.per_s
+        self._tolerance_s = (rate.burst - 1.0) / rate.per_s + 1e-9
         self._callers_max = callers_max
-        self._buckets: OrderedDict[str, Bucket] = OrderedDict()
+        self._full_at_s: dict[str, float] = {}
 
     def __len__(self) -> int:
-        return len(self._buckets)
+        return len(self._full_at_s)
 
     def allow(self, caller: str, *, now_s: float) -> bool:
-        """Whether `caller` may make one request more; counts it."""
-        self._buckets[caller], allowed = take_one(self._buckets.get(caller), self._rate, now_s=now_s)
-        self._buckets.move_to_end(caller)
-        if len(self._buckets) > self._callers_max:
-            self._buckets.popitem(last=False)
-        return allowed
+        """Whether `caller` may make one request more at the monotonic moment `now_s`; counts it if so."""
+        full_at_s = self._full_at_s.get(caller, now_s)
+        if full_at_s <= now_s:
+            full_at_s = now_s
+        elif full_at_s - now_s > self._tolerance_s:
+            return False
+        self._full_at_s[caller] = full_at_s + self._interval_s
+        if len(self._full_at_s) > self._callers_max:
+            self._make_room(now_s)
+        return True
+
+    def _make_room(self, now_s: float) -> None:
+        waiting = [(caller, at_s) for caller, at_s in self._full_at_s.items() if at_s > now_s]
+        self._full_at_s = dict(waiting[-int(self._callers_max * _KEPT_SHARE) or -1 :])

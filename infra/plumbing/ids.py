@@ -1,5 +1,6 @@
 """The only place that draws identifiers and randomness for them."""
 
+import random
 import re
 import secrets
 
@@ -42,6 +43,12 @@ def is_request_id(offered: str) -> bool:
     return _REQUEST_ID.fullmatch(offered) is not None
 
 
+_CHANCE = random.Random(secrets.randbits(256))  # noqa: S311 - chance, not secrets
+
+
 def uniform(low: float, high: float) -> float:
-    """A number between `low` and `high`: for jitter, so that processes do not act in step. Not for privacy noise."""
-    return secrets.SystemRandom().uniform(low, high)
+    """A number between `low` and `high`: for jitter, so that processes do not act in step. Not for privacy noise.
+
+    Mersenne Twister, seeded once from the system: a draw makes no system call, and requests are sampled by it.
+    """
+    return _CHANCE.uniform(low, high)

@@ -20,6 +20,15 @@ class GapSampler:
         self._uniform = uniform
         self._left = self._gap()
 
+    @property
+    def left(self) -> int:
+        """How many events pass before the next one that is due."""
+        return self._left
+
+    def skip(self, count: int) -> None:
+        """Let `count` events pass at once, none of which is due: at most `left`."""
+        self._left -= count
+
     def due(self) -> bool:
         """Whether this event is one of the sampled."""
         if self._left > 0:

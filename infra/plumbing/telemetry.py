@@ -6,7 +6,7 @@ never a subject, a session, an event or a feature. A test greps everything a wor
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,9 +52,10 @@ class Telemetry:
     tracer: Tracer
     registry: CollectorRegistry
     logger: logging.Logger
-    traces_this_request: Callable[[], bool]
-    """Whether a request that was decided about nowhere else is one of those whose span is kept."""
-    logs_this_request: Callable[[], bool]
+    traced: GapSampler
+    """Picks the requests whose span is kept, for those that make one without a context (`record_span`)."""
+    logged: GapSampler
+    """Picks the requests that leave a line in the log."""
     _provider: TracerProvider
     _processor: SpanProcessor | None
     _files: tuple[IO[str], ...]
@@ -75,7 +76,7 @@ class Telemetry:
     ) -> None:
         """Keep the span of a request that is over and called nobody: no context is entered for it.
 
-        For requests that `traces_this_request` picked; times are nanoseconds of the Unix epoch.
+        For requests that `traced` picked; times are nanoseconds of the Unix epoch.
         """
         if self._processor is None:
             return
@@ -89,7 +90,7 @@ class Telemetry:
         )  # fmt: skip
 
     def log_request(self, route: str, method: str, status: int, *, took_s: float, request_id: str) -> None:
-        """The line of a request that `logs_this_request` picked."""
+        """The line of a request that `logged` picked."""
         fields = {
             "route": route, "method": method, "status": status, "took_ms": round(took_s * 1000, 3),
             "request_id": request_id,
@@ -125,8 +126,8 @@ def start_telemetry(*, service: str, region: str, node: str, settings: Telemetry
         tracer=provider.get_tracer("atoll"),
         registry=CollectorRegistry(),
         logger=_logger(service, region, node, settings),
-        traces_this_request=GapSampler(ratio=settings.sample_ratio, uniform=uniform).due,
-        logs_this_request=GapSampler(ratio=settings.request_log_ratio, uniform=uniform).due,
+        traced=GapSampler(ratio=settings.sample_ratio, uniform=uniform),
+        logged=GapSampler(ratio=settings.request_log_ratio, uniform=uniform),
         _provider=provider,
         _processor=processor,
         _files=tuple(files),

@@ -50,7 +50,7 @@ def frame(telemetry: Telemetry, clock: Clock, stats: RequestStats | None = None)
         took_s = clock.monotonic_s() - started_s
         counted.requests.labels(route, request.method, str(response.status)).inc()
         counted.durations.labels(route).observe(took_s)
-        if telemetry.logs_this_request():
+        if telemetry.logged.due():
             telemetry.log_request(route, request.method, response.status, took_s=took_s, request_id=request_id)
         return response
 

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.cache.l1 import FrequencySketch, L1Cache
+from edge.cache.l1 import L1Cache
 
 
 @dataclass
 class Blob:
     size: int
+    hits: int = 0
 
     def size_bytes(self) -> int:
         return self.size
@@ -30,10 +31,14 @@ def test_bytes_stay_bounded_and_add_up(steps: list[tuple[str, int, int]]) -> Non
         else:
             kept = cache.put(key, Blob(size))
             assert (cache.get(key) is not None) == kept
-        held = [*cache._probation.values(), *cache._protected.values()]
-        assert cache.size_bytes == sum(size for _, size in held) <= 100
-        assert all(size == blob.size for blob, size in held)
-        assert cache._protected_bytes <= 80
+        held = cache._held.values()
+        assert cache.size_bytes == sum(place.size for place in held) <= 100
+        assert all(place.size == place.value.size for place in held)
+        assert sum(place.size for place in held if place.in_small) == cache._small_bytes
+        queued = [place for place in (*cache._small, *cache._main) if not place.gone]
+        assert sorted(map(id, queued)) == sorted(map(id, held))
+        assert cache._ghost_bytes == sum(cache._ghosts.values()) <= 100
+        assert not set(cache._ghosts) & set(cache._held)
 
 
 def test_a_scan_does_not_push_out_what_is_asked_for() -> None:
@@ -57,6 +62,9 @@ def test_a_key_that_becomes_popular_gets_in() -> None:
             cache.put("new", Blob(10))
     assert cache.get("new") is not None
     assert cache.counts.evicted == 1
+    for key in range(100, 130):
+        cache.put(key, Blob(10))
+    assert cache.get("new") is not None
     assert "bytes" in repr(cache)
 
 
@@ -72,14 +80,47 @@ def test_too_large_is_not_admitted_and_a_held_key_is_replaced() -> None:
     assert cache.counts.not_admitted == 1
 
 
-def test_frequencies_fade() -> None:
-    sketch = FrequencySketch()
-    for _ in range(15):
-        sketch.add("old")
-    before = sketch.estimate("old")
-    for number in range(170_000):
-        sketch.add(number % 50_000)
-    assert before == 15
-    assert sketch.estimate("old") < 15 + 5
-    sketch._halve()
-    assert sketch.estimate("old") <= 10
+def test_a_hit_past_the_cache_counts_like_any_other() -> None:
+    cache: L1Cache[Blob] = L1Cache(bytes_max=100)
+    served = Blob(10)
+    cache.put("served", served)
+    served.hits += 1
+    for key in range(50):
+        cache.put(key, Blob(10))
+    assert cache.get("served") is served
+
+
+def test_what_left_early_and_is_asked_for_again_stays() -> None:
+    cache: L1Cache[Blob] = L1Cache(bytes_max=100)
+    cache.put("again", Blob(10))
+    for key in range(10):
+        cache.put(key, Blob(10))
+    assert cache.get("again") is None
+    cache.put("again", Blob(10))
+    for key in range(10, 18):
+        cache.put(key, Blob(10))
+    assert cache.get("again") is not None
+
+
+def test_what_was_popular_once_does_not_stay_for_ever() -> None:
+    cache: L1Cache[Blob] = L1Cache(bytes_max=100)
+    old = Blob(10)
+    cache.put("old", old)
+    old.hits = 1_000
+    for round_ in range(40):
+        for key in range(8):
+            if cache.get((round_, key)) is None:
+                cache.put((round_, key), Blob(10))
+            cache.get((round_, key))
+    assert cache.get("old") is None
+
+
+def test_every_value_that_leaves_is_told_once() -> None:
+    left: list[int] = []
+    cache: L1Cache[Blob] = L1Cache(bytes_max=100, left=lambda blob: left.append(id(blob)))
+    blobs = [Blob(10) for _ in range(40)]
+    for number, blob in enumerate(blobs):
+        cache.put(number % 15, blob)
+    cache.discard(14)
+    held = {id(place.value) for place in cache._held.values()}
+    assert sorted([*left, *held]) == sorted(id(blob) for blob in blobs)

@@ -31,4 +31,14 @@ def test_memory_is_bounded() -> None:
     limits = CallerLimits(rate=RATE, callers_max=3)
     for number in range(10):
         limits.allow(str(number), now_s=0.0)
-    assert len(limits) == 3
+        assert 0 < len(limits) <= 3
+
+
+def test_who_waits_for_nothing_is_forgotten_first() -> None:
+    limits = CallerLimits(rate=RATE, callers_max=4)
+    for _ in range(5):
+        assert limits.allow("flood", now_s=9.9)
+    for number in range(3):
+        limits.allow(str(number), now_s=0.0)
+    assert limits.allow("new", now_s=10.0)
+    assert not limits.allow("flood", now_s=9.9)

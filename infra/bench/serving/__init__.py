@@ -1,0 +1,1 @@
+"""Servers, rivals and load of the measurements of the edge."""

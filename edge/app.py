@@ -46,6 +46,7 @@ from infra.plumbing.clock import Clock
 from infra.plumbing.grid.port import Grid
 from infra.plumbing.http.middleware import RequestStats, frame, operations_routes
 from infra.plumbing.keys import RegionKeys, TrustDirectory
+from infra.plumbing.service_keys import KeyRing
 from infra.plumbing.telemetry import Telemetry
 
 HOT_PATH = web.AppKey("atoll_hot_path", HotPath)
@@ -58,6 +59,7 @@ class Outside:
     settings: EdgeSettings
     keys: RegionKeys
     trust: TrustDirectory
+    service_keys: KeyRing
     telemetry: Telemetry
     clock: Clock
     uniform: Uniform
@@ -176,7 +178,9 @@ async def make_app(outside: Outside, stack: AsyncExitStack) -> web.Application:
     await _run(edge, outside, stack)
     stats = RequestStats(telemetry.registry)
     app = web.Application(middlewares=[frame(telemetry, outside.clock, stats)], client_max_size=settings.body_bytes_max)
-    identities = Identities(keys=outside.keys, trust=outside.trust, clock=outside.clock)
+    identities = Identities(
+        keys=outside.keys, trust=outside.trust, clock=outside.clock, service_keys=outside.service_keys
+    )
     caller_limits = CallerLimits(rate=Rate(settings.requests_per_caller_s, settings.burst_per_caller))
     address_limits = CallerLimits(rate=Rate(settings.requests_per_address_s, settings.burst_per_address))
     routes = EdgeRoutes(

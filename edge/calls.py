@@ -3,12 +3,18 @@
 from dataclasses import dataclass
 
 from edge.cache.entry import ListKey
-from infra.contracts.messages import RecommendationType, Surface
+from infra.contracts.messages import Context, ItemFilters, RecommendationType, Surface
+from infra.plumbing.service_keys import ServiceKey
 from infra.plumbing.tokens import Principal
 
 PAGE_DEFAULT = 10
+PAGE_SIZES = {Surface.HOME: 10, Surface.DETAIL: 8, Surface.CART: 6, Surface.EMAIL: 12, Surface.FEED: 20}
+"""Items on a page of each surface, for callers who do not say."""
 PAGE_MAX = 100
 _FILL_SIZES = (10, 25, 50, PAGE_MAX)
+FILTERS_RELAXED = "filters-relaxed"
+"""Entry of `degraded`: what is shown does not hold to all that the caller asked for."""
+NO_CONTEXT = Context()
 SPARE_FACTOR = 3
 """A region answers with about this many times the items that it was asked for."""
 
@@ -24,7 +30,11 @@ class ListQuery:
     category: str | None = None
     exclude: frozenset[str] = frozenset()
     recent: tuple[str, ...] = ()
-    locale: str = "en"
+    filters: ItemFilters | None = None
+    """None: every item passes."""
+    context: Context = NO_CONTEXT
+    arm: str | None = None
+    """The experiment arm that a tester asks for."""
     explain: bool = False
     shown: tuple[int, ...] = ()
     vector: tuple[float, ...] | None = None
@@ -55,6 +65,8 @@ class Caller:
     session: the pseudonym of an anonymous session; None without one.
     """
 
+    service: ServiceKey | None = None
+    """The key of a service that calls, and may have named the subject."""
     token: str | None = None
     principal: Principal | None = None
     subject: str | None = None
@@ -72,9 +84,13 @@ class Caller:
 
 
 def list_key(query: ListQuery, caller: Caller) -> ListKey:
-    """The key of the list in this region: only personal and session lists belong to somebody."""
+    """The key of the list in this region: only personal and session lists belong to somebody.
+
+    The hour and the referrer shape a list when it is made and make no other list of it: a life is a minute long.
+    """
     owner = {RecommendationType.PERSONAL: caller.subject, RecommendationType.SESSION: caller.session}
     return ListKey(
-        type=query.type, surface=query.surface, category=query.category, item=query.item, locale=query.locale,
-        subject=owner.get(query.type), recent=query.recent,
+        type=query.type, surface=query.surface, category=query.category, item=query.item,
+        locale=query.context.locale, device=query.context.device, country=query.context.country,
+        filters=query.filters, arm=query.arm, subject=owner.get(query.type), recent=query.recent,
     )  # fmt: skip

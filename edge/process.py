@@ -12,6 +12,7 @@ from infra.plumbing.grid.connect import connect_grid
 from infra.plumbing.http.serving import serve
 from infra.plumbing.ids import uniform
 from infra.plumbing.keys import RegionKeys, TrustDirectory
+from infra.plumbing.service_keys import KeyRing
 from infra.plumbing.telemetry import start_telemetry
 from infra.plumbing.tuf_client.client import ReleaseClient
 
@@ -41,9 +42,10 @@ async def run(settings: EdgeSettings, stop: asyncio.Event) -> None:
         stack.callback(telemetry.close)
         grid = connect_grid(settings.grid, clock=clock, registry=telemetry.registry)
         stack.push_async_callback(grid.close)
+        service_keys = KeyRing(Path(settings.service_keys_file) if settings.service_keys_file else None, clock=clock)
         outside = Outside(
-            settings=settings, keys=keys, trust=trust, telemetry=telemetry, clock=clock, uniform=uniform, grid=grid,
-            open_source=open_source,
+            settings=settings, keys=keys, trust=trust, service_keys=service_keys, telemetry=telemetry,
+            clock=clock, uniform=uniform, grid=grid, open_source=open_source,
         )  # fmt: skip
         app = await make_app(outside, stack)
         await serve(

@@ -24,6 +24,8 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     channel: str = "stable"
     keys_file: str
     trust_file: str
+    service_keys_file: str = ""
+    """Keys of services that call this region's edges (`./atoll keys service`); followed as it changes. Empty: none."""
     grid: str
     """`memory`, or the path of the embedded grid's Unix socket."""
     cache_bytes_max: int = 64 << 20

@@ -25,8 +25,8 @@ async def recommend(parts: Parts, query: ListQuery, caller: Caller, *, deadline_
 def _hands(parts: Parts, query: ListQuery, caller: Caller) -> Hands:
     if query.type is not RecommendationType.PERSONAL:
         return LocalHands(parts, query, caller)
+    if caller.subject is not None:
+        return LocalHands(parts, query, caller)
     if caller.principal is None or caller.token is None:
         raise UnauthorizedError("a personal list needs a token.", fix="Send `Authorization: Bearer <token>`.")
-    if caller.subject is None:
-        return TravellerHands(parts, query, home=caller.principal.home, token=caller.token)
-    return LocalHands(parts, query, caller)
+    return TravellerHands(parts, query, home=caller.principal.home, token=caller.token)

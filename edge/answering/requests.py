@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from edge.calls import ListQuery
-from infra.contracts.messages import AwayRequest, Context, HomeRequest, RecommendationType
+from infra.contracts.messages import AwayRequest, HomeRequest, ItemFilters, RecommendationType
 
 
 def home_request(
@@ -20,8 +20,9 @@ def home_request(
     """
     return HomeRequest(
         type=query.type, surface=query.surface, n=query.asked, subject=subject, recent=query.recent, item=query.item,
-        category=query.category, vector=query.vector if with_vector else None,
-        vector_release=query.vector_release if with_vector else None, context=Context(locale=query.locale),
+        category=query.category, filters=query.filters or ItemFilters(),
+        vector=query.vector if with_vector else None,
+        vector_release=query.vector_release if with_vector else None, context=query.context, arm=query.arm,
         timeout_ms=timeout_ms, explain=explain,
     )  # fmt: skip
 
@@ -30,8 +31,8 @@ def away_request(query: ListQuery, *, with_vector: bool = False) -> AwayRequest:
     """The request to another region: no subject, no recent items, no exclusions."""
     return AwayRequest(
         type=query.type, surface=query.surface, n=query.asked, item=query.item, category=query.category,
-        vector=query.vector if with_vector else None, vector_release=query.vector_release if with_vector else None,
-        context=Context(locale=query.locale),
+        filters=query.filters or ItemFilters(), vector=query.vector if with_vector else None,
+        vector_release=query.vector_release if with_vector else None, context=query.context,
     )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from edge.cache.policy import Life
-from infra.contracts.messages import HomeAnswer, RecommendationType, Surface
+from infra.contracts.messages import HomeAnswer, ItemFilters, RecommendationType, Surface
 
 PAGES_PER_ENTRY_MAX = 4
 _ITEM_OVERHEAD_BYTES = 400
@@ -19,6 +19,10 @@ class ListKey:
     category: str | None = None
     item: str | None = None
     locale: str = "en"
+    device: str = ""
+    country: str = ""
+    filters: ItemFilters | None = None
+    arm: str | None = None
     subject: str | None = None
     recent: tuple[str, ...] = ()
     away: bool = False

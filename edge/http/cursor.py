@@ -3,6 +3,9 @@
 A cursor carries a fingerprint (32 bits) of every item shown so far and of the list it belongs to. So the next page may
 come from a refilled list, another edge, another region or the release's lists and still repeats nothing. It holds no
 item and no subject; changing it changes only what its holder does not see.
+
+Nothing is passed over either: the next page is the best of the list *as it is now* that was not shown, so an item that
+moves up behind the caller's back comes on the next page, and every item that stays in the list is shown in the end.
 """
 
 import hashlib
@@ -10,11 +13,11 @@ import struct
 from collections.abc import Iterable
 
 from edge.calls import ListQuery
-from infra.contracts.messages import SLATE_ITEMS_MAX, RecommendationType
+from infra.contracts.messages import SLATE_ITEMS_MAX
 from infra.plumbing.errors import InvalidInputError
 from infra.plumbing.keys import decode_base64url, encode_base64url
 
-_VERSION = 1
+_VERSION = 2
 _HEAD = struct.Struct(">BI")
 CURSOR_CHARACTERS_MAX = 4 * (_HEAD.size + 4 * SLATE_ITEMS_MAX) // 3 + 4
 
@@ -24,9 +27,12 @@ def item_fingerprint(item: str) -> int:
     return int.from_bytes(hashlib.blake2s(item.encode(), digest_size=4).digest(), "big")
 
 
-def list_fingerprint(type_: RecommendationType, item: str | None, category: str | None) -> int:
+def list_fingerprint(query: ListQuery) -> int:
     """32 bits that stand for the list that is paged through."""
-    return item_fingerprint(f"{type_.value}\0{item or ''}\0{category or ''}")
+    filters = "" if query.filters is None else repr(query.filters)
+    return item_fingerprint(
+        f"{query.type.value}\0{query.surface.value}\0{query.item or ''}\0{query.category or ''}\0{filters}"
+    )
 
 
 def next_cursor(query: ListQuery, page: Iterable[str]) -> str | None:
@@ -34,7 +40,7 @@ def next_cursor(query: ListQuery, page: Iterable[str]) -> str | None:
     shown = (*query.shown, *(item_fingerprint(item) for item in page))
     if len(shown) >= SLATE_ITEMS_MAX:
         return None
-    head = _HEAD.pack(_VERSION, list_fingerprint(query.type, query.item, query.category))
+    head = _HEAD.pack(_VERSION, list_fingerprint(query))
     return encode_base64url(head + struct.pack(f">{len(shown)}I", *shown))
 
 
@@ -44,7 +50,7 @@ def decode_cursor(text: str, *, list_is: int) -> tuple[int, ...]:
     Raises:
         InvalidInputError: not a cursor of ours, or the cursor of another list (`list_is` is the one asked for).
     """
-    fix = "Send the `next` of the page before with the same type, item and category, or none for the first page."
+    fix = "Send the `next` of the page before and change nothing but n, or send none for the first page."
     try:
         raw = decode_base64url(text) if len(text) <= CURSOR_CHARACTERS_MAX else b""
     except ValueError:

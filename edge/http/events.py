@@ -8,10 +8,11 @@ import msgspec
 from edge.answering.parts import Parts
 from edge.answering.relay import relay
 from edge.calls import Caller
+from edge.http.bodies import CallerChoice, CallerEvents
 from edge.routing.concurrency import Priority
 from edge.routing.dispatch import Attempts
 from edge.routing.port import CallFailure, RegionCallError
-from infra.contracts.events import EVENTS_PER_BATCH_MAX, Event, EventAck, EventBatch
+from infra.contracts.events import EVENTS_PER_BATCH_MAX, EventAck, EventBatch
 from infra.contracts.messages import Invalidation, OptOutAnswer, OptOutCall, RelayedCall
 from infra.contracts.residency import encode_regional
 from infra.plumbing.errors import (
@@ -29,28 +30,13 @@ _PLACE = re.compile(r"`(\$[A-Za-z_.\[\]0-9]{0,80})`$")
 _RETRY = "Send the same call again after Retry-After; events that were taken count once."
 
 
-class CallerEvents(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a caller posts: events, and nothing that says whose they are."""
-
-    events: list[Event]
-
-
-class CallerChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A caller's choice about personal lists."""
-
-    opted_out: bool
-
-
 def parse_events(body: bytes) -> EventBatch:
     """The checked batch, without a subject.
 
     Raises:
         InvalidInputError: not JSON of the right shape, no event, or too many.
     """
-    events = _decoded(body, CallerEvents, "a batch of events").events
-    if not 1 <= len(events) <= EVENTS_PER_BATCH_MAX:
-        raise InvalidInputError("the batch has the wrong size.", fix=f"Send 1 to {EVENTS_PER_BATCH_MAX} events.")
-    return EventBatch(events=tuple(events))
+    return EventBatch(events=tuple(_decoded(body, CallerEvents, "a batch of events").events))
 
 
 def parse_choice(body: bytes) -> bool:
@@ -149,4 +135,6 @@ def _decoded(body: bytes, kind: type[M], what: str) -> M:
         place = _PLACE.search(str(error))
         where = f" at {place.group(1)}" if place is not None else ""
         fields = ", ".join(kind.__struct_fields__)
+        if where == " at $.events" and "of length" in str(error):
+            fields = f"1 to {EVENTS_PER_BATCH_MAX} events"
         raise InvalidInputError(f"the body is not {what}{where}.", fix=f"Send JSON with: {fields}.") from None

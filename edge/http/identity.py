@@ -10,9 +10,11 @@ from edge.calls import Caller
 from infra.plumbing.clock import Clock
 from infra.plumbing.errors import InvalidInputError, UnauthorizedError
 from infra.plumbing.keys import RegionKeys, TrustDirectory
+from infra.plumbing.service_keys import KeyRing, ServiceKey
 from infra.plumbing.tokens import Principal, open_subject, verify_token
 
 REMEMBERED_MAX = 20_000
+USER_CHARACTERS_MAX = 256
 _SESSION = re.compile(r"[A-Za-z0-9_.:-]{8,64}")
 
 
@@ -30,9 +32,10 @@ class Identities:
     What is remembered is keyed by a hash: a memory dump of an edge yields no tokens.
     """
 
-    def __init__(self, *, keys: RegionKeys, trust: TrustDirectory, clock: Clock) -> None:
+    def __init__(self, *, keys: RegionKeys, trust: TrustDirectory, service_keys: KeyRing, clock: Clock) -> None:
         self._keys = keys
         self._trust = trust
+        self._service_keys = service_keys
         self._clock = clock
         self._verified: OrderedDict[bytes, Verified] = OrderedDict()
 
@@ -43,13 +46,20 @@ class Identities:
         """The caller of a request with these headers.
 
         Raises:
-            UnauthorizedError: a token was sent and does not hold.
-            InvalidInputError: a malformed session id, or a subject in a header.
+            UnauthorizedError: a token or a service key was sent and does not hold.
+            InvalidInputError: a malformed session id, a subject in a header, or both a token and a key.
         """
         if "Atoll-Subject" in headers:
             raise InvalidInputError("Atoll-Subject is not accepted.", fix="The subject is taken from the token.")
         session = self._session(headers.get("Atoll-Session"))
         authorization = headers.get("Authorization")
+        key = headers.get("Atoll-Key")
+        if key is not None:
+            if authorization is not None:
+                raise InvalidInputError("there is a token and a service key.", fix="Send one of them.")
+            return self.of_service(self._service_keys.verify(key), headers.get("Atoll-User"), session=session)
+        if "Atoll-User" in headers:
+            raise UnauthorizedError("Atoll-User needs a service key.", fix="Send `Atoll-Key` too, or a user's token.")
         if authorization is None:
             return Caller(session=session)
         token = _bearer(authorization)
@@ -64,6 +74,23 @@ class Identities:
             return None
         self._verified.move_to_end(digest)
         return held
+
+    def of_service(self, key: ServiceKey, user: str | None, *, session: str | None = None) -> Caller:
+        """A service that calls for `user`, a raw id of this region, or for nobody.
+
+        Raises:
+            InvalidInputError: the user id is empty or too long.
+        """
+        if user is not None and not 0 < len(user) <= USER_CHARACTERS_MAX:
+            raise InvalidInputError(
+                "Atoll-User is not a user id.", fix=f"It has 1 to {USER_CHARACTERS_MAX} characters.", field="Atoll-User"
+            )
+        subject = None if user is None else self._keys.pseudonym("user", user)
+        return Caller(service=key, subject=subject, session=session)
+
+    def service_key(self, key_id: str) -> ServiceKey:
+        """The service key of this id, for who shows a signature in place of the secret. Raises as `KeyRing.find`."""
+        return self._service_keys.find(key_id)
 
     def is_remembered(self, headers: Mapping[str, str]) -> bool:
         """Whether the request's token is already known to hold, so that looking at it costs next to nothing."""

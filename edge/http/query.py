@@ -1,28 +1,44 @@
 """Reading a request for a list: every parameter has a bound; a refusal names what is allowed and repeats nothing."""
 
+import dataclasses
 import math
 import re
 import struct
 from collections.abc import Mapping
-from typing import TypeVar
 
 from multidict import MultiMapping
 
-from edge.calls import PAGE_DEFAULT, PAGE_MAX, ListQuery
+from edge.calls import PAGE_MAX, PAGE_SIZES, ListQuery
 from edge.http.cursor import decode_cursor, list_fingerprint
-from infra.contracts.messages import SLATE_ITEMS_MAX, RecommendationType, Surface
+from edge.http.parameters import (
+    ARM,
+    ATTRIBUTE,
+    ATTRIBUTE_VALUES_MAX,
+    ATTRIBUTES_MAX,
+    COUNTRY,
+    EXCLUDE_MAX,
+    LOCAL_TIME,
+    LOCALE,
+    NAMES,
+    RECENT_MAX,
+)
+from edge.http.reading import checked_name, choice, flag, matching, names, optional_choice, price, single, whole_number
+from infra.contracts.messages import (
+    AttributeFilter,
+    Context,
+    DeviceKind,
+    ItemFilters,
+    RecommendationType,
+    ReferrerKind,
+    Surface,
+)
 from infra.contracts.release import RELEASE_ID_PATTERN
 from infra.plumbing.errors import InvalidInputError
 from infra.plumbing.keys import decode_base64url
 
-ITEM_CHARACTERS_MAX = 128
-EXCLUDE_MAX = SLATE_ITEMS_MAX
-RECENT_MAX = 50
 VECTOR_FLOATS_MAX = 1024
-_LOCALE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8}){0,2}")
-_NUMBER = re.compile(r"[0-9]{1,9}")
-PARAMETERS = ("n", "surface", "item", "category", "exclude", "recent", "cursor", "locale", "explain")
-E = TypeVar("E", RecommendationType, Surface)
+_DEADLINE = re.compile(r"[0-9]{1,9}")
+_NO_FILTERS = ItemFilters()
 
 
 def parse_list_query(
@@ -39,19 +55,24 @@ def parse_list_query(
     Raises:
         InvalidInputError: what was wrong and what is allowed.
     """
-    _refuse_unknown(parameters)
-    type_ = _choice(type_name, RecommendationType, "type")
-    surface = _choice(_single(parameters, "surface") or Surface.HOME.value, Surface, "surface")
-    item, category = _item(parameters, type_), _name(_single(parameters, "category"), "category")
-    cursor = _single(parameters, "cursor")
+    if not set(parameters.keys()) <= set(NAMES):
+        raise InvalidInputError("there is an unknown query parameter.", fix=f"Known are: {', '.join(NAMES)}.")
+    type_ = choice(type_name, RecommendationType, "type")
+    surface = choice(single(parameters, "surface") or Surface.HOME.value, Surface, "surface")
+    n = single(parameters, "n")
     vector, release = _vector(headers, dim=dim)
-    return ListQuery(
-        type=type_, surface=surface, n=_page_size(_single(parameters, "n")), item=item, category=category,
-        exclude=frozenset(_names(parameters, "exclude", EXCLUDE_MAX)), recent=_recent(parameters, type_),
-        locale=_locale(_single(parameters, "locale")), explain=_flag(_single(parameters, "explain"), "explain"),
-        shown=decode_cursor(cursor, list_is=list_fingerprint(type_, item, category)) if cursor is not None else (),
+    query = ListQuery(
+        type=type_, surface=surface, n=PAGE_SIZES[surface] if n is None else whole_number(n, "n", 1, PAGE_MAX),
+        item=_item(parameters, type_), category=checked_name(single(parameters, "category"), "category"),
+        filters=_filters(parameters), exclude=frozenset(names(parameters, "exclude", EXCLUDE_MAX)),
+        recent=_recent(parameters, type_), context=_context(parameters),
+        arm=matching(parameters, "arm", ARM, "`ranker-b`"), explain=flag(parameters, "explain"),
         vector=vector, vector_release=release,
     )  # fmt: skip
+    cursor = single(parameters, "cursor")
+    if cursor is None:
+        return query
+    return dataclasses.replace(query, shown=decode_cursor(cursor, list_is=list_fingerprint(query)))
 
 
 def parse_deadline_ms(text: str | None, *, deadline_ms_max: int) -> float:
@@ -62,82 +83,59 @@ def parse_deadline_ms(text: str | None, *, deadline_ms_max: int) -> float:
     """
     if text is None:
         return float(deadline_ms_max)
-    if not _NUMBER.fullmatch(text):
-        raise InvalidInputError("Atoll-Deadline-Ms must be a whole number of milliseconds, 0 or more.")
+    if not _DEADLINE.fullmatch(text):
+        raise InvalidInputError(
+            "Atoll-Deadline-Ms must be a whole number of milliseconds, 0 or more.", field="Atoll-Deadline-Ms"
+        )
     return float(min(int(text), deadline_ms_max))
 
 
-def _refuse_unknown(parameters: MultiMapping[str]) -> None:
-    if not set(parameters.keys()) <= set(PARAMETERS):
-        raise InvalidInputError("there is an unknown query parameter.", fix=f"Known are: {', '.join(PARAMETERS)}.")
-
-
-def _single(parameters: MultiMapping[str], name: str) -> str | None:
-    values = parameters.getall(name, ())
-    if len(values) > 1:
-        raise InvalidInputError(f"{name} is given more than once.", fix="Give it once.")
-    return values[0] if values else None
-
-
-def _choice(text: str, kind: type[E], name: str) -> E:
-    try:
-        return kind(text)
-    except ValueError:
-        allowed = ", ".join(member.value for member in kind)
-        raise InvalidInputError(f"{name} is not one that exists.", fix=f"Allowed are: {allowed}.") from None
-
-
-def _page_size(text: str | None) -> int:
-    if text is None:
-        return PAGE_DEFAULT
-    if not _NUMBER.fullmatch(text) or not 1 <= int(text) <= PAGE_MAX:
-        raise InvalidInputError("n is out of range.", fix=f"n must be a whole number from 1 to {PAGE_MAX}.")
-    return int(text)
-
-
-def _name(text: str | None, name: str) -> str | None:
-    if text is not None and not (0 < len(text) <= ITEM_CHARACTERS_MAX and text.isprintable()):
-        raise InvalidInputError(
-            f"{name} is not a usable name.", fix=f"It must be 1 to {ITEM_CHARACTERS_MAX} printable characters."
-        )
-    return text
-
-
-def _names(parameters: MultiMapping[str], name: str, count_max: int) -> tuple[str, ...]:
-    values = [part for value in parameters.getall(name, ()) for part in value.split(",") if part]
-    if len(values) > count_max:
-        raise InvalidInputError(f"{name} has too many items.", fix=f"At most {count_max} are allowed.")
-    for value in values:
-        _name(value, name)
-    return tuple(values)
-
-
 def _item(parameters: MultiMapping[str], type_: RecommendationType) -> str | None:
-    item = _name(_single(parameters, "item"), "item")
+    item = checked_name(single(parameters, "item"), "item")
     if (item is not None) != (type_ is RecommendationType.SIMILAR):
-        raise InvalidInputError("item is required for type similar, and allowed for no other type.")
+        raise InvalidInputError("item is required for type similar, and allowed for no other type.", field="item")
     return item
 
 
 def _recent(parameters: MultiMapping[str], type_: RecommendationType) -> tuple[str, ...]:
-    recent = _names(parameters, "recent", RECENT_MAX)
+    recent = names(parameters, "recent", RECENT_MAX)
     if recent and type_ is not RecommendationType.SESSION:
-        raise InvalidInputError("recent is allowed for type session only.")
+        raise InvalidInputError("recent is allowed for type session only.", field="recent")
     return recent
 
 
-def _locale(text: str | None) -> str:
-    if text is None:
-        return "en"
-    if not _LOCALE.fullmatch(text):
-        raise InvalidInputError("locale is not a language tag.", fix="Write it like `en` or `pt-BR`.")
-    return text
+def _filters(parameters: MultiMapping[str]) -> ItemFilters | None:
+    low, high = price(parameters, "price_min"), price(parameters, "price_max")
+    if low is not None and high is not None and low > high:
+        raise InvalidInputError("price_min is above price_max.", field="price_min")
+    filters = ItemFilters(price_min=low, price_max=high, attributes=_attributes(parameters.getall("attribute", ())))
+    # Most calls have none: their lists' keys stay small and quick to hash.
+    return None if filters == _NO_FILTERS else filters
 
 
-def _flag(text: str | None, name: str) -> bool:
-    if text not in (None, "0", "1"):
-        raise InvalidInputError(f"{name} must be 0 or 1.")
-    return text == "1"
+def _attributes(given: list[str] | tuple[str, ...]) -> tuple[AttributeFilter, ...]:
+    fix = f"Write name:value; at most {ATTRIBUTES_MAX} names with {ATTRIBUTE_VALUES_MAX} values each."
+    values: dict[str, list[str]] = {}
+    for text in given:
+        name, _, value = text.partition(":")
+        if not re.fullmatch(ATTRIBUTE, text, re.ASCII) or not value.isprintable():
+            raise InvalidInputError("attribute is not usable.", fix=fix, field="attribute")
+        values.setdefault(name, []).append(value)
+    if len(values) > ATTRIBUTES_MAX or any(len(some) > ATTRIBUTE_VALUES_MAX for some in values.values()):
+        raise InvalidInputError("attribute is given too often.", fix=fix, field="attribute")
+    # Sorted, so that the same filters in another order are the same list.
+    return tuple(AttributeFilter(name=name, values=tuple(sorted(set(values[name])))) for name in sorted(values))
+
+
+def _context(parameters: MultiMapping[str]) -> Context:
+    time = matching(parameters, "local_time", LOCAL_TIME, "`21:05`")
+    return Context(
+        locale=matching(parameters, "locale", LOCALE, "`en` or `pt-BR`") or "en",
+        device=optional_choice(parameters, DeviceKind, "device"),
+        local_hour=None if time is None else int(time[:2]),
+        country=(matching(parameters, "country", COUNTRY, "`PT`") or "").upper(),
+        referrer=optional_choice(parameters, ReferrerKind, "referrer"),
+    )
 
 
 def _vector(headers: Mapping[str, str], *, dim: int | None) -> tuple[tuple[float, ...] | None, str | None]:
@@ -148,6 +146,7 @@ def _vector(headers: Mapping[str, str], *, dim: int | None) -> tuple[tuple[float
         raise InvalidInputError(
             "Atoll-User-Vector comes without a usable Atoll-Vector-Release.",
             fix="Send the id of the release whose tower made the vector: 20 hexadecimal digits.",
+            field="Atoll-Vector-Release",
         )
     return decode_vector(text, dim=dim), release
 
@@ -159,15 +158,15 @@ def decode_vector(text: str, *, dim: int | None) -> tuple[float, ...]:
         InvalidInputError: not base64url, another length, or a number that is not finite.
     """
     length = f"{dim}" if dim is not None else f"1 to {VECTOR_FLOATS_MAX}"
-    fix = f"Send {length} finite float32 numbers, little endian, as base64url."
+    fix, field = f"Send {length} finite float32 numbers, little endian, as base64url.", "Atoll-User-Vector"
     try:
         raw = decode_base64url(text)
     except ValueError:
-        raise InvalidInputError("Atoll-User-Vector is not base64url.", fix=fix) from None
+        raise InvalidInputError(f"{field} is not base64url.", fix=fix, field=field) from None
     count, odd = divmod(len(raw), 4)
     if odd or not 1 <= count <= VECTOR_FLOATS_MAX or (dim is not None and count != dim):
-        raise InvalidInputError("Atoll-User-Vector has the wrong size.", fix=fix)
+        raise InvalidInputError(f"{field} has the wrong size.", fix=fix, field=field)
     vector: tuple[float, ...] = struct.unpack(f"<{count}f", raw)
     if not all(math.isfinite(value) for value in vector):
-        raise InvalidInputError("Atoll-User-Vector holds a number that is not finite.", fix=fix)
+        raise InvalidInputError(f"{field} holds a number that is not finite.", fix=fix, field=field)
     return vector

@@ -1,6 +1,7 @@
 """Lists as HTTP answers: pages cut under the viewer's filters, ready bytes where they can be kept, honest headers."""
 
 import hashlib
+from collections.abc import Iterable
 
 import msgspec
 from aiohttp import web
@@ -9,28 +10,13 @@ from edge.answering.parts import Parts, Served
 from edge.cache.entry import Page
 from edge.cache.filters import Slate, cut_page
 from edge.cache.words import caller_control
-from edge.calls import Caller, ListQuery, list_key
+from edge.calls import FILTERS_RELAXED, PAGE_MAX, SPARE_FACTOR, Caller, ListQuery, list_key
 from edge.hot.ready import Offer
+from edge.http.bodies import ListBody
 from edge.http.cursor import item_fingerprint, next_cursor
 from edge.http.tags import names_tag
-from infra.contracts.messages import DegradationStep, RecommendationType, SlateItem, StageTrace
+from infra.contracts.messages import DegradationStep, HomeAnswer, RecommendationType, SlateItem
 from infra.plumbing.errors import InvalidInputError
-
-
-class ListBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
-    """What a caller of `/v1/recommendations/{type}` gets."""
-
-    type: str
-    surface: str
-    items: tuple[SlateItem, ...]
-    release: str
-    region: str
-    arm: str
-    personal: bool
-    generated_at_ms: int
-    next: str | None
-    degraded: tuple[str, ...]
-    trace: tuple[StageTrace, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 def list_response(
@@ -54,6 +40,8 @@ def offer_of(parts: Parts, query: ListQuery, caller: Caller, served: Served, *, 
     entry = served.entry
     if entry is None or served.step is not DegradationStep.FRESH or not query.is_plain:
         return None
+    if query.arm is not None:
+        return None  # Who may see an arm is asked each time: the short way knows tokens, not scopes.
     epoch = parts.ledger.filter_epoch(caller.viewer)
     key = list_key(query, caller)
     if query.type is RecommendationType.SESSION or (epoch != 0 and key.subject is None):
@@ -84,7 +72,7 @@ def _page(parts: Parts, query: ListQuery, caller: Caller, served: Served) -> Pag
 
 def _make_page(parts: Parts, query: ListQuery, caller: Caller, served: Served) -> Page:
     slate = _slate(parts, query, caller, served)
-    if not slate.items:
+    if not slate.items and not query.shown:
         raise InvalidInputError(
             "nothing is left to show.", fix="Exclude fewer items, or begin again at the first page."
         )
@@ -94,8 +82,8 @@ def _make_page(parts: Parts, query: ListQuery, caller: Caller, served: Served) -
         ListBody(
             type=query.type.value, surface=query.surface.value, items=slate.items, release=answer.release,
             region=answer.region, arm=answer.arm, personal=answer.personal, generated_at_ms=answer.generated_at_ms,
-            next=next_cursor(query, (item.item for item in slate.items)) if slate.more else None,
-            degraded=answer.degraded, trace=answer.trace if query.explain else msgspec.UNSET,
+            next=next_cursor(query, (item.item for item in slate.items)) if _has_more(slate, query, served) else None,
+            degraded=_degraded(slate, query, answer), trace=answer.trace if query.explain else msgspec.UNSET,
         )
     )  # fmt: skip
     return Page(body, f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"')
@@ -104,13 +92,36 @@ def _make_page(parts: Parts, query: ListQuery, caller: Caller, served: Served) -
 def _slate(parts: Parts, query: ListQuery, caller: Caller, served: Served) -> Slate:
     shown = frozenset(query.shown)
     lists = parts.lists()
-    return cut_page(
-        served.answer.items,
-        n=query.n,
-        blocked=(parts.ledger.withdrawn, parts.ledger.consumed(caller.viewer), query.exclude),
-        is_shown=lambda item: bool(shown) and item_fingerprint(item) in shown,
-        filler=lists.filler(query) if lists is not None else (),
-    )
+
+    def cut(filler: Iterable[SlateItem]) -> Slate:
+        return cut_page(
+            served.answer.items,
+            n=query.n,
+            blocked=(parts.ledger.withdrawn, parts.ledger.consumed(caller.viewer), query.exclude),
+            is_shown=lambda item: bool(shown) and item_fingerprint(item) in shown,
+            filler=filler,
+        )
+
+    if query.filters is None:
+        return cut(lists.filler(query) if lists is not None else ())
+    # The release's lists say nothing of prices and attributes: a short page is true to the filters, and only a call
+    # that would be shown nothing at all gets items that nobody checked against them.
+    slate = cut(())
+    return slate if slate.items or query.shown or lists is None else cut(lists.filler(query))
+
+
+def _has_more(slate: Slate, query: ListQuery, served: Served) -> bool:
+    """Whether another page follows: of this list, or of the longer one that the region has if this is not all of it."""
+    if slate.more or slate.filled or served.step is DegradationStep.RELEASE:
+        return slate.more
+    asked = served.entry.asked if served.entry is not None else query.asked
+    return asked < PAGE_MAX and len(served.answer.items) >= SPARE_FACTOR * asked
+
+
+def _degraded(slate: Slate, query: ListQuery, answer: HomeAnswer) -> tuple[str, ...]:
+    if query.filters is None or not slate.filled or FILTERS_RELAXED in answer.degraded:
+        return answer.degraded
+    return (*answer.degraded, FILTERS_RELAXED)
 
 
 def _headers(served: Served, page: Page) -> dict[str, str]:

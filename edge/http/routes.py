@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import msgspec
 from aiohttp import web
+from aiohttp.typedefs import Handler
 from opentelemetry import trace
 
 from edge.answering.parts import Parts
@@ -12,13 +13,17 @@ from edge.calls import Caller
 from edge.hot.learning import OFFER
 from edge.http.events import opt_out, parse_choice, parse_events, take_events
 from edge.http.identity import Identities
+from edge.http.openapi import encode_document, openapi_document
+from edge.http.operations import OPERATIONS
+from edge.http.pages import page_routes, problem_page
 from edge.http.query import parse_deadline_ms, parse_list_query
 from edge.http.rendering import list_response, offer_of
 from edge.limits.buckets import CallerLimits
 from edge.settings import EdgeSettings
 from infra.contracts.residency import encode_regional
 from infra.plumbing.http.middleware import REQUEST_ID
-from infra.plumbing.http.problems import problem_response
+from infra.plumbing.http.problems import TOO_MANY, problem_response
+from infra.plumbing.service_keys import Scope, require
 
 
 class EdgeRoutes:
@@ -45,14 +50,25 @@ class EdgeRoutes:
         self._caller_limits = caller_limits
         self._address_limits = address_limits
         self._settings = settings
+        self._document = encode_document(openapi_document(OPERATIONS))
 
     def table(self) -> list[web.RouteDef]:
-        """Every public route."""
-        return [
-            web.get("/v1/recommendations/{type}", self.recommendations),
-            web.post("/v1/events", self.events),
-            web.put("/v1/privacy/opt-out", self.opt_out),
-        ]
+        """Every public route: what OPERATIONS describes, no more and no less."""
+        handlers: dict[str, Handler] = {
+            "recommendations": self.recommendations,
+            "events": self.events,
+            "opt_out": self.opt_out,
+            "document": self.document,
+            "problem": problem_page,
+        }
+        return [*(web.route(one.method, one.path, handlers.pop(one.id)) for one in OPERATIONS), *page_routes()]
+
+    async def document(self, _request: web.Request) -> web.Response:
+        """`GET /openapi.json`."""
+        return web.Response(
+            body=self._document, content_type="application/json",
+            headers={"Cache-Control": "max-age=300", "Access-Control-Allow-Origin": "*"},
+        )  # fmt: skip
 
     async def recommendations(self, request: web.Request) -> web.Response:
         """`GET /v1/recommendations/{type}`."""
@@ -60,6 +76,8 @@ class EdgeRoutes:
         caller = self._admitted(request)
         if caller is None:
             return self._too_many(request)
+        if caller.service is not None:
+            require(caller.service, Scope.READ)
         lists = self._parts.lists()
         query = parse_list_query(
             request.match_info["type"], request.query, request.headers, dim=lists.dim if lists is not None else None
@@ -67,6 +85,8 @@ class EdgeRoutes:
         deadline_ms = parse_deadline_ms(
             request.headers.get("Atoll-Deadline-Ms"), deadline_ms_max=self._settings.deadline_ms
         )
+        if query.arm is not None:
+            require(caller.service, Scope.TEST)
         served = await recommend(self._parts, query, caller, deadline_s=started_s + deadline_ms / 1000)
         span = trace.get_current_span()
         span.set_attribute("atoll.step", served.step.value)
@@ -82,6 +102,8 @@ class EdgeRoutes:
         caller = self._admitted(request)
         if caller is None:
             return self._too_many(request)
+        if caller.service is not None:
+            require(caller.service, Scope.EVENTS)
         batch = parse_events(await request.read())
         ack = await take_events(self._parts, batch, caller, timeout_s=self._settings.event_deadline_ms / 1000)
         return _json(encode_regional(ack))
@@ -109,17 +131,16 @@ class EdgeRoutes:
 
     def _too_many(self, request: web.Request) -> web.Response:
         self._parts.metrics.limited.inc()
-        return problem_response(
-            429, "Too many requests", "This caller makes too many calls. Try again after Retry-After.",
-            request[REQUEST_ID],
-        )  # fmt: skip
+        return problem_response(TOO_MANY.status, TOO_MANY.title, TOO_MANY.means, request[REQUEST_ID])
 
 
 def _limit_name(caller: Caller) -> str | None:
+    if caller.service is not None and caller.subject is not None:
+        return caller.subject
     if caller.principal is not None:
         # Inside its life a token's sealed subject is as good a name as the subject, and travellers have one too.
         return caller.subject or caller.principal.sealed_subject
-    return caller.session
+    return caller.session or (f"service:{caller.service.id}" if caller.service is not None else None)
 
 
 def _json(body: bytes) -> web.Response:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from edge.calls import ListQuery
+from edge.calls import FILTERS_RELAXED, ListQuery
 from infra.contracts.messages import HomeAnswer, Lifetime, ReasonCode, RecommendationType, SlateItem
 from infra.contracts.release import ReleaseLists, slate_from_list
 
@@ -27,7 +27,7 @@ class LoadedLists:
         """The best list that the release has for `query`, as if a region had answered."""
         return HomeAnswer(
             items=self._main(query), release=self.release, region=self.region, personal=False, lifetime=_LIFE,
-            degraded=("region",), generated_at_ms=now_ms,
+            degraded=("region",) if query.filters is None else ("region", FILTERS_RELAXED), generated_at_ms=now_ms,
         )  # fmt: skip
 
     def filler(self, query: ListQuery) -> Iterator[SlateItem]:

@@ -113,6 +113,10 @@ class Layout:
         """Secrets of a region."""
         return self.region(region) / "keys.json"
 
+    def service_keys(self, region: str) -> Path:
+        """Keys of the services that call a region's edges; there once the first was made."""
+        return self.region(region) / "service-keys.json"
+
     def grid(self, region: str) -> Path:
         """Socket of a region's embedded grid."""
         return self.run / f"{region}.grid"

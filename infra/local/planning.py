@@ -220,6 +220,7 @@ def _edge(given: PlanInput, region: RegionConfiguration, number: int, files: dic
         trusted_root=str(layout.root),
         channel=given.configuration.channel,
         keys_file=str(layout.keys(region.name)),
+        service_keys_file=str(layout.service_keys(region.name)),
         trust_file=str(layout.trust),
         grid=str(layout.grid(region.name)),
         telemetry=_telemetry(given, name),

@@ -19,7 +19,15 @@ class AtollError(Exception):
 
 
 class InvalidInputError(AtollError):
-    """The caller sent something that cannot be used; maps to HTTP 400 and exit code 2."""
+    """The caller sent something that cannot be used; maps to HTTP 400 and exit code 2.
+
+    Args:
+        field: the parameter, header or field that is at fault, where there is one.
+    """
+
+    def __init__(self, message: str, *, fix: str = "", field: str = "") -> None:
+        super().__init__(message, fix=fix)
+        self.field = field
 
 
 class UnauthorizedError(AtollError):

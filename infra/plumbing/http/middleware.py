@@ -9,7 +9,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 
 from infra.plumbing.clock import Clock
 from infra.plumbing.errors import AtollError
-from infra.plumbing.http.problems import problem_for, problem_response
+from infra.plumbing.http.problems import INTERNAL, kind_of_status, problem_for, problem_response
 from infra.plumbing.ids import accept_request_id
 from infra.plumbing.tallies import LoopCounter, LoopHistogram
 from infra.plumbing.telemetry import DURATION_BUCKETS_S, Telemetry
@@ -65,18 +65,14 @@ async def _answer(telemetry: Telemetry, request: web.Request, handler: Handler, 
     except web.HTTPException as error:
         if error.status < 400:
             raise
-        return problem_response(error.status, error.reason, _detail(error), request_id)
+        kind = kind_of_status(error.status)
+        answer = problem_response(error.status, kind.title, kind.means, request_id)
+        if "Allow" in error.headers:
+            answer.headers["Allow"] = error.headers["Allow"]
+        return answer
     except Exception:
         telemetry.logger.exception("a handler failed", extra={"fields": {"request_id": request_id}})
-        return problem_response(500, "Internal error", "The request could not be answered.", request_id)
-
-
-def _detail(error: web.HTTPException) -> str:
-    if isinstance(error, web.HTTPRequestEntityTooLarge):
-        return "The body is larger than this service takes."
-    return {404: "There is nothing at this path.", 405: "This path does not take that method."}.get(
-        error.status, error.reason
-    )
+        return problem_response(INTERNAL.status, INTERNAL.title, "The request could not be answered.", request_id)
 
 
 def operations_routes(telemetry: Telemetry, ready: Callable[[], str | None]) -> list[web.RouteDef]:

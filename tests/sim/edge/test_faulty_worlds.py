@@ -26,6 +26,7 @@ from edge.settings import EdgeSettings
 from infra.contracts.messages import DegradationStep, Invalidation, RecommendationType
 from infra.contracts.release import ReleaseLists
 from infra.plumbing.keys import RegionKeys, TrustDirectory
+from infra.plumbing.service_keys import KeyRing
 from infra.plumbing.telemetry import Telemetry, TelemetrySettings, start_telemetry
 from infra.plumbing.tokens import Principal
 from tests.sim.edge.faulty import FAULTS, RELEASE, FaultyGrid, FaultyRegions, Outage
@@ -73,7 +74,7 @@ def make_edge(rng: random.Random, regions: FaultyRegions, grid: FaultyGrid, tele
     )  # fmt: skip
     outside = Outside(
         settings=settings, keys=KEYS, trust=TRUST, telemetry=telemetry, clock=LoopClock(), uniform=rng.uniform,
-        grid=grid, open_source=_no_source,
+        grid=grid, open_source=_no_source, service_keys=KeyRing(None, clock=LoopClock()),
     )  # fmt: skip
     edge = build(outside, regions, EdgeMetrics(CollectorRegistry()))
     edge.shelf.current = LISTS

@@ -16,6 +16,7 @@ from edge.settings import EdgeSettings
 from infra.plumbing.clock import SystemClock
 from infra.plumbing.grid.memory import MemoryGrid
 from infra.plumbing.keys import RegionKeys, TrustDirectory
+from infra.plumbing.service_keys import KeyRing, Scope, ServiceKeys
 from infra.plumbing.telemetry import Telemetry, TelemetrySettings, start_telemetry
 from infra.plumbing.tokens import issue_token
 from tests.unit.edge.fakes import FakeRegion, FakeSource, release_lists
@@ -55,6 +56,13 @@ class World:
     def token(self, user: str = "alice", region: str = "here", life_s: int = 3600) -> dict[str, str]:
         token = issue_token(self.keys[region], user, clock=SystemClock(), life_s=life_s)
         return {"Authorization": f"Bearer {token}"}
+
+    def service(self, *scopes: Scope, user: str | None = None, name: str = "shop") -> dict[str, str]:
+        """Headers of a new service key; known to edges that start after."""
+        path = self.directory / "service-keys.json"
+        keys = ServiceKeys.load(path).with_new(name, scopes, clock=SystemClock(), days=None)
+        keys.save(path)
+        return {"Atoll-Key": keys.keys[-1].text, **({"Atoll-User": user} if user is not None else {})}
 
     def subject(self, user: str = "alice", region: str = "here") -> str:
         return self.keys[region].pseudonym("user", user)
@@ -97,6 +105,7 @@ class World:
         self.stack.callback(telemetry.close)
         outside = Outside(
             settings=settings, keys=self.keys["here"], trust=self.trust, telemetry=telemetry, clock=SystemClock(),
+            service_keys=KeyRing(self.directory / "service-keys.json", clock=SystemClock()),
             uniform=lambda low, high: (low + high) / 2, grid=self.grid, open_source=lambda: self.source,
         )  # fmt: skip
         app = await make_app(outside, self.stack)

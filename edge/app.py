@@ -45,7 +45,7 @@ from infra.contracts.messages import HomeAnswer
 from infra.plumbing.clock import Clock
 from infra.plumbing.grid.port import Grid
 from infra.plumbing.http.middleware import RequestStats, frame, operations_routes
-from infra.plumbing.keys import RegionKeys, TrustDirectory
+from infra.plumbing.keys import RegionKeys, Trust
 from infra.plumbing.service_keys import KeyRing
 from infra.plumbing.telemetry import Telemetry
 
@@ -58,7 +58,7 @@ class Outside:
 
     settings: EdgeSettings
     keys: RegionKeys
-    trust: TrustDirectory
+    trust: Trust
     service_keys: KeyRing
     telemetry: Telemetry
     clock: Clock

@@ -11,7 +11,7 @@ from infra.plumbing.errors import SettingsError
 from infra.plumbing.grid.connect import connect_grid
 from infra.plumbing.http.serving import serve
 from infra.plumbing.ids import uniform
-from infra.plumbing.keys import RegionKeys, TrustDirectory
+from infra.plumbing.keys import LiveTrust, RegionKeys
 from infra.plumbing.service_keys import KeyRing
 from infra.plumbing.telemetry import start_telemetry
 from infra.plumbing.tuf_client.client import ReleaseClient
@@ -23,9 +23,9 @@ async def run(settings: EdgeSettings, stop: asyncio.Event) -> None:
     Raises:
         SettingsError: a file that the settings name cannot be used, or the port is taken.
     """
-    keys, trust = RegionKeys.load(Path(settings.keys_file)), TrustDirectory.load(Path(settings.trust_file))
-    root = _trusted_root(settings)
     clock = SystemClock()
+    keys, trust = RegionKeys.load(Path(settings.keys_file)), LiveTrust(Path(settings.trust_file), clock=clock)
+    root = _trusted_root(settings)
     if keys.region != settings.region:
         raise SettingsError("keys_file belongs to another region.", fix="Name the key file of this edge's region.")
 

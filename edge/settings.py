@@ -42,6 +42,11 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     grid_timeout_ms: float = 5.0
     event_deadline_ms: int = 1000
     """Events wait for durable storage, so they get longer than a page view."""
+    bulk_calls_max: int = 4
+    """Bulk calls under way at once."""
+    bulk_width: int = 8
+    """Lines of one bulk call that are worked on at once."""
+    bulk_deadline_ms: int = 1000
     connections_per_node_max: int = 100
     fills_max: int = 4000
     """Fills under way at once; a miss beyond it goes down the ladder."""

@@ -23,7 +23,7 @@ from infra.plumbing.grid.connect import connect_grid
 from infra.plumbing.grid.port import Grid
 from infra.plumbing.http.middleware import frame, operations_routes
 from infra.plumbing.http.serving import serve
-from infra.plumbing.keys import RegionKeys, TrustDirectory
+from infra.plumbing.keys import LiveTrust, RegionKeys
 from infra.plumbing.telemetry import Telemetry, start_telemetry
 from infra.plumbing.tuf_client.client import ReleaseClient
 from region.api.announcing import Announcer
@@ -158,7 +158,7 @@ async def open_node(settings: RegionSettings, stack: AsyncExitStack, telemetry: 
     keys = RegionKeys.load(Path(settings.keys_file))
     if keys.region != settings.region:
         raise SettingsError(f"the key file is of region {keys.region}, the settings of {settings.region}.")
-    trust = TrustDirectory.load(Path(settings.trust_file))
+    trust = LiveTrust(Path(settings.trust_file), clock=clock)
     data = _open_data(settings, stack, telemetry, clock)
     releases = _open_releases(settings, stack, data.announcer, clock)
     answers = _open_answers(settings, stack, data, releases, telemetry, clock)

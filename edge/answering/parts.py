@@ -16,7 +16,7 @@ from edge.routing.ladder import Shares, Situation
 from edge.routing.port import RegionPort
 from infra.contracts.messages import DegradationStep, HomeAnswer
 from infra.plumbing.clock import Clock
-from infra.plumbing.keys import TrustDirectory
+from infra.plumbing.keys import Trust
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +30,7 @@ class Parts:
     dispatcher: Dispatcher
     region: RegionPort
     ledger: Ledger
-    trust: TrustDirectory
+    trust: Trust
     lists: Callable[[], LoadedLists | None]
     clock: Clock
     metrics: EdgeMetrics

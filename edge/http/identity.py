@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from edge.calls import Caller
 from infra.plumbing.clock import Clock
 from infra.plumbing.errors import InvalidInputError, UnauthorizedError
-from infra.plumbing.keys import RegionKeys, TrustDirectory
+from infra.plumbing.keys import RegionKeys, Trust
 from infra.plumbing.service_keys import KeyRing, ServiceKey
 from infra.plumbing.tokens import Principal, open_subject, verify_token
 
@@ -32,12 +32,14 @@ class Identities:
     What is remembered is keyed by a hash: a memory dump of an edge yields no tokens.
     """
 
-    def __init__(self, *, keys: RegionKeys, trust: TrustDirectory, service_keys: KeyRing, clock: Clock) -> None:
+    def __init__(self, *, keys: RegionKeys, trust: Trust, service_keys: KeyRing, clock: Clock) -> None:
         self._keys = keys
         self._trust = trust
         self._service_keys = service_keys
         self._clock = clock
         self._verified: OrderedDict[bytes, Verified] = OrderedDict()
+        self._edition = trust.edition
+        self._looked_s = 0
 
     def __len__(self) -> int:
         return len(self._verified)
@@ -68,6 +70,8 @@ class Identities:
 
     def recall(self, token: bytes, *, epoch_s: int) -> Verified | None:
         """What is known of a token that held before and has not expired by `epoch_s`; None: it must be verified."""
+        if epoch_s != self._looked_s:
+            self._follow_trust(epoch_s)
         digest = hashlib.sha256(token).digest()
         held = self._verified.get(digest)
         if held is None or epoch_s >= held.principal.expires_s:
@@ -106,7 +110,16 @@ class Identities:
             )
         return self._keys.session_subject(session)
 
+    def _follow_trust(self, epoch_s: int) -> None:
+        """Forget what was verified under another edition of the trust directory: a key may have been retired."""
+        self._looked_s = epoch_s
+        edition = self._trust.edition
+        if edition != self._edition:
+            self._edition = edition
+            self._verified.clear()
+
     def _verify(self, token: str) -> Verified:
+        self._follow_trust(self._clock.now_ms() // 1000)
         digest = _digest(token)
         held = self._verified.get(digest)
         if held is not None and self._clock.now_ms() < held.principal.expires_s * 1000:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 
 from msgspec import Meta
 
-from edge.http.bodies import CallerChoice, CallerEvents, ChoiceBody, ListBody
+from edge.http.bodies import BulkLine, BulkResult, CallerChoice, CallerEvents, ChoiceBody, ListBody
 from edge.http.parameters import (
     DEADLINE_HEADER,
     IF_NONE_MATCH,
@@ -112,6 +112,15 @@ OPERATIONS: Final = (
         callers=(TOKEN, KEY, SESSION), parameters=(SESSION_HEADER, USER_HEADER, REQUEST_ID_HEADER), body=CallerEvents,
         answers=(Answer(status=200, says="Durable.", body=EventAck),),
         refusals=(*_EVERYBODY, "content-too-large", "overloaded"),
+    ),
+    Operation(
+        id="bulk", method="POST", path="/v1/bulk/recommendations", tag="lists", summary="Lists for many subjects",
+        says="For e-mail: a JSON object a line in, one a line out, in the same order, as they are made. Each line has "
+        "its own status. Read while you send, or send a thousand lines a call. Page views come first: under load "
+        "lines are answered with what is at hand, and `step` says so.",
+        callers=(KEY,), parameters=(REQUEST_ID_HEADER,), body=BulkLine, body_media="application/x-ndjson",
+        answers=(Answer(status=200, says="One line for each line.", body=BulkResult, media="application/x-ndjson"),),
+        refusals=(*_EVERYBODY, "overloaded"),
     ),
     Operation(
         id="opt_out", method="PUT", path="/v1/privacy/opt-out", tag="privacy", summary="No personal lists",

@@ -70,7 +70,12 @@ def _page(parts: Parts, query: ListQuery, caller: Caller, served: Served) -> Pag
     return page
 
 
-def _make_page(parts: Parts, query: ListQuery, caller: Caller, served: Served) -> Page:
+def page_of(parts: Parts, query: ListQuery, caller: Caller, served: Served) -> ListBody:
+    """What a page says.
+
+    Raises:
+        InvalidInputError: the caller has seen or excluded every item that there is.
+    """
     slate = _slate(parts, query, caller, served)
     if not slate.items and not query.shown:
         raise InvalidInputError(
@@ -78,14 +83,16 @@ def _make_page(parts: Parts, query: ListQuery, caller: Caller, served: Served) -
         )
     parts.metrics.filled_items.inc(slate.filled)
     answer = served.answer
-    body = msgspec.json.encode(
-        ListBody(
-            type=query.type.value, surface=query.surface.value, items=slate.items, release=answer.release,
-            region=answer.region, arm=answer.arm, personal=answer.personal, generated_at_ms=answer.generated_at_ms,
-            next=next_cursor(query, (item.item for item in slate.items)) if _has_more(slate, query, served) else None,
-            degraded=_degraded(slate, query, answer), trace=answer.trace if query.explain else msgspec.UNSET,
-        )
+    return ListBody(
+        type=query.type.value, surface=query.surface.value, items=slate.items, release=answer.release,
+        region=answer.region, arm=answer.arm, personal=answer.personal, generated_at_ms=answer.generated_at_ms,
+        next=next_cursor(query, (item.item for item in slate.items)) if _has_more(slate, query, served) else None,
+        degraded=_degraded(slate, query, answer), trace=answer.trace if query.explain else msgspec.UNSET,
     )  # fmt: skip
+
+
+def _make_page(parts: Parts, query: ListQuery, caller: Caller, served: Served) -> Page:
+    body = msgspec.json.encode(page_of(parts, query, caller, served))
     return Page(body, f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"')
 
 

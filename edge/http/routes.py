@@ -11,6 +11,7 @@ from edge.answering.parts import Parts
 from edge.answering.recommender import recommend
 from edge.calls import Caller
 from edge.hot.learning import OFFER
+from edge.http.bulk import BulkDesk
 from edge.http.events import opt_out, parse_choice, parse_events, take_events
 from edge.http.identity import Identities
 from edge.http.openapi import encode_document, openapi_document
@@ -50,6 +51,10 @@ class EdgeRoutes:
         self._caller_limits = caller_limits
         self._address_limits = address_limits
         self._settings = settings
+        self._bulk = BulkDesk(
+            parts=parts, width=settings.bulk_width, calls_max=settings.bulk_calls_max,
+            deadline_s=settings.bulk_deadline_ms / 1000,
+        )  # fmt: skip
         self._document = encode_document(openapi_document(OPERATIONS))
 
     def table(self) -> list[web.RouteDef]:
@@ -58,10 +63,19 @@ class EdgeRoutes:
             "recommendations": self.recommendations,
             "events": self.events,
             "opt_out": self.opt_out,
+            "bulk": self.bulk,
             "document": self.document,
             "problem": problem_page,
         }
         return [*(web.route(one.method, one.path, handlers.pop(one.id)) for one in OPERATIONS), *page_routes()]
+
+    async def bulk(self, request: web.Request) -> web.StreamResponse:
+        """`POST /v1/bulk/recommendations`."""
+        caller = self._admitted(request)
+        if caller is None:
+            return self._too_many(request)
+        key = require(caller.service, Scope.BULK)
+        return await self._bulk.answer(request, lambda user: self._identities.of_service(key, user))
 
     async def document(self, _request: web.Request) -> web.Response:
         """`GET /openapi.json`."""

@@ -29,7 +29,7 @@ from infra.plumbing.clock import Clock
 from infra.plumbing.errors import ForbiddenError, InvalidInputError, UnauthorizedError
 from infra.plumbing.files import write_atomically
 from infra.plumbing.http.middleware import frame, operations_routes
-from infra.plumbing.keys import RegionKeys, TrustDirectory, encode_base64url
+from infra.plumbing.keys import RegionKeys, Trust, encode_base64url
 from infra.plumbing.telemetry import Telemetry
 from infra.plumbing.tokens import open_subject, verify_token
 
@@ -42,9 +42,7 @@ M = TypeVar("M", bound=msgspec.Struct)
 class _Handlers:
     """HTTP in, HTTP out; every decision is the gateway's."""
 
-    def __init__(
-        self, *, gateway: Gateway, keys: RegionKeys, trust: TrustDirectory, clock: Clock, round_key: str
-    ) -> None:
+    def __init__(self, *, gateway: Gateway, keys: RegionKeys, trust: Trust, clock: Clock, round_key: str) -> None:
         self._gateway = gateway
         self._keys = keys
         self._trust = trust
@@ -116,7 +114,7 @@ class _Handlers:
 
 
 def build_app(
-    *, settings: GatewaySettings, keys: RegionKeys, trust: TrustDirectory, telemetry: Telemetry, clock: Clock,
+    *, settings: GatewaySettings, keys: RegionKeys, trust: Trust, telemetry: Telemetry, clock: Clock,
     entropy: Entropy,
 ) -> web.Application:  # fmt: skip
     """The gateway's application; its state directory gets `round.key` and the folder `rounds`."""

@@ -8,7 +8,7 @@ from federation.gateway.app import build_app
 from federation.settings import GatewaySettings
 from infra.plumbing.clock import SystemClock
 from infra.plumbing.http.serving import serve
-from infra.plumbing.keys import RegionKeys, TrustDirectory
+from infra.plumbing.keys import LiveTrust, RegionKeys
 from infra.plumbing.telemetry import start_telemetry
 
 
@@ -18,13 +18,14 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
     Raises:
         SettingsError: a file that the settings name cannot be used, or the port is taken.
     """
+    clock = SystemClock()
     telemetry = start_telemetry(
         service="gateway", region=settings.region, node=settings.node, settings=settings.telemetry
     )
     try:
         app = build_app(
             settings=settings, keys=RegionKeys.load(Path(settings.keys_file)),
-            trust=TrustDirectory.load(Path(settings.trust_file)), telemetry=telemetry, clock=SystemClock(),
+            trust=LiveTrust(Path(settings.trust_file), clock=clock), telemetry=telemetry, clock=clock,
             entropy=secrets.token_bytes,
         )  # fmt: skip
         await serve(app, host=settings.host, port=settings.port, stop=stop, telemetry=telemetry)

@@ -24,6 +24,7 @@ TIERS_OF_COMMAND: dict[str, tuple[str, ...]] = {
     "evaluate": ("central", "region"),
     "release": ("central",),
     "federate": ("federation",),
+    "api": ("edge",),
     "rules": ("region", "infra"),
     "world": ALL_SERVING,
     "demo": (*ALL_SERVING, "central"),

@@ -8,15 +8,30 @@ import base64
 import hashlib
 import hmac
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from infra.plumbing.clock import Clock
+from infra.plumbing.errors import InvalidInputError
 from infra.plumbing.files import write_atomically
+from infra.plumbing.reloading import Reloading
 from infra.plumbing.settings import load_settings
+
+ACTIVATION_S = 10
+"""A new issuer key signs only after this long: by then everybody who verifies has read the trust directory again."""
+
+
+class IssuerKey(msgspec.Struct, frozen=True, kw_only=True):
+    """A key with which a region's issuer signs tokens, from `signs_from_ms` on. Its `kid` is `<region>/<number>`."""
+
+    kid: str
+    private: bytes
+    signs_from_ms: int
 
 
 class RegionKeys(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +50,10 @@ class RegionKeys(msgspec.Struct, frozen=True, kw_only=True):
     """Shown by the region's own processes to each other."""
     operator_key: str
     """Shown by the region's operators."""
+    issuers: tuple[IssuerKey, ...] = ()
+    """Issuer keys made since, oldest first."""
+    retired: tuple[str, ...] = ()
+    """The `kid` of every issuer key whose tokens hold no more."""
 
     @classmethod
     def generate(cls, region: str) -> Self:
@@ -57,6 +76,40 @@ class RegionKeys(msgspec.Struct, frozen=True, kw_only=True):
         """The subject of an anonymous session: `s` and 32 hex digits; its row in the store expires."""
         return "s" + self.pseudonym("session", session_id)
 
+    def issuer_keys(self) -> dict[str, bytes]:
+        """Private issuer keys whose tokens hold, by `kid`, oldest first."""
+        keys = {self.region: self.issuer_private, **{issuer.kid: issuer.private for issuer in self.issuers}}
+        return {kid: private for kid, private in keys.items() if kid not in self.retired}
+
+    def signing_key(self, *, now_ms: int) -> tuple[str, bytes]:
+        """`kid` and private key to sign a token with now: the newest that everybody knows."""
+        held = self.issuer_keys()
+        waiting = {issuer.kid for issuer in self.issuers if issuer.signs_from_ms > now_ms}
+        # With every other key retired, one that is still being spread is better than none.
+        kid = next((kid for kid in reversed(held) if kid not in waiting), next(reversed(held)))
+        return kid, held[kid]
+
+    def with_new_issuer(self, *, now_ms: int) -> Self:
+        """These keys and a new issuer key, which signs ACTIVATION_S from now; tokens of the others still hold."""
+        made = IssuerKey(
+            kid=f"{self.region}/{len(self.issuers) + 2}", private=secrets.token_bytes(32),
+            signs_from_ms=now_ms + 1000 * ACTIVATION_S,
+        )  # fmt: skip
+        return msgspec.structs.replace(self, issuers=(*self.issuers, made))
+
+    def without_issuer(self, kid: str) -> Self:
+        """These keys with one issuer key retired: its tokens hold no more.
+
+        Raises:
+            InvalidInputError: there is no such key, or it is the last one.
+        """
+        held = self.issuer_keys()
+        if kid not in held:
+            raise InvalidInputError("there is no issuer key of this kid.", fix=f"There are: {', '.join(held)}.")
+        if len(held) == 1:
+            raise InvalidInputError("the last issuer key cannot be retired.", fix="Make a new one first.")
+        return msgspec.structs.replace(self, retired=(*self.retired, kid))
+
     def save(self, path: Path) -> None:
         """Write the keys, readable by their owner only."""
         write_atomically(path, msgspec.json.encode(self), mode=0o600)
@@ -76,6 +129,12 @@ class PublicKeys(msgspec.Struct, frozen=True, kw_only=True):
 
     issuer_public: bytes
     relay_public: bytes
+    issuers: dict[str, bytes] = msgspec.field(default_factory=dict)
+    """Public issuer keys whose tokens hold, by `kid`; empty in files of before there were several."""
+
+    def issuer(self, region: str, kid: str) -> bytes | None:
+        """The public key of `kid`, if it is one of this region's whose tokens hold."""
+        return self.issuers.get(kid) if self.issuers else self.issuer_public if kid == region else None
 
 
 class TrustDirectory(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,15 +142,19 @@ class TrustDirectory(msgspec.Struct, frozen=True, kw_only=True):
 
     regions: dict[str, PublicKeys]
 
+    @property
+    def edition(self) -> int:
+        """A directory in memory does not change."""
+        return 0
+
     @classmethod
     def of(cls, keys: list[RegionKeys]) -> Self:
         """The directory of these regions."""
         return cls(
             regions={
                 key.region: PublicKeys(
-                    issuer_public=Ed25519PrivateKey.from_private_bytes(key.issuer_private)
-                    .public_key()
-                    .public_bytes_raw(),
+                    issuer_public=_public(key.issuer_private),
+                    issuers={kid: _public(private) for kid, private in key.issuer_keys().items()},
                     relay_public=X25519PrivateKey.from_private_bytes(key.relay_private).public_key().public_bytes_raw(),
                 )
                 for key in keys
@@ -110,6 +173,46 @@ class TrustDirectory(msgspec.Struct, frozen=True, kw_only=True):
             SettingsError: the file is missing or is not a trust directory.
         """
         return load_settings(path, cls)
+
+
+def _public(private: bytes) -> bytes:
+    return Ed25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+
+
+class Trust(Protocol):
+    """Public keys of every region: a `TrustDirectory`, or one that follows its file."""
+
+    @property
+    def regions(self) -> Mapping[str, PublicKeys]:
+        """By region."""
+        ...
+
+    @property
+    def edition(self) -> int:
+        """Goes up when the directory has changed; what was verified before must be verified again."""
+        ...
+
+
+class LiveTrust:
+    """A trust directory that follows its file: a key that is made or retired is known within LOOK_EVERY_S.
+
+    Raises:
+        SettingsError: the file is missing or is not a trust directory.
+    """
+
+    def __init__(self, path: Path, *, clock: Clock) -> None:
+        self._source = Reloading(path, TrustDirectory.load, clock=clock)
+
+    @property
+    def regions(self) -> Mapping[str, PublicKeys]:
+        """By region, as the file says now."""
+        return self._source.get().regions
+
+    @property
+    def edition(self) -> int:
+        """Goes up when the directory has changed; what was verified before must be verified again."""
+        self._source.get()
+        return self._source.edition
 
 
 def encode_base64url(raw: bytes) -> str:

@@ -15,11 +15,13 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from infra.plumbing.clock import Clock
 from infra.plumbing.errors import UnauthorizedError
-from infra.plumbing.keys import RegionKeys, TrustDirectory, decode_base64url, encode_base64url
+from infra.plumbing.keys import RegionKeys, Trust, decode_base64url, encode_base64url
 
 AUDIENCE = "atoll"
 TOKEN_BYTES_MAX = 2048
 CLOCK_SKEW_S = 30
+LIFE_S_MAX = 31 * 86_400
+"""No issuer may give out a token for longer."""
 _NONCE_BYTES = 12
 
 
@@ -41,29 +43,29 @@ def issue_token(keys: RegionKeys, user_id: str, *, clock: Clock, life_s: int = 3
         "iss": keys.region, "aud": AUDIENCE, "home": keys.region, "sub": encode_base64url(sealed),
         "iat": now_s, "exp": now_s + life_s,
     }  # fmt: skip
-    private = Ed25519PrivateKey.from_private_bytes(keys.issuer_private)
-    return jwt.encode(claims, private, algorithm="EdDSA", headers={"kid": keys.region})
+    kid, seed = keys.signing_key(now_ms=clock.now_ms())
+    private = Ed25519PrivateKey.from_private_bytes(seed)
+    return jwt.encode(claims, private, algorithm="EdDSA", headers={"kid": kid})
 
 
-def verify_token(token: str, trust: TrustDirectory, *, clock: Clock) -> Principal:
+def verify_token(token: str, trust: Trust, *, clock: Clock) -> Principal:
     """The principal of a token that holds.
 
     Raises:
-        UnauthorizedError: malformed, unknown issuer, wrong signature, wrong audience, expired, or an issuer that
-            speaks for another region.
+        UnauthorizedError: malformed, unknown issuer or retired key, wrong signature, wrong audience, expired, not of
+            its time, or an issuer that speaks for another region.
     """
     if len(token) > TOKEN_BYTES_MAX:
         raise UnauthorizedError("the token is too long.", fix=f"Tokens have at most {TOKEN_BYTES_MAX} bytes.")
     try:
         kid = jwt.get_unverified_header(token).get("kid")
-        issuer = trust.regions.get(kid) if isinstance(kid, str) else None
-        if issuer is None:
-            raise UnauthorizedError("the token's issuer is not known here.", fix="Get a token from its home region.")
-        public = Ed25519PublicKey.from_public_bytes(issuer.issuer_public)
+        public = Ed25519PublicKey.from_public_bytes(_issuer_key(kid, trust))
         # Expiry is checked against our own clock, below: PyJWT would read the machine's.
         claims = jwt.decode(
             token, public, algorithms=["EdDSA"], audience=AUDIENCE,
-            options={"require": ["exp", "sub", "home"], "verify_exp": False, "verify_iat": False, "verify_nbf": False},
+            options={
+                "require": ["exp", "iat", "sub", "home"], "verify_exp": False, "verify_iat": False, "verify_nbf": False
+            },
         )  # fmt: skip
     except jwt.PyJWTError as error:
         raise UnauthorizedError("the token does not hold.", fix="Get a fresh token from its home region.") from error
@@ -86,10 +88,23 @@ def open_subject(principal: Principal, keys: RegionKeys) -> str:
     return keys.pseudonym("user", user_id.decode())
 
 
+def _issuer_key(kid: object, trust: Trust) -> bytes:
+    """The public key of `kid`: a region's name, or one and a number behind a slash."""
+    region = kid.partition("/")[0] if isinstance(kid, str) else ""
+    keys = trust.regions.get(region)
+    public = keys.issuer(region, str(kid)) if keys is not None else None
+    if public is None:
+        raise UnauthorizedError("the token's issuer is not known here.", fix="Get a token from its home region.")
+    return public
+
+
 def _principal(claims: dict[str, Any], kid: str, *, now_s: float) -> Principal:
-    home, subject, expires_s = claims["home"], claims["sub"], claims["exp"]
-    if home != kid or not isinstance(subject, str) or not isinstance(expires_s, int):
+    home, subject, expires_s, issued_s = claims["home"], claims["sub"], claims["exp"], claims["iat"]
+    times = type(expires_s) is int and type(issued_s) is int
+    if home != kid.partition("/")[0] or not isinstance(subject, str) or not times:
         raise UnauthorizedError("the token's issuer does not speak for that home region.")
     if now_s > expires_s + CLOCK_SKEW_S:
         raise UnauthorizedError("the token has expired.", fix="Get a fresh token from its home region.")
+    if issued_s > now_s + CLOCK_SKEW_S or expires_s - issued_s > LIFE_S_MAX:
+        raise UnauthorizedError("the token is not of its time.", fix="Get a fresh token from its home region.")
     return Principal(home=home, sealed_subject=subject, expires_s=expires_s)

@@ -8,7 +8,7 @@ from infra.contracts.residency import encode_regional
 from infra.plumbing.clock import Clock
 from infra.plumbing.errors import AtollError, InvalidInputError, UnauthorizedError
 from infra.plumbing.http.problems import problem_body, status_of
-from infra.plumbing.keys import RegionKeys, TrustDirectory
+from infra.plumbing.keys import RegionKeys, Trust
 from infra.plumbing.sealing import open_call, seal_reply
 from infra.plumbing.tokens import open_subject, verify_token
 from region.api.checking import check_request
@@ -25,7 +25,7 @@ class RelayDesk:
         self,
         *,
         keys: RegionKeys,
-        trust: TrustDirectory,
+        trust: Trust,
         clock: Clock,
         recommender: Recommender,
         intake: EventTaker,

@@ -4,13 +4,14 @@ import stat
 from pathlib import Path
 
 import jwt
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from infra.plumbing.clock import ManualClock
-from infra.plumbing.errors import SettingsError, UnauthorizedError
-from infra.plumbing.keys import RegionKeys, TrustDirectory, decode_base64url, encode_base64url
-from infra.plumbing.tokens import TOKEN_BYTES_MAX, Principal, issue_token, open_subject, verify_token
+from infra.plumbing.errors import InvalidInputError, SettingsError, UnauthorizedError
+from infra.plumbing.keys import ACTIVATION_S, LiveTrust, RegionKeys, TrustDirectory, decode_base64url, encode_base64url
+from infra.plumbing.tokens import LIFE_S_MAX, TOKEN_BYTES_MAX, Principal, issue_token, open_subject, verify_token
 
 EAST, WEST = RegionKeys.generate("us-east"), RegionKeys.generate("us-west")
 TRUST = TrustDirectory.of([EAST, WEST])
@@ -77,6 +78,12 @@ def test_forgeries_are_refused(clock: ManualClock):
         forge(clock, WEST_SIGNER, "us-west", aud="other"),
         forge(clock, WEST_SIGNER, "us-west", exp=None),
         forge(clock, WEST_SIGNER, "us-west", exp="soon"),
+        forge(clock, WEST_SIGNER, "us-west", iat=None),
+        forge(clock, WEST_SIGNER, "us-west", iat=clock.now_ms() // 1000 + 31),  # of the future
+        forge(
+            clock, WEST_SIGNER, "us-west", exp=clock.now_ms() // 1000 + LIFE_S_MAX + 1
+        ),  # for longer than anybody may
+        forge(clock, WEST_SIGNER, "us-west/2", home="us-west"),  # a key that was never made
         jwt.encode({"home": "us-west", "sub": "x", "aud": "atoll", "exp": 9e9}, "k" * 32, "HS256", {"kid": "us-west"}),
     ):
         with pytest.raises(UnauthorizedError):
@@ -105,3 +112,53 @@ def test_base64url_has_no_padding():
     for raw in (b"", b"a", b"ab", b"abc", b"\xff\xfe"):
         assert "=" not in encode_base64url(raw)
         assert decode_base64url(encode_base64url(raw)) == raw
+
+
+def test_issuer_keys_are_rotated_and_retired(tmp_path: Path, clock: ManualClock):
+    old = issue_token(EAST, "anna", clock=clock)
+    TRUST.save(tmp_path / "trust.json")
+    live = LiveTrust(tmp_path / "trust.json", clock=clock)
+    rotated = EAST.with_new_issuer(now_ms=clock.now_ms())
+    assert rotated.signing_key(now_ms=clock.now_ms())[0] == "us-east"  # Not before everybody knows it.
+    clock.advance(ACTIVATION_S)
+    assert rotated.signing_key(now_ms=clock.now_ms())[0] == "us-east/2"
+    new = issue_token(rotated, "anna", clock=clock)
+    with pytest.raises(UnauthorizedError, match="issuer is not known"):
+        verify_token(new, live, clock=clock)
+    TrustDirectory.of([rotated, WEST]).save(tmp_path / "trust.json")
+    clock.advance(1)
+    edition = live.edition
+    for token in (old, new):
+        assert open_subject(verify_token(token, live, clock=clock), rotated) == EAST.pseudonym("user", "anna")
+    retired = rotated.without_issuer("us-east")
+    TrustDirectory.of([retired, WEST]).save(tmp_path / "trust.json")
+    clock.advance(1)
+    assert live.edition > edition
+    verify_token(new, live, clock=clock)
+    with pytest.raises(UnauthorizedError, match="issuer is not known"):
+        verify_token(old, live, clock=clock)
+    with pytest.raises(InvalidInputError, match="last issuer key"):
+        retired.without_issuer("us-east/2")
+    with pytest.raises(InvalidInputError, match="There are: us-east/2"):
+        retired.without_issuer("us-east")
+    retired.save(tmp_path / "keys.json")
+    assert RegionKeys.load(tmp_path / "keys.json") == retired
+
+
+def test_a_directory_that_cannot_be_read_changes_nothing(tmp_path: Path, clock: ManualClock):
+    TRUST.save(tmp_path / "trust.json")
+    live = LiveTrust(tmp_path / "trust.json", clock=clock)
+    for broken in (b"{", b"{}", None):
+        if broken is None:
+            (tmp_path / "trust.json").unlink()
+        else:
+            (tmp_path / "trust.json").write_bytes(broken)
+        clock.advance(1)
+        assert live.regions == TRUST.regions
+
+
+def test_directories_from_before_there_were_several_keys_still_verify(clock: ManualClock):
+    before = TrustDirectory(
+        regions={name: msgspec.structs.replace(keys, issuers={}) for name, keys in TRUST.regions.items()}
+    )
+    verify_token(issue_token(EAST, "anna", clock=clock), before, clock=clock)

@@ -1,0 +1,163 @@
+"""`atoll keys`: tokens for users, keys for services, and the issuer keys of a region, made anew and retired.
+
+Works on the files of a world on this machine (`--state`), running or not; running processes follow within seconds.
+"""
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from infra.cli.output import add_json_option, emit, table
+from infra.cli.world import add_state_option
+from infra.plumbing.clock import Clock, SystemClock
+from infra.plumbing.errors import InvalidInputError
+from infra.plumbing.keys import ACTIVATION_S, RegionKeys, TrustDirectory
+from infra.plumbing.locking import locked
+from infra.plumbing.service_keys import Scope, ServiceKeys
+from infra.plumbing.tokens import LIFE_S_MAX, issue_token
+
+CLOCK: Clock = SystemClock()
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a region's keys lie, and the trust directory that everybody reads."""
+
+    region: str
+    keys: Path
+    services: Path
+    trust: Path
+
+
+def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """`atoll keys token|rotate|retire|list|service`."""
+    text = "tokens of users, keys of services, issuer keys of a region"
+    keys = commands.add_parser(
+        "keys", help=text, description=f"{text}. Example: ./atoll keys token --region us-east --user 42"
+    )
+    verbs = keys.add_subparsers(metavar="VERB", required=True)
+    token = _leaf(verbs, "token", _token, "a token for a user, as the region's issuer gives it out", "--user 42")
+    token.add_argument("--user", required=True, help="the application's own id of the user")
+    token.add_argument("--hours", type=float, default=1.0, help="how long it holds (default 1)")
+    _leaf(verbs, "list", _list, "the region's issuer keys", "")
+    _leaf(verbs, "rotate", _rotate, "make a new issuer key; tokens of the others still hold", "")
+    retire = _leaf(verbs, "retire", _retire, "let an issuer key's tokens hold no more", "--kid us-east")
+    retire.add_argument("--kid", required=True)
+    service = verbs.add_parser("service", help="keys of services", description="keys of services")
+    services = service.add_subparsers(metavar="VERB", required=True)
+    add = _leaf(services, "add", _add, "make a key", "--name shop --scope read --scope events")
+    add.add_argument("--name", required=True)
+    add.add_argument(
+        "--scope", action="append", required=True, choices=[scope.value for scope in Scope], help="may be repeated"
+    )
+    add.add_argument("--days", type=float, default=None, help="how long it holds; without it until it is revoked")
+    _leaf(services, "list", _services, "every key, without secrets", "")
+    revoke = _leaf(services, "revoke", _revoke, "let a key hold no more", "--id ATOLL...")
+    revoke.add_argument("--id", required=True)
+
+
+def _leaf(verbs: Any, name: str, run: Any, text: str, options: str) -> argparse.ArgumentParser:
+    example = f"./atoll {' '.join(verbs._prog_prefix.split()[1:])} {name} --region us-east {options}".rstrip()  # noqa: SLF001 - argparse tells it nowhere else
+    parser: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=f"{text}. Example: {example}")
+    parser.add_argument("--region", required=True)
+    add_state_option(parser)
+    add_json_option(parser)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _token(arguments: argparse.Namespace) -> None:
+    if not 0 < arguments.hours * 3600 <= LIFE_S_MAX:
+        raise InvalidInputError("the life is out of range.", fix=f"A token holds at most {LIFE_S_MAX // 86_400} days.")
+    if not arguments.user:
+        raise InvalidInputError("the user has no id.", fix="Name one with --user.")
+    keys = RegionKeys.load(_place(arguments).keys)
+    token = issue_token(keys, arguments.user, clock=CLOCK, life_s=round(arguments.hours * 3600))
+    emit(arguments, {"token": token, "region": keys.region, "hours": arguments.hours}, token)
+
+
+def _list(arguments: argparse.Namespace) -> None:
+    _show_issuers(arguments, RegionKeys.load(_place(arguments).keys), "")
+
+
+def _rotate(arguments: argparse.Namespace) -> None:
+    with _changing(arguments) as place:
+        keys = RegionKeys.load(place.keys).with_new_issuer(now_ms=CLOCK.now_ms())
+        _spread(place, keys)
+    says = f"The new key signs in {ACTIVATION_S} s; retire the old one when its tokens have run out."
+    _show_issuers(arguments, keys, says)
+
+
+def _retire(arguments: argparse.Namespace) -> None:
+    with _changing(arguments) as place:
+        keys = RegionKeys.load(place.keys).without_issuer(arguments.kid)
+        _spread(place, keys)
+    _show_issuers(arguments, keys, f"Tokens of {arguments.kid} hold no more.")
+
+
+def _add(arguments: argparse.Namespace) -> None:
+    scopes = tuple(Scope(scope) for scope in arguments.scope)
+    with _changing(arguments) as place:
+        keys = ServiceKeys.load(place.services).with_new(arguments.name, scopes, clock=CLOCK, days=arguments.days)
+        keys.save(place.services)
+    made = keys.keys[-1]
+    text = (
+        f"{made.text}\n\nSend it in `Atoll-Key` (Gorse clients: as API key). For AWS clients the access key id is\n"
+        f"{made.id} and the secret access key is {made.secret}"
+    )
+    emit(arguments, {"key": made.text, "id": made.id, "secret": made.secret, "scopes": made.scopes}, text)
+
+
+def _services(arguments: argparse.Namespace) -> None:
+    now_ms = CLOCK.now_ms()
+    rows = [
+        {"id": key.id, "name": key.name, "scopes": " ".join(key.scopes), "holds": key.holds(now_ms=now_ms)}
+        for key in ServiceKeys.load(_place(arguments).services).keys
+    ]
+    emit(arguments, rows, table(rows))
+
+
+def _revoke(arguments: argparse.Namespace) -> None:
+    with _changing(arguments) as place:
+        ServiceKeys.load(place.services).without(arguments.id).save(place.services)
+    emit(arguments, {"revoked": arguments.id}, f"{arguments.id} holds no more.")
+
+
+def _show_issuers(arguments: argparse.Namespace, keys: RegionKeys, says: str) -> None:
+    signing, _ = keys.signing_key(now_ms=CLOCK.now_ms())
+    rows = [{"kid": kid, "signs": kid == signing} for kid in keys.issuer_keys()]
+    emit(arguments, {"issuers": rows, "retired": keys.retired}, f"{table(rows)}\n{says}".rstrip())
+
+
+def _spread(place: _Place, keys: RegionKeys) -> None:
+    """Keys first: a directory without a key that signs would refuse good tokens."""
+    trust = TrustDirectory.load(place.trust)
+    own = TrustDirectory.of([keys]).regions
+    keys.save(place.keys)
+    TrustDirectory(regions={**trust.regions, **own}).save(place.trust)
+
+
+def _place(arguments: argparse.Namespace) -> _Place:
+    from infra.local.layout import layout_of
+
+    layout = layout_of(arguments.state)
+    place = _Place(
+        region=arguments.region, keys=layout.keys(arguments.region), trust=layout.trust,
+        services=layout.service_keys(arguments.region),
+    )  # fmt: skip
+    if not place.keys.is_file():
+        raise InvalidInputError(
+            "there is no such region in this world's state.", fix="Start it with `./atoll world up`, or name --state."
+        )
+    return place
+
+
+@contextmanager
+def _changing(arguments: argparse.Namespace) -> Iterator[_Place]:
+    """The place, changed by one command at a time."""
+    place = _place(arguments)
+    with locked(place.trust.with_suffix(".lock")):
+        yield place

@@ -1,0 +1,70 @@
+"""`atoll keys` and `atoll api`, on the files of a world that does not run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.cli.__main__ import main
+from infra.local.layout import layout_of
+from infra.plumbing.clock import SystemClock
+from infra.plumbing.keys import LiveTrust, RegionKeys, TrustDirectory
+from infra.plumbing.service_keys import KeyRing
+from infra.plumbing.tokens import open_subject, verify_token
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    layout = layout_of(tmp_path / "world")
+    keys = [RegionKeys.generate(name) for name in ("us-east", "us-west")]
+    for one in keys:
+        one.save(layout.keys(one.region))
+    TrustDirectory.of(keys).save(layout.trust)
+    return layout.state
+
+
+def run(state: Path, *words: str) -> Any:
+    out = state / "out.json"
+    assert main(["keys", *words, "--region", "us-east", "--state", str(state), "--json", str(out)]) == 0
+    return json.loads(out.read_text())
+
+
+def test_a_token_holds_until_its_key_is_retired(state: Path, capsys: pytest.CaptureFixture[str]):
+    clock = SystemClock()
+    token = str(run(state, "token", "--user", "42")["token"])
+    keys = RegionKeys.load(layout_of(state).keys("us-east"))
+    trust = TrustDirectory.load(layout_of(state).trust)
+    assert open_subject(verify_token(token, trust, clock=clock), keys) == keys.pseudonym("user", "42")
+    rotated = run(state, "rotate")
+    assert rotated["issuers"] == [{"kid": "us-east", "signs": True}, {"kid": "us-east/2", "signs": False}]
+    assert run(state, "retire", "--kid", "us-east")["retired"] == ["us-east"]
+    assert run(state, "list")["issuers"] == [{"kid": "us-east/2", "signs": True}]
+    trust = TrustDirectory.load(layout_of(state).trust)
+    assert set(trust.regions) == {"us-east", "us-west"}
+    verify_token(str(run(state, "token", "--user", "42")["token"]), trust, clock=clock)
+    assert main(["keys", "token", "--region", "us-east", "--state", str(state), "--user", "1", "--hours", "9999"]) == 2
+    assert main(["keys", "list", "--region", "nowhere", "--state", str(state)]) == 2
+    assert "no such region" in capsys.readouterr().err
+
+
+def test_service_keys_are_made_listed_and_revoked(state: Path):
+    clock = SystemClock()
+    made = run(state, "service", "add", "--name", "shop", "--scope", "read", "--scope", "bulk")
+    path = layout_of(state).service_keys("us-east")
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert KeyRing(path, clock=clock).verify(str(made["key"])).scopes == ("read", "bulk")
+    run(state, "service", "revoke", "--id", str(made["id"]))
+    listed = run(state, "service", "list")
+    assert listed == [{"id": made["id"], "name": "shop", "scopes": "read bulk", "holds": False}]
+    assert str(made["secret"]) not in json.dumps(listed)
+
+
+def test_the_document_is_written_to_a_file(tmp_path: Path):
+    assert main(["api", "document", "--out", str(tmp_path / "openapi.json")]) == 0
+    assert json.loads((tmp_path / "openapi.json").read_text())["openapi"] == "3.1.0"
+
+
+def test_live_trust_is_a_trust_directory(state: Path):
+    path = layout_of(state).trust
+    assert LiveTrust(path, clock=SystemClock()).regions == TrustDirectory.load(path).regions

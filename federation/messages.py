@@ -1,7 +1,8 @@
 """What phones, gateway, SuperNode and central say to each other in a round.
 
-Numbers travel as little-endian float32 bytes with their shape. What a single phone sends is of class ``region``: by
-type it cannot be encoded towards central. Only a `RegionalSum`, which already carries the region's noise, can.
+Numbers travel as little-endian float32 bytes with their shape. A phone's update travels under the masks of
+`federation.secure_aggregation`; whatever a single phone sends is of class ``region``: by type it cannot be encoded
+towards central. Only a `RegionalSum`, which already carries the region's noise, can.
 """
 
 import enum
@@ -10,10 +11,13 @@ import re
 import numpy as np
 import numpy.typing as npt
 
+from federation.secure_aggregation.messages import Advert, Roster
 from infra.contracts.residency import Global, GlobalMessage, Regional, RegionalMessage
 from infra.plumbing.errors import InvalidInputError
 
 ROUND_ID_PATTERN = re.compile(r"[0-9a-f]{16,64}")
+PROTOCOL = 2
+"""Version of what phones and gateway say to each other; a phone of another version is told to update."""
 TICKET_HEADER = "Atoll-Round-Ticket"
 VECTOR_HEADER = "Atoll-User-Vector"
 VECTOR_RELEASE_HEADER = "Atoll-Vector-Release"
@@ -26,24 +30,40 @@ class Phase(enum.StrEnum):
     """Where a round stands in one region."""
 
     SELECTING = "selecting"
+    SHARING = "sharing"
     REPORTING = "reporting"
+    CHECKING = "checking"
+    UNMASKING = "unmasking"
     CLOSED = "closed"
     VOID = "void"
 
 
-class RoundPlan(GlobalMessage, frozen=True, kw_only=True):
-    """Central asks every region for one noised sum of updates of the core of the shared adapter.
+class Part(enum.StrEnum):
+    """What a round trains."""
 
-    The adapter's step is ``I + basis @ core @ basis.T``: `basis` is `[dim, rank]` with orthonormal columns, `core` is
-    `[rank, rank]` and is all that is trained, so that noise is spent on rank * rank numbers.
+    CORE = "core"
+    ITEMS = "items"
+
+
+class RoundPlan(GlobalMessage, frozen=True, kw_only=True):
+    """Central asks every region for one noised sum of updates of a shared part.
+
+    ``core``: the adapter's step is ``I + basis @ core @ basis.T``; `core` is `[rank, rank]` and its change is summed.
+
+    ``items``: `rows` (little-endian int32) is a slice of the catalogue that the server chose, the same for every phone
+    whatever is in its history; `core` is `[rows, rank]`, and the vector of each item of the slice moves by
+    ``basis @ core[item]``. What is summed is `[rows, rank + 1]`: each item's gradient in the basis, and its mass.
     """
 
     round_id: Global[str]
     release: Global[str]
+    part: Global[Part] = Part.CORE
     dim: Global[int]
     rank: Global[int]
     basis: Global[bytes]
+    """`[dim, rank]` float32."""
     core: Global[bytes]
+    rows: Global[bytes] = b""
     clipping_norm: Global[float]
     noise_multiplier: Global[float]
     sampling_probability: Global[float] = 1.0
@@ -51,40 +71,65 @@ class RoundPlan(GlobalMessage, frozen=True, kw_only=True):
     local_steps: Global[int] = 8
     local_learning_rate: Global[float] = 0.05
 
+    @property
+    def core_shape(self) -> tuple[int, int]:
+        """Shape of `core`."""
+        return (self.rank if self.part is Part.CORE else len(self.rows) // 4, self.rank)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Shape of what is summed."""
+        rows, columns = self.core_shape
+        return (rows, columns if self.part is Part.CORE else columns + 1)
+
+    @property
+    def length(self) -> int:
+        """Numbers in what is summed."""
+        return self.shape[0] * self.shape[1]
+
 
 class CheckIn(RegionalMessage, frozen=True, kw_only=True):
-    """A phone is ready. Nothing in it describes its owner; who it is says its token."""
+    """A phone is ready. Nothing in it describes its owner; who it is says its token.
+
+    `session` is what the gateway announced, `advert` the phone's public keys for it. A phone that has not heard of the
+    session yet leaves both out and is told.
+    """
 
     releases: Regional[tuple[str, ...]]
     """Releases whose towers the phone holds."""
+    protocol: Global[int] = PROTOCOL
     idle: Regional[bool] = True
     charging: Regional[bool] = True
     unmetered: Regional[bool] = True
+    session: Regional[str] = ""
+    advert: Regional[Advert | None] = None
 
 
 class CheckInAnswer(RegionalMessage, frozen=True, kw_only=True):
-    """A task, or when to come back and why."""
+    """A task with a place in the round, or when to come back and why."""
 
     plan: Global[RoundPlan | None] = None
     ticket: Regional[str] = ""
-    """Shown once with the update, in TICKET_HEADER; the token is not shown again."""
+    """Shown with every later message of this round, in TICKET_HEADER; the token is not shown again."""
+    roster: Regional[Roster | None] = None
+    session: Regional[str] = ""
+    """What the next advert must be made for."""
     report_within_s: Global[float] = 0.0
     come_back_s: Global[float] = 0.0
     reason: Global[str] = ""
 
 
-class DeviceUpdate(RegionalMessage, frozen=True, kw_only=True):
-    """What one phone learned: the clipped change of the core, `[rank, rank]` float32. Nothing else."""
-
-    round_id: Global[str]
-    shape: Global[tuple[int, int]]
-    delta: Regional[bytes]
-
-
 class UpdateReceipt(RegionalMessage, frozen=True, kw_only=True):
-    """The update is in the sum."""
+    """The phone has done its part; the update is in the sum."""
 
     round_id: Global[str]
+
+
+class CohortSum(GlobalMessage, frozen=True, kw_only=True):
+    """The noised sum of one cohort of a region, and what it is to be divided by."""
+
+    total: Global[bytes]
+    weight: Global[int]
 
 
 class RegionalSum(GlobalMessage, frozen=True, kw_only=True):
@@ -103,6 +148,8 @@ class RegionalSum(GlobalMessage, frozen=True, kw_only=True):
     clipping_norm: Global[float] = 0.0
     noise_multiplier: Global[float] = 0.0
     sampling_probability: Global[float] = 1.0
+    cohorts: Global[tuple[CohortSum, ...]] = ()
+    """Where the region keeps its cohorts apart, so that central can trim: then `total` is empty."""
     reason: Global[str] = ""
 
 
@@ -127,3 +174,17 @@ def from_bytes(raw: bytes, shape: tuple[int, int], *, what: str) -> Float32Array
     if not np.isfinite(array).all():
         raise InvalidInputError(f"the {what} holds a number that is not finite.", fix="Send finite numbers only.")
     return array.astype(np.float32, copy=False)
+
+
+def rows_of(plan: RoundPlan) -> npt.NDArray[np.int32]:
+    """The slice of an ``items`` plan, `[rows] int32`; empty for the core.
+
+    Raises:
+        InvalidInputError: the rows are not distinct non-negative numbers, or there are none where some are needed.
+    """
+    if len(plan.rows) % 4:
+        raise InvalidInputError("the plan's rows are not whole numbers of four bytes.")
+    rows = np.frombuffer(plan.rows, dtype="<i4")
+    if (plan.part is Part.ITEMS) != bool(len(rows)) or len(np.unique(rows)) != len(rows) or rows.min(initial=0) < 0:
+        raise InvalidInputError("the plan's rows do not fit what it trains.", fix="Name each item of the slice once.")
+    return rows.astype(np.int32, copy=False)

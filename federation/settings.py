@@ -22,12 +22,18 @@ class CohortSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """A round with fewer accepted updates is void: nothing leaves the region."""
     goal_count: Count = 25
     """The round closes as soon as so many updates were accepted (never early when phones are sampled)."""
-    over_selection: Annotated[float, msgspec.Meta(ge=1.0, le=4.0)] = 1.2
+    over_selection: Annotated[float, msgspec.Meta(ge=1.0, le=4.0)] = 1.3
     """Phones selected per update wanted, because some drop out (Bonawitz et al. 2019)."""
     selection_s: Positive = 3.0
     """How long phones are selected after a round has opened."""
+    sharing_s: Positive = 5.0
+    """How long selected phones may take to share their masks' secrets with their neighbours."""
     reporting_s: Positive = 8.0
-    """How long selected phones may take to report after that."""
+    """How long they may take after that to train and report."""
+    unmasking_s: Positive = 5.0
+    """How long survivors may take to sign the list of survivors, and again to give their shares."""
+    cohorts: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    """Sums that a round's phones are divided into at random, so that central can trim; each carries all the noise."""
     sampling_probability: Share = 1.0
     """Below 1: every phone that checks in is taken with this probability (Poisson sampling, a cryptographic coin)."""
     expected_count: Count = 25

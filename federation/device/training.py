@@ -14,7 +14,7 @@ import numpy.typing as npt
 from federation.device.model import Candidates, all_items, loss_and_gradients, sampled_items
 from federation.device.store import LocalHistory
 from federation.device.tower import DeviceRelease
-from federation.messages import DeviceUpdate, RoundPlan, from_bytes, to_bytes
+from federation.messages import RoundPlan, from_bytes
 from federation.privacy.clipping import clip
 from infra.plumbing.errors import AtollError
 
@@ -60,9 +60,12 @@ class Examples:
 
 @dataclass(frozen=True, slots=True)
 class LocalTraining:
-    """What a phone did: `update` may be sent; the losses (on the query half) stay here, for people on this phone."""
+    """What a phone did: `update` may be sent, masked; the losses (on the query half) stay here, for its owner.
 
-    update: DeviceUpdate
+    `update`: float32 of the plan's shape, no longer than the plan's clipping norm.
+    """
+
+    update: Float32Array
     examples: int
     loss_before: float
     loss_after: float
@@ -140,9 +143,8 @@ def train_round(
     if not np.isfinite(change).all():
         raise TrainingError("local training did not stay finite.", fix="A smaller local learning rate would.")
     clipped = clip(change, plan.clipping_norm)
-    update = DeviceUpdate(round_id=plan.round_id, shape=(plan.rank, plan.rank), delta=to_bytes(clipped))
     too_long = bool(np.linalg.norm(change) > plan.clipping_norm)
-    return LocalTraining(update, len(examples), loss_before, loss_after, too_long)
+    return LocalTraining(clipped, len(examples), loss_before, loss_after, too_long)
 
 
 def candidates_for(

@@ -16,6 +16,7 @@ from federation.messages import Phase, RegionalSum, RoundPlan, to_bytes
 from federation.privacy.ledger import Budget, Ledger, LedgerEntry, PrivacyBudgetSpentError
 from federation.privacy.noise import Entropy
 from federation.rounds.aggregate import (
+    TRIM_COHORTS_MIN,
     ServerState,
     mean_update,
     noise_deviation,
@@ -91,7 +92,9 @@ class TrainingRun:
             # A region that did not answer may still have given its sum away: the reservation stands.
             entry = self._ledger.entries()[-1]
         else:
-            entry = self._ledger.settle(plan.round_id, regions=len(sums))
+            # A trimmed mean may leave all but one cohort's noise out, so no more than that is claimed for it.
+            added = len(sums) if len(sums) < TRIM_COHORTS_MIN else 1
+            entry = self._ledger.settle(plan.round_id, regions=added)
         return self._step(plan, answers, sums, entry, started_s)
 
     def _step(

@@ -1,11 +1,17 @@
 """The gateway over HTTP.
 
 ==========================  =============================================================================
-POST /v1/device/check-in    a phone with its user's token: a task and a ticket, or when to come back
-POST /v1/device/update      a phone with the ticket and nothing else that says whose it is
+POST /v1/device/check-in    a phone with its user's token: a task, a ticket and neighbours, or when to come back
+POST /v1/device/shares      sealed shares for the neighbours; the answer holds what they sealed for this phone
+POST /v1/device/update      the masked update; the answer says whose updates are in the sum
+POST /v1/device/signature   a signature under that; the answer holds the neighbours' signatures
+POST /v1/device/unmask      shares that take the masks off the sum
 POST /v1/rounds             the SuperNode's ClientApp, with the round key: open a round
 GET  /v1/rounds/{id}        how it stands; `?wait_s=` answers when it has ended, or then
 ==========================  =============================================================================
+
+An answer that needs the other phones is held back until the round has moved on, at most until the phase's deadline.
+Behind the check-in a phone shows its ticket and nothing else that says whose it is.
 """
 
 import asyncio
@@ -21,10 +27,11 @@ from prometheus_client import Counter
 
 from federation.gateway.journal import Journal
 from federation.gateway.service import Gateway
-from federation.messages import TICKET_HEADER, CheckIn, DeviceUpdate, RegionalSum, RoundPlan
+from federation.messages import TICKET_HEADER, CheckIn, Phase, RegionalSum, RoundPlan
 from federation.privacy.noise import Entropy
+from federation.secure_aggregation.messages import MaskedUpdate, SealedShares, SurvivorsSigned, Unmasking
 from federation.settings import GatewaySettings
-from infra.contracts.residency import encode_global, encode_regional
+from infra.contracts.residency import RegionalMessage, encode_global, encode_regional
 from infra.plumbing.clock import Clock
 from infra.plumbing.errors import ForbiddenError, InvalidInputError, UnauthorizedError
 from infra.plumbing.files import write_atomically
@@ -49,7 +56,8 @@ class _Handlers:
         self._clock = clock
         self._round_key = round_key
         self._moved = asyncio.Event()
-        """Set and replaced whenever a round may have moved."""
+        """Set and replaced whenever a round has moved."""
+        self._seen: tuple[Phase | None, float | None] = (None, None)
 
     async def check_in(self, request: web.Request) -> web.Response:
         principal = verify_token(_bearer(request), self._trust, clock=self._clock)
@@ -57,18 +65,36 @@ class _Handlers:
             raise ForbiddenError("this phone's home is another region.", fix="Check in at its own gateway.")
         subject = open_subject(principal, self._keys)
         answer = self._gateway.check_in(subject, await _body(request, CheckIn))
-        return _json(encode_regional(answer))
+        self._wake_if_moved()
+        if not answer.ticket:
+            return _json(encode_regional(answer))
+        roster = await self._moved_on(lambda: self._gateway.roster(answer.ticket))
+        return _json(encode_regional(msgspec.structs.replace(answer, roster=roster)))
+
+    async def shares(self, request: web.Request) -> web.Response:
+        ticket = _ticket(request)
+        self._gateway.shares(ticket, await _body(request, SealedShares))
+        return await self._answer(lambda: self._gateway.mailbox(ticket))
 
     async def update(self, request: web.Request) -> web.Response:
-        ticket = request.headers.get(TICKET_HEADER, "")
-        receipt = self._gateway.update(ticket, await _body(request, DeviceUpdate))
-        self._wake()
+        ticket = _ticket(request)
+        self._gateway.update(ticket, await _body(request, MaskedUpdate))
+        return await self._answer(lambda: self._gateway.survivors(ticket))
+
+    async def signature(self, request: web.Request) -> web.Response:
+        ticket = _ticket(request)
+        self._gateway.sign(ticket, await _body(request, SurvivorsSigned))
+        return await self._answer(lambda: self._gateway.signatures(ticket))
+
+    async def unmask(self, request: web.Request) -> web.Response:
+        receipt = self._gateway.unmask(_ticket(request), await _body(request, Unmasking))
+        self._wake_if_moved()
         return _json(encode_regional(receipt))
 
     async def start_round(self, request: web.Request) -> web.Response:
         self._require_round_key(request)
         standing = self._gateway.start(await _body(request, RoundPlan))
-        self._wake()
+        self._wake_if_moved()
         return _json(encode_global(standing), status=202)
 
     async def round(self, request: web.Request) -> web.Response:
@@ -85,10 +111,8 @@ class _Handlers:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(delay_s):
                     await moved.wait()
-            before = self._gateway.next_change_s()
             self._gateway.tick()
-            if self._gateway.next_change_s() != before:
-                self._wake()
+            self._wake_if_moved()
 
     async def _standing(self, round_id: str, wait_s: float) -> RegionalSum:
         ends_s = self._clock.monotonic_s() + wait_s
@@ -101,6 +125,26 @@ class _Handlers:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(left_s):
                     await moved.wait()
+
+    async def _answer(self, look: Callable[[], RegionalMessage | None]) -> web.Response:
+        self._wake_if_moved()
+        return _json(encode_regional(await self._moved_on(look)))
+
+    async def _moved_on(self, look: Callable[[], M | None]) -> M:
+        """What `look` finds once the round has moved on; the round's own deadlines bound the wait."""
+        while True:
+            moved = self._moved
+            found = look()
+            if found is not None:
+                return found
+            await moved.wait()
+
+    def _wake_if_moved(self) -> None:
+        """Only a change of phase is news; every message would wake a thousand waiting phones for nothing."""
+        standing = (self._gateway.phase(), self._gateway.next_change_s())
+        if standing != self._seen:
+            self._seen = standing
+            self._wake()
 
     def _wake(self) -> None:
         moved, self._moved = self._moved, asyncio.Event()
@@ -126,6 +170,7 @@ def build_app(
     gateway = Gateway(
         region=settings.region, policy=settings.cohort, journal=Journal(state / "rounds"), clock=clock,
         entropy=entropy, count=lambda what, outcome: outcomes.labels(what, str(outcome)).inc(),
+        issuer_public=trust.regions[settings.region].issuer_public,
     )  # fmt: skip
     round_key = _round_key(state / ROUND_KEY_FILE, entropy)
     handlers = _Handlers(gateway=gateway, keys=keys, trust=trust, clock=clock, round_key=round_key)
@@ -133,7 +178,10 @@ def build_app(
     app.add_routes(
         [
             web.post("/v1/device/check-in", handlers.check_in),
+            web.post("/v1/device/shares", handlers.shares),
             web.post("/v1/device/update", handlers.update),
+            web.post("/v1/device/signature", handlers.signature),
+            web.post("/v1/device/unmask", handlers.unmask),
             web.post("/v1/rounds", handlers.start_round),
             web.get("/v1/rounds/{round_id}", handlers.round),
             *operations_routes(telemetry, lambda: None),
@@ -166,6 +214,10 @@ def _bearer(request: web.Request) -> str:
     if scheme.lower() != "bearer" or not credential:
         raise UnauthorizedError("there is no bearer credential.", fix="Send Authorization: Bearer ...")
     return credential.strip()
+
+
+def _ticket(request: web.Request) -> str:
+    return request.headers.get(TICKET_HEADER, "")
 
 
 def _wait_s(text: str) -> float:

@@ -1,33 +1,44 @@
-"""The gateway's decisions and its one sum, without HTTP: open a round, select phones, take updates, end the round.
+"""The gateway's decisions without HTTP: open a round, select phones, carry their secure sum, end the round.
 
-For now single updates are seen here in clear and only their sum is kept; secure aggregation will hide them. What
-leaves the region is `RegionalSum`: the sum with the region's own noise in full, so that central need not be trusted.
+Single updates arrive under masks and are added at once; only the sum over a cohort is ever in clear here, and what
+leaves the region is `RegionalSum`: that sum with the region's own noise in full, so that central need not be trusted.
 """
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
+from federation.gateway.cohorts import Cohorts, divide
 from federation.gateway.journal import Journal, RoundRecord
+from federation.gateway.plans import require_sound
 from federation.messages import (
+    PROTOCOL,
     ROUND_ID_PATTERN,
     CheckIn,
     CheckInAnswer,
-    DeviceUpdate,
     Phase,
     RegionalSum,
     RoundPlan,
     UpdateReceipt,
-    from_bytes,
-    to_bytes,
 )
-from federation.privacy.clipping import within_norm
-from federation.privacy.noise import Entropy, coin, noised_sum
-from federation.rounds.machine import Round, Selection, Verdict
+from federation.privacy.noise import Entropy, coin
+from federation.rounds.machine import ORDER, Round, Selection, Verdict
+from federation.secure_aggregation.client import ProtocolError, Trust, check_advert
+from federation.secure_aggregation.messages import (
+    Advert,
+    Mailbox,
+    MaskedUpdate,
+    Roster,
+    SealedShares,
+    Signatures,
+    Survivors,
+    SurvivorsSigned,
+    Unmasking,
+)
+from federation.secure_aggregation.ring import from_wire
+from federation.secure_aggregation.server import AggregationError
 from federation.settings import CohortSettings
 from infra.plumbing.clock import Clock
 from infra.plumbing.errors import ConflictError, ForbiddenError, InvalidInputError, NotFoundError
@@ -35,35 +46,41 @@ from infra.plumbing.keys import encode_base64url
 
 IDLE_COME_BACK_S = 1.5
 """When a phone should ask again while no round is open."""
-LOCAL_STEPS_MAX = 200
+CROWD_MAX = 8.0
+"""By how much more than a round's length a phone is put off at most, when many more phones ask than are wanted."""
 
 Count = Callable[[str, str], None]
-"""Counts an outcome: (``check-in``, ``update`` or ``round``; which)."""
+"""Counts an outcome: (``check-in``, a step of the round, or ``round``; which)."""
 
 
-@dataclass(slots=True)
 class _Open:
-    """The round in progress: its plan, its state and its sum, `[rank, rank] float64`."""
+    """The round in progress: its plan, its state and, once selection has ended, its secure sums."""
 
-    plan: RoundPlan
-    state: Round
-    total: npt.NDArray[np.float64]
-    opened_ms: int
+    def __init__(self, plan: RoundPlan, state: Round, *, session: str, opened_ms: int) -> None:
+        self.plan = plan
+        self.state = state
+        self.session = session
+        self.opened_ms = opened_ms
+        self.adverts: dict[str, Advert] = {}
+        """By ticket."""
+        self.cohorts: Cohorts | None = None
 
 
 class Gateway:
     """One region's rounds, one at a time. Not thread-safe: one event loop owns it."""
 
     def __init__(
-        self, *, region: str, policy: CohortSettings, journal: Journal, clock: Clock, entropy: Entropy, count: Count
-    ) -> None:
-        self._region = region
+        self, *, region: str, policy: CohortSettings, journal: Journal, clock: Clock, entropy: Entropy, count: Count,
+        issuer_public: bytes,
+    ) -> None:  # fmt: skip
+        self._trust = Trust(region, issuer_public)
         self._policy = policy
         self._journal = journal
         self._clock = clock
         self._entropy = entropy
         self._count = count
         self._open: _Open | None = None
+        self._session = entropy(16).hex()
         for _ in journal.recover():
             count("round", "void")
 
@@ -75,7 +92,7 @@ class Gateway:
             ForbiddenError: it asks for less noise than this region's policy.
             ConflictError: another round is open, or this id was used with another plan.
         """
-        self._require_sound(plan)
+        require_sound(plan, self._policy)
         known = self._journal.read(plan.round_id)
         digest = hashlib.sha256(msgspec.json.encode(plan)).hexdigest()
         if known is not None:
@@ -86,10 +103,10 @@ class Gateway:
             raise ConflictError("another round is open in this region.", fix="Wait until it has ended.")
         opened_ms = self._clock.now_ms()
         self._journal.write(
-            RoundRecord(round_id=plan.round_id, region=self._region, opened_ms=opened_ms, plan_digest=digest)
+            RoundRecord(round_id=plan.round_id, region=self._trust.region, opened_ms=opened_ms, plan_digest=digest)
         )
         state = Round(round_id=plan.round_id, policy=self._policy, opened_s=self._clock.monotonic_s())
-        self._open = _Open(plan, state, np.zeros((plan.rank, plan.rank)), opened_ms)
+        self._open = _Open(plan, state, session=self._session, opened_ms=opened_ms)
         return self.standing(plan.round_id)
 
     def standing(self, round_id: str) -> RegionalSum:
@@ -100,156 +117,239 @@ class Gateway:
         """
         current = self._current()
         if current is not None and current.plan.round_id == round_id:
-            return RegionalSum(round_id=round_id, region=self._region, phase=current.state.phase)
+            return RegionalSum(round_id=round_id, region=self._trust.region, phase=current.state.phase)
         record = self._journal.read(round_id) if ROUND_ID_PATTERN.fullmatch(round_id) else None
         if record is None or record.result is None:
             raise NotFoundError("this gateway knows no such round.")
         return record.result
 
     def next_change_s(self) -> float | None:
-        """Monotonic moment at which `tick` may end the open round; None without one."""
-        return None if self._open is None else self._open.state.next_change_s
+        """Monotonic moment at which `tick` may change the open round; None without one."""
+        return None if self._open is None else self._open.state.phase_ends_s
+
+    def phase(self) -> Phase | None:
+        """Of the open round; None without one."""
+        return None if self._open is None else self._open.state.phase
 
     def tick(self) -> bool:
         """Let time pass. Returns whether a round is still open."""
         return self._current() is not None
 
     def check_in(self, subject: str, phone: CheckIn) -> CheckInAnswer:
-        """A phone of `subject` (the region's pseudonym) asks for a task."""
+        """A phone of `subject` (the region's pseudonym) asks for a task. Selected, it gets its place by `roster`.
+
+        Raises:
+            ForbiddenError: its keys are not those of a device that this region's issuer knows.
+        """
         current = self._current()
         refusal = _ineligible(phone, current)
         if current is None or refusal:
             self._count("check-in", refusal or "no-round")
-            return CheckInAnswer(come_back_s=IDLE_COME_BACK_S, reason=refusal or "no-round")
+            return CheckInAnswer(come_back_s=IDLE_COME_BACK_S, reason=refusal or "no-round", session=self._session)
+        if phone.advert is None or phone.session != current.session:
+            self._count("check-in", "advert")
+            return CheckInAnswer(reason="advert", session=current.session)
+        try:
+            check_advert(phone.advert, round_id=current.session, trust=self._trust, now_ms=self._clock.now_ms())
+        except ProtocolError as error:
+            self._count("check-in", "uncertified")
+            raise ForbiddenError(
+                f"this device's keys cannot be used: {error}.", fix="Have the device enrolled again."
+            ) from None
+        return self._select(current, subject, phone.advert)
+
+    def roster(self, ticket: str) -> Roster | None:
+        """A selected phone's place and neighbours; None while phones are still selected.
+
+        Raises:
+            ConflictError: the round has ended.
+            ForbiddenError: the ticket is not one of this round.
+        """
+        found = self._cohorts(ticket, behind=Phase.SELECTING)
+        return None if found is None else found.sum_of(ticket).roster(found.position(ticket))
+
+    def shares(self, ticket: str, shares: SealedShares) -> None:
+        """Take a phone's sealed shares.
+
+        Raises:
+            InvalidInputError: they are not one for each neighbour.
+            ConflictError: too late, too early, or a second time.
+            ForbiddenError: the ticket is not one of this round.
+        """
+        self._step(
+            ticket, Phase.SHARING, shares.round_id, lambda found, at: found.sum_of(ticket).add_shares(at, shares)
+        )
+
+    def mailbox(self, ticket: str) -> Mailbox | None:
+        """What the neighbours sealed for this phone; None while phones still share. Raises as `roster`."""
+        found = self._cohorts(ticket, behind=Phase.SHARING)
+        return None if found is None else found.sum_of(ticket).mailbox(found.position(ticket))
+
+    def update(self, ticket: str, update: MaskedUpdate) -> None:
+        """Add one phone's masked update to the sum. Raises as `shares`; InvalidInputError for a wrong length."""
+
+        def add(found: Cohorts, position: int) -> None:
+            if len(update.masked) % 4:
+                raise AggregationError("an update is a number of 32-bit words")
+            found.sum_of(ticket).add_masked(position, from_wire(update.masked))
+
+        self._step(ticket, Phase.REPORTING, update.round_id, add)
+
+    def survivors(self, ticket: str) -> Survivors | None:
+        """Whose updates are in the sum; None while phones still report. Raises as `roster`."""
+        found = self._cohorts(ticket, behind=Phase.REPORTING)
+        return None if found is None else found.sum_of(ticket).survivors_message()
+
+    def sign(self, ticket: str, signed: SurvivorsSigned) -> None:
+        """Take a survivor's signature. Raises as `shares`."""
+        self._step(
+            ticket, Phase.CHECKING, signed.round_id,
+            lambda found, at: found.sum_of(ticket).add_signature(at, signed.device_signature),
+        )  # fmt: skip
+
+    def signatures(self, ticket: str) -> Signatures | None:
+        """The neighbours' signatures; None while phones still sign. Raises as `roster`."""
+        found = self._cohorts(ticket, behind=Phase.CHECKING)
+        return None if found is None else found.sum_of(ticket).signatures(found.position(ticket))
+
+    def unmask(self, ticket: str, shares: Unmasking) -> UpdateReceipt:
+        """Take a survivor's shares; with the last one that is needed the round ends. Raises as `shares`."""
+        current = self._open
+        self._step(
+            ticket, Phase.UNMASKING, shares.round_id, lambda found, at: found.sum_of(ticket).add_unmasking(at, shares)
+        )
+        if current is not None:
+            self._settle(current)
+        return UpdateReceipt(round_id=shares.round_id)
+
+    def _select(self, current: _Open, subject: str, advert: Advert) -> CheckInAnswer:
         ticket = encode_base64url(self._entropy(24))
         heads = coin(self._policy.sampling_probability, entropy=self._entropy)
         now_s = self._clock.monotonic_s()
         selection = current.state.check_in(subject, ticket=ticket, heads=heads, now_s=now_s)
         self._count("check-in", selection)
         if selection is not Selection.SELECTED:
-            self._end_if_over()
-            return CheckInAnswer(come_back_s=self._come_back_s(current.state, now_s), reason=selection)
+            self._settle(current)
+            return CheckInAnswer(
+                come_back_s=self._come_back_s(current.state, now_s), reason=selection, session=current.session
+            )
+        current.adverts[ticket] = advert
+        self._settle(current)
         return CheckInAnswer(
-            plan=current.plan, ticket=ticket, report_within_s=max(0.0, current.state.reporting_ends_s - now_s)
-        )
+            plan=current.plan, ticket=ticket, session=current.session,
+            report_within_s=max(0.0, current.state.ends_s - now_s),
+        )  # fmt: skip
 
-    def update(self, ticket: str, update: DeviceUpdate) -> UpdateReceipt:
-        """Take one phone's update into the sum.
-
-        Raises:
-            InvalidInputError: wrong shape, wrong length, not finite, or longer than the clipping norm.
-            ConflictError: the round has ended, or this ticket has reported before.
-            ForbiddenError: the ticket is not one of this round.
-        """
+    def _step(self, ticket: str, step: Phase, round_id: str, act: Callable[[Cohorts, int], None]) -> None:
+        """Judge a message, use it, and count it; nothing of it is used unless all of it is sound."""
         current = self._current()
-        if current is None or current.plan.round_id != update.round_id:
-            self._count("update", Verdict.LATE)
-            raise ConflictError("this round is over; the update was not used.", fix="Check in again.")
-        self._refuse_unless_accepted(current.state.judge(ticket, now_s=self._clock.monotonic_s()))
+        if current is None or round_id not in (current.plan.round_id, current.session):
+            self._count(step, Verdict.LATE)
+            raise ConflictError("this round is over; nothing was used.", fix="Check in again.")
+        now_s = self._clock.monotonic_s()
+        verdict = current.state.judge(ticket, step, now_s=now_s)
+        self._refuse_unless_accepted(verdict, step)
+        if current.cohorts is None:
+            raise ConflictError("this round has no cohorts yet.", fix="Wait for the roster.")
         try:
-            change = _sound_change(update, current.plan)
-        except InvalidInputError:
-            self._count("update", "invalid")
-            raise
-        # The same moment would do; a later one can only find the round over, and then nothing is added.
-        self._refuse_unless_accepted(current.state.accept(ticket, now_s=self._clock.monotonic_s()))
-        current.total += change
-        self._count("update", Verdict.ACCEPTED)
-        self._end_if_over()
-        return UpdateReceipt(round_id=update.round_id)
+            act(current.cohorts, current.cohorts.position(ticket))
+        except AggregationError as error:
+            self._count(step, "invalid")
+            raise InvalidInputError(f"{error}.", fix="Send what the protocol asks for in this step.") from None
+        current.state.take(ticket, step, now_s=now_s)
+        self._count(step, Verdict.ACCEPTED)
 
-    def _refuse_unless_accepted(self, verdict: Verdict) -> None:
+    def _cohorts(self, ticket: str, *, behind: Phase) -> Cohorts | None:
+        """The cohorts once `behind` has ended; None before."""
+        current = self._current()
+        if current is None:
+            raise ConflictError("this round is over.", fix="Check in again.")
+        if ticket not in current.adverts:
+            raise ForbiddenError("this ticket is not one of this round.", fix="Check in to get one.")
+        if ORDER.index(current.state.phase) <= ORDER.index(behind):
+            return None
+        return current.cohorts
+
+    def _refuse_unless_accepted(self, verdict: Verdict, step: Phase) -> None:
         if verdict is Verdict.ACCEPTED:
             return
-        self._count("update", verdict)
-        self._end_if_over()
+        self._count(step, verdict)
         if verdict is Verdict.UNKNOWN_TICKET:
             raise ForbiddenError("this ticket is not one of this round.", fix="Check in to get one.")
-        what = "has reported before" if verdict is Verdict.DUPLICATE else "came too late"
-        raise ConflictError(f"this phone {what}; the update was not used.", fix="Check in for the next round.")
+        what = {
+            Verdict.DUPLICATE: "has reported before", Verdict.EARLY: "is ahead of the others",
+        }.get(verdict, "came too late")  # fmt: skip
+        raise ConflictError(f"this phone {what}; nothing was used.", fix="Check in for the next round.")
 
     def _current(self) -> _Open | None:
         if self._open is not None:
-            self._open.state.tick(now_s=self._clock.monotonic_s())
-            self._end_if_over()
+            self._settle(self._open)
         return self._open
 
-    def _end_if_over(self) -> None:
+    def _settle(self, current: _Open) -> None:
+        """Let time pass; draw the cohorts when selection has ended, and end the round when it is over."""
+        state, now_s = current.state, self._clock.monotonic_s()
+        if state.phase is Phase.UNMASKING and current.cohorts is not None:
+            late = now_s >= state.phase_ends_s
+            if current.cohorts.complete or (late and current.cohorts.partly_complete):
+                state.finish()
+        state.tick(now_s=now_s)
+        if state.phase is not Phase.SELECTING and current.cohorts is None and not state.over:
+            current.cohorts = divide(
+                current.adverts, session=current.session, plan=current.plan, policy=self._policy,
+                rng=np.random.default_rng(int.from_bytes(self._entropy(16), "big")),
+            )  # fmt: skip
+            if current.cohorts is None:
+                state.abandon("too few phones for a secure sum")
+        if state.over and self._open is current:
+            self._end(current)
+
+    def _end(self, current: _Open) -> None:
         """Once a round is over: draw the noise, write the result down, and only then let anybody see it."""
-        current = self._open
-        if current is None or not current.state.over:
-            return
         result = self._result(current)
         record = self._journal.read(current.plan.round_id)
         digest = record.plan_digest if record is not None else ""
         self._journal.write(
             RoundRecord(
-                round_id=result.round_id, region=self._region, opened_ms=current.opened_ms, plan_digest=digest,
+                round_id=result.round_id, region=self._trust.region, opened_ms=current.opened_ms, plan_digest=digest,
                 result=result,
             )
         )  # fmt: skip
         self._count("round", result.phase)
-        self._open = None
+        self._open, self._session = None, self._entropy(16).hex()
 
     def _result(self, current: _Open) -> RegionalSum:
         plan, state = current.plan, current.state
-        if state.phase is Phase.VOID:
-            return RegionalSum(round_id=plan.round_id, region=self._region, phase=Phase.VOID, reason=state.reason)
-        noised = noised_sum(
-            current.total, clipping_norm=plan.clipping_norm, noise_multiplier=plan.noise_multiplier,
-            entropy=self._entropy,
-        )  # fmt: skip
+        void = RegionalSum(round_id=plan.round_id, region=self._trust.region, phase=Phase.VOID, reason=state.reason)
+        if state.phase is Phase.VOID or current.cohorts is None:
+            return void
+        sums, lost = current.cohorts.noised(plan, weight=state.weight, sampled=state.sampled, entropy=self._entropy)
+        for reason in lost:
+            self._count("cohort", reason)
+        if not sums:
+            return msgspec.structs.replace(void, reason="; ".join(sorted(set(lost))))
+        single = len(sums) == 1
         return RegionalSum(
-            round_id=plan.round_id, region=self._region, phase=Phase.CLOSED, shape=(plan.rank, plan.rank),
-            total=to_bytes(noised), weight=state.weight, clipping_norm=plan.clipping_norm,
+            round_id=plan.round_id, region=self._trust.region, phase=Phase.CLOSED, shape=plan.shape,
+            total=sums[0].total if single else b"", weight=sum(one.weight for one in sums),
+            cohorts=() if single else tuple(sums), clipping_norm=plan.clipping_norm,
             noise_multiplier=plan.noise_multiplier, sampling_probability=self._policy.sampling_probability,
+            reason="; ".join(sorted(set(lost))),
         )  # fmt: skip
 
     def _come_back_s(self, state: Round, now_s: float) -> float:
-        """After this round, not during it: pace steering in its simplest form."""
-        return max(IDLE_COME_BACK_S, min(state.reporting_ends_s - now_s, self._policy.reporting_s))
-
-    def _require_sound(self, plan: RoundPlan) -> None:
-        if not ROUND_ID_PATTERN.fullmatch(plan.round_id):
-            raise InvalidInputError("the round id is malformed.", fix="Use 16 to 64 lower-case hex digits.")
-        if not (1 <= plan.rank <= plan.dim and plan.rank**2 <= self._policy.parameters_max):
-            raise InvalidInputError(f"the plan's rank {plan.rank} does not fit dim {plan.dim} or this region's bound.")
-        if not (0.0 < plan.clipping_norm < float("inf") and 1 <= plan.local_steps <= LOCAL_STEPS_MAX):
-            raise InvalidInputError(
-                f"the clipping norm must be positive and local steps between 1 and {LOCAL_STEPS_MAX}."
-            )
-        from_bytes(plan.basis, (plan.dim, plan.rank), what="basis")
-        from_bytes(plan.core, (plan.rank, plan.rank), what="core")
-        if self._policy.sampling_probability > plan.sampling_probability:
-            raise ForbiddenError(
-                f"the plan counts on a sampling probability of {plan.sampling_probability}; this region's is "
-                f"{self._policy.sampling_probability}.",
-                fix="Plan, and book, with the region's own probability.",
-            )
-        floor = self._policy.noise_multiplier_min
-        if not (plan.noise_multiplier > 0.0 and floor <= plan.noise_multiplier < float("inf")):
-            raise ForbiddenError(
-                f"the plan asks for a noise multiplier of {plan.noise_multiplier}; this region adds at least {floor}.",
-                fix="Plan with more noise, or ask the region's operator.",
-            )
+        """Pace steering: after this round and not during it, and the more phones ask than are wanted, the later."""
+        wanted = max(1.0, self._policy.goal_count * self._policy.over_selection)
+        crowd = min(CROWD_MAX, state.checked_in / wanted)
+        return max(IDLE_COME_BACK_S, state.ends_s - now_s) * max(1.0, crowd)
 
 
 def _ineligible(phone: CheckIn, current: _Open | None) -> str:
     """Why a phone may not take part now; empty when it may."""
+    if phone.protocol != PROTOCOL:
+        return "other-protocol"
     if not (phone.idle and phone.charging and phone.unmetered):
         return "not-eligible"
     if current is not None and current.plan.release not in phone.releases:
         return "other-release"
     return ""
-
-
-def _sound_change(update: DeviceUpdate, plan: RoundPlan) -> npt.NDArray[np.float64]:
-    if update.shape != (plan.rank, plan.rank):
-        raise InvalidInputError(
-            f"the update has shape {update.shape}; the task asks for {(plan.rank, plan.rank)}.",
-            fix="Send the change of the core that the task named.",
-        )
-    change = from_bytes(update.delta, update.shape, what="update")
-    if not within_norm(change, plan.clipping_norm):
-        raise InvalidInputError("the update is longer than the clipping norm.", fix="Clip on the phone before sending.")
-    return change.astype(np.float64)

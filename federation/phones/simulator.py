@@ -7,6 +7,7 @@ sends the update under the ticket. Training runs in one thread, so that the even
 import asyncio
 import contextlib
 import hashlib
+import secrets
 from collections.abc import Awaitable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,11 +17,12 @@ import aiohttp
 import msgspec
 import numpy as np
 
+from federation.device.rounds import DeviceRound
 from federation.device.store import DeviceStore, LocalHistory
 from federation.device.tower import DeviceRelease
 from federation.device.training import LocalSettings, LocalTraining, TrainingError, train_round
 from federation.device.vector import personal_part
-from federation.messages import TICKET_HEADER, CheckIn, CheckInAnswer, Float32Array, Float64Array, RoundPlan
+from federation.messages import CheckIn, CheckInAnswer, Float32Array, Float64Array, RoundPlan
 from federation.phones.dataset import (
     Owner,
     is_sensitive,
@@ -31,18 +33,21 @@ from federation.phones.dataset import (
     served_event,
 )
 from federation.phones.gains import GainTable, Quality, changes, rank_of, step_of
+from federation.phones.link import GatewayLink, RefusedError
 from federation.rounds.outcome import load_adapter
+from federation.secure_aggregation.client import ProtocolError, Trust
+from federation.secure_aggregation.identity import DeviceIdentity, enrol
 from federation.settings import PhonesSettings
 from infra.contracts.events import SensitiveEvent
 from infra.contracts.release import FEDERATED_ADAPTER
-from infra.contracts.residency import encode_regional
 from infra.plumbing.clock import Clock
-from infra.plumbing.keys import RegionKeys
+from infra.plumbing.keys import RegionKeys, TrustDirectory
 from infra.plumbing.tokens import issue_token
 
-REQUEST_TIMEOUT_S = 15.0
+REQUEST_TIMEOUT_S = 60.0
+"""Longer than any phase of a round: answers are held back until the other phones have done their step."""
 CANARY_STRENGTH = 5
-_CONNECTIONS_MAX = 64
+STAYS = 3
 _TOKEN_LIFE_S = 3600
 
 
@@ -67,7 +72,8 @@ class PhonesReport(msgspec.Struct, frozen=True, kw_only=True):
     loss_after: float
     train_ms: float
     """Mean time of one phone's local training."""
-    update_bytes: int
+    bytes_per_task: float
+    """Bodies up and down, check-ins included, over all tasks."""
     quality: dict[str, Quality]
     quality_on_sensitive: dict[str, Quality]
     personal_gain_ndcg10: float
@@ -81,9 +87,12 @@ class _Phone:
     owner: Owner
     store: DeviceStore
     token: str
+    identity: DeviceIdentity
     target_hidden: bool
     rng: np.random.Generator
     accepted: int = 0
+    device: DeviceRound | None = None
+    """Keys for the session that the gateway announced last."""
 
 
 @dataclass(slots=True)
@@ -91,7 +100,6 @@ class _Tally:
     tasks: int = 0
     refused: int = 0
     dropouts: int = 0
-    update_bytes: int = 0
     train_s: list[float] = field(default_factory=list)
     trainings: list[LocalTraining] = field(default_factory=list)
 
@@ -117,14 +125,23 @@ class Simulator:
         self._hidden = sensitive_categories(settings.sensitive_categories, owners, categories)
         keys = {region: RegionKeys.load(Path(path)) for region, path in settings.keys_files.items()}
         self._events = self._sensitive_events = 0
+        self._trusts = {
+            region: Trust(region, found.issuer_public)
+            for region, found in TrustDirectory.of(list(keys.values())).regions.items()
+        }
+        self._links: dict[str, GatewayLink] = {}
         self._phones = [self._phone(owner, keys[owner.region], categories) for owner in owners]
 
     async def run(self, stop: asyncio.Event) -> None:
         """Take part in rounds until `stop` is set or patience ends."""
-        connector = aiohttp.TCPConnector(limit=_CONNECTIONS_MAX)
+        # Every phone waits in a call of its own while a round goes on.
+        connector = aiohttp.TCPConnector(limit=0)
         timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
-            tasks = [asyncio.create_task(self._live(phone, session)) for phone in self._phones]
+            self._links = {
+                region: GatewayLink(session, url, self._worker) for region, url in self._settings.gateways.items()
+            }
+            tasks = [asyncio.create_task(self._live(phone, self._links[phone.owner.region])) for phone in self._phones]
             try:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._settings.patience_s):
@@ -149,7 +166,9 @@ class Simulator:
             dropouts=self._tally.dropouts, clipped_share=_mean([float(one.clipped) for one in trainings]),
             loss_before=_mean([one.loss_before for one in trainings]),
             loss_after=_mean([one.loss_after for one in trainings]),
-            train_ms=1000.0 * _mean(self._tally.train_s), update_bytes=self._tally.update_bytes, quality=quality,
+            train_ms=1000.0 * _mean(self._tally.train_s), quality=quality,
+            bytes_per_task=sum(link.bytes_up + link.bytes_down for link in self._links.values())
+            / max(1, self._tally.tasks),
             quality_on_sensitive=table.quality_on_sensitive(), adapted=adapted,
             personal_gain_ndcg10=changes(quality, "adapted_personal", "served"),
         )  # fmt: skip
@@ -176,49 +195,61 @@ class Simulator:
         store.save()
         token = issue_token(keys, owner.user, clock=self._clock, life_s=_TOKEN_LIFE_S)
         hidden = is_sensitive(owner.held_out, self._hidden, categories)
-        return _Phone(owner, store, token, hidden, np.random.default_rng(self._rng.integers(2**63)))
+        identity = enrol(
+            region=owner.region, issuer_private=keys.issuer_private, device_private=secrets.token_bytes(32),
+            expires_ms=self._clock.now_ms() + 1000 * _TOKEN_LIFE_S,
+        )  # fmt: skip
+        return _Phone(owner, store, token, identity, hidden, np.random.default_rng(self._rng.integers(2**63)))
 
-    async def _live(self, phone: _Phone, session: aiohttp.ClientSession) -> None:
-        gateway = self._settings.gateways[phone.owner.region].rstrip("/")
+    async def _live(self, phone: _Phone, link: GatewayLink) -> None:
         while True:
-            answer = await self._check_in(phone, session, gateway)
+            answer = await self._check_in(phone, link)
             if answer.plan is not None:
-                await self._work(phone, session, gateway, answer.plan, answer.ticket)
+                await self._work(phone, link, answer)
             # Phones that ask in step would arrive in step.
             await asyncio.sleep(answer.come_back_s * float(phone.rng.uniform(0.7, 1.3)))
 
-    async def _check_in(self, phone: _Phone, session: aiohttp.ClientSession, gateway: str) -> CheckInAnswer:
-        body = encode_regional(CheckIn(releases=(self._release.release_id,)))
-        headers = {"Authorization": f"Bearer {phone.token}", "Content-Type": "application/json"}
-        try:
-            async with session.post(f"{gateway}/v1/device/check-in", data=body, headers=headers) as response:
-                response.raise_for_status()
-                return msgspec.json.decode(await response.read(), type=CheckInAnswer)
-        except (aiohttp.ClientError, TimeoutError) as error:
-            return CheckInAnswer(come_back_s=2.0, reason=type(error).__name__)
+    async def _check_in(self, phone: _Phone, link: GatewayLink) -> CheckInAnswer:
+        """Ask; where the gateway announces a session that the phone has no keys for, make some and ask again."""
+        answer = CheckInAnswer(come_back_s=2.0)
+        for _ in range(2):
+            device = phone.device
+            asking = CheckIn(
+                releases=(self._release.release_id,), session=device.session if device else "",
+                advert=device.advert if device else None,
+            )  # fmt: skip
+            try:
+                answer = await link.check_in(phone.token, asking)
+            except RefusedError as error:
+                return CheckInAnswer(come_back_s=2.0, reason=str(error))
+            if answer.session and (device is None or device.session != answer.session):
+                phone.device = DeviceRound(
+                    answer.session, identity=phone.identity, trust=self._trusts[phone.owner.region],
+                    now_ms=self._clock.now_ms(), entropy=secrets.token_bytes,
+                )  # fmt: skip
+            if answer.reason != "advert":
+                break
+        return answer
 
-    async def _work(
-        self, phone: _Phone, session: aiohttp.ClientSession, gateway: str, plan: RoundPlan, ticket: str
-    ) -> None:
+    async def _work(self, phone: _Phone, link: GatewayLink, answer: CheckInAnswer) -> None:
         self._tally.tasks += 1
-        if phone.rng.random() < self._settings.dropout_share:
-            self._tally.dropouts += 1
+        device, phone.device = phone.device, None
+        if device is None:
             return
+        drops = phone.rng.random() < self._settings.dropout_share
+        leave_at = int(phone.rng.integers(3)) if drops else STAYS
         try:
-            training = await asyncio.get_running_loop().run_in_executor(self._worker, self._train, phone, plan)
+            part = await link.take_part(
+                device, answer, lambda plan: self._train(phone, plan), leave_at=leave_at
+            )  # fmt: skip
         except TrainingError:
             self._tally.dropouts += 1
             return
-        body = encode_regional(training.update)
-        self._tally.update_bytes = len(body)
-        headers = {TICKET_HEADER: ticket, "Content-Type": "application/json"}
-        try:
-            async with session.post(f"{gateway}/v1/device/update", data=body, headers=headers) as response:
-                accepted = response.status == 200
-        except (aiohttp.ClientError, TimeoutError):
-            accepted = False
-        phone.accepted += accepted
-        self._tally.refused += not accepted
+        except (RefusedError, ProtocolError):
+            self._tally.refused += 1
+            return
+        self._tally.dropouts += drops
+        phone.accepted += part.reported
 
     def _train(self, phone: _Phone, plan: RoundPlan) -> LocalTraining:
         started_s = self._clock.monotonic_s()

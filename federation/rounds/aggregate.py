@@ -6,6 +6,7 @@ All of it is post-processing of sums that carry their noise already, so none of 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -27,7 +28,7 @@ class ServerState:
 
 
 def usable_sums(sums: Sequence[RegionalSum], plan: RoundPlan) -> list[RegionalSum]:
-    """The closed sums that answer `plan`, one per region, in the order of their regions.
+    """The closed sums that answer `plan`, in the order of their regions; a region's cohorts as a sum each.
 
     Raises:
         InvalidInputError: a sum answers another round, has another shape or norm, less noise or more sampling than
@@ -36,7 +37,7 @@ def usable_sums(sums: Sequence[RegionalSum], plan: RoundPlan) -> list[RegionalSu
     closed = sorted((one for one in sums if one.phase is Phase.CLOSED), key=lambda one: one.region)
     for one in closed:
         fits = (
-            one.round_id == plan.round_id and one.shape == (plan.rank, plan.rank) and one.weight > 0
+            one.round_id == plan.round_id and one.shape == plan.shape and one.weight > 0
             and one.clipping_norm == plan.clipping_norm and one.noise_multiplier >= plan.noise_multiplier
             and one.sampling_probability <= plan.sampling_probability
         )  # fmt: skip
@@ -44,7 +45,15 @@ def usable_sums(sums: Sequence[RegionalSum], plan: RoundPlan) -> list[RegionalSu
             raise InvalidInputError(f"the sum of region {one.region} does not answer this round's plan.")
     if len({one.region for one in closed}) != len(closed):
         raise InvalidInputError("a region answered twice in one round.")
-    return closed
+    return [part for one in closed for part in _cohorts(one)]
+
+
+def _cohorts(one: RegionalSum) -> list[RegionalSum]:
+    if not one.cohorts:
+        return [one]
+    return [
+        msgspec.structs.replace(one, total=cohort.total, weight=cohort.weight, cohorts=()) for cohort in one.cohorts
+    ]
 
 
 def mean_update(sums: Sequence[RegionalSum]) -> Float64Array:

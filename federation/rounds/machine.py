@@ -1,11 +1,13 @@
-"""One round in one region, as a state machine: selecting -> reporting -> closed | void.
+"""One round in one region, as a state machine: selecting -> sharing -> reporting -> checking -> unmasking -> closed.
 
 No I/O, no clock, no randomness: the caller passes the moment, the tickets and the coins (Bonawitz et al. 2019,
-"Towards Federated Learning at Scale", sections 2 and 9, for selection, over-selection, goal count and deadlines).
+"Towards Federated Learning at Scale", sections 2 and 9, for selection, over-selection, goal count and deadlines; the
+phases behind the selection are those of secure aggregation, Bonawitz et al. 2017). Every phase can also end in void.
 
 Rules:
-* A subject is selected at most once in a round, and a ticket counts at most once.
-* Without sampling the round closes at the goal count; with Poisson sampling never because of how many reported, since
+* A subject is selected at most once in a round, and a ticket takes each step at most once, in order.
+* Who misses a phase's deadline has dropped out; the others go on.
+* Without sampling, reporting ends at the goal count; with Poisson sampling never because of how many reported, since
   then one user's part would depend on another's, and the amplification could not be claimed.
 * A round below its minimum count is void: its sum is never given away.
 """
@@ -16,6 +18,8 @@ from dataclasses import dataclass, field
 
 from federation.messages import Phase
 from federation.settings import CohortSettings
+
+ORDER = (Phase.SELECTING, Phase.SHARING, Phase.REPORTING, Phase.CHECKING, Phase.UNMASKING)
 
 
 class Selection(enum.StrEnum):
@@ -29,11 +33,12 @@ class Selection(enum.StrEnum):
 
 
 class Verdict(enum.StrEnum):
-    """What happens to an update."""
+    """What happens to a message under a ticket."""
 
     ACCEPTED = "accepted"
     DUPLICATE = "duplicate"
     LATE = "late"
+    EARLY = "early"
     UNKNOWN_TICKET = "unknown-ticket"
 
 
@@ -45,11 +50,17 @@ class Round:
     policy: CohortSettings
     opened_s: float
     phase: Phase = Phase.SELECTING
-    accepted: int = 0
     reason: str = ""
-    _tickets: dict[str, bool] = field(default_factory=dict)
-    """Ticket -> whether its update was accepted."""
+    phase_ends_s: float = field(init=False)
+    """When the present phase ends, unless all have done their step before."""
+    _steps: dict[str, Phase] = field(default_factory=dict)
+    """Ticket -> the last phase whose step was taken under it."""
+    _counts: dict[Phase, int] = field(default_factory=lambda: dict.fromkeys(ORDER, 0))
+    """Phase -> how many tickets took its step."""
     _subjects: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.phase_ends_s = self.opened_s + self.policy.selection_s
 
     @property
     def sampled(self) -> bool:
@@ -59,7 +70,12 @@ class Round:
     @property
     def selected(self) -> int:
         """How many phones hold a ticket."""
-        return len(self._tickets)
+        return len(self._steps)
+
+    @property
+    def accepted(self) -> int:
+        """How many masked updates were taken."""
+        return self.count(Phase.REPORTING)
 
     @property
     def checked_in(self) -> int:
@@ -72,24 +88,23 @@ class Round:
         return self.phase in (Phase.CLOSED, Phase.VOID)
 
     @property
-    def selection_ends_s(self) -> float:
-        """When the last phone is selected."""
-        return self.opened_s + self.policy.selection_s
-
-    @property
-    def reporting_ends_s(self) -> float:
-        """When the last update is taken."""
-        return self.selection_ends_s + self.policy.reporting_s
-
-    @property
-    def next_change_s(self) -> float:
-        """When `tick` may have something to do, unless a phone acts before."""
-        return self.selection_ends_s if self.phase is Phase.SELECTING else self.reporting_ends_s
+    def ends_s(self) -> float:
+        """When the round ends at the latest."""
+        rest = ORDER[ORDER.index(self.phase) + 1 :] if not self.over else ()
+        return self.phase_ends_s + sum(self._lasts_s(phase) for phase in rest)
 
     @property
     def weight(self) -> int:
         """What the sum is divided by; with sampling a number fixed in advance, never the count."""
         return self.policy.expected_count if self.sampled else self.accepted
+
+    def count(self, phase: Phase) -> int:
+        """How many tickets took the step of `phase`."""
+        return self._counts[phase]
+
+    def tickets(self) -> list[str]:
+        """All tickets, in the order of their selection."""
+        return list(self._steps)
 
     def check_in(self, subject: str, *, ticket: str, heads: bool, now_s: float) -> Selection:
         """A phone of `subject` asks for a task.
@@ -110,52 +125,70 @@ class Round:
         self._subjects.add(subject)
         if self.sampled and not heads:
             return Selection.NOT_SAMPLED
-        self._tickets[ticket] = False
+        self._steps[ticket] = Phase.SELECTING
+        self._counts[Phase.SELECTING] += 1
         if not self.sampled and self.selected >= math.ceil(self.policy.goal_count * self.policy.over_selection):
-            self.phase = Phase.REPORTING
+            self._advance(now_s)
         return Selection.SELECTED
 
-    def judge(self, ticket: str, *, now_s: float) -> Verdict:
-        """Whether an update under `ticket` would be taken now; changes nothing but the passing of time."""
+    def judge(self, ticket: str, step: Phase, *, now_s: float) -> Verdict:
+        """Whether `step` would be taken under `ticket` now; changes nothing but the passing of time."""
         self.tick(now_s=now_s)
-        if ticket not in self._tickets:
+        if ticket not in self._steps:
             return Verdict.UNKNOWN_TICKET
-        if self._tickets[ticket]:
+        behind = ORDER.index(step) - ORDER.index(self._steps[ticket])
+        if behind <= 0:
             return Verdict.DUPLICATE
-        return Verdict.LATE if self.over else Verdict.ACCEPTED
+        if self.over or behind > 1 or ORDER.index(self.phase) > ORDER.index(step):
+            return Verdict.LATE
+        return Verdict.ACCEPTED if self.phase is step else Verdict.EARLY
 
-    def accept(self, ticket: str, *, now_s: float) -> Verdict:
-        """Count the update under `ticket`, which the caller has found valid; the caller adds it if ACCEPTED."""
-        verdict = self.judge(ticket, now_s=now_s)
+    def take(self, ticket: str, step: Phase, *, now_s: float) -> Verdict:
+        """Note that `step` was taken under `ticket`; the caller has found its content valid and uses it if ACCEPTED."""
+        verdict = self.judge(ticket, step, now_s=now_s)
         if verdict is Verdict.ACCEPTED:
-            self._tickets[ticket] = True
-            self.accepted += 1
-            self._close_if_complete()
+            self._steps[ticket] = step
+            self._counts[step] += 1
+            self._advance_if_complete(now_s)
         return verdict
 
     def tick(self, *, now_s: float) -> None:
         """Let time pass."""
-        if self.phase is Phase.SELECTING and now_s >= self.selection_ends_s:
-            self.phase = Phase.REPORTING
-            self._close_if_complete()
-        if self.phase is Phase.REPORTING and now_s >= self.reporting_ends_s:
-            self._close()
+        while not self.over and now_s >= self.phase_ends_s:
+            self._advance(self.phase_ends_s)
+
+    def finish(self) -> None:
+        """The caller holds every share that is needed."""
+        if self.phase is Phase.UNMASKING:
+            self.phase = Phase.CLOSED
 
     def abandon(self, reason: str) -> None:
         """Make the round void, whatever it has."""
         if not self.over:
             self.phase, self.reason = Phase.VOID, reason
 
-    def _close_if_complete(self) -> None:
-        everybody = self.phase is Phase.REPORTING and self.accepted == self.selected
-        enough = not self.sampled and self.accepted >= self.policy.goal_count
-        if everybody or enough:
-            self._close()
+    def _advance_if_complete(self, now_s: float) -> None:
+        enough = self.phase is Phase.REPORTING and not self.sampled and self.accepted >= self.policy.goal_count
+        before = ORDER[ORDER.index(self.phase) - 1]
+        if self.phase is not Phase.UNMASKING and (enough or self.count(self.phase) == self.count(before)):
+            self._advance(now_s)
 
-    def _close(self) -> None:
+    def _advance(self, now_s: float) -> None:
+        """To the next phase, or to void when too few did this one's step."""
+        if self.phase is Phase.UNMASKING:
+            return self.abandon("too few phones gave their shares: below the threshold of the secure sum")
+        counts = self.checked_in if self.sampled else self.count(self.phase)
         # With sampling the coins must not decide what is seen, so those count who asked before a coin was thrown.
-        count = self.checked_in if self.sampled else self.accepted
-        if count < self.policy.count_min:
-            self.abandon(f"fewer than {self.policy.count_min} phones took part")
-        else:
-            self.phase = Phase.CLOSED
+        if counts < self.policy.count_min:
+            return self.abandon(f"fewer than {self.policy.count_min} phones took part")
+        self.phase = ORDER[ORDER.index(self.phase) + 1]
+        self.phase_ends_s = now_s + self._lasts_s(self.phase)
+        return None
+
+    def _lasts_s(self, phase: Phase) -> float:
+        lasts = {
+            Phase.SELECTING: self.policy.selection_s, Phase.SHARING: self.policy.sharing_s,
+            Phase.REPORTING: self.policy.reporting_s, Phase.CHECKING: self.policy.unmasking_s,
+            Phase.UNMASKING: self.policy.unmasking_s,
+        }  # fmt: skip
+        return lasts[phase]

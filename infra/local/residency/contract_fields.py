@@ -11,6 +11,8 @@ MESSAGE_MODULES = (
     "infra.contracts.messages",
     "infra.contracts.release",
     "federation.messages",
+    "federation.secure_aggregation.identity",
+    "federation.secure_aggregation.messages",
     "region.api.messages",
     "region.events.port",
     "region.releases.messages",

@@ -1,8 +1,10 @@
 """The gateway: its decisions, its disk, and its HTTP."""
 
 import asyncio
+import base64
 import io
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -10,6 +12,8 @@ import numpy as np
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
+from federation.device.rounds import DeviceRound
+from federation.device.training import LocalTraining
 from federation.gateway.app import ROUND_KEY_FILE, build_app
 from federation.gateway.journal import RECORDS_MAX, Journal, JournalError, RoundRecord
 from federation.gateway.service import IDLE_COME_BACK_S, Gateway
@@ -17,14 +21,16 @@ from federation.messages import (
     TICKET_HEADER,
     CheckIn,
     CheckInAnswer,
-    DeviceUpdate,
     Phase,
     RegionalSum,
     RoundPlan,
     from_bytes,
-    to_bytes,
 )
+from federation.phones.link import GatewayLink
 from federation.privacy.noise import noised_sum
+from federation.rounds.aggregate import usable_sums
+from federation.secure_aggregation.messages import MaskedUpdate
+from federation.secure_aggregation.ring import STEPS, from_ring, to_ring, to_wire
 from federation.settings import CohortSettings, GatewaySettings
 from infra.plumbing.clock import ManualClock, SystemClock
 from infra.plumbing.errors import ConflictError, ForbiddenError, InvalidInputError, NotFoundError
@@ -32,14 +38,16 @@ from infra.plumbing.keys import RegionKeys, TrustDirectory
 from infra.plumbing.telemetry import TelemetrySettings, start_telemetry
 from infra.plumbing.tokens import issue_token
 from tests.unit.federation.building import RELEASE_ID, fixed_entropy, round_plan
+from tests.unit.federation.secure import Certified
 
-POLICY = CohortSettings(count_min=2, goal_count=3, over_selection=2.0, selection_s=2.0, reporting_s=5.0)
-READY = CheckIn(releases=(RELEASE_ID,))
+POLICY = CohortSettings(
+    count_min=3, goal_count=4, over_selection=1.5, selection_s=2.0, sharing_s=2.0, reporting_s=5.0, unmasking_s=2.0
+)
 ROUND = "a" * 16
 
 
 class _Gateway:
-    """A gateway with its clock, its counts and its folder."""
+    """A gateway with its clock, its counts, its folder and the devices that talk to it."""
 
     def __init__(self, directory: Path, **policy) -> None:
         self.clock = ManualClock()
@@ -47,17 +55,74 @@ class _Gateway:
         self.directory = directory
         self.policy = msgspec.structs.replace(POLICY, **policy)
         self.entropy = fixed_entropy()
+        self.keys = RegionKeys.generate("us-east")
+        self.devices = Certified(self.keys, now_ms=self.clock.now_ms())
+        self.rounds: dict[str, DeviceRound] = {}
         self.gateway = self.restarted()
 
     def restarted(self) -> Gateway:
         self.gateway = Gateway(
             region="us-east", policy=self.policy, journal=Journal(self.directory / "rounds"), clock=self.clock,
             entropy=self.entropy, count=lambda what, outcome: self.counts.update([(what, str(outcome))]),
+            issuer_public=self.devices.trust.issuer_public,
         )  # fmt: skip
         return self.gateway
 
-    def select(self, *subjects: str) -> list[str]:
-        return [self.gateway.check_in(subject, READY).ticket for subject in subjects]
+    def ready(self) -> CheckIn:
+        session = self.gateway.check_in("nobody", CheckIn(releases=(RELEASE_ID,))).session
+        device = self.devices.round(session)
+        self.rounds[device.advert.mask_key.hex()] = device
+        return CheckIn(releases=(RELEASE_ID,), session=session, advert=device.advert)
+
+    def select(self, *subjects: str) -> dict[str, DeviceRound]:
+        """Devices by ticket, of the subjects that were selected."""
+        found = {}
+        for subject in subjects:
+            asking = self.ready()
+            ticket = self.gateway.check_in(subject, asking).ticket
+            if ticket and asking.advert is not None:
+                found[ticket] = self.rounds[asking.advert.mask_key.hex()]
+        return found
+
+    def share(self, devices: dict[str, DeviceRound]) -> None:
+        if self.gateway.phase() is Phase.SELECTING:
+            self.clock.advance(self.policy.selection_s)
+        for ticket, device in devices.items():
+            roster = self.gateway.roster(ticket)
+            assert roster is not None
+            self.gateway.shares(ticket, device.shares(roster))
+
+    def report(self, devices: dict[str, DeviceRound], values: dict[str, float]) -> None:
+        for ticket, value in values.items():
+            mailbox = self.gateway.mailbox(ticket)
+            assert mailbox is not None
+            devices[ticket].receive(mailbox)
+            self.gateway.update(ticket, devices[ticket].masked(round_plan(), _trained(value)))
+
+    def unmask(self, devices: dict[str, DeviceRound]) -> None:
+        for ticket, device in devices.items():
+            survivors = self.gateway.survivors(ticket)
+            assert survivors is not None
+            self.gateway.sign(ticket, device.signature(survivors))
+        if self.gateway.phase() is Phase.CHECKING:
+            self.clock.advance(self.policy.unmasking_s)
+        for ticket, device in devices.items():
+            try:
+                signatures = self.gateway.signatures(ticket)
+                assert signatures is not None
+                self.gateway.unmask(ticket, device.unmasking(signatures))
+            except ConflictError:
+                assert self.gateway.phase() is None  # the others' shares were enough
+
+    def whole_round(self, values: dict[str, float]) -> RegionalSum:
+        self.gateway.start(round_plan())
+        devices = self.select(*values)
+        self.share(devices)
+        self.report(devices, dict(zip(devices, values.values(), strict=True)))
+        if self.gateway.phase() is Phase.REPORTING:
+            self.clock.advance(self.policy.reporting_s)
+        self.unmask(devices)
+        return self.gateway.standing(ROUND)
 
 
 @pytest.fixture
@@ -65,33 +130,151 @@ def world(tmp_path: Path) -> _Gateway:
     return _Gateway(tmp_path)
 
 
-def _update(value: float = 0.1, *, shape: tuple[int, int] = (3, 3), round_id: str = ROUND) -> DeviceUpdate:
-    return DeviceUpdate(round_id=round_id, shape=shape, delta=to_bytes(np.full(shape, value)))
+def _trained(value: float = 0.1) -> LocalTraining:
+    return LocalTraining(np.full((3, 3), value, dtype=np.float32), 10, 1.0, 0.5, clipped=False)
+
+
+def _in_ring(*values: float) -> np.ndarray:
+    total = sum(to_ring(np.full((3, 3), np.float32(value)), clipping_norm=0.5).astype(np.uint64) for value in values)
+    return from_ring((np.asarray(total) % 2**32).astype(np.uint32), clipping_norm=0.5)
 
 
 def test_a_round_gives_the_noised_sum_and_the_count(world: _Gateway) -> None:
-    gateway = world.gateway
-    assert gateway.start(round_plan()).phase is Phase.SELECTING
-    for ticket, value in zip(world.select("a", "b", "c"), (0.1, 0.05, -0.02), strict=True):
-        gateway.update(ticket, _update(value))
-    result = gateway.standing(ROUND)
+    drawn: list[bytes] = []
+    plain = world.entropy
+    world.entropy = lambda count: drawn.append(plain(count)) or drawn[-1]
+    world.restarted()
+    result = world.whole_round({"a": 0.1, "b": 0.05, "c": -0.02})
     assert (result.phase, result.weight, result.noise_multiplier) == (Phase.CLOSED, 3, 1.0)
     total = from_bytes(result.total, result.shape, what="sum")
     assert not np.allclose(total, 0.13)
     # The noise is the only thing between the sum and what left: draw it again from the same bytes.
-    entropy = fixed_entropy()
-    for _ in range(6):  # a ticket and a coin for each of three phones
-        entropy(1)
-    parts = [np.full((3, 3), np.float32(value), dtype=np.float32) for value in (0.1, 0.05, -0.02)]
-    exact = np.stack(parts).astype(np.float64).sum(axis=0)
-    np.testing.assert_array_equal(total, noised_sum(exact, clipping_norm=0.5, noise_multiplier=1.0, entropy=entropy))
+    (key,) = (bytes_ for bytes_ in drawn[-2:] if len(bytes_) == 32)
+    exact = noised_sum(_in_ring(0.1, 0.05, -0.02), clipping_norm=0.5, noise_multiplier=1.0, entropy=lambda _: key)
+    np.testing.assert_array_equal(total, exact)
+
+
+def test_a_phone_that_drops_out_after_sharing_leaves_the_others_sum_exact(tmp_path: Path) -> None:
+    world = _Gateway(tmp_path)
+    world.gateway.start(round_plan())
+    devices = world.select("a", "b", "c", "d", "e")
+    world.share(devices)
+    tickets = list(devices)
+    world.report(devices, dict.fromkeys(tickets[:3], 0.1))
+    world.clock.advance(world.policy.reporting_s)
+    secure = world.gateway._open.cohorts.sum_of(tickets[0])  # type: ignore[union-attr]
+    world.unmask({ticket: devices[ticket] for ticket in tickets[:3]})
+    assert world.gateway.standing(ROUND).weight == 3
+    np.testing.assert_array_equal(
+        from_ring(secure.total(), clipping_norm=0.5).reshape(3, 3), _in_ring(0.1, 0.1, 0.1)
+    )  # fmt: skip
+
+
+def test_too_few_shares_void_the_round_and_it_is_said(world: _Gateway) -> None:
+    world.gateway.start(round_plan())
+    devices = world.select("a", "b", "c", "d")
+    world.share(devices)
+    world.report(devices, dict.fromkeys(devices, 0.1))
+    for ticket, device in devices.items():
+        survivors = world.gateway.survivors(ticket)
+        assert survivors is not None
+        world.gateway.sign(ticket, device.signature(survivors))
+    world.clock.advance(world.policy.unmasking_s)
+    result = world.gateway.standing(ROUND)
+    assert (result.phase, result.total) == (Phase.VOID, b"")
+    assert "threshold" in result.reason
+
+
+def test_a_phone_beyond_its_norm_voids_its_cohort_and_only_that(tmp_path: Path) -> None:
+    world = _Gateway(tmp_path, goal_count=8, cohorts=2)
+    plan = round_plan()
+    world.gateway.start(plan)
+    devices = world.select(*(f"s{index}" for index in range(8)))
+    world.share(devices)
+    cheat = next(iter(devices))
+    for ticket, device in devices.items():
+        mailbox = world.gateway.mailbox(ticket)
+        assert mailbox is not None
+        device.receive(mailbox)
+        values = np.full(9, 1000 * STEPS if ticket == cheat else 5, dtype=np.uint32)
+        masked = device._client.mask(values, mailbox)
+        world.gateway.update(ticket, MaskedUpdate(round_id=ROUND, masked=to_wire(masked)))
+    world.unmask(devices)
+    result = world.gateway.standing(ROUND)
+    assert (result.phase, result.weight) == (Phase.CLOSED, 4)
+    assert "norm" in result.reason
+    assert world.counts[("cohort", "a phone in it sent more than the clipping norm")] == 1
+
+
+def test_cohorts_are_kept_apart_for_central_to_trim(tmp_path: Path) -> None:
+    world = _Gateway(tmp_path, goal_count=9, cohorts=3)
+    result = world.whole_round({f"s{index}": 0.01 for index in range(9)})
+    assert (result.phase, result.weight, result.total) == (Phase.CLOSED, 9, b"")
+    assert [one.weight for one in result.cohorts] == [3, 3, 3]
+    assert [one.weight for one in usable_sums([result], round_plan())] == [3, 3, 3]
+
+
+def test_the_gateway_never_holds_one_phones_update(world: _Gateway) -> None:
+    """Every object that hangs on the gateway, and every file it wrote, at every step of a round."""
+    values = {"a": 0.1, "b": 0.05, "c": -0.02, "d": 0.15}
+    needles = set()
+    for value in values.values():
+        update = np.full((3, 3), value, dtype=np.float32)
+        for raw in (update.tobytes(), update.astype(np.float64).tobytes(), to_wire(to_ring(update, clipping_norm=0.5))):
+            needles |= {raw, base64.b64encode(raw)[:-3], raw.hex().encode()}
+
+    def search() -> None:
+        held = _everything(world.gateway) + b"".join(path.read_bytes() for path in world.directory.rglob("*.json"))
+        assert not [needle for needle in needles if needle in held]
+
+    planted = to_wire(to_ring(np.full((3, 3), 0.1, dtype=np.float32), clipping_norm=0.5))
+    world.gateway.planted = {"deep": [planted]}  # type: ignore[attr-defined]
+    with pytest.raises(AssertionError):
+        search()
+    del world.gateway.planted  # type: ignore[attr-defined]
+    world.gateway.start(round_plan())
+    devices = world.select(*values)
+    world.share(devices)
+    for ticket, value in zip(devices, values.values(), strict=True):
+        world.report(devices, {ticket: value})
+        search()
+    world.unmask(devices)
+    search()
+    assert world.gateway.standing(ROUND).phase is Phase.CLOSED
+
+
+def _everything(root: object) -> bytes:
+    """The bytes of everything that can be reached from `root`."""
+    found, seen, todo = [], set(), [root]
+    while todo:
+        one = todo.pop()
+        if id(one) in seen or isinstance(one, type) or callable(one):
+            continue
+        seen.add(id(one))
+        if isinstance(one, np.ndarray):
+            found.append(one.tobytes())
+        elif isinstance(one, bytes):
+            found.append(one)
+        elif isinstance(one, str | int | float):
+            found.append(str(one).encode())
+        elif isinstance(one, dict):
+            todo += [*one.keys(), *one.values()]
+        elif isinstance(one, list | tuple | set | frozenset):
+            todo += list(one)
+        else:
+            todo += [getattr(one, name) for name in _fields(one)]
+    return b"\0".join(found)
+
+
+def _fields(one: object) -> list[str]:
+    slots = [name for kind in type(one).__mro__ for name in getattr(kind, "__slots__", ())]
+    names = [*getattr(one, "__struct_fields__", ()), *slots, *getattr(one, "__dict__", {})]
+    return [name for name in names if hasattr(one, name)]
 
 
 def test_the_result_never_changes_not_even_over_a_restart(world: _Gateway) -> None:
-    world.gateway.start(round_plan())
-    for ticket in world.select("a", "b", "c"):
-        world.gateway.update(ticket, _update())
-    first = world.gateway.standing(ROUND)
+    first = world.whole_round({"a": 0.1, "b": 0.1, "c": 0.1})
+    assert first.phase is Phase.CLOSED
     assert world.gateway.standing(ROUND) == first
     assert world.restarted().standing(ROUND) == first
     assert world.gateway.start(round_plan()) == first
@@ -99,22 +282,24 @@ def test_the_result_never_changes_not_even_over_a_restart(world: _Gateway) -> No
 
 def test_a_gateway_killed_during_a_round_makes_it_void(world: _Gateway) -> None:
     world.gateway.start(round_plan())
-    (ticket,) = world.select("a")
-    world.gateway.update(ticket, _update())
+    devices = world.select("a", "b", "c")
+    world.share(devices)
+    world.report(devices, {next(iter(devices)): 0.1})
     result = world.restarted().standing(ROUND)
     assert (result.phase, result.total) == (Phase.VOID, b"")
     assert "restarted" in result.reason
     assert world.gateway.start(round_plan()) == result
     with pytest.raises(ConflictError, match="over"):
-        world.gateway.update(ticket, _update())
+        world.gateway.update(next(iter(devices)), MaskedUpdate(round_id=ROUND, masked=bytes(36)))
 
 
 def test_too_few_updates_make_a_void_round_without_a_sum(world: _Gateway) -> None:
     world.gateway.start(round_plan())
-    (ticket,) = world.select("a")
-    world.gateway.update(ticket, _update())
-    world.clock.advance(2.0)
-    assert world.gateway.tick() is False  # everybody who was selected has reported
+    devices = world.select("a", "b", "c")
+    world.share(devices)
+    world.report(devices, {next(iter(devices)): 0.1})
+    world.clock.advance(world.policy.reporting_s)
+    assert world.gateway.tick() is False
     result = world.gateway.standing(ROUND)
     assert (result.phase, result.total, result.weight) == (Phase.VOID, b"", 0)
     assert world.counts[("round", "void")] == 1
@@ -122,88 +307,106 @@ def test_too_few_updates_make_a_void_round_without_a_sum(world: _Gateway) -> Non
 
 def test_time_alone_ends_a_round(world: _Gateway) -> None:
     world.gateway.start(round_plan())
-    world.select("a", "b")
+    world.select("a", "b", "c")
     assert world.gateway.next_change_s() == 2.0
     world.clock.advance(2.0)
     assert world.gateway.tick()
-    world.clock.advance(5.0)
+    world.clock.advance(2.0)
     assert not world.gateway.tick()
     assert world.gateway.next_change_s() is None
 
 
-BAD_UPDATES = {
-    "wrong shape": _update(shape=(2, 2)),
-    "lying shape": DeviceUpdate(round_id=ROUND, shape=(3, 3), delta=bytes(4)),
-    "zero shape": DeviceUpdate(round_id=ROUND, shape=(0, 0), delta=b""),
-    "not a number": _update(float("nan")),
-    "infinite": _update(float("inf")),
-    "too long": _update(0.2),
-}
-
-
-@pytest.mark.parametrize("name", BAD_UPDATES)
-def test_a_broken_or_oversized_update_is_refused_counted_and_leaves_the_sum_alone(world: _Gateway, name: str) -> None:
+@pytest.mark.parametrize("body", [b"", bytes(4), bytes(35), bytes(40)])
+def test_a_broken_update_is_refused_counted_and_leaves_the_sum_alone(world: _Gateway, body: bytes) -> None:
     world.gateway.start(round_plan())
-    tickets = world.select("a", "b")
+    devices = world.select("a", "b", "c")
+    world.share(devices)
+    first = next(iter(devices))
     with pytest.raises(InvalidInputError):
-        world.gateway.update(tickets[0], BAD_UPDATES[name])
-    assert world.counts[("update", "invalid")] == 1
-    open_round = world.gateway._open
-    assert open_round is not None
-    assert open_round.state.accepted == 0
-    np.testing.assert_array_equal(open_round.total, np.zeros((3, 3)))
-    world.gateway.update(tickets[0], _update())  # the phone may still do it right
-
-
-def test_duplicate_strange_and_late_updates_are_refused(world: _Gateway) -> None:
-    world.gateway.start(round_plan())
-    tickets = world.select("a", "b", "c", "d")
-    world.gateway.update(tickets[0], _update())
-    with pytest.raises(ConflictError, match="reported before"):
-        world.gateway.update(tickets[0], _update())
-    with pytest.raises(ForbiddenError, match="ticket"):
-        world.gateway.update("guessed", _update())
-    with pytest.raises(ConflictError, match="over"):
-        world.gateway.update(tickets[1], _update(round_id="b" * 16))
-    world.gateway.update(tickets[1], _update())
-    world.gateway.update(tickets[2], _update())
-    with pytest.raises(ConflictError):
-        world.gateway.update(tickets[3], _update())
+        world.gateway.update(first, MaskedUpdate(round_id=ROUND, masked=body))
+    assert world.counts[("reporting", "invalid")] == 1
+    world.report(devices, dict.fromkeys(devices, 0.1))  # the phone may still do it right
+    world.unmask(devices)
     assert world.gateway.standing(ROUND).weight == 3
+
+
+def test_duplicate_strange_early_and_late_messages_are_refused(world: _Gateway) -> None:
+    world.gateway.start(round_plan())
+    devices = world.select("a", "b", "c", "d", "e")
+    tickets = list(devices)
+    early = MaskedUpdate(round_id=ROUND, masked=bytes(36))
+    with pytest.raises(ConflictError, match="too late"):  # two steps ahead is out of order for good
+        world.gateway.update(tickets[0], early)
+    world.share(devices)
+    world.report(devices, {tickets[0]: 0.1})
+    with pytest.raises(ConflictError, match="reported before"):
+        world.gateway.update(tickets[0], early)
+    with pytest.raises(ForbiddenError, match="ticket"):
+        world.gateway.update("guessed", early)
+    with pytest.raises(ConflictError, match="over"):
+        world.gateway.update(tickets[1], msgspec.structs.replace(early, round_id="b" * 16))
+    world.report(devices, dict.fromkeys(tickets[1:4], 0.1))
+    with pytest.raises(ConflictError, match="too late"):
+        world.gateway.update(tickets[4], early)
+    world.unmask({ticket: devices[ticket] for ticket in tickets[:4]})
+    assert world.gateway.standing(ROUND).weight == 4
 
 
 def test_a_user_counts_once_in_a_round_whatever_phones_they_have(world: _Gateway) -> None:
     world.gateway.start(round_plan())
-    assert world.select("a")[0]
-    again = world.gateway.check_in("a", READY)
+    assert world.select("a")
+    again = world.gateway.check_in("a", world.ready())
     assert (again.plan, again.reason) == (None, "already")
     assert again.come_back_s >= IDLE_COME_BACK_S
 
 
+def test_phones_are_paced_the_more_of_them_ask(tmp_path: Path) -> None:
+    world = _Gateway(tmp_path, goal_count=2, over_selection=1.0, sampling_probability=0.5, expected_count=2)
+    world.gateway.start(msgspec.structs.replace(round_plan(), sampling_probability=0.5))
+    told = [world.gateway.check_in(f"s{index}", world.ready()) for index in range(30)]
+    waits = [answer.come_back_s for answer in told if not answer.ticket]
+    assert waits[-1] > 4 * waits[0]
+
+
+def test_a_device_that_the_issuer_does_not_know_is_refused(world: _Gateway) -> None:
+    world.gateway.start(round_plan())
+    session = world.ready().session
+    stranger = Certified(RegionKeys.generate("us-east"), now_ms=world.clock.now_ms()).round(session)
+    with pytest.raises(ForbiddenError, match="enrolled"):
+        world.gateway.check_in("x", CheckIn(releases=(RELEASE_ID,), session=session, advert=stranger.advert))
+    replayed = msgspec.structs.replace(world.devices.round("0" * 32).advert)
+    with pytest.raises(ForbiddenError, match="signature"):
+        world.gateway.check_in("x", CheckIn(releases=(RELEASE_ID,), session=session, advert=replayed))
+
+
 @pytest.mark.parametrize(
-    ("phone", "reason"),
+    ("changes", "reason"),
     [
-        (CheckIn(releases=()), "other-release"),
-        (msgspec.structs.replace(READY, idle=False), "not-eligible"),
-        (msgspec.structs.replace(READY, charging=False), "not-eligible"),
-        (msgspec.structs.replace(READY, unmetered=False), "not-eligible"),
+        ({"releases": ()}, "other-release"),
+        ({"idle": False}, "not-eligible"),
+        ({"charging": False}, "not-eligible"),
+        ({"unmetered": False}, "not-eligible"),
+        ({"protocol": 1}, "other-protocol"),
+        ({"advert": None}, "advert"),
+        ({"session": "of yesterday"}, "advert"),
     ],
 )
-def test_who_may_not_take_part_is_told_why(world: _Gateway, phone: CheckIn, reason: str) -> None:
-    assert world.gateway.check_in("a", READY).reason == "no-round"
+def test_who_may_not_take_part_is_told_why(world: _Gateway, changes, reason: str) -> None:
+    assert world.gateway.check_in("a", world.ready()).reason == "no-round"
     world.gateway.start(round_plan())
-    answer = world.gateway.check_in("a", phone)
+    answer = world.gateway.check_in("a", msgspec.structs.replace(world.ready(), **changes))
     assert (answer.plan, answer.reason) == (None, reason)
+    assert answer.session
 
 
 def test_poisson_sampling_gives_the_fixed_weight_away_and_not_the_count(tmp_path: Path) -> None:
     world = _Gateway(tmp_path, sampling_probability=0.5, expected_count=10)
     world.gateway.start(msgspec.structs.replace(round_plan(), sampling_probability=0.5))
-    tickets = [ticket for ticket in world.select(*(f"s{index}" for index in range(40))) if ticket]
-    assert 8 <= len(tickets) <= 32
-    for ticket in tickets:
-        world.gateway.update(ticket, _update(0.01))
-    world.clock.advance(2.0)
+    devices = world.select(*(f"s{index}" for index in range(30)))
+    assert 6 <= len(devices) <= 24
+    world.share(devices)
+    world.report(devices, dict.fromkeys(devices, 0.01))
+    world.unmask(devices)
     result = world.gateway.standing(ROUND)
     assert (result.phase, result.weight, result.sampling_probability) == (Phase.CLOSED, 10, 0.5)
 
@@ -262,20 +465,32 @@ class _Served:
     def __init__(self, client: TestClient, keys: RegionKeys, round_key: str) -> None:
         self.client = client
         self.keys = keys
+        self.devices = Certified(keys, now_ms=SystemClock().now_ms())
         self.authority = {"Authorization": f"Bearer {round_key}"}
 
     def token(self, user: str, keys: RegionKeys | None = None) -> dict[str, str]:
         return {"Authorization": f"Bearer {issue_token(keys or self.keys, user, clock=SystemClock())}"}
 
     async def check_in(self, user: str) -> CheckInAnswer:
-        body = msgspec.json.encode(READY)
+        answer, _ = await self.selected(user)
+        return answer
+
+    async def selected(self, user: str) -> tuple[CheckInAnswer, DeviceRound]:
+        """Check in once to hear of the session, and again with keys for it."""
+        first = await self._check_in(user, CheckIn(releases=(RELEASE_ID,)))
+        device = self.devices.round(first.session)
+        asking = CheckIn(releases=(RELEASE_ID,), session=device.session, advert=device.advert)
+        return await self._check_in(user, asking), device
+
+    async def _check_in(self, user: str, asking: CheckIn) -> CheckInAnswer:
+        body = msgspec.json.encode(asking)
         async with self.client.post("/v1/device/check-in", data=body, headers=self.token(user)) as answer:
             assert answer.status == 200
             return msgspec.json.decode(await answer.read(), type=CheckInAnswer)
 
-    async def send(self, ticket: str, body: bytes) -> int:
+    async def send(self, ticket: str, body: bytes, step: str = "update") -> int:
         async with self.client.post(
-            "/v1/device/update", data=io.BytesIO(body), headers={TICKET_HEADER: ticket}
+            f"/v1/device/{step}", data=io.BytesIO(body), headers={TICKET_HEADER: ticket}
         ) as answer:
             return answer.status
 
@@ -293,7 +508,7 @@ class _Served:
 @pytest.fixture
 async def served(tmp_path: Path):
     keys, other = RegionKeys.generate("us-east"), RegionKeys.generate("us-west")
-    cohort = msgspec.structs.replace(POLICY, selection_s=0.2, reporting_s=0.3)
+    cohort = msgspec.structs.replace(POLICY, selection_s=0.4, sharing_s=0.5, reporting_s=0.5, unmasking_s=0.5)
     settings = GatewaySettings(
         node="g", region="us-east", port=0, state_directory=str(tmp_path / "state"), keys_file="", trust_file="",
         cohort=cohort,
@@ -317,13 +532,23 @@ async def served(tmp_path: Path):
 async def test_a_round_over_http(served: _Served) -> None:
     assert (await served.check_in("u1")).reason == "no-round"
     assert await served.start(round_plan()) == 202
-    tickets = [(await served.check_in(user)).ticket for user in ("u1", "u2", "u3")]
     waiting = asyncio.create_task(served.standing("10"))
-    for ticket in tickets:
-        assert await served.send(ticket, msgspec.json.encode(_update())) == 200
+    url = str(served.client.make_url(""))
+    with ThreadPoolExecutor(1) as worker:
+        link = GatewayLink(served.client.session, url, worker)
+
+        async def phone(user: str) -> str:
+            answer, device = await served.selected(user)
+            part = await link.take_part(device, answer, lambda _plan: _trained(), leave_at=3)
+            assert part.reported
+            return answer.ticket
+
+        tickets = await asyncio.gather(*(phone(user) for user in ("u1", "u2", "u3")))
     result = await waiting
     assert (result.phase, result.weight) == (Phase.CLOSED, 3)
-    assert await served.send(tickets[0], msgspec.json.encode(_update())) == 409
+    assert link.bytes_up > 1000
+    late = MaskedUpdate(round_id=ROUND, masked=bytes(36))
+    assert await served.send(tickets[0], msgspec.json.encode(late)) == 409
 
 
 async def test_a_round_that_nobody_joins_is_void_by_time_alone(served: _Served) -> None:
@@ -338,21 +563,19 @@ async def test_a_round_that_nobody_joins_is_void_by_time_alone(served: _Served) 
         (b"", 400),
         (b"\xff\xfe", 400),
         (b'{"round_id": 1}', 400),
-        (msgspec.json.encode(BAD_UPDATES["not a number"]), 400),
-        (msgspec.json.encode(BAD_UPDATES["wrong shape"]), 400),
-        (msgspec.json.encode(BAD_UPDATES["too long"]), 400),
+        (msgspec.json.encode(MaskedUpdate(round_id=ROUND, masked=bytes(36))), 403),
         (b" " * (3 << 20), 413),
     ],
 )
 async def test_bad_bodies_get_a_clear_answer(served: _Served, body: bytes, status: int) -> None:
     await served.start(round_plan())
-    ticket = (await served.check_in("u1")).ticket
-    assert await served.send(ticket, body) == status
-    assert await served.send("stranger", msgspec.json.encode(_update())) == 403
+    for step in ("shares", "update", "signature", "unmask"):
+        wanted = 400 if status == 403 and step in ("shares", "signature", "unmask") else status
+        assert await served.send("stranger", body, step) == wanted
 
 
 async def test_who_is_not_let_in(served: _Served) -> None:
-    body = msgspec.json.encode(READY)
+    body = msgspec.json.encode(CheckIn(releases=(RELEASE_ID,)))
     foreign = served.token("u1", served.other)  # type: ignore[attr-defined]
     for headers, status in (({}, 401), ({"Authorization": "Bearer x"}, 401), (foreign, 403)):
         async with served.client.post("/v1/device/check-in", data=body, headers=headers) as answer:
@@ -374,5 +597,5 @@ async def test_health_and_metrics_say_no_names(served: _Served) -> None:
         assert answer.status == 200
     async with served.client.get("/metrics") as answer:
         text = await answer.text()
-    assert 'atoll_federation_outcomes_total{outcome="no-round",what="check-in"} 1.0' in text
+    assert 'atoll_federation_outcomes_total{outcome="no-round",what="check-in"} 2.0' in text
     assert "somebody" not in text

@@ -6,12 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federation.messages import Phase
-from federation.rounds.machine import Round, Selection, Verdict
+from federation.rounds.machine import ORDER, Round, Selection, Verdict
 from federation.settings import CohortSettings
 
 POLICY = CohortSettings(
-    count_min=2, goal_count=3, over_selection=1.5, selection_s=2.0, reporting_s=5.0, check_ins_max=8
+    count_min=2, goal_count=3, over_selection=1.5, selection_s=2.0, sharing_s=1.0, reporting_s=5.0, unmasking_s=1.0,
+    check_ins_max=8,
 )  # fmt: skip
+STEPS = (Phase.SHARING, Phase.REPORTING, Phase.CHECKING, Phase.UNMASKING)
 
 
 def _round(**changes) -> Round:
@@ -19,69 +21,89 @@ def _round(**changes) -> Round:
     return Round(round_id="a" * 16, policy=policy, opened_s=100.0)
 
 
-def _select(one: Round, *subjects: str, now_s: float = 100.0) -> None:
+def _select(one: Round, subjects: str, now_s: float = 100.0) -> None:
     for subject in subjects:
         assert one.check_in(subject, ticket=f"t-{subject}", heads=True, now_s=now_s) is Selection.SELECTED
 
 
-def test_the_goal_count_closes_the_round() -> None:
+def _take(one: Round, step: Phase, subjects: str, now_s: float) -> list[Verdict]:
+    return [one.take(f"t-{subject}", step, now_s=now_s) for subject in subjects]
+
+
+def test_a_round_goes_through_its_phases_as_everybody_does_each_step() -> None:
     one = _round()
-    _select(one, "a", "b", "c", "d")
-    assert [one.accept(f"t-{s}", now_s=101.0) for s in "abc"] == [Verdict.ACCEPTED] * 3
-    assert one.phase is Phase.CLOSED
+    _select(one, "abcde")  # ceil(3 * 1.5)
+    seen = [one.phase]
+    for step, who in zip(STEPS[:3], ("abcde", "abc", "abc"), strict=True):
+        assert _take(one, step, who, 100.5) == [Verdict.ACCEPTED] * len(who)
+        seen.append(one.phase)
+    assert seen == list(STEPS)
     assert one.weight == 3
-    assert one.accept("t-d", now_s=101.0) is Verdict.LATE
+    assert one.take("t-d", Phase.REPORTING, now_s=100.5) is Verdict.LATE
+    assert one.take("t-d", Phase.CHECKING, now_s=100.5) is Verdict.LATE
+    one.finish()
+    assert one.phase is Phase.CLOSED
 
 
-def test_over_selection_ends_the_selection() -> None:
+def test_the_goal_count_ends_reporting() -> None:
     one = _round()
-    _select(one, "a", "b", "c", "d", "e")  # ceil(3 * 1.5)
-    assert one.phase is Phase.REPORTING
+    _select(one, "abcde")
+    _take(one, Phase.SHARING, "abcde", 100.5)
+    assert _take(one, Phase.REPORTING, "abc", 100.5) == [Verdict.ACCEPTED] * 3
+    assert one.phase is Phase.CHECKING
     assert one.check_in("f", ticket="t-f", heads=True, now_s=100.5) is Selection.OVER
 
 
-def test_time_ends_selection_and_reporting() -> None:
+def test_time_ends_every_phase_and_those_who_missed_it_have_dropped_out() -> None:
     one = _round()
-    _select(one, "a", "b", "c")
-    assert one.next_change_s == 102.0
+    _select(one, "abcd")
+    assert one.ends_s == 100.0 + 2.0 + 1.0 + 5.0 + 1.0 + 1.0
     one.tick(now_s=102.0)
-    assert one.next_change_s == 107.0
-    assert one.check_in("d", ticket="t-d", heads=True, now_s=102.0) is Selection.OVER
-    assert not one.over
-    assert one.accept("t-a", now_s=103.0) is Verdict.ACCEPTED
-    assert one.accept("t-b", now_s=106.9) is Verdict.ACCEPTED
-    one.tick(now_s=107.0)
-    assert one.phase is Phase.CLOSED
+    assert (one.phase, one.phase_ends_s) == (Phase.SHARING, 103.0)
+    _take(one, Phase.SHARING, "abc", 102.5)
+    assert one.take("t-d", Phase.REPORTING, now_s=102.5) is Verdict.LATE
+    assert one.take("t-a", Phase.REPORTING, now_s=102.5) is Verdict.EARLY
+    one.tick(now_s=103.0)
+    assert one.take("t-d", Phase.SHARING, now_s=103.5) is Verdict.LATE
+    _take(one, Phase.REPORTING, "ab", 107.9)
+    one.tick(now_s=108.0)
+    assert one.phase is Phase.CHECKING
+    _take(one, Phase.CHECKING, "ab", 108.5)
+    assert one.phase is Phase.UNMASKING
+    one.tick(now_s=120.0)
+    assert one.phase is Phase.VOID
+    assert "threshold" in one.reason
 
 
-def test_a_round_in_which_everybody_reported_does_not_wait() -> None:
+@pytest.mark.parametrize("step", [Phase.SHARING, Phase.REPORTING, Phase.CHECKING])
+def test_below_the_minimum_a_round_is_void_whatever_the_phase(step: Phase) -> None:
     one = _round()
-    _select(one, "a", "b")
-    for subject in "ab":
-        one.accept(f"t-{subject}", now_s=101.0)
-    assert not one.over  # somebody may still check in
-    one.tick(now_s=102.0)
-    assert one.phase is Phase.CLOSED
-
-
-def test_below_the_minimum_a_round_is_void() -> None:
-    one = _round()
-    _select(one, "a", "b", "c")
-    one.accept("t-a", now_s=101.0)
+    _select(one, "abcde")
+    for before in STEPS[: STEPS.index(step)]:
+        _take(one, before, "abcde"[: 3 if before is Phase.REPORTING else 5], 100.5)
+    _take(one, step, "a", 100.5)
     one.tick(now_s=200.0)
     assert one.phase is Phase.VOID
     assert "fewer than 2" in one.reason
 
 
+def test_nobody_selected_is_void_at_the_end_of_selection() -> None:
+    one = _round()
+    one.tick(now_s=102.0)
+    assert one.phase is Phase.VOID
+
+
 def test_duplicates_strangers_and_crowds() -> None:
     one = _round(goal_count=20)
-    _select(one, *"abcdefgh")
+    _select(one, "abcdefgh")
     assert one.check_in("a", ticket="t-2", heads=True, now_s=100.0) is Selection.ALREADY
     assert one.check_in("z", ticket="t-z", heads=True, now_s=100.0) is Selection.FULL
-    assert one.accept("t-a", now_s=100.0) is Verdict.ACCEPTED
-    assert one.accept("t-a", now_s=100.0) is Verdict.DUPLICATE
-    assert one.accept("t-2", now_s=100.0) is Verdict.UNKNOWN_TICKET
-    assert (one.accepted, one.selected, one.checked_in) == (1, 8, 8)
+    assert one.take("t-a", Phase.SHARING, now_s=100.0) is Verdict.EARLY
+    one.tick(now_s=102.0)
+    assert one.take("t-a", Phase.SHARING, now_s=102.0) is Verdict.ACCEPTED
+    assert one.take("t-a", Phase.SHARING, now_s=102.0) is Verdict.DUPLICATE
+    assert one.take("t-2", Phase.SHARING, now_s=102.0) is Verdict.UNKNOWN_TICKET
+    assert (one.count(Phase.SHARING), one.selected, one.checked_in) == (1, 8, 8)
 
 
 def test_an_abandoned_round_stays_void() -> None:
@@ -96,46 +118,48 @@ def test_with_sampling_the_coin_decides_and_the_count_stays_hidden() -> None:
     assert one.check_in("a", ticket="t-a", heads=True, now_s=100.0) is Selection.SELECTED
     assert one.check_in("b", ticket="t-b", heads=False, now_s=100.0) is Selection.NOT_SAMPLED
     assert one.check_in("b", ticket="t-b", heads=True, now_s=100.0) is Selection.ALREADY
-    assert one.accept("t-a", now_s=100.0) is Verdict.ACCEPTED
-    assert not one.over  # the goal count must not close it
+    assert one.check_in("c", ticket="t-c", heads=True, now_s=100.0) is Selection.SELECTED
     one.tick(now_s=102.0)
-    # One update is below count_min, but two asked, which is what counts here.
-    assert one.phase is Phase.CLOSED
+    _take(one, Phase.SHARING, "ac", 102.0)
+    assert one.take("t-a", Phase.REPORTING, now_s=102.0) is Verdict.ACCEPTED
+    assert one.phase is Phase.REPORTING  # the goal count must not end it
+    one.tick(now_s=107.0)
+    # One update is below count_min, but three asked, which is what counts here.
+    assert one.phase is Phase.CHECKING
     assert one.weight == 4
 
 
-_STEPS = st.lists(
+_ACTIONS = st.lists(
     st.tuples(
-        st.sampled_from(["check-in", "accept", "tick"]), st.integers(0, 9), st.booleans(), st.floats(0.0, 2.0)
+        st.sampled_from(["check-in", "tick", *STEPS]), st.integers(0, 9), st.booleans(), st.floats(0.0, 2.0)
     ),
-    max_size=60,
+    max_size=80,
 )  # fmt: skip
 
 
 @pytest.mark.parametrize("probability", [1.0, 0.5])
-@given(steps=_STEPS)
-def test_laws(probability: float, steps) -> None:
-    """Phases only go forward; a ticket counts once; nothing counts after the end; void means below the minimum."""
+@given(actions=_ACTIONS)
+def test_laws(probability: float, actions) -> None:
+    """Phases only go forward; a ticket takes a step once and in order; nothing counts after the end."""
     one = _round(sampling_probability=probability)
-    order = [Phase.SELECTING, Phase.REPORTING, Phase.CLOSED, Phase.VOID]
-    now_s, counted, seen = 100.0, set(), one.phase
-    for action, who, heads, delay_s in steps:
+    order = [*ORDER, Phase.CLOSED, Phase.VOID]
+    now_s, taken, seen = 100.0, dict[int, list[Phase]](), one.phase
+    for action, who, heads, delay_s in actions:
         now_s += delay_s
         over_before = one.over
         if action == "check-in":
             one.check_in(f"s{who}", ticket=f"t{who}", heads=heads, now_s=now_s)
-        elif action == "accept":
-            if one.accept(f"t{who}", now_s=now_s) is Verdict.ACCEPTED:
-                assert not over_before
-                assert who not in counted
-                counted.add(who)
-        else:
+        elif action == "tick":
             one.tick(now_s=now_s)
+        elif one.take(f"t{who}", action, now_s=now_s) is Verdict.ACCEPTED:
+            assert not over_before
+            taken.setdefault(who, []).append(action)
         assert order.index(one.phase) >= order.index(seen)
         assert not (over_before and one.phase is not seen)
         seen = one.phase
-        assert one.accepted == len(counted) <= one.selected <= one.checked_in <= POLICY.check_ins_max
-    one.tick(now_s=now_s + 10.0)
-    assert one.over
-    count = one.checked_in if one.sampled else one.accepted
-    assert (one.phase is Phase.CLOSED) == (count >= POLICY.count_min)
+        for steps in taken.values():
+            assert tuple(steps) == STEPS[: len(steps)]
+        assert one.accepted == sum(Phase.REPORTING in steps for steps in taken.values())
+        assert one.accepted <= one.selected <= one.checked_in <= POLICY.check_ins_max
+    one.tick(now_s=now_s + 20.0)
+    assert one.phase is Phase.VOID  # nobody said that the shares are complete

@@ -1,0 +1,221 @@
+"""A phone's side of one secure sum, after Bonawitz et al. 2017 with the neighbour graph of Bell et al. 2020. No I/O.
+
+Use once, in order: `advert`, `share`, `mask`, `sign`, `unmask`. Whatever does not hold raises `ProtocolError`; the
+phone then stays silent for the rest of the round, which costs the others nothing but a drop-out.
+
+What the gateway learns: the sum over the survivors. For each neighbour the phone gives a share of one secret only,
+the self seed (it survived) or the mask key (it dropped out), and only after a majority of its neighbourhood signed
+the same list of survivors. A gateway that tells different phones different lists gets too few shares of either.
+"""
+
+from dataclasses import dataclass
+
+from federation.secure_aggregation import graph, keys
+from federation.secure_aggregation.identity import DeviceIdentity, IdentityError, verify_certificate, verify_signature
+from federation.secure_aggregation.messages import (
+    COHORT_MIN,
+    Advert,
+    Mailbox,
+    Roster,
+    SealedShares,
+    Signatures,
+    Survivors,
+    SurvivorsSigned,
+    Unmasking,
+    advert_text,
+    from_bits,
+    survivors_text,
+)
+from federation.secure_aggregation.ring import COHORT_MAX, RingArray
+from federation.secure_aggregation.shamir import SHARE_BYTES, Entropy, split
+
+
+class ProtocolError(ValueError):
+    """The gateway, or a neighbour, did not keep to the protocol; this phone takes no further part."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Whose word a phone takes for its neighbours' keys: its region's issuer."""
+
+    region: str
+    issuer_public: bytes
+
+
+class SecureClient:
+    """One phone in one round."""
+
+    def __init__(
+        self, *, round_id: str, identity: DeviceIdentity, trust: Trust, now_ms: int, entropy: Entropy
+    ) -> None:  # fmt: skip
+        self._round_id = round_id
+        self._identity = identity
+        self._trust = trust
+        self._now_ms = now_ms
+        self._entropy = entropy
+        self._mask_private = entropy(keys.KEY_BYTES)
+        self._share_private = entropy(keys.KEY_BYTES)
+        self._seed = entropy(keys.KEY_BYTES)
+        self._roster: Roster | None = None
+        self._secrets: dict[int, bytes] = {}
+        """Agreed secrets for sealing, by neighbour."""
+        self._held: dict[int, tuple[bytes, bytes]] = {}
+        """Shares of (self seed, mask key) by owner, this phone's own included."""
+        self._survivors = b""
+
+    def advert(self) -> Advert:
+        """Public keys for this round."""
+        fields = {
+            "mask_key": keys.public_of(self._mask_private),
+            "share_key": keys.public_of(self._share_private),
+            "seed_commitment": keys.commitment(self._seed, round_id=self._round_id),
+        }
+        signature = self._identity.sign(advert_text(self._round_id, **fields))
+        return Advert(**fields, certificate=self._identity.certificate, device_signature=signature)
+
+    def share(self, roster: Roster) -> SealedShares:
+        """Shares of this phone's secrets for its neighbours.
+
+        Raises:
+            ProtocolError: the roster does not fit the graph, or a neighbour's keys are not certified.
+        """
+        self._check_roster(roster)
+        self._roster = roster
+        holders = sorted({roster.position, *roster.neighbours})
+        needed = graph.threshold(roster.roster_count)
+        seeds = split(self._seed, holders=holders, threshold=needed, entropy=self._entropy)
+        mask_keys = split(self._mask_private, holders=holders, threshold=needed, entropy=self._entropy)
+        self._held[roster.position] = (seeds[roster.position], mask_keys[roster.position])
+        sealed = {}
+        for other, advert in roster.neighbours.items():
+            self._secrets[other] = self._agree(self._share_private, advert.share_key)
+            sealed[other] = keys.seal(
+                self._secrets[other], seeds[other] + mask_keys[other], round_id=self._round_id, sender=roster.position,
+                receiver=other,
+            )  # fmt: skip
+        return SealedShares(round_id=self._round_id, sealed=sealed)
+
+    def mask(self, values: RingArray, mailbox: Mailbox) -> RingArray:
+        """`values` under this phone's masks; pair masks only with neighbours that shared their secrets.
+
+        Raises:
+            ProtocolError: a share does not open, or too few neighbours are left.
+        """
+        roster = self._expect_roster()
+        for other, content in mailbox.sealed.items():
+            self._held[other] = self._opened(roster, other, content)
+        if len(self._held) < graph.threshold(roster.roster_count):
+            raise ProtocolError("too few neighbours shared their secrets")
+        masked = values + keys.self_mask(self._seed, round_id=self._round_id, length=len(values))
+        for other in self._held:
+            if other == roster.position:
+                continue
+            secret = self._agree(self._mask_private, roster.neighbours[other].mask_key)
+            low, high = sorted((roster.position, other))
+            pair = keys.pair_mask(secret, round_id=self._round_id, low=low, high=high, length=len(values))
+            masked = masked + pair if roster.position == low else masked - pair
+        return masked
+
+    def sign(self, survivors: Survivors) -> SurvivorsSigned:
+        """This phone's signature under the survivors; it signs one list in a round.
+
+        Raises:
+            ProtocolError: the list leaves this phone out, is too short, or names who never shared; or it is a second.
+        """
+        roster = self._expect_roster()
+        try:
+            alive = from_bits(survivors.survivor_bits, roster.roster_count)
+        except ValueError as error:
+            raise ProtocolError(str(error)) from None
+        near = {other for other in alive if other == roster.position or other in roster.neighbours}
+        if self._survivors or roster.position not in alive or len(alive) < COHORT_MIN or not near <= set(self._held):
+            raise ProtocolError("the list of survivors cannot be right")
+        self._survivors = survivors.survivor_bits
+        text = survivors_text(self._round_id, survivors.survivor_bits)
+        return SurvivorsSigned(round_id=self._round_id, device_signature=self._identity.sign(text))
+
+    def unmask(self, signatures: Signatures) -> Unmasking:
+        """One share per neighbour, once a majority of the neighbourhood has signed this phone's list of survivors.
+
+        Raises:
+            ProtocolError: too few signatures hold.
+        """
+        roster = self._expect_roster()
+        text = survivors_text(self._round_id, self._survivors)
+        agreed = 1 + sum(
+            self._signed(roster.neighbours[other], signature, text)
+            for other, signature in signatures.neighbour_signatures.items() if other in roster.neighbours
+        )  # fmt: skip
+        if not self._survivors or agreed < graph.threshold(roster.roster_count):
+            raise ProtocolError("too few neighbours were told of the same survivors")
+        alive = from_bits(self._survivors, roster.roster_count)
+        return Unmasking(
+            round_id=self._round_id,
+            seeds={owner: seed for owner, (seed, _) in self._held.items() if owner in alive},
+            mask_keys={owner: key for owner, (_, key) in self._held.items() if owner not in alive},
+        )
+
+    def _check_roster(self, roster: Roster) -> None:
+        bounded = COHORT_MIN <= roster.roster_count <= COHORT_MAX and 0 <= roster.position < roster.roster_count
+        if self._roster is not None or not bounded:
+            raise ProtocolError("a second roster, or one of no use")
+        if set(roster.neighbours) != set(graph.neighbours(roster.position, roster.roster_count)):
+            raise ProtocolError("the roster's neighbours are not those of the graph")
+        known = {advert.mask_key for advert in roster.neighbours.values()}
+        if len(known) != len(roster.neighbours) or keys.public_of(self._mask_private) in known:
+            raise ProtocolError("two neighbours with one key")
+        for advert in roster.neighbours.values():
+            check_advert(advert, round_id=self._round_id, trust=self._trust, now_ms=self._now_ms)
+
+    def _opened(self, roster: Roster, other: int, content: bytes) -> tuple[bytes, bytes]:
+        if other not in self._secrets:
+            raise ProtocolError("a share of somebody who is no neighbour")
+        try:
+            opened = keys.unseal(
+                self._secrets[other], content, round_id=self._round_id, sender=other, receiver=roster.position
+            )
+        except ValueError as error:
+            raise ProtocolError(str(error)) from None
+        if len(opened) != 2 * SHARE_BYTES:
+            raise ProtocolError("a share of the wrong length")
+        return opened[:SHARE_BYTES], opened[SHARE_BYTES:]
+
+    def _expect_roster(self) -> Roster:
+        if self._roster is None:
+            raise ProtocolError("no roster yet")
+        return self._roster
+
+    @staticmethod
+    def _signed(advert: Advert, signature: bytes, text: bytes) -> bool:
+        try:
+            verify_signature(advert.certificate.device_key, signature, text)
+        except IdentityError:
+            return False
+        return True
+
+    @staticmethod
+    def _agree(private: bytes, public: bytes) -> bytes:
+        try:
+            return keys.agree(private, public)
+        except ValueError:
+            raise ProtocolError("a neighbour's key is malformed") from None
+
+
+def check_advert(advert: Advert, *, round_id: str, trust: Trust, now_ms: int) -> None:
+    """Check that an advert's keys are those of a certified device, for this round.
+
+    Raises:
+        ProtocolError: they are not.
+    """
+    text = advert_text(
+        round_id, mask_key=advert.mask_key, share_key=advert.share_key, seed_commitment=advert.seed_commitment
+    )
+    try:
+        verify_certificate(
+            advert.certificate, region=trust.region, issuer_public=trust.issuer_public, now_ms=now_ms
+        )  # fmt: skip
+        verify_signature(advert.certificate.device_key, advert.device_signature, text)
+    except IdentityError as error:
+        raise ProtocolError(str(error)) from None
+    if not all(len(key) == keys.KEY_BYTES for key in (advert.mask_key, advert.share_key, advert.seed_commitment)):
+        raise ProtocolError("a key of the wrong length")

@@ -1,0 +1,202 @@
+"""The gateway's side of one secure sum: it passes messages on, adds masked updates, and takes the masks off the sum.
+
+No I/O. A masked update is added as it comes and not kept. What is kept (adverts, sealed shares, the running sum,
+shares of secrets that the protocol gives away) tells nothing about one phone's update beyond the sum.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from federation.secure_aggregation import graph, keys
+from federation.secure_aggregation.messages import (
+    COHORT_MIN,
+    Advert,
+    Mailbox,
+    Roster,
+    SealedShares,
+    Signatures,
+    Survivors,
+    Unmasking,
+    to_bits,
+)
+from federation.secure_aggregation.ring import RingArray
+from federation.secure_aggregation.shamir import SHARE_BYTES, ShareError, join
+
+SEALED_BYTES_MAX = 2 * SHARE_BYTES + 16
+
+
+class AggregationError(ValueError):
+    """A message that does not belong to this sum; the sum goes on without it."""
+
+
+class BelowThresholdError(AggregationError):
+    """Too few phones are left to take the masks off: the sum is lost, and nothing about it is learned."""
+
+
+class SecureSum:
+    """One sum over a fixed roster. Phones are named by their positions in it."""
+
+    def __init__(self, *, round_id: str, adverts: Sequence[Advert], length: int) -> None:
+        self._round_id = round_id
+        self._adverts = tuple(adverts)
+        self._length = length
+        self._threshold = graph.threshold(len(adverts))
+        self._mailboxes: dict[int, dict[int, bytes]] = {}
+        """Sealed shares by receiver and sender."""
+        self._total: RingArray = np.zeros(length, dtype=np.uint32)
+        self.sharers: set[int] = set()
+        self.survivors: set[int] = set()
+        self._signatures: dict[int, bytes] = {}
+        self._unmaskings: set[int] = set()
+        self._seed_shares: dict[int, dict[int, bytes]] = {}
+        self._key_shares: dict[int, dict[int, bytes]] = {}
+
+    @property
+    def count(self) -> int:
+        """Phones in the roster."""
+        return len(self._adverts)
+
+    def roster(self, index: int) -> Roster:
+        """What the phone at `index` must know of its neighbours."""
+        near = graph.neighbours(index, self.count)
+        return Roster(
+            position=index, roster_count=self.count, neighbours={other: self._adverts[other] for other in near}
+        )
+
+    def add_shares(self, index: int, shares: SealedShares) -> None:
+        """Take a phone's sealed shares to pass them on.
+
+        Raises:
+            AggregationError: not one for each neighbour, of the right length; or a second time.
+        """
+        near = graph.neighbours(index, self.count)
+        fits = set(shares.sealed) == set(near) and all(len(one) == SEALED_BYTES_MAX for one in shares.sealed.values())
+        if index in self.sharers or not fits:
+            raise AggregationError("the sealed shares are not one for each neighbour, once")
+        self.sharers.add(index)
+        for other, content in shares.sealed.items():
+            self._mailboxes.setdefault(other, {})[index] = content
+
+    def mailbox(self, index: int) -> Mailbox:
+        """What the neighbours sealed for the phone at `index`, once nobody can share any more."""
+        sent = self._mailboxes.get(index, {})
+        return Mailbox(sealed={other: content for other, content in sent.items() if other in self.sharers})
+
+    def add_masked(self, index: int, values: RingArray) -> None:
+        """Add a masked update to the sum.
+
+        Raises:
+            AggregationError: wrong length, of a phone that did not share, or a second time.
+        """
+        if index not in self.sharers or index in self.survivors or values.shape != (self._length,):
+            raise AggregationError("the masked update is of another length, of nobody who shared, or a second one")
+        self._total += values
+        self.survivors.add(index)
+
+    def survivors_message(self) -> Survivors:
+        """Whose updates are in the sum, once nobody can report any more."""
+        return Survivors(survivor_bits=to_bits(self.survivors, self.count))
+
+    def add_signature(self, index: int, signature: bytes) -> None:
+        """Take a survivor's signature to pass it on.
+
+        Raises:
+            AggregationError: of nobody who survived.
+        """
+        if index not in self.survivors:
+            raise AggregationError("a signature of nobody who is in the sum")
+        self._signatures[index] = signature
+
+    @property
+    def signed(self) -> int:
+        """Survivors that signed."""
+        return len(self._signatures)
+
+    def signatures(self, index: int) -> Signatures:
+        """The signatures of a phone's neighbours."""
+        near = graph.neighbours(index, self.count)
+        return Signatures(
+            neighbour_signatures={other: self._signatures[other] for other in near if other in self._signatures}
+        )
+
+    def add_unmasking(self, index: int, shares: Unmasking) -> None:
+        """Take a survivor's shares.
+
+        Raises:
+            AggregationError: of nobody who survived, for others than its neighbourhood, of the wrong kind, or twice.
+        """
+        near = {index, *graph.neighbours(index, self.count)}
+        alive, gone = near & self.survivors, (near & self.sharers) - self.survivors
+        if index not in self.survivors or index in self._unmaskings:
+            raise AggregationError("shares of nobody who is in the sum, or twice")
+        if not (set(shares.seeds) <= alive and set(shares.mask_keys) <= gone):
+            raise AggregationError("shares of secrets that nobody asked for")
+        self._unmaskings.add(index)
+        for owner, share in shares.seeds.items():
+            self._seed_shares.setdefault(owner, {})[index] = share
+        for owner, share in shares.mask_keys.items():
+            self._key_shares.setdefault(owner, {})[index] = share
+
+    @property
+    def unmasked_by(self) -> int:
+        """Survivors that sent their shares."""
+        return len(self._unmaskings)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every secret that is needed can be put together."""
+        return (
+            len(self.survivors) >= COHORT_MIN
+            and self._has_enough(self.survivors, self._seed_shares)
+            and self._has_enough(self._missing(), self._key_shares)
+        )
+
+    def total(self) -> RingArray:
+        """The sum of the survivors' values, `[length]`, the masks taken off.
+
+        Raises:
+            BelowThresholdError: too few shares, or shares that do not give the secrets that were committed to.
+        """
+        if len(self.survivors) < COHORT_MIN:
+            raise BelowThresholdError(f"the sum is below its threshold: {len(self.survivors)} phones are in it")
+        total = self._total.copy()
+        for index in sorted(self.survivors):
+            seed = self._joined(self._seed_shares.get(index, {}))
+            if keys.commitment(seed, round_id=self._round_id) != self._adverts[index].seed_commitment:
+                raise BelowThresholdError("the shares of a self mask do not give what was committed to")
+            total -= keys.self_mask(seed, round_id=self._round_id, length=self._length)
+        for index in sorted(self._missing()):
+            self._take_off_pairs(total, index)
+        return total
+
+    def _take_off_pairs(self, total: RingArray, gone: int) -> None:
+        """Take off what the survivors added for the phone `gone`, which never reported."""
+        private = self._joined(self._key_shares.get(gone, {}))
+        if keys.public_of(private) != self._adverts[gone].mask_key:
+            raise BelowThresholdError("the shares of a mask key do not give the advertised key")
+        for other in graph.neighbours(gone, self.count):
+            if other in self.survivors:
+                low, high = sorted((gone, other))
+                secret = keys.agree(private, self._adverts[other].mask_key)
+                pair = keys.pair_mask(secret, round_id=self._round_id, low=low, high=high, length=self._length)
+                if other == low:
+                    total -= pair
+                else:
+                    total += pair
+
+    def _missing(self) -> set[int]:
+        """Who shared, so that others masked with it, and then did not report: only if a survivor is its neighbour."""
+        return {
+            index for index in self.sharers - self.survivors
+            if not self.survivors.isdisjoint(graph.neighbours(index, self.count))
+        }  # fmt: skip
+
+    def _has_enough(self, owners: set[int], shares: Mapping[int, Mapping[int, bytes]]) -> bool:
+        return all(len(shares.get(owner, {})) >= self._threshold for owner in owners)
+
+    def _joined(self, shares: Mapping[int, bytes]) -> bytes:
+        try:
+            return join(shares, threshold=self._threshold)
+        except ShareError as error:
+            raise BelowThresholdError(f"the sum is below its threshold: {error}") from None

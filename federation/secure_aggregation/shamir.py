@@ -1,0 +1,72 @@
+"""Shamir's secret sharing (1979) of 32-byte secrets over the prime field of 2**256 + 297."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+PRIME = (1 << 256) + 297
+"""The smallest prime above 2**256, so that every 32-byte secret is an element."""
+SECRET_BYTES = 32
+SHARE_BYTES = 33
+_COEFFICIENT_BYTES = 48
+"""So many random bytes reduced modulo PRIME are uniform to 2**-127."""
+
+Entropy = Callable[[int], bytes]
+
+
+class ShareError(ValueError):
+    """Shares that do not fit together, or too few."""
+
+
+def split(secret: bytes, *, holders: Sequence[int], threshold: int, entropy: Entropy) -> dict[int, bytes]:
+    """Shares of `secret`, by holder; any `threshold` of them give it back, fewer say nothing.
+
+    Args:
+        secret: 32 bytes.
+        holders: distinct non-negative numbers.
+        threshold: at least 1 and at most the number of holders.
+        entropy: source of the polynomial.
+
+    Raises:
+        ShareError: an argument is out of its bounds.
+    """
+    if len(secret) != SECRET_BYTES or not 1 <= threshold <= len(holders) or len(set(holders)) != len(holders):
+        raise ShareError("a secret has 32 bytes, and its distinct holders are at least the threshold")
+    coefficients = [int.from_bytes(entropy(_COEFFICIENT_BYTES), "big") % PRIME for _ in range(threshold - 1)]
+    coefficients.append(int.from_bytes(secret, "big"))
+    shares = {}
+    for holder in holders:
+        value, point = 0, holder + 1
+        for coefficient in coefficients:
+            value = (value * point + coefficient) % PRIME
+        shares[holder] = value.to_bytes(SHARE_BYTES, "big")
+    return shares
+
+
+def join(shares: Mapping[int, bytes], *, threshold: int) -> bytes:
+    """The secret from at least `threshold` shares (by holder; the lowest holders are used).
+
+    Raises:
+        ShareError: too few shares, a malformed one, or they give no 32-byte secret.
+    """
+    if len(shares) < threshold:
+        raise ShareError(f"{len(shares)} shares, where {threshold} are needed")
+    used = sorted(shares)[:threshold]
+    points = [holder + 1 for holder in used]
+    secret = 0
+    for holder, point in zip(used, points, strict=True):
+        numerator = denominator = 1
+        for other in points:
+            if other != point:
+                numerator = numerator * other % PRIME
+                denominator = denominator * (other - point) % PRIME
+        secret += _value(shares[holder]) * numerator % PRIME * pow(denominator, -1, PRIME)
+    secret %= PRIME
+    if secret >> (8 * SECRET_BYTES):
+        raise ShareError("the shares do not belong together")
+    return secret.to_bytes(SECRET_BYTES, "big")
+
+
+def _value(share: bytes) -> int:
+    value = int.from_bytes(share, "big")
+    if len(share) != SHARE_BYTES or value >= PRIME:
+        raise ShareError("a malformed share")
+    return value

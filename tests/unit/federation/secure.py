@@ -1,0 +1,91 @@
+"""A whole secure sum in memory: phones, gateway, and who drops out when."""
+
+import secrets
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from federation.device.rounds import DeviceRound
+from federation.secure_aggregation.client import SecureClient, Trust
+from federation.secure_aggregation.identity import enrol
+from federation.secure_aggregation.ring import RingArray
+from federation.secure_aggregation.server import SecureSum
+from infra.plumbing.keys import RegionKeys, TrustDirectory
+
+REGION, ROUND_ID, NOW_MS = "us-east", "ab" * 8, 1_700_000_000_000
+NEVER, BEFORE_SHARES, BEFORE_UPDATE, BEFORE_UNMASKING = 9, 1, 2, 3
+"""When a phone drops out."""
+ISSUER = bytes(range(32))
+TRUST = Trust(REGION, Ed25519PrivateKey.from_private_bytes(ISSUER).public_key().public_bytes_raw())
+
+Entropy = Callable[[int], bytes]
+
+
+def phone(*, entropy: Entropy = secrets.token_bytes, round_id: str = ROUND_ID) -> SecureClient:
+    identity = enrol(
+        region=REGION, issuer_private=ISSUER, device_private=entropy(32), expires_ms=NOW_MS + 1
+    )  # fmt: skip
+    return SecureClient(round_id=round_id, identity=identity, trust=TRUST, now_ms=NOW_MS, entropy=entropy)
+
+
+class Certified:
+    """A device with its region's certificate."""
+
+    def __init__(self, keys: RegionKeys, *, now_ms: int, entropy: Entropy = secrets.token_bytes) -> None:
+        self.trust = Trust(keys.region, TrustDirectory.of([keys]).regions[keys.region].issuer_public)
+        self.identity = enrol(
+            region=keys.region, issuer_private=keys.issuer_private, device_private=entropy(32),
+            expires_ms=now_ms + 10**7,
+        )  # fmt: skip
+        self.now_ms = now_ms
+        self.entropy = entropy
+
+    def round(self, session: str) -> DeviceRound:
+        return DeviceRound(
+            session, identity=self.identity, trust=self.trust, now_ms=self.now_ms, entropy=self.entropy
+        )  # fmt: skip
+
+
+class Session:
+    """The steps of one sum. `seen` holds everything that reached the gateway."""
+
+    def __init__(self, values: list[RingArray], *, entropy: Entropy = secrets.token_bytes) -> None:
+        self.values = values
+        self.phones = [phone(entropy=entropy) for _ in values]
+        self.adverts = [one.advert() for one in self.phones]
+        self.sum = SecureSum(round_id=ROUND_ID, adverts=self.adverts, length=len(values[0]))
+        self.seen: list[object] = [*self.adverts]
+        self.masked: dict[int, RingArray] = {}
+
+    def run(self, drops: Mapping[int, int]) -> RingArray:
+        def stays(index: int, stage: int) -> bool:
+            return drops.get(index, NEVER) > stage
+
+        for index, one in enumerate(self.phones):
+            if stays(index, BEFORE_SHARES):
+                shares = one.share(self.sum.roster(index))
+                self.seen.append(shares)
+                self.sum.add_shares(index, shares)
+        for index in sorted(self.sum.sharers):
+            if stays(index, BEFORE_UPDATE):
+                masked = self.phones[index].mask(self.values[index], self.sum.mailbox(index))
+                self.masked[index] = masked
+                self.seen.append(masked)
+                self.sum.add_masked(index, masked)
+        told = self.sum.survivors_message()
+        left = [index for index in sorted(self.sum.survivors) if stays(index, BEFORE_UNMASKING)]
+        for index in left:
+            self.sum.add_signature(index, self.phones[index].sign(told).device_signature)
+        for index in left:
+            shares_given = self.phones[index].unmask(self.sum.signatures(index))
+            self.seen.append(shares_given)
+            self.sum.add_unmasking(index, shares_given)
+        return self.sum.total()
+
+    def plain(self) -> RingArray:
+        """What the sum has to be."""
+        total = np.zeros_like(self.values[0])
+        for index in self.sum.survivors:
+            total += self.values[index]
+        return total

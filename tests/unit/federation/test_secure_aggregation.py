@@ -1,0 +1,269 @@
+"""Secure aggregation: exact for every pattern of drop-outs, silent below the threshold, and blind to single phones."""
+
+import base64
+import itertools
+import secrets
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from federation.secure_aggregation import graph, keys, shamir
+from federation.secure_aggregation.client import ProtocolError
+from federation.secure_aggregation.identity import IdentityError, enrol, verify_certificate
+from federation.secure_aggregation.messages import Mailbox, Signatures, Survivors, to_bits
+from federation.secure_aggregation.ring import COHORT_MAX, STEPS, from_ring, from_wire, to_ring, to_wire
+from federation.secure_aggregation.server import AggregationError, BelowThresholdError, SecureSum
+from tests.unit.federation.secure import (
+    BEFORE_SHARES,
+    BEFORE_UNMASKING,
+    BEFORE_UPDATE,
+    ISSUER,
+    NEVER,
+    NOW_MS,
+    REGION,
+    ROUND_ID,
+    TRUST,
+    Session,
+    phone,
+)
+
+
+def _values(count: int, length: int = 4, seed: int = 1) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, 2**32, size=length, dtype=np.uint32) for _ in range(count)]
+
+
+# Each of 5 phones stays, or drops out at one of three moments: 4**5 = 1,024 patterns, of which this is every one.
+@pytest.mark.parametrize("first", [NEVER, BEFORE_SHARES, BEFORE_UPDATE, BEFORE_UNMASKING])
+def test_five_phones_every_pattern_of_dropouts(first: int) -> None:
+    moments = (NEVER, BEFORE_SHARES, BEFORE_UPDATE, BEFORE_UNMASKING)
+    outcomes = {"exact": 0, "aborted": 0}
+    for rest in itertools.product(moments, repeat=4):
+        session = Session(_values(5))
+        drops = dict(enumerate((first, *rest)))
+        left = sum(moment == NEVER for moment in drops.values())
+        try:
+            total = session.run(drops)
+        except (BelowThresholdError, ProtocolError):
+            outcomes["aborted"] += 1
+            assert left < graph.threshold(5)
+        else:
+            outcomes["exact"] += 1
+            assert left >= graph.threshold(5)
+            np.testing.assert_array_equal(total, session.plain())
+    assert sum(outcomes.values()) == 256
+    assert outcomes["exact"] > 0
+    assert outcomes["aborted"] > 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_hundred_phones_sampled_dropouts(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    session = Session(_values(100, 6, seed))
+    moments = rng.choice([NEVER, BEFORE_SHARES, BEFORE_UPDATE, BEFORE_UNMASKING], size=100, p=[0.85, 0.05, 0.05, 0.05])
+    total = session.run(dict(enumerate(moments.tolist())))
+    np.testing.assert_array_equal(total, session.plain())
+    assert 0 < len(session.sum.survivors) < 100
+
+
+def test_below_the_threshold_nothing_is_given_and_it_is_said() -> None:
+    session = Session(_values(5))
+    drops = dict.fromkeys(range(3), BEFORE_UNMASKING)
+    with pytest.raises((BelowThresholdError, ProtocolError), match=r"threshold|too few"):
+        session.run(drops)
+    assert not session.sum.complete
+    with pytest.raises(BelowThresholdError, match="where 3 are needed"):
+        session.sum.total()
+
+
+def test_masked_updates_are_uniform_whatever_is_under_them() -> None:
+    """Two phones that swap their values leave transcripts that no statistic tells apart."""
+    zeros, ones = np.zeros(4096, dtype=np.uint32), np.full(4096, 1 << 20, dtype=np.uint32)
+    seen = {}
+    for name, values in (("one way", [zeros, ones, zeros]), ("swapped", [ones, zeros, zeros])):
+        session = Session([value.copy() for value in values])
+        total = session.run({})
+        np.testing.assert_array_equal(total, ones)
+        seen[name] = session.masked
+    for masked in seen.values():
+        for value in masked.values():
+            counts = np.bincount(value >> 28, minlength=16)
+            # Chi-square with 15 degrees of freedom: 50 is passed once in 100,000.
+            assert ((counts - 256) ** 2 / 256).sum() < 50
+            assert abs(np.corrcoef(value, ones + np.arange(4096))[0, 1]) < 0.1
+    pooled = [np.concatenate(list(one.values())) >> 28 for one in seen.values()]
+    histograms = [np.bincount(one, minlength=16) for one in pooled]
+    difference = ((histograms[0] - histograms[1]) ** 2 / (histograms[0] + histograms[1])).sum()
+    assert difference < 50
+
+
+def test_what_the_gateway_holds_has_no_update_in_it() -> None:
+    values = [np.frombuffer(b"SECRET-OF-PHONE-" + bytes([index]) * 16, dtype=np.uint32) for index in range(6)]
+    session = Session(list(values))
+    session.run({2: BEFORE_UPDATE, 4: BEFORE_UNMASKING})
+    held = msgspec.json.encode([_plain(one) for one in (*session.seen, *vars(session.sum).values())])
+    raw = b"".join(one.tobytes() for one in session.seen if isinstance(one, np.ndarray))
+    for value in values:
+        assert base64.b64encode(value.tobytes())[:20] not in held
+        assert value.tobytes()[:16] not in raw
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, np.ndarray):
+        return value.tobytes()
+    if isinstance(value, set):
+        return sorted(value)
+    return value
+
+
+def test_a_gateway_that_tells_two_lists_learns_neither_secret() -> None:
+    session = Session(_values(5))
+    for index, one in enumerate(session.phones):
+        session.sum.add_shares(index, one.share(session.sum.roster(index)))
+    for index, one in enumerate(session.phones):
+        session.sum.add_masked(index, one.mask(session.values[index], session.sum.mailbox(index)))
+    whole, without = (
+        Survivors(survivor_bits=to_bits({0, 1, 2, 3, 4}, 5)),
+        Survivors(survivor_bits=to_bits({0, 1, 2, 3}, 5)),
+    )
+    told = [whole, whole, without, without, whole]
+    signed = {index: one.sign(told[index]).device_signature for index, one in enumerate(session.phones)}
+    for index in (2, 3):
+        others = {other: signature for other, signature in signed.items() if other != index}
+        with pytest.raises(ProtocolError, match="too few neighbours were told"):
+            session.phones[index].unmask(Signatures(neighbour_signatures=others))
+    with pytest.raises(ProtocolError, match="cannot be right"):
+        session.phones[0].sign(without)
+
+
+def test_a_wrong_share_voids_the_sum_instead_of_changing_it() -> None:
+    session = Session(_values(5))
+    honest = session.phones[0].unmask
+
+    def lying(signatures: Signatures) -> object:
+        given = honest(signatures)
+        return msgspec.structs.replace(given, seeds={owner: bytes(33) for owner in given.seeds})
+
+    session.phones[0].unmask = lying  # type: ignore[method-assign,assignment]
+    with pytest.raises(BelowThresholdError, match=r"committed|threshold"):
+        session.run({})
+
+
+def test_a_phone_refuses_what_the_gateway_may_not_do() -> None:
+    session = Session(_values(5))
+    roster = session.sum.roster(0)
+    fewer = msgspec.structs.replace(roster, neighbours={1: roster.neighbours[1]})
+    with pytest.raises(ProtocolError, match="graph"):
+        phone().share(fewer)
+    with pytest.raises(ProtocolError, match="no use"):
+        phone().share(msgspec.structs.replace(roster, roster_count=2))
+    twice = {**roster.neighbours, 2: roster.neighbours[1]}
+    with pytest.raises(ProtocolError, match="one key"):
+        session.phones[0].share(msgspec.structs.replace(roster, neighbours=twice))
+    other_round = phone(round_id="cd" * 8).advert()
+    with pytest.raises(ProtocolError, match="signature"):
+        session.phones[0].share(
+            msgspec.structs.replace(roster, neighbours={**roster.neighbours, 2: other_round})
+        )  # fmt: skip
+    session.phones[0].share(roster)
+    with pytest.raises(ProtocolError, match="does not open"):
+        session.phones[0].mask(session.values[0], Mailbox(sealed={1: bytes(82)}))
+    with pytest.raises(ProtocolError, match="too few"):
+        session.phones[0].mask(session.values[0], Mailbox(sealed={}))
+
+
+def test_the_gateway_takes_each_message_once_and_from_its_sender_only() -> None:
+    session = Session(_values(5))
+    shares = session.phones[0].share(session.sum.roster(0))
+    session.sum.add_shares(0, shares)
+    with pytest.raises(AggregationError):
+        session.sum.add_shares(0, shares)
+    with pytest.raises(AggregationError):
+        session.sum.add_masked(1, session.values[1])
+    with pytest.raises(AggregationError):
+        session.sum.add_masked(0, session.values[0][:2])
+    with pytest.raises(AggregationError):
+        session.sum.add_signature(0, b"")
+
+
+def test_certificates_hold_for_their_region_and_their_time() -> None:
+    identity = enrol(region=REGION, issuer_private=ISSUER, device_private=secrets.token_bytes(32), expires_ms=NOW_MS)
+    verify_certificate(identity.certificate, region=REGION, issuer_public=TRUST.issuer_public, now_ms=NOW_MS - 1)
+    for region, now_ms in (("us-west", NOW_MS - 1), (REGION, NOW_MS)):
+        with pytest.raises(IdentityError):
+            verify_certificate(
+                identity.certificate, region=region, issuer_public=TRUST.issuer_public, now_ms=now_ms
+            )  # fmt: skip
+    forged = msgspec.structs.replace(identity.certificate, certificate_expires_ms=NOW_MS + 10**9)
+    with pytest.raises(IdentityError):
+        verify_certificate(forged, region=REGION, issuer_public=TRUST.issuer_public, now_ms=NOW_MS)
+
+
+@given(st.binary(min_size=32, max_size=32), st.integers(1, 9), st.integers(0, 5), st.randoms())
+@settings(max_examples=60, deadline=None)
+def test_any_threshold_of_shares_gives_the_secret_back(secret: bytes, threshold: int, more: int, rng) -> None:
+    holders = list(range(threshold + more))
+    shares = shamir.split(secret, holders=holders, threshold=threshold, entropy=secrets.token_bytes)
+    kept = dict(rng.sample(sorted(shares.items()), threshold))
+    assert shamir.join(kept, threshold=threshold) == secret
+    if threshold > 1:
+        kept.popitem()
+        with pytest.raises(shamir.ShareError):
+            shamir.join(kept, threshold=threshold)
+
+
+def test_the_prime_is_prime() -> None:
+    # Miller-Rabin with 40 bases: wrong with a probability of 4**-40.
+    odd, twos = shamir.PRIME - 1, 0
+    while odd % 2 == 0:
+        odd, twos = odd // 2, twos + 1
+    for base in range(2, 42):
+        power = pow(base, odd, shamir.PRIME)
+        chain = [pow(power, 2**step, shamir.PRIME) for step in range(twos)]
+        assert power == 1 or shamir.PRIME - 1 in chain
+
+
+@pytest.mark.parametrize("count", [3, 5, 24, 25, 100, 333, 1000])
+def test_the_graph_is_symmetric_and_its_majorities_meet(count: int) -> None:
+    near = [set(graph.neighbours(index, count)) for index in range(count)]
+    assert all(index in near[other] for index in range(count) for other in near[index])
+    assert {len(one) for one in near} == {graph.degree(count)}
+    assert 2 * graph.threshold(count) > graph.degree(count) + 1
+
+
+@given(st.lists(st.floats(-1.0, 1.0, width=32), min_size=1, max_size=20), st.integers(2, 30))
+@settings(max_examples=60, deadline=None)
+def test_ring_sums_are_sums(numbers: list[float], count: int) -> None:
+    update = np.array(numbers, dtype=np.float32)
+    one = to_ring(update, clipping_norm=1.0)
+    total = np.zeros_like(one)
+    for _ in range(count):
+        total += one
+    single = from_ring(one, clipping_norm=1.0)
+    np.testing.assert_array_equal(from_ring(total, clipping_norm=1.0), count * single)
+    assert (np.abs(single) <= np.abs(update)).all()
+    np.testing.assert_allclose(single, update, atol=1.0 / STEPS)
+    np.testing.assert_array_equal(from_wire(to_wire(one)), one)
+
+
+def test_the_largest_cohort_fits_the_ring() -> None:
+    largest = to_ring(np.array([1.0, -1.0]), clipping_norm=1.0).astype(np.uint64) * COHORT_MAX
+    total = (largest % 2**32).astype(np.uint32)
+    np.testing.assert_allclose(from_ring(total, clipping_norm=1.0), [COHORT_MAX, -COHORT_MAX])
+    with pytest.raises(ValueError, match="clipped"):
+        to_ring(np.array([1.5]), clipping_norm=1.0)
+    with pytest.raises(ValueError, match="clipped"):
+        to_ring(np.array([np.nan]), clipping_norm=1.0)
+
+
+def test_masks_differ_by_round_and_pair() -> None:
+    secret = bytes(32)
+    masks = [
+        keys.pair_mask(secret, round_id=round_id, low=low, high=high, length=8).tobytes()
+        for round_id, low, high in (("a", 0, 1), ("b", 0, 1), ("a", 0, 2))
+    ]
+    assert len({*masks, keys.self_mask(secret, round_id="a", length=8).tobytes()}) == 4
+    assert SecureSum(round_id=ROUND_ID, adverts=[], length=1).count == 0

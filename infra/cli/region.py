@@ -20,10 +20,24 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     pull.add_argument("release", nargs="?", default=None, help="a release id; the channel's release if not given")
     pull.add_argument("--channel", default="stable")
     _release(_leaf(verbs, "verify", _verify, "hash every file of a pulled release anew"))
-    _release(_leaf(verbs, "promote", _promote, "make a pulled release the active one"))
+    promote = _leaf(verbs, "promote", _promote, "make a pulled release the active one")
+    _release(promote)
+    promote.add_argument("--dry-run", action="store_true", help="check everything, change nothing")
     _leaf(verbs, "rollback", _rollback, "go back to the release before")
     _leaf(verbs, "pin", _pin, "refuse every promotion until unpinned")
     _leaf(verbs, "unpin", _unpin, "allow promotions again")
+    _leaf(verbs, "freeze", _freeze, "refuse every change but a roll-back until unfrozen")
+    _leaf(verbs, "unfreeze", _unfreeze, "allow changes again")
+    for name, says in (
+        ("shadow", "ask a pulled release what callers ask, answer nobody with it, and compare"),
+        (
+            "canary",
+            "answer a share of the subjects from a pulled release; it is promoted, held or rolled back by itself",
+        ),
+    ):
+        _trial_plan(_leaf(verbs, name, _begin_trial, says), name)
+    _leaf(verbs, "trial", _trial, "how the shadow or canary stands, or how the last one ended")
+    _leaf(verbs, "stop-trial", _stop_trial, "end the shadow or canary; the active release goes on")
     _leaf(verbs, "audit", _audit, "who did what, latest last")
     _items(_leaf(verbs, "withdraw", _withdraw, "show these items to nobody in this region, from the next answer on"))
     _items(_leaf(verbs, "restore", _restore, "let withdrawn items be shown again"))
@@ -63,6 +77,20 @@ def _release(parser: argparse.ArgumentParser) -> None:
 
 def _items(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("items", nargs="+", metavar="ITEM")
+
+
+def _trial_plan(parser: argparse.ArgumentParser, kind: str) -> None:
+    _release(parser)
+    parser.set_defaults(kind=kind)
+    parser.add_argument("--share", type=float, default=0.1, help="of the subjects or calls, up to 0.5 (default 0.1)")
+    parser.add_argument("--minutes", type=float, default=60.0, help="how long at most (default 60)")
+    if kind == "canary":
+        parser.add_argument(
+            "--slow-ms", type=float, default=75.0, help="an answer that takes longer is slow (default 75)"
+        )
+        parser.add_argument(
+            "--click-loss-max", type=float, default=0.1, help="share of clicks that may be lost (default 0.1)"
+        )
 
 
 def door_of(arguments: argparse.Namespace) -> tuple[str, str]:
@@ -117,7 +145,10 @@ def _verify(arguments: argparse.Namespace) -> None:
 def _promote(arguments: argparse.Namespace) -> None:
     from region.releases import commands
 
-    answer = commands.promote(*door_of(arguments), release=arguments.release)
+    answer = commands.promote(*door_of(arguments), release=arguments.release, dry_run=arguments.dry_run)
+    if answer.dry_run:
+        emit(arguments, answer, f"{arguments.region} would answer from {arguments.release}; nothing was changed")
+        return
     emit(arguments, answer, f"{arguments.region} answers from {arguments.release}")
 
 
@@ -138,6 +169,60 @@ def _unpin(arguments: argparse.Namespace) -> None:
     from region.releases import commands
 
     emit(arguments, commands.unpin(*door_of(arguments)), f"{arguments.region} can be promoted again")
+
+
+def _freeze(arguments: argparse.Namespace) -> None:
+    from region.releases import commands
+
+    emit(arguments, commands.freeze(*door_of(arguments)), f"{arguments.region} takes no change but a roll-back")
+
+
+def _unfreeze(arguments: argparse.Namespace) -> None:
+    from region.releases import commands
+
+    emit(arguments, commands.unfreeze(*door_of(arguments)), f"{arguments.region} takes changes again")
+
+
+def _begin_trial(arguments: argparse.Namespace) -> None:
+    from region.releases import commands
+    from region.releases.trial import TrialKind, TrialPlan
+
+    plan = TrialPlan(release=arguments.release, share=arguments.share, duration_s=60.0 * arguments.minutes)
+    if arguments.kind == "canary":
+        plan = TrialPlan(
+            release=arguments.release, share=arguments.share, duration_s=60.0 * arguments.minutes,
+            slow_ms=arguments.slow_ms, click_loss_max=arguments.click_loss_max,
+        )  # fmt: skip
+    report = commands.begin_trial(*door_of(arguments), TrialKind(arguments.kind), plan)
+    emit(
+        arguments,
+        report,
+        f"{arguments.region} tries {arguments.release}; see `./atoll region {arguments.region} trial`",
+    )
+
+
+def _trial(arguments: argparse.Namespace) -> None:
+    from region.releases import commands
+
+    report = commands.trial(*door_of(arguments))
+    emit(arguments, report, _trial_text(report))
+
+
+def _stop_trial(arguments: argparse.Namespace) -> None:
+    from region.releases import commands
+
+    report = commands.stop_trial(*door_of(arguments))
+    emit(arguments, report, _trial_text(report))
+
+
+def _trial_text(report: Any) -> str:
+    rows = [
+        {"watched": name, "active release": control, "tried": tried, "e-value": report.evidence[name]}
+        for name, (control, tried) in report.rates.items()
+    ]
+    head = f"{report.kind.value} of {report.plan.release}, {report.elapsed_s:.0f} s, {report.answers} answers"
+    overlap = "" if report.overlap is None else f"\n{report.overlap:.0%} of the first ten items are the same"
+    return f"{head}\n{table(rows)}{overlap}\n{report.decision}: {report.why}"
 
 
 def _audit(arguments: argparse.Namespace) -> None:

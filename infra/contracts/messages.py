@@ -13,6 +13,10 @@ SLATE_ITEMS_MAX = 200
 """No request may ask for more items than this."""
 
 
+TRIAL_ARM = "canary"
+"""The arm of answers of a release that is being tried; they say nothing of what the region runs."""
+
+
 class RecommendationType(enum.StrEnum):
     """What kind of list a caller asks for (MISSION A1)."""
 

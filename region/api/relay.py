@@ -14,8 +14,7 @@ from infra.plumbing.tokens import open_subject, verify_token
 from region.api.checking import check_request
 from region.api.choices import Choices
 from region.api.decoding import decode_body
-from region.api.ports import EventTaker
-from region.funnel.recommender import Recommender
+from region.api.ports import EventTaker, ListMaker
 
 
 class RelayDesk:
@@ -27,7 +26,7 @@ class RelayDesk:
         keys: RegionKeys,
         trust: Trust,
         clock: Clock,
-        recommender: Recommender,
+        recommender: ListMaker,
         intake: EventTaker,
         choices: Choices,
     ) -> None:

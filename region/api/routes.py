@@ -14,9 +14,8 @@ from region.api.checking import check_request
 from region.api.choices import Choices
 from region.api.decoding import decode_body, read_body
 from region.api.doors import Door
-from region.api.ports import EventTaker
+from region.api.ports import EventTaker, ListMaker
 from region.api.relay import RelayDesk
-from region.funnel.recommender import Recommender
 from region.store.subjects import is_subject
 
 AWAY_BYTES_MAX = 64 << 10
@@ -27,7 +26,7 @@ RELAY_BYTES_MAX = 256 << 10
 class CallerDoors:
     """Handlers of `/v1/...`."""
 
-    recommender: Recommender
+    recommender: ListMaker
     intake: EventTaker
     relay: RelayDesk
     choices: Choices

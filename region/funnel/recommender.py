@@ -28,6 +28,7 @@ from region.store.port import Store, UserRow
 
 REHEARSAL_BUDGET_S = 5.0
 """Nobody waits for a page of a dry run: no stage is left out for lack of time."""
+Lease = Callable[[], AbstractContextManager[LoadedRelease]]
 
 
 class DeadlinePassedError(UnavailableError):
@@ -46,7 +47,7 @@ class Recommender:
     """
 
     def __init__(
-        self, *, region: str, store: Store, funnel: Funnel, lease: Callable[[], AbstractContextManager[LoadedRelease]],
+        self, *, region: str, store: Store, funnel: Funnel, lease: Lease,
         clock: Clock, telemetry: Telemetry, metrics: FunnelMetrics, requests: RequestLog,
     ) -> None:  # fmt: skip
         self._region = region
@@ -58,8 +59,12 @@ class Recommender:
         self._metrics = metrics
         self._requests = requests
 
-    async def home(self, request: HomeRequest) -> HomeAnswer:
+    async def home(self, request: HomeRequest, *, lease: Lease | None = None) -> HomeAnswer:
         """The answer for this region's own edge.
+
+        Args:
+            request: what is asked.
+            lease: holds the release that is to answer; the active one if not given.
 
         Raises:
             DeadlinePassedError: the request's deadline is over.
@@ -68,7 +73,7 @@ class Recommender:
             OverloadedError: this node has too much to compute.
         """
         self._requests.note(request, now_s=self._clock.monotonic_s())
-        call, items = await self._run(request)
+        call, items = await self._run(request, lease or self._lease)
         degraded = tuple(call.recorder.degraded)
         return HomeAnswer(
             items=items,
@@ -85,7 +90,7 @@ class Recommender:
 
     async def away(self, request: AwayRequest) -> AwayAnswer:
         """The answer for another region's edge: nobody is named, nothing is stored. Raises as `home` does."""
-        call, items = await self._run(_anonymous(request))
+        call, items = await self._run(_anonymous(request), self._lease)
         degraded = tuple(call.recorder.degraded)
         wants_vector = request.vector is not None and request.type in PERSONAL_TYPES
         return AwayAnswer(
@@ -116,7 +121,7 @@ class Recommender:
             )  # fmt: skip
             return await self._funnel.run(call)
 
-    async def _run(self, request: HomeRequest) -> tuple[Call, tuple[SlateItem, ...]]:
+    async def _run(self, request: HomeRequest, lease: Lease) -> tuple[Call, tuple[SlateItem, ...]]:
         now_ms, started_s = self._clock.now_ms(), self._clock.monotonic_s()
         if request.timeout_ms is not None and not request.timeout_ms > 0:
             self._metrics.deadline_passed()
@@ -124,7 +129,7 @@ class Recommender:
         recorder = Recorder(clock=self._clock, telemetry=self._telemetry)
         budget = Budget.of(request.timeout_ms, started_s=started_s)
         row = await self._read_row(request, budget, recorder)
-        with self._lease() as release:
+        with lease() as release:
             call = Call(
                 request=request, row=row, release=release, now_s=now_ms / 1000, budget=budget, recorder=recorder
             )  # fmt: skip

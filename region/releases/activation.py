@@ -13,17 +13,18 @@ release. The release before the last (P) is closed only when no request holds it
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from infra.plumbing.clock import Clock
-from infra.plumbing.errors import ConflictError, InvalidInputError, NotFoundError, UnavailableError
 from region.releases.audit import AuditLog
-from region.releases.messages import AuditEntry, PinAnswer, ReleasesAnswer, SwitchAnswer
+from region.releases.messages import PinAnswer, ReleasesAnswer, SwitchAnswer
+from region.releases.operations import NoActiveReleaseError, Operations
+from region.releases.retiring import Retirement
 from region.releases.slots import L, Operation, Slot, status_of
-from region.releases.state import RegionReleases, promoted, rolled_back
+from region.releases.state import RegionReleases, check_promotion, promoted, rolled_back
 from region.releases.store import ReleaseDamagedError, ReleaseDirectory, ReleaseStore
 
 NOTIFY_TIMEOUT_S = 2.0
@@ -32,10 +33,6 @@ REGION_ITSELF = "region"
 """Stands in the audit for what the region does by itself."""
 R = TypeVar("R")
 _log = logging.getLogger(__name__)
-
-
-class NoActiveReleaseError(UnavailableError):
-    """The region has not activated any release yet."""
 
 
 class Activator(Generic[L]):
@@ -64,17 +61,14 @@ class Activator(Generic[L]):
     ) -> None:
         self._store = store
         self._load = load
-        self._audit_log = audit
+        self.operations = Operations(audit=audit, clock=clock)
         self._clock = clock
         self._on_switch = on_switch
         self._notify_timeout_s = notify_timeout_s
-        self._close_grace_s = close_grace_s
+        self._retirement: Retirement[L] = Retirement(grace_s=close_grace_s)
         self._active: Slot[L] | None = None
         self._previous: Slot[L] | None = None
-        self._operation: Operation | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._retiring: list[Slot[L]] = []
-        self._closings: set[asyncio.Task[None]] = set()
 
     @property
     def active_release(self) -> str | None:
@@ -89,7 +83,7 @@ class Activator(Generic[L]):
     @property
     def in_progress(self) -> Operation | None:
         """What is being done right now."""
-        return self._operation
+        return self.operations.current
 
     @contextlib.contextmanager
     def lease(self) -> Iterator[L]:
@@ -101,14 +95,8 @@ class Activator(Generic[L]):
         slot = self._active
         if slot is None:
             raise NoActiveReleaseError("This region runs no release yet.", fix="Pull and promote one.")
-        slot.users += 1
-        slot.unused.clear()
-        try:
-            yield slot.loaded
-        finally:
-            slot.users -= 1
-            if slot.users == 0:
-                slot.unused.set()
+        with slot.held() as loaded:
+            yield loaded
 
     async def start(self) -> str | None:
         """Load what `state.json` says is active, or else the one before; then warm the previous one in the background.
@@ -117,7 +105,7 @@ class Activator(Generic[L]):
             the release that answers now; None if there is none that can be loaded.
         """
         state = self._store.state
-        with self._exclusively(REGION_ITSELF, "start", state.active):
+        with self.operations.exclusively(REGION_ITSELF, "start", state.active):
             if state.active is not None:
                 self._active = await self._try_to_load(state.active, action="start")
             if self._active is None and state.previous is not None:
@@ -128,16 +116,54 @@ class Activator(Generic[L]):
             self._own(self._warm_previous(self._store.state.previous))
         return self.active_release
 
-    async def promote(self, release: str, *, operator: str) -> SwitchAnswer:
-        """Make `release` the active one. Goes on to its end even if the caller is cancelled.
+    async def promote(self, release: str, *, operator: str, ready: Slot[L] | None = None) -> SwitchAnswer:
+        """Make `release` the active one; nothing to do when it is. Goes on to its end even if the caller is cancelled.
+
+        Args:
+            release: which one.
+            operator: on whose word.
+            ready: the release, loaded already (`load_beside`); it is this one's from now on, and closed on failure.
 
         Raises:
-            PinnedError: the region is pinned.
-            ConflictError: something else is being done, or it is active already.
+            PinnedError, FrozenError: the region is pinned or frozen.
+            ConflictError: something else is being done.
             NotFoundError, ReleaseDamagedError: it is not here, or its files changed since they were verified.
             AtollError: it cannot be loaded. In every case the active release goes on.
         """
-        return await asyncio.shield(self._own(self._promote(release, operator)))
+        return await asyncio.shield(self._own(self._promote(release, operator, ready)))
+
+    async def rehearse(self, release: str) -> SwitchAnswer:
+        """What `promote` would do, without doing it: the same checks, every file hashed, nothing loaded.
+
+        Raises:
+            as `promote`, but for what only loading shows.
+        """
+        started_s = self._clock.monotonic_s()
+        if release != self.active_release:
+            check_promotion(self._store.state, release)
+            await self._verified(release)
+        return SwitchAnswer(
+            action="promote", from_release=self.active_release, to_release=release, dry_run=True, notified=False,
+            audited=False, took_ms=(self._clock.monotonic_s() - started_s) * 1000,
+        )  # fmt: skip
+
+    async def load_beside(self, release: str, *, action: str, operator: str) -> Slot[L]:
+        """Verify, load and warm `release` beside the active one, which goes on answering; give it back to `retire`.
+
+        Raises:
+            as `promote`.
+        """
+        before = self.active_release
+        async with self.operations.recorded(action, operator, before, release):
+            with self.operations.exclusively(operator, action, release), self._store.holding(release):
+                check_promotion(self._store.state, release)
+                slot = await self._load_slot(release)
+        await self.operations.record(action, operator, before, release, "done", "begun")
+        return slot
+
+    def retire(self, slot: Slot[L]) -> None:
+        """Close a release once no request works with it any more."""
+        self._retirement.retire(slot)
 
     async def roll_back(self, *, operator: str) -> SwitchAnswer:
         """Go back to the release before: immediate while it is warm, after loading it otherwise.
@@ -148,6 +174,14 @@ class Activator(Generic[L]):
             ReleaseDamagedError, AtollError: it cannot be loaded; the active release goes on.
         """
         return await asyncio.shield(self._own(self._roll_back(operator)))
+
+    async def set_frozen(self, *, frozen: bool, operator: str) -> PinAnswer:
+        """Refuse every change but a roll-back (pulls and trials too), or allow changes again.
+
+        Raises:
+            ConflictError: something else is being done.
+        """
+        return await asyncio.shield(self._own(self._set_frozen(frozen=frozen, operator=operator)))
 
     async def set_pinned(self, *, pinned: bool, operator: str) -> PinAnswer:
         """Pin the region to what it runs, or let it go.
@@ -168,29 +202,10 @@ class Activator(Generic[L]):
             active=self.active_release,
             previous=state.previous,
             pinned=state.pinned,
+            frozen=state.frozen,
             releases=tuple(status_of(item, state, self.active_release, warm) for item in pulled),
-            in_progress=self._operation.describe(now_s) if self._operation else "",
+            in_progress=self.operations.current.describe(now_s) if self.operations.current else "",
         )
-
-    async def record(
-        self, action: str, operator: str, before: str | None, after: str | None, outcome: str, detail: str = ""
-    ) -> bool:
-        """Write one audit entry; False if the disk did not take it (an emergency must not wait for a full disk)."""
-        entry = AuditEntry(
-            at_ms=self._clock.now_ms(),
-            operator=operator,
-            action=action,
-            from_release=before,
-            to_release=after,
-            outcome=outcome,
-            detail=detail,
-        )
-        try:
-            await asyncio.to_thread(self._audit_log.append, entry)
-        except OSError as error:
-            _log.error("the audit could not be written: %s", error)
-            return False
-        return True
 
     async def close(self) -> None:
         """Close everything that is loaded."""
@@ -200,27 +215,34 @@ class Activator(Generic[L]):
         slots, self._active, self._previous = (self._active, self._previous), None, None
         for slot in slots:
             if slot is not None:
-                self._retire(slot)
-        # Closing is never cancelled half-way, for it ends processes; only the grace is cut short.
-        for slot in self._retiring:
-            slot.unused.set()
-        await asyncio.gather(*self._closings, return_exceptions=True)
+                self._retirement.retire(slot)
+        await self._retirement.finish()
 
-    async def _promote(self, release: str, operator: str) -> SwitchAnswer:
-        return await self._switch("promote", operator, release)
+    async def _promote(self, release: str, operator: str, ready: Slot[L] | None) -> SwitchAnswer:
+        try:
+            return await self._switch("promote", operator, release, ready)
+        finally:
+            if ready is not None and ready is not self._active:
+                self._retirement.retire(ready)
 
     async def _roll_back(self, operator: str) -> SwitchAnswer:
         return await self._switch("rollback", operator, self._store.state.previous)
 
-    async def _switch(self, action: str, operator: str, release: str | None) -> SwitchAnswer:
+    async def _switch(
+        self, action: str, operator: str, release: str | None, ready: Slot[L] | None = None
+    ) -> SwitchAnswer:
         started_s, before = self._clock.monotonic_s(), self.active_release
-        async with self._recorded(action, operator, before, release):
-            with self._exclusively(operator, action, release), self._store.holding(release or ""):
+        if action == "promote" and release == before and release is not None:
+            return SwitchAnswer(action=action, from_release=before, to_release=release, took_ms=0.0, notified=True)
+        async with self.operations.recorded(action, operator, before, release):
+            with self.operations.exclusively(operator, action, release), self._store.holding(release or ""):
                 state = self._next_state(action, release)
-                slot = await self._load_and_commit(state)
+                slot = await self._load_and_commit(state, ready)
                 self._swap(slot)
                 notified = await self._notify(slot.release_id)
-        audited = await self.record(action, operator, before, release, "done", "" if notified else "edges not told")
+        audited = await self.operations.record(
+            action, operator, before, release, "done", "" if notified else "edges not told"
+        )
         return SwitchAnswer(
             action=action,
             from_release=before,
@@ -240,9 +262,12 @@ class Activator(Generic[L]):
             state = msgspec.structs.replace(state, active=None)
         return promoted(state, release, now_ms=now_ms)
 
-    async def _load_and_commit(self, state: RegionReleases) -> Slot[L]:
+    async def _load_and_commit(self, state: RegionReleases, ready: Slot[L] | None) -> Slot[L]:
         """The slot of what `state` says is active; durable when this returns. On failure all is as it was."""
         release = state.active or ""
+        if ready is not None and ready.release_id == release:
+            await self._commit(state)
+            return ready
         if self._previous is not None and self._previous.release_id == release:
             await self._commit(state)
             return self._previous
@@ -256,13 +281,21 @@ class Activator(Generic[L]):
 
     async def _set_pinned(self, *, pinned: bool, operator: str) -> PinAnswer:
         action, active = "pin" if pinned else "unpin", self.active_release
-        async with self._recorded(action, operator, active, active):
-            with self._exclusively(operator, action, active):
+        async with self.operations.recorded(action, operator, active, active):
+            with self.operations.exclusively(operator, action, active):
                 if pinned and active is None:
                     raise NoActiveReleaseError("There is no active release to pin to.", fix="Promote one first.")
                 await self._commit(msgspec.structs.replace(self._store.state, pinned=pinned))
-        await self.record(action, operator, active, active, "done")
-        return PinAnswer(pinned=pinned, active=active)
+        await self.operations.record(action, operator, active, active, "done")
+        return PinAnswer(pinned=pinned, frozen=self._store.state.frozen, active=active)
+
+    async def _set_frozen(self, *, frozen: bool, operator: str) -> PinAnswer:
+        action, active = "freeze" if frozen else "unfreeze", self.active_release
+        async with self.operations.recorded(action, operator, active, active):
+            with self.operations.exclusively(operator, action, active):
+                await self._commit(msgspec.structs.replace(self._store.state, frozen=frozen))
+        await self.operations.record(action, operator, active, active, "done")
+        return PinAnswer(pinned=self._store.state.pinned, frozen=frozen, active=active)
 
     async def _load_slot(self, release: str) -> Slot[L]:
         """Verify a release on disk, load it and warm it.
@@ -270,12 +303,7 @@ class Activator(Generic[L]):
         Raises:
             NotFoundError, ReleaseDamagedError: it is not here, or its files changed since they were verified.
         """
-        report = await asyncio.to_thread(self._store.verify, release)
-        if not report.ok:
-            raise ReleaseDamagedError(
-                f"Files of release {release} changed since they were verified: {', '.join(report.damaged[:5])}.",
-                fix="Pull the release again; that repairs it.",
-            )
+        await self._verified(release)
         directory = await asyncio.to_thread(self._store.directory, release)
         loaded = await self._load(directory)
         try:
@@ -285,6 +313,14 @@ class Activator(Generic[L]):
             raise
         return Slot(directory, loaded)
 
+    async def _verified(self, release: str) -> None:
+        report = await asyncio.to_thread(self._store.verify, release)
+        if not report.ok:
+            raise ReleaseDamagedError(
+                f"Files of release {release} changed since they were verified: {', '.join(report.damaged[:5])}.",
+                fix="Pull the release again; that repairs it.",
+            )
+
     async def _commit(self, state: RegionReleases) -> None:
         await asyncio.to_thread(self._store.save_state, state)
 
@@ -293,7 +329,7 @@ class Activator(Generic[L]):
         before, oldest = self._active, self._previous
         self._active, self._previous = slot, before
         if oldest is not None and oldest is not slot:
-            self._retire(oldest)
+            self._retirement.retire(oldest)
 
     async def _notify(self, release: str) -> bool:
         try:
@@ -311,9 +347,9 @@ class Activator(Generic[L]):
         except Exception as error:
             # Whatever a loader raises, a region that starts must look for another release to run.
             _log.exception("release %s could not be loaded", release)
-            await self.record(action, REGION_ITSELF, None, release, "failed", str(error))
+            await self.operations.record(action, REGION_ITSELF, None, release, "failed", str(error))
             return None
-        await self.record(action, REGION_ITSELF, None, release, "done")
+        await self.operations.record(action, REGION_ITSELF, None, release, "done")
         return slot
 
     async def _warm_previous(self, release: str) -> None:
@@ -324,24 +360,6 @@ class Activator(Generic[L]):
             self._previous = slot
         else:
             await slot.loaded.close()
-
-    def _retire(self, slot: Slot[L]) -> None:
-        """Close a release in the background once no request works with it any more."""
-        self._retiring.append(slot)
-        task = asyncio.create_task(self._close_unused(slot))
-        self._closings.add(task)
-        task.add_done_callback(self._closings.discard)
-
-    async def _close_unused(self, slot: Slot[L]) -> None:
-        try:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._close_grace_s):
-                    await slot.unused.wait()
-            await slot.loaded.close()
-        except Exception:
-            _log.exception("release %s could not be closed", slot.release_id)
-        finally:
-            self._retiring.remove(slot)
 
     def _own(self, work: Coroutine[Any, Any, R]) -> asyncio.Task[R]:
         """A task that lives until it is done or this is closed, whoever waits for it."""
@@ -355,27 +373,3 @@ class Activator(Generic[L]):
         if not task.cancelled():
             # Whoever waited may be gone; what failed stands in the audit.
             task.exception()
-
-    @contextlib.asynccontextmanager
-    async def _recorded(self, action: str, operator: str, before: str | None, after: str | None) -> AsyncIterator[None]:
-        """Write into the audit what was refused or failed; what was done is written by the one who did it."""
-        try:
-            yield
-        except Exception as error:
-            refused = isinstance(error, ConflictError | NotFoundError | InvalidInputError | NoActiveReleaseError)
-            await self.record(action, operator, before, after, "refused" if refused else "failed", str(error))
-            raise
-
-    @contextlib.contextmanager
-    def _exclusively(self, operator: str, action: str, release: str | None) -> Iterator[None]:
-        """One operation at a time; there is no await between the look and the mark, so this needs no lock."""
-        if self._operation is not None:
-            raise ConflictError(
-                f"{self._operation.operator} is busy here: {self._operation.describe(self._clock.monotonic_s())}.",
-                fix="Wait until that is done, then try again.",
-            )
-        self._operation = Operation(operator, action, release, self._clock.monotonic_s())
-        try:
-            yield
-        finally:
-            self._operation = None

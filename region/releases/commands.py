@@ -21,6 +21,7 @@ from region.api.messages import PurgeAnswer, PurgeCall, WithdrawAnswer, Withdraw
 from region.releases.messages import (
     AuditAnswer,
     PinAnswer,
+    PromoteRequest,
     PullAnswer,
     PullRequest,
     ReleaseRequest,
@@ -28,6 +29,8 @@ from region.releases.messages import (
     SwitchAnswer,
     VerifyAnswer,
 )
+from region.releases.trial import TrialKind, TrialPlan
+from region.releases.trials import TrialReport
 
 A = TypeVar("A", bound=msgspec.Struct)
 QUICK_S = 10.0
@@ -63,9 +66,9 @@ def verify(url: str, key: str, *, release: str) -> VerifyAnswer:
     return call_region("POST", url, "verify", key, VerifyAnswer, ReleaseRequest(release=release))
 
 
-def promote(url: str, key: str, *, release: str) -> SwitchAnswer:
-    """Make a pulled release the active one."""
-    return call_region("POST", url, "promote", key, SwitchAnswer, ReleaseRequest(release=release))
+def promote(url: str, key: str, *, release: str, dry_run: bool = False) -> SwitchAnswer:
+    """Make a pulled release the active one; `dry_run` only says whether that would be done."""
+    return call_region("POST", url, "promote", key, SwitchAnswer, PromoteRequest(release=release, dry_run=dry_run))
 
 
 def rollback(url: str, key: str) -> SwitchAnswer:
@@ -81,6 +84,31 @@ def pin(url: str, key: str) -> PinAnswer:
 def unpin(url: str, key: str) -> PinAnswer:
     """Let the region be promoted again."""
     return call_region("POST", url, "unpin", key, PinAnswer, timeout_s=QUICK_S)
+
+
+def freeze(url: str, key: str) -> PinAnswer:
+    """Let the region refuse every change but a roll-back."""
+    return call_region("POST", url, "freeze", key, PinAnswer, timeout_s=QUICK_S)
+
+
+def unfreeze(url: str, key: str) -> PinAnswer:
+    """Allow changes again."""
+    return call_region("POST", url, "unfreeze", key, PinAnswer, timeout_s=QUICK_S)
+
+
+def begin_trial(url: str, key: str, kind: TrialKind, plan: TrialPlan) -> TrialReport:
+    """Try a pulled release on some of the region's callers (canary) or beside their answers (shadow)."""
+    return call_region("POST", url, kind.value, key, TrialReport, plan)
+
+
+def trial(url: str, key: str) -> TrialReport:
+    """How the trial stands, or how the last one ended."""
+    return call_region("GET", url, "trial", key, TrialReport, timeout_s=QUICK_S)
+
+
+def stop_trial(url: str, key: str) -> TrialReport:
+    """End the trial; the active release goes on."""
+    return call_region("POST", url, "trial/stop", key, TrialReport, timeout_s=QUICK_S)
 
 
 def audit(url: str, key: str, *, count: int = 100) -> AuditAnswer:

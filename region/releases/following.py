@@ -7,7 +7,7 @@ from typing import Any
 from infra.plumbing.errors import AtollError
 from region.releases.activation import REGION_ITSELF, Activator
 from region.releases.messages import PullAnswer
-from region.releases.state import to_follow
+from region.releases.state import check_not_frozen, to_follow
 from region.releases.store import ReleaseStore
 
 _log = logging.getLogger(__name__)
@@ -61,21 +61,23 @@ class Follower:
         self._last_failure = failure
         _log.warning("following %s: %s", self._channel, failure)
         active = self._activator.active_release
-        await self._activator.record("follow", REGION_ITSELF, active, None, "failed", failure)
+        await self._activator.operations.record("follow", REGION_ITSELF, active, None, "failed", failure)
 
 
 async def pull(store: ReleaseStore, activator: Activator[Any], release: str, *, operator: str) -> PullAnswer:
     """Pull a release off the event loop, with an audit entry either way.
 
     Raises:
+        FrozenError: the region is frozen.
         as `ReleaseStore.pull`.
     """
     active = activator.active_release
     try:
+        check_not_frozen(store.state)
         answer = await asyncio.to_thread(store.pull, release)
     except Exception as error:
-        await activator.record("pull", operator, active, release, "failed", str(error))
+        await activator.operations.record("pull", operator, active, release, "failed", str(error))
         raise
     detail = f"{answer.bytes_fetched} bytes fetched, {answer.bytes_reused} reused"
-    await activator.record("pull", operator, active, release, "done", detail)
+    await activator.operations.record("pull", operator, active, release, "done", detail)
     return answer

@@ -18,6 +18,13 @@ class ReleaseRequest(GlobalMessage, frozen=True, kw_only=True, forbid_unknown_fi
     release: Global[str]
 
 
+class PromoteRequest(GlobalMessage, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One release, by its id; `dry_run` asks what would happen."""
+
+    release: Global[str]
+    dry_run: Global[bool] = False
+
+
 class ReleaseStatus(GlobalMessage, frozen=True, kw_only=True):
     """One release that is on this region's disk."""
 
@@ -40,6 +47,7 @@ class ReleasesAnswer(GlobalMessage, frozen=True, kw_only=True):
     active: Global[str | None]
     previous: Global[str | None]
     pinned: Global[bool]
+    frozen: Global[bool] = False
     releases: Global[tuple[ReleaseStatus, ...]]
     in_progress: Global[str] = ""
     """What is being done right now, in words, without names; empty if nothing is."""
@@ -75,12 +83,15 @@ class SwitchAnswer(GlobalMessage, frozen=True, kw_only=True):
     notified: Global[bool]
     """Whether the edges were told in time; if not they learn from the next answers."""
     audited: Global[bool] = True
+    dry_run: Global[bool] = False
+    """Nothing was done; it could be."""
 
 
 class PinAnswer(GlobalMessage, frozen=True, kw_only=True):
-    """Whether the region refuses to be promoted."""
+    """Whether the region refuses to be promoted (pinned), or to be changed at all (frozen)."""
 
     pinned: Global[bool]
+    frozen: Global[bool] = False
     active: Global[str | None]
 
 

@@ -12,8 +12,10 @@ from infra.plumbing.errors import InvalidInputError
 from region.releases.activation import Activator
 from region.releases.audit import AuditLog
 from region.releases.following import pull
-from region.releases.messages import AUDIT_ENTRIES_MAX, AuditAnswer, PullRequest, ReleaseRequest
+from region.releases.messages import AUDIT_ENTRIES_MAX, AuditAnswer, PromoteRequest, PullRequest, ReleaseRequest
 from region.releases.store import ReleaseStore
+from region.releases.trial import TrialKind, TrialPlan
+from region.releases.trials import Trials
 
 PREFIX = "/operator/v1"
 BODY_BYTES_MAX = 16 * 1024
@@ -23,17 +25,23 @@ _Action = Callable[[web.Request, str], Awaitable[RegionalMessage]]
 
 
 def operator_routes(
-    *, store: ReleaseStore, activator: Activator[Any], audit: AuditLog, authorize: Callable[[web.Request], str]
+    *,
+    store: ReleaseStore,
+    activator: Activator[Any],
+    trials: Trials[Any],
+    audit: AuditLog,
+    authorize: Callable[[web.Request], str],
 ) -> list[web.RouteDef]:
     """The routes; add them to an application whose frame maps `AtollError`.
 
     Args:
         store: releases on disk.
         activator: which release answers.
+        trials: shadows and canaries.
         audit: what is shown by `GET audit`.
         authorize: the operator's name of a request, or raises UnauthorizedError or ForbiddenError.
     """
-    api = _OperatorApi(store, activator, audit)
+    api = _OperatorApi(store, activator, trials, audit)
 
     def guarded(action: _Action) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def handler(request: web.Request) -> web.Response:
@@ -52,15 +60,22 @@ def operator_routes(
         web.post(f"{PREFIX}/rollback", guarded(api.rollback)),
         web.post(f"{PREFIX}/pin", guarded(api.pin)),
         web.post(f"{PREFIX}/unpin", guarded(api.unpin)),
+        web.post(f"{PREFIX}/freeze", guarded(api.freeze)),
+        web.post(f"{PREFIX}/unfreeze", guarded(api.unfreeze)),
+        web.post(f"{PREFIX}/shadow", guarded(api.shadow)),
+        web.post(f"{PREFIX}/canary", guarded(api.canary)),
+        web.get(f"{PREFIX}/trial", guarded(api.trial)),
+        web.post(f"{PREFIX}/trial/stop", guarded(api.stop_trial)),
     ]
 
 
 class _OperatorApi:
     """One method for each route."""
 
-    def __init__(self, store: ReleaseStore, activator: Activator[Any], audit: AuditLog) -> None:
+    def __init__(self, store: ReleaseStore, activator: Activator[Any], trials: Trials[Any], audit: AuditLog) -> None:
         self._store = store
         self._activator = activator
+        self._trials = trials
         self._audit = audit
 
     async def releases(self, _request: web.Request, _operator: str) -> RegionalMessage:
@@ -85,13 +100,15 @@ class _OperatorApi:
         wanted = await _body(request, ReleaseRequest)
         report = await asyncio.to_thread(self._store.verify, wanted.release)
         outcome, detail = ("done", "") if report.ok else ("failed", f"damaged: {', '.join(report.damaged[:5])}")
-        await self._activator.record(
+        await self._activator.operations.record(
             "verify", operator, self._activator.active_release, wanted.release, outcome, detail
         )
         return report
 
     async def promote(self, request: web.Request, operator: str) -> RegionalMessage:
-        wanted = await _body(request, ReleaseRequest)
+        wanted = await _body(request, PromoteRequest)
+        if wanted.dry_run:
+            return await self._activator.rehearse(wanted.release)
         return await self._activator.promote(wanted.release, operator=operator)
 
     async def rollback(self, _request: web.Request, operator: str) -> RegionalMessage:
@@ -102,6 +119,24 @@ class _OperatorApi:
 
     async def unpin(self, _request: web.Request, operator: str) -> RegionalMessage:
         return await self._activator.set_pinned(pinned=False, operator=operator)
+
+    async def freeze(self, _request: web.Request, operator: str) -> RegionalMessage:
+        return await self._activator.set_frozen(frozen=True, operator=operator)
+
+    async def unfreeze(self, _request: web.Request, operator: str) -> RegionalMessage:
+        return await self._activator.set_frozen(frozen=False, operator=operator)
+
+    async def shadow(self, request: web.Request, operator: str) -> RegionalMessage:
+        return await self._trials.begin(TrialKind.SHADOW, await _body(request, TrialPlan), operator=operator)
+
+    async def canary(self, request: web.Request, operator: str) -> RegionalMessage:
+        return await self._trials.begin(TrialKind.CANARY, await _body(request, TrialPlan), operator=operator)
+
+    async def trial(self, _request: web.Request, _operator: str) -> RegionalMessage:
+        return self._trials.report()
+
+    async def stop_trial(self, _request: web.Request, operator: str) -> RegionalMessage:
+        return await self._trials.stop(operator=operator)
 
 
 async def _body(request: web.Request, kind: type[M]) -> M:

@@ -1,6 +1,8 @@
 """Releases in memory: what a loaded release must be able to do, and who works with it."""
 
 import asyncio
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
@@ -43,6 +45,18 @@ class Slot(Generic[L]):
     def release_id(self) -> str:
         """Its release."""
         return self.directory.release_id
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[L]:
+        """The loaded release, which is not closed before the block ends."""
+        self.users += 1
+        self.unused.clear()
+        try:
+            yield self.loaded
+        finally:
+            self.users -= 1
+            if self.users == 0:
+                self.unused.set()
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,12 +24,17 @@ class RegionReleases(GlobalMessage, frozen=True, kw_only=True):
     active: Global[str | None] = None
     previous: Global[str | None] = None
     pinned: Global[bool] = False
+    frozen: Global[bool] = False
     history: Global[tuple[Activation, ...]] = ()
     """The latest HISTORY_MAX switches, oldest first."""
 
 
 class PinnedError(ConflictError):
     """The region is pinned to the release that it runs."""
+
+
+class FrozenError(ConflictError):
+    """The region takes no change but a roll-back until it is unfrozen."""
 
 
 def promoted(state: RegionReleases, release: str, *, now_ms: int) -> RegionReleases:
@@ -57,15 +62,27 @@ def check_promotion(state: RegionReleases, release: str) -> None:
     """Whether `release` may be activated now.
 
     Raises:
+        FrozenError: the region is frozen.
         PinnedError: the region is pinned.
         ConflictError: it is active already.
     """
+    check_not_frozen(state)
     if state.pinned:
         raise PinnedError(
             f"This region is pinned to release {state.active}; {release} was not promoted.", fix="Unpin it first."
         )
     if state.active == release:
         raise ConflictError(f"Release {release} is active already.")
+
+
+def check_not_frozen(state: RegionReleases) -> None:
+    """Whether anything but a roll-back may be done.
+
+    Raises:
+        FrozenError: it may not.
+    """
+    if state.frozen:
+        raise FrozenError("This region is frozen: nothing was changed.", fix="Unfreeze it first; rolling back works.")
 
 
 def to_follow(state: RegionReleases, recommended: str) -> bool:
@@ -75,7 +92,7 @@ def to_follow(state: RegionReleases, recommended: str) -> bool:
     with a roll-back as the latest switch.
     """
     rolled_away = bool(state.history) and state.history[-1].action == "rollback" and state.previous == recommended
-    return not state.pinned and recommended != state.active and not rolled_away
+    return not state.pinned and not state.frozen and recommended != state.active and not rolled_away
 
 
 def collectable(

@@ -12,7 +12,7 @@ from edge.cache import invalidation
 from edge.cache.entry import Entry
 from edge.cache.invalidation import Ledger, follow_invalidations
 from edge.cache.policy import Life, Standing
-from infra.contracts.messages import INVALIDATION_TOPIC, Invalidation
+from infra.contracts.messages import INVALIDATION_TOPIC, TRIAL_ARM, Invalidation
 from infra.plumbing.clock import ManualClock
 from infra.plumbing.grid.memory import MemoryGrid
 from infra.plumbing.grid.port import GridUnavailableError
@@ -70,6 +70,21 @@ def test_a_lost_release_message_is_learned_from_answers_but_not_from_those_under
     assert not ledger.learn(answer(release="b" * 20, generated_at_ms=clock.now_ms() + 9_000))
     assert ledger.learn(answer(release="c" * 20, generated_at_ms=clock.now_ms() + 9_000))
     assert ledger.release == "c" * 20
+
+
+def test_an_answer_of_a_trial_says_nothing_of_what_the_region_runs_and_ends_with_the_trial() -> None:
+    clock = ManualClock()
+    ledger = Ledger(clock=clock)
+    ledger.apply(Invalidation(release="a" * 20))
+    clock.advance(10.0)
+    tried = msgspec.structs.replace(answer(release="c" * 20), arm=TRIAL_ARM, generated_at_ms=clock.now_ms() + 3_600_000)
+    held = Entry(tried, LIFE, made_s=clock.monotonic_s(), asked=10)
+    assert not ledger.learn(tried)
+    assert ledger.release == "a" * 20
+    assert ledger.standing(held, "s") is Standing.CURRENT
+    clock.advance(1.0)
+    ledger.apply(Invalidation(release="a" * 20))  # the region says what it runs: the trial is over
+    assert ledger.standing(held, "s") is Standing.OVERTAKEN
 
 
 def test_withdrawn_items_go_and_come_back() -> None:

@@ -26,7 +26,7 @@ from region.funnel.release import LoadedRelease
 from region.funnel.ruling import Rulings
 from region.funnel.sources import standing_of
 from region.funnel.tables import ReleaseTables, load_tables
-from region.releases.activation import NoActiveReleaseError
+from region.releases.operations import NoActiveReleaseError
 from region.rules.book import RuleBook
 from region.rules.regional import Withdrawals
 from region.rules.schema import RuleFile

@@ -26,6 +26,8 @@ from region.releases.activation import Activator
 from region.releases.audit import AuditLog
 from region.releases.operator_api import BODY_BYTES_MAX, operator_routes
 from region.releases.store import ReleaseDirectory, ReleaseStore
+from region.releases.trial import TrialKind, TrialPlan
+from region.releases.trials import Trials
 from tests.support.repositories import StaticServer
 from tests.unit.releases.conftest import Central
 from tests.unit.releases.test_activation import Loaded, harm
@@ -62,8 +64,11 @@ async def url(central: Central, client: ReleaseClient, tmp_path: Path) -> AsyncI
     store = ReleaseStore(tmp_path / "store", source=client, clock=ManualClock())
     audit = AuditLog(tmp_path / "audit.jsonl")
     activator: Activator[Loaded] = Activator(store=store, load=load, audit=audit, clock=ManualClock(), on_switch=told)
+    trials: Trials[Loaded] = Trials(
+        activator=activator, marker=tmp_path / "trial", clock=ManualClock(), uniform=lambda: 0.5, ended=told
+    )
     app = web.Application(middlewares=[frame])
-    app.add_routes(operator_routes(store=store, activator=activator, audit=audit, authorize=authorize))
+    app.add_routes(operator_routes(store=store, activator=activator, trials=trials, audit=audit, authorize=authorize))
     async with TestServer(app) as server:
         yield str(server.make_url(""))
     await activator.close()
@@ -185,3 +190,76 @@ async def test_counts_that_cannot_be_used(url: str, count: str) -> None:
     target = f"{url}/operator/v1/audit"
     async with ClientSession(headers=headers) as session, session.get(target, params={"n": count}) as response:
         assert response.status == 400
+
+
+async def test_a_dry_run_checks_everything_and_changes_nothing(url: str, central: Central, tmp_path: Path) -> None:
+    one = central.publish(seed=1).release
+    with pytest.raises(NotFoundError):
+        await call(commands.promote, url, release=one, dry_run=True)
+    await call(commands.pull, url, release=one)
+    answer = await call(commands.promote, url, release=one, dry_run=True)
+    assert (answer.dry_run, answer.to_release) == (True, one)
+    assert (await call(commands.releases, url)).active is None
+    harm(tmp_path / "store" / "releases" / one / "rules.json")
+    with pytest.raises(AtollError, match="changed since they were verified"):
+        await call(commands.promote, url, release=one, dry_run=True)
+
+
+async def test_promoting_twice_is_promoting_once(url: str, central: Central) -> None:
+    one = central.publish(seed=1).release
+    await call(commands.pull, url, release=one)
+    for _ in range(2):
+        assert (await call(commands.promote, url, release=one)).to_release == one
+    status = await call(commands.releases, url)
+    assert (status.active, status.previous) == (one, None)
+
+
+async def test_a_frozen_region_takes_no_change_but_a_roll_back(url: str, central: Central) -> None:
+    one, two = (central.publish(seed=seed).release for seed in (1, 2))
+    for release in (one, two):
+        await call(commands.pull, url, release=release)
+        await call(commands.promote, url, release=release)
+    assert (await call(commands.freeze, url)).frozen
+    plan = TrialPlan(release=one)
+    for refused in (
+        call(commands.promote, url, release=one),
+        call(commands.promote, url, release=one, dry_run=True),
+        call(commands.pull, url, release=one),
+        asyncio.to_thread(commands.begin_trial, url, KEY, TrialKind.CANARY, plan),
+    ):
+        with pytest.raises(ConflictError, match="frozen"):
+            await refused
+    assert (await call(commands.rollback, url)).to_release == one
+    assert (await call(commands.releases, url)).frozen
+    assert not (await call(commands.unfreeze, url)).frozen
+    assert (await call(commands.promote, url, release=two)).to_release == two
+
+
+async def test_a_trial_is_begun_looked_at_and_stopped(url: str, central: Central) -> None:
+    one, two = (central.publish(seed=seed).release for seed in (1, 2))
+    for release in (one, two):
+        await call(commands.pull, url, release=release)
+    await call(commands.promote, url, release=one)
+    with pytest.raises(NotFoundError, match="No release has been tried"):
+        await call(commands.trial, url)
+    report = await asyncio.to_thread(commands.begin_trial, url, KEY, TrialKind.SHADOW, TrialPlan(release=two))
+    assert (report.kind, report.decision, report.plan.release) == (TrialKind.SHADOW, "go-on", two)
+    with pytest.raises(ConflictError, match="is being tried here"):
+        await asyncio.to_thread(commands.begin_trial, url, KEY, TrialKind.CANARY, TrialPlan(release=two))
+    assert (await call(commands.trial, url)).plan.release == two
+    stopped = await call(commands.stop_trial, url)
+    assert (stopped.decision, stopped.why) == ("hold", "an operator stopped it")
+    assert (await call(commands.releases, url)).active == one
+    with pytest.raises(NotFoundError):
+        await call(commands.stop_trial, url)
+
+
+@pytest.mark.parametrize("field", ["share", "alpha", "duration_s", "click_loss_max"])
+async def test_a_plan_out_of_bounds_is_refused_by_its_field(url: str, field: str) -> None:
+    body = msgspec.json.encode({"release": "0" * 20, field: 7e7})
+    async with (
+        ClientSession() as session,
+        session.post(f"{url}/operator/v1/canary", data=body, headers={"Authorization": f"Bearer {KEY}"}) as answer,
+    ):
+        assert answer.status == 400
+        assert field in await answer.text()

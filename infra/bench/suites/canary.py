@@ -1,0 +1,205 @@
+"""Canaries on simulated callers: bad ones are rolled back by themselves, harmless ones are not.
+
+The region's own rooms (`region.releases.trials`, `region.api.trying`) run in virtual time on simulated subjects with
+differing inclinations to click; only loading and ranking are made up. Bad candidates: a random ranker (a fifth of the
+clicks), one that is 300 ms slower, one with empty lists. Harmless ones (A/A) are the active release again.
+Options: `trials` (of A/A, default 200), `calls` (of each trial, default 4000), `seed`.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from prometheus_client import CollectorRegistry
+
+from infra.bench.catalogue import BenchRequest
+from infra.bench.results import Measured, at_least, at_most
+from infra.contracts.events import Event, EventType
+from infra.contracts.messages import (
+    TRIAL_ARM,
+    HomeAnswer,
+    HomeRequest,
+    Lifetime,
+    Reason,
+    ReasonCode,
+    RecommendationType,
+    SlateItem,
+    Source,
+)
+from infra.plumbing.clock import ManualClock
+from region.api.trying import TrialDesk
+from region.funnel.recommender import Lease, Recommender
+from region.funnel.release import LoadedRelease
+from region.releases.audit import AuditLog
+from region.releases.messages import SwitchAnswer
+from region.releases.operations import Operations
+from region.releases.slots import Slot
+from region.releases.store import ReleaseDirectory
+from region.releases.trial import Decision, TrialKind, TrialPlan
+from region.releases.trials import Trials
+
+BAD = ("random ranker", "300 ms slower", "empty lists")
+SUBJECTS = 4000
+CALLS_PER_S = 40.0
+_WHY = Reason(code=ReasonCode.POPULAR, text="")
+_ITEMS = (SlateItem(item="a", score=1.0, source=Source.POPULAR, reason=_WHY),)
+_LIFE = Lifetime(max_age_s=1.0, stale_while_revalidate_s=0.0, stale_if_error_s=0.0)
+
+
+@dataclass
+class Candidate:
+    """What a simulated release does to those who are given it."""
+
+    slower_ms: float = 0.0
+    clicks: float = 1.0
+    """Of what the active release gets."""
+    empty: bool = False
+
+
+CANDIDATES = {
+    "random ranker": Candidate(clicks=0.2),
+    "300 ms slower": Candidate(slower_ms=300.0),
+    "empty lists": Candidate(empty=True),
+}
+
+
+class SimulatedRecommender:
+    """Takes the place of `Recommender`: answers take virtual time."""
+
+    def __init__(self, candidate: Candidate, clock: ManualClock, rng: np.random.Generator) -> None:
+        self._candidate = candidate
+        self._clock = clock
+        self._rng = rng
+
+    async def home(self, request: HomeRequest, *, lease: Lease | None = None) -> HomeAnswer:
+        """A list of the release that `lease` holds."""
+        if lease is not None:
+            with lease():
+                self._clock.advance(self._candidate.slower_ms / 1000)
+        self._clock.advance(float(self._rng.lognormal(-5.3, 0.6)))
+        items = () if lease is not None and self._candidate.empty else _ITEMS
+        return HomeAnswer(
+            items=items, release="r", region="here", personal=request.subject is not None, lifetime=_LIFE,
+            generated_at_ms=self._clock.now_ms(),
+        )  # fmt: skip
+
+
+class Switches:
+    """Takes the place of `Activator`: nothing is loaded."""
+
+    active_release: str | None = "0" * 20
+
+    def __init__(self, audit: AuditLog, clock: ManualClock) -> None:
+        self.operations = Operations(audit=audit, clock=clock)
+
+    async def load_beside(self, release: str, *, action: str, operator: str) -> Slot[LoadedRelease]:
+        """A slot that holds nothing."""
+        await self.operations.record(action, operator, self.active_release, release, "done", "begun")
+        return Slot(cast("ReleaseDirectory", None), cast("LoadedRelease", None))
+
+    async def promote(self, release: str, *, operator: str, ready: Slot[LoadedRelease] | None = None) -> SwitchAnswer:
+        """Note the promotion."""
+        del ready
+        await self.operations.record("promote", operator, self.active_release, release, "done")
+        return SwitchAnswer(
+            action="promote", from_release=self.active_release, to_release=release, took_ms=0.0, notified=True
+        )
+
+    def retire(self, slot: Slot[LoadedRelease]) -> None:
+        """Nothing to close."""
+
+
+async def play(candidate: Candidate, *, calls: int, seed: int, folder: Path) -> tuple[Decision, str, int]:
+    """One canary over `calls` calls: its decision, why, and after how many calls. GO_ON when it came to none."""
+    rng, clock = np.random.default_rng(seed), ManualClock()
+    switches = Switches(AuditLog(folder / "audit.jsonl"), clock)
+
+    async def ended(_release: str) -> None:
+        return None
+
+    trials: Trials[LoadedRelease] = Trials(
+        activator=switches, marker=folder / "trial", clock=clock, uniform=rng.random, ended=ended
+    )
+    recommender = cast("Recommender", SimulatedRecommender(candidate, clock, rng))
+    desk = TrialDesk(recommender=recommender, trials=trials, clock=clock, registry=CollectorRegistry())
+    plan = TrialPlan(release=f"{seed:020x}", share=0.2, duration_s=7 * 86_400.0)
+    await trials.begin(TrialKind.CANARY, plan, operator="bench")
+    inclination = rng.beta(2.0, 6.0, SUBJECTS)
+    for number in range(calls):
+        subject = int(rng.integers(SUBJECTS))
+        answer = await desk.home(HomeRequest(type=RecommendationType.PERSONAL, subject=f"s{subject}"))
+        kept = candidate.clicks if answer.arm == TRIAL_ARM else 1.0
+        if rng.random() < inclination[subject] * kept:
+            trials.note_events(f"s{subject}", (_click(number),))
+        clock.advance(1.0 / CALLS_PER_S)
+        if number % int(CALLS_PER_S) == 0 or number == calls - 1:
+            clock.advance(30.0)  # The windows of those who clicked nothing must run out.
+            verdict = await trials.look()
+            if verdict is not None and verdict.decision is not Decision.GO_ON:
+                return verdict.decision, verdict.why, number + 1
+    return Decision.GO_ON, "", calls
+
+
+def _click(number: int) -> Event:
+    return Event(event_id=f"event-{number:08}", type=EventType.CLICK, item="a", at_ms=0)
+
+
+def run(request: BenchRequest) -> Measured:
+    """Every bad candidate several times, and harmless ones."""
+    harmless = int(request.number("trials", 40 if request.quick else 200))
+    calls, seed = int(request.number("calls", 4000)), int(request.number("seed", 0))
+    repeats = 2 if request.quick else 20
+    with _quiet_disk(request.work) as folder:
+        caught: dict[str, list[int]] = {name: [] for name in BAD}
+        for index, name in enumerate(BAD):
+            for repeat in range(repeats):
+                outcome = asyncio.run(
+                    play(CANDIDATES[name], calls=calls, seed=seed + 10_000 * (index + 1) + repeat, folder=folder)
+                )
+                if outcome[0] is Decision.ROLL_BACK:
+                    caught[name].append(outcome[2])
+            request.progress.advance(index + 1, len(BAD), "bad candidates")
+        ends = []
+        for number in range(harmless):
+            ends.append(asyncio.run(play(Candidate(), calls=calls, seed=seed + number, folder=folder))[0])
+            request.progress.advance(number + 1, harmless, "harmless candidates")
+    share = sum(len(found) for found in caught.values()) / (repeats * len(BAD))
+    alarms = sum(end is Decision.ROLL_BACK for end in ends) / harmless
+    return Measured(
+        figures={
+            "bad_rolled_back_share": share,
+            "false_alarm_share": alarms,
+            "harmless_promoted_share": sum(end is Decision.PROMOTE for end in ends) / harmless,
+            **{
+                f"{name.replace(' ', '_')}_calls_p50": float(np.median(found or [calls]))
+                for name, found in caught.items()
+            },
+        },
+        bars=(
+            at_least("bad candidates that were rolled back", share, 1.0, unit="share"),
+            at_most("harmless candidates that were rolled back", alarms, 0.05, unit="share"),
+        ),
+        notes=(
+            f"{repeats} canaries of each bad kind, {harmless} harmless ones, {calls} calls each, a fifth of "
+            f"{SUBJECTS} subjects in the bucket; virtual time.",
+        ),
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _quiet_disk(work: Path) -> Iterator[Path]:
+    """A folder in memory where there is one: thousands of audit entries need no platter here."""
+    memory = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it
+    folder = (memory if memory.is_dir() else work) / work.name
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield folder
+    finally:
+        for path in folder.iterdir():
+            path.unlink()
+        if folder != work:
+            folder.rmdir()

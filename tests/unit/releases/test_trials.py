@@ -1,0 +1,254 @@
+"""Shadows and canaries: who is in, what is counted, what follows, and that a caller always has a list."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from infra.contracts.events import Event, EventAck, EventBatch, EventType
+from infra.contracts.messages import (
+    TRIAL_ARM,
+    HomeAnswer,
+    HomeRequest,
+    Lifetime,
+    Reason,
+    ReasonCode,
+    RecommendationType,
+    SlateItem,
+    Source,
+)  # fmt: skip
+from infra.plumbing.clock import ManualClock
+from infra.plumbing.errors import AtollError, InvalidInputError
+from infra.plumbing.tuf_client.client import ReleaseClient
+from region.api.trying import CountedEvents, TrialDesk
+from region.releases.activation import Activator
+from region.releases.trial import Arm, Decision, Tally, TrialKind, TrialPlan, in_bucket, judge, looked_at, new_standing
+from region.releases.trials import Trials
+from tests.unit.releases.conftest import Central
+from tests.unit.releases.test_activation import Loaded, World, releases, world
+
+__all__ = ["releases", "world"]
+
+
+class Recommender:
+    """Gives the list of whatever release it is handed; `bad` says what the candidate does."""
+
+    def __init__(self, activator: Activator[Loaded], clock: ManualClock) -> None:
+        self.activator, self.clock = activator, clock
+        self.bad = ""
+        self.served: list[str] = []
+
+    async def home(self, request: HomeRequest, *, lease: object = None) -> HomeAnswer:
+        if request.n > 100:
+            raise InvalidInputError("n is too large.")
+        with (lease or self.activator.lease)() as loaded:  # type: ignore[operator]
+            self.served.append(loaded.release)
+            tried = lease is not None
+            if tried and self.bad == "failing":
+                raise AtollError("no.")
+            if tried and self.bad == "hanging":
+                await asyncio.Event().wait()
+            self.clock.advance(0.3 if tried and self.bad == "slow" else 0.001)
+            names = () if tried and self.bad == "empty" else ("a", "b")
+        why = Reason(code=ReasonCode.POPULAR, text="")
+        return HomeAnswer(
+            items=tuple(SlateItem(item=name, score=1.0, source=Source.POPULAR, reason=why) for name in names),
+            release=loaded.release, region="here", personal=True, generated_at_ms=0,
+            lifetime=Lifetime(max_age_s=1, stale_while_revalidate_s=0, stale_if_error_s=0),
+        )  # fmt: skip
+
+
+class Intake:
+    async def take(self, batch: EventBatch) -> EventAck:
+        return EventAck(accepted=len(batch.events), duplicates=0)
+
+
+class Scene:
+    """One region node that tries the second of two releases."""
+
+    def __init__(self, world: World, releases: list[str], folder: Path) -> None:
+        self.world, (self.active, self.candidate, _) = world, releases
+        self.clock = world.clock
+        self.activator = world.activator()
+        self.told: list[str] = []
+        self.trials: Trials[Loaded] = Trials(
+            activator=self.activator, marker=folder / "trial", clock=self.clock, uniform=lambda: 0.05, ended=self.ended
+        )
+        self.recommender = Recommender(self.activator, self.clock)
+        self.desk = TrialDesk(
+            recommender=self.recommender,  # type: ignore[arg-type]
+            trials=self.trials, clock=self.clock, registry=CollectorRegistry(),  # type: ignore[arg-type]
+        )  # fmt: skip
+        self.events = CountedEvents(intake=Intake(), trials=self.trials)  # type: ignore[arg-type]
+
+    async def ended(self, release: str) -> None:
+        self.told.append(release)
+
+    async def begin(self, kind: TrialKind = TrialKind.CANARY, **changes: object) -> None:
+        await self.activator.promote(self.active, operator="ada")
+        plan = TrialPlan(release=self.candidate, share=0.5, **changes)  # type: ignore[arg-type]
+        await self.trials.begin(kind, plan, operator="ada")
+
+    async def ask(self, number: int) -> HomeAnswer:
+        return await self.desk.home(HomeRequest(type=RecommendationType.PERSONAL, subject=f"s{number}"))
+
+    async def click(self, number: int) -> None:
+        event = Event(event_id=f"event-{number:05}", type=EventType.CLICK, item="a", at_ms=0)
+        await self.events.take(EventBatch(subject=f"s{number}", events=(event,)))
+
+
+@pytest.fixture
+async def scene(world: World, releases: list[str], tmp_path: Path) -> AsyncIterator[Scene]:
+    built = Scene(world, releases, tmp_path)
+    yield built
+    await built.desk.close()
+    await built.activator.close()
+
+
+def test_a_bucket_is_kept_and_is_as_large_as_its_share():
+    subjects = [f"subject-{number}" for number in range(4000)]
+    inside = [subject for subject in subjects if in_bucket(subject, "r1", 0.2)]
+    assert inside == [subject for subject in subjects if in_bucket(subject, "r1", 0.2)]
+    assert 0.17 < len(inside) / 4000 < 0.23
+    assert set(inside) < {subject for subject in subjects if in_bucket(subject, "r1", 0.4)}
+    assert set(inside) != {subject for subject in subjects if in_bucket(subject, "r2", 0.2)}
+
+
+async def test_each_subject_is_answered_by_its_arm(scene: Scene) -> None:
+    await scene.begin()
+    for number in range(40):
+        answer = await scene.ask(number)
+        tried = in_bucket(f"s{number}", scene.candidate, 0.5)
+        assert (answer.release, answer.arm) == ((scene.candidate, TRIAL_ARM) if tried else (scene.active, "control"))
+    anonymous = await scene.desk.home(HomeRequest(type=RecommendationType.POPULAR))
+    assert anonymous.release == scene.active
+    tester = await scene.desk.home(HomeRequest(type=RecommendationType.POPULAR, arm=TRIAL_ARM))
+    assert tester.release == scene.candidate
+    report = scene.trials.report()
+    assert report.answers + report.control_answers == 42
+
+
+@pytest.mark.parametrize(("bad", "watched"), [("failing", "failed"), ("empty", "empty"), ("slow", "slow")])
+async def test_a_bad_canary_costs_nobody_a_list_and_is_rolled_back(scene: Scene, bad: str, watched: str) -> None:
+    await scene.begin()
+    scene.recommender.bad = bad
+    verdict = None
+    for number in range(400):
+        assert (await scene.ask(number)).items
+        if number % 10 == 9:
+            verdict = await scene.trials.look()
+            if verdict is None or verdict.decision is not Decision.GO_ON:
+                break
+    assert verdict is not None
+    assert verdict.decision is Decision.ROLL_BACK
+    assert verdict.why.startswith(f"{watched}: 100.0%")
+    assert scene.trials.running is None
+    assert scene.activator.active_release == scene.active
+    assert scene.told == [scene.active]
+    assert (await scene.ask(1)).release == scene.active
+    assert ("region", "canary roll-back", scene.candidate, "done") in scene.world.audited()
+    await asyncio.gather(*scene.activator._retirement._closings)
+    assert [loaded.closed for loaded in scene.world.loads if loaded.release == scene.candidate] == [True]
+
+
+async def test_a_canary_that_hangs_costs_a_share_of_the_time(scene: Scene) -> None:
+    await scene.begin()
+    scene.recommender.bad = "hanging"
+    tried = next(number for number in range(99) if in_bucket(f"s{number}", scene.candidate, 0.5))
+    request = HomeRequest(type=RecommendationType.PERSONAL, subject=f"s{tried}", timeout_ms=50.0)
+    answer = await scene.desk.home(request)
+    assert answer.release == scene.active
+    await scene.trials.look()
+    assert scene.trials.report().rates["slow"] == (0.0, 1.0)
+
+
+async def test_what_the_caller_did_wrong_is_not_the_canarys_fault(scene: Scene) -> None:
+    await scene.begin()
+    with pytest.raises(InvalidInputError):
+        await scene.desk.home(HomeRequest(type=RecommendationType.PERSONAL, arm=TRIAL_ARM, n=101))
+    assert scene.trials.report().answers == 0
+
+
+async def test_ignored_lists_roll_a_canary_back(scene: Scene) -> None:
+    await scene.begin(duration_s=1e6)
+    verdict = None
+    for number in range(1500):
+        answer = await scene.ask(number)
+        if answer.arm == "control" and number % 3 == 0:
+            await scene.click(number)
+        if number % 25 == 24:
+            scene.clock.advance(700.0 if number % 100 == 99 else 1.0)
+            verdict = await scene.trials.look()
+            if verdict is None or verdict.decision is not Decision.GO_ON:
+                break
+    assert verdict is not None
+    assert verdict.decision is Decision.ROLL_BACK
+    assert verdict.why.startswith("ignored: ")
+
+
+async def test_a_canary_that_keeps_its_clicks_is_promoted_without_being_loaded_again(scene: Scene) -> None:
+    await scene.begin(click_loss_max=0.5, duration_s=1e6)
+    for number in range(1200):
+        await scene.ask(number)
+        if number % 2 == 0:
+            await scene.click(number)
+        if number % 20 == 19:
+            scene.clock.advance(700.0 if number % 100 == 99 else 1.0)
+            verdict = await scene.trials.look()
+            if verdict is not None and verdict.decision is not Decision.GO_ON:
+                break
+    assert verdict is not None
+    assert verdict.decision is Decision.PROMOTE, verdict
+    assert scene.activator.active_release == scene.candidate
+    assert sum(loaded.release == scene.candidate for loaded in scene.world.loads) == 1
+    assert (await scene.ask(3)).release == scene.candidate
+
+
+async def test_a_canary_without_feedback_is_held_when_its_time_is_over(scene: Scene) -> None:
+    await scene.begin(duration_s=60.0)
+    await scene.ask(1)
+    scene.clock.advance(61.0)
+    verdict = await scene.trials.look()
+    assert verdict is not None
+    assert (verdict.decision, scene.activator.active_release) == (Decision.HOLD, scene.active)
+    assert "too few" in scene.trials.report().why
+
+
+async def test_a_shadow_answers_nobody_and_is_compared(scene: Scene) -> None:
+    await scene.begin(TrialKind.SHADOW, duration_s=60.0)
+    for number in range(6):
+        assert (await scene.ask(number)).release == scene.active
+        await asyncio.gather(*scene.desk._shadows)
+    report = scene.trials.report()
+    assert scene.recommender.served.count(scene.candidate) == 6
+    assert (report.answers, report.overlap) == (6, 1.0)
+    scene.clock.advance(61.0)
+    verdict = await scene.trials.look()
+    assert verdict is not None
+    assert verdict.decision is Decision.HOLD
+
+
+async def test_a_restart_ends_a_trial_and_says_so(scene: Scene, central: Central, client: ReleaseClient) -> None:
+    await scene.begin()
+    again: Trials[Loaded] = Trials(
+        activator=scene.activator, marker=scene.trials._marker, clock=scene.clock, uniform=lambda: 0.5,
+        ended=scene.ended,
+    )  # fmt: skip
+    await again.start()
+    assert scene.world.entries()[-1].detail == "the node was started anew"
+    await again.start()
+    assert [entry.detail for entry in scene.world.entries()].count("the node was started anew") == 1
+
+
+def test_nothing_is_promoted_on_few_answers():
+    plan = TrialPlan(release="r", answers_min=500)
+    standing = new_standing()
+    for _ in range(100):
+        standing = looked_at(
+            standing, Tally(answers=4, shown=4, ignored=3), Tally(answers=4, shown=4), clicks_counted=1
+        )
+    assert standing.kept.e_value > 20
+    assert judge(plan, standing, elapsed_s=1.0).decision is Decision.GO_ON
+    assert Arm.TRIAL.value == TRIAL_ARM

@@ -5,7 +5,7 @@ import contextlib
 import itertools
 import logging
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -36,6 +36,7 @@ from region.api.operating import OperatorDoors
 from region.api.relay import RelayDesk
 from region.api.routes import CallerDoors
 from region.api.rule_doors import RuleDoors, hear_rules
+from region.api.targets import metrics_targets
 from region.api.trying import CountedEvents, TrialDesk
 from region.background import Background
 from region.events.intake import Intake
@@ -236,20 +237,6 @@ def status_of(settings: RegionSettings, data: Data, releases: Releases, answers:
 def waits_for(activator: Activator[LoadedRelease]) -> str | None:
     """What a node waits for before it takes requests; None when it is ready."""
     return None if activator.active_release is not None else "an active release"
-
-
-def metrics_targets(region: str, retrievals: Iterable[RetrievalProcess]) -> web.RouteDef:
-    """`/metrics/targets`: processes of this node whose ports are not known beforehand, for Prometheus (`http_sd`)."""
-
-    async def targets(_request: web.Request) -> web.Response:
-        found = [
-            {"targets": [process.metrics_address],
-             "labels": {"process": "retrieval", "region": region, "release": process.release}}
-            for process in retrievals if process.metrics_address
-        ]  # fmt: skip
-        return web.json_response(found)
-
-    return web.get("/metrics/targets", targets)
 
 
 def labels_of(activator: Activator[LoadedRelease], item: str) -> ItemLabels:

@@ -113,7 +113,7 @@ class RuleDoors:
 
     async def _audit(self, operator: str, outcome: str, detail: str) -> None:
         active = self.activator.active_release
-        await self.activator.record("publish-rules", operator, active, active, outcome, detail)
+        await self.activator.operations.record("publish-rules", operator, active, active, outcome, detail)
 
 
 def examined_on(release: LoadedRelease, file: RuleFile, *, now_s: float) -> Examination:

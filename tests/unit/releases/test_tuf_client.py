@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from central.release.repository import Layout, init_repository, read_view, write_targets
-from infra.contracts.release import LISTS, FileEntry, Manifest
+from infra.contracts.release import FORMAT_VERSION, LISTS, FileEntry, Manifest
 from infra.plumbing.clock import ManualClock
 from infra.plumbing.errors import ConflictError, InvalidInputError, NotFoundError
 from infra.plumbing.files import write_atomically
@@ -413,7 +413,7 @@ def edited(manifest: Manifest, **changes: object) -> Manifest:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda one: edited(one, format_version=2), "format version 2"),
+        (lambda one: edited(one, format_version=FORMAT_VERSION + 1), f"format version {FORMAT_VERSION + 1}"),
         (lambda one: edited(one, files={**one.files, "../x": one.files[LISTS]}), "not allowed"),
         (lambda one: edited(one, files={"x": one.files[LISTS]}), "required files are missing"),
         (lambda one: edited(one, files={str(n): one.files[LISTS] for n in range(5000)}), "more than 4096"),

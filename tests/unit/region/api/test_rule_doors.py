@@ -41,6 +41,10 @@ class FakeActivator:
     def lease(self) -> Any:
         yield self._world.release
 
+    @property
+    def operations(self) -> "FakeActivator":
+        return self
+
     async def record(self, *entry: Any) -> bool:
         self.audit.append(entry)
         return True

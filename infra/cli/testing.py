@@ -6,10 +6,13 @@ import sys
 from pathlib import Path
 
 from infra.cli.output import add_json_option, emit
+from infra.local.servers.running import stop_servers
 from infra.plumbing.clock import SystemClock
+from infra.plumbing.environment import environment_with
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 COVERAGE_MIN = 85
+SERVERS = ROOT / ".atoll" / "servers" / "tests"
 
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -45,14 +48,17 @@ def _run(arguments: argparse.Namespace) -> int:
     clock = SystemClock()
     for old in ROOT.glob(".coverage*"):
         old.unlink()
+    # The first test that needs real servers starts them here, for all steps.
+    environment = environment_with({"ATOLL_TEST_SERVERS": str(SERVERS)})
     results: dict[str, dict[str, float | bool]] = {}
     for name, command in _steps().items():
         if arguments.only and name not in arguments.only:
             continue
         print(f"== {name}", file=sys.stderr, flush=True)
         started_s = clock.monotonic_s()
-        passed = subprocess.run(command, cwd=ROOT, check=False).returncode == 0
+        passed = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode == 0
         results[name] = {"passed": passed, "seconds": round(clock.monotonic_s() - started_s, 1)}
+    stop_servers(SERVERS, clock=clock)
     text = "\n".join(
         f"{'ok  ' if result['passed'] else 'FAIL'} {name} ({result['seconds']} s)" for name, result in results.items()
     )

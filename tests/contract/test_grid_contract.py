@@ -6,14 +6,29 @@ from pathlib import Path
 
 import pytest
 
+from infra.local.servers.plans import HAZELCAST_HEAP_SHARE_MB, grid_address
+from infra.plumbing.addresses import parse_address
 from infra.plumbing.clock import ManualClock, SystemClock
 from infra.plumbing.errors import InvalidInputError
 from infra.plumbing.grid.client import SocketGrid
+from infra.plumbing.grid.hazelcast import HazelcastGrid
 from infra.plumbing.grid.memory import MemoryGrid
 from infra.plumbing.grid.port import KEY_BYTES_MAX, VALUE_BYTES_MAX, Grid, GridUnavailableError
 from infra.plumbing.grid.server import GridServer
+from tests.support.servers import Servers
 
 BYTES_MAX = 4 << 20
+
+
+def hazelcast(servers: Servers, clock: ManualClock) -> HazelcastGrid:
+    address = parse_address(grid_address(servers.hazelcast), scheme="hazelcast")
+    return HazelcastGrid(address, clock=clock, call_timeout_s=10.0, publish_timeout_s=10.0)
+
+
+async def forget_everything(grid: HazelcastGrid) -> None:
+    await grid.get("k")
+    assert grid._link is not None
+    await grid._link.entries.clear()
 
 
 @pytest.fixture
@@ -21,8 +36,15 @@ def clock() -> ManualClock:
     return ManualClock()
 
 
-@pytest.fixture(params=["memory", "socket"])
+@pytest.fixture(params=["memory", "socket", "hazelcast"])
 async def grid(request: pytest.FixtureRequest, clock: ManualClock, tmp_path: Path) -> AsyncIterator[Grid]:
+    if request.param == "hazelcast":
+        servers: Servers = request.getfixturevalue("servers")
+        opened = hazelcast(servers, clock)
+        await forget_everything(opened)
+        yield opened
+        await opened.close()
+        return
     if request.param == "memory":
         memory = MemoryGrid(clock=clock, bytes_max=BYTES_MAX)
         yield memory
@@ -80,12 +102,25 @@ async def test_sizes_are_bounded(grid: Grid) -> None:
 
 
 async def test_the_least_recently_used_leave_first(grid: Grid) -> None:
+    if isinstance(grid, HazelcastGrid):
+        await check_that_it_stays_within_its_heap(grid)
+        return
     for number in range(4):
         await grid.put(f"k{number}", bytes(1_000_000), ttl_s=60)
     assert await grid.get("k0") is not None
     await grid.put("k4", bytes(1_000_000), ttl_s=60)
     there = [number for number in range(5) if await grid.get(f"k{number}") is not None]
     assert there == [0, 2, 3, 4]
+
+
+async def check_that_it_stays_within_its_heap(grid: HazelcastGrid) -> None:
+    """Hazelcast evicts by samples: who leaves is roughly, how much stays is surely."""
+    total = 2 * HAZELCAST_HEAP_SHARE_MB
+    for number in range(total):
+        await grid.put(f"k{number}", bytes(1_000_000), ttl_s=600)
+    there = [number for number in range(total) if await grid.get(f"k{number}") is not None]
+    assert 0 < len(there) < 1.2 * HAZELCAST_HEAP_SHARE_MB
+    await forget_everything(grid)
 
 
 async def test_concurrent_calls_answer_their_own_callers(grid: Grid) -> None:

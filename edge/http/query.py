@@ -39,6 +39,7 @@ from infra.plumbing.keys import decode_base64url
 VECTOR_FLOATS_MAX = 1024
 _DEADLINE = re.compile(r"[0-9]{1,9}")
 _NO_FILTERS = ItemFilters()
+ABOUT_AN_ITEM = frozenset({RecommendationType.SIMILAR, RecommendationType.TOGETHER})
 
 
 def parse_list_query(
@@ -92,8 +93,10 @@ def parse_deadline_ms(text: str | None, *, deadline_ms_max: int) -> float:
 
 def _item(parameters: MultiMapping[str], type_: RecommendationType) -> str | None:
     item = checked_name(single(parameters, "item"), "item")
-    if (item is not None) != (type_ is RecommendationType.SIMILAR):
-        raise InvalidInputError("item is required for type similar, and allowed for no other type.", field="item")
+    if (item is not None) != (type_ in ABOUT_AN_ITEM):
+        raise InvalidInputError(
+            "item is required for types similar and together, and allowed for no other type.", field="item"
+        )
     return item
 
 

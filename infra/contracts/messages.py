@@ -25,6 +25,8 @@ class RecommendationType(enum.StrEnum):
     TRENDING = "trending"
     POPULAR = "popular"
     SESSION = "session"
+    TOGETHER = "together"
+    """What is often taken together with an item."""
 
 
 class Surface(enum.StrEnum):
@@ -64,8 +66,11 @@ class Source(enum.StrEnum):
     ANN = "ann"
     SIMILAR_TO_RECENT = "similar-to-recent"
     SIMILAR = "similar"
+    TOGETHER = "together"
     TRENDING = "trending"
     POPULAR = "popular"
+    NEW = "new"
+    """New in the catalogue, shown to learn about it."""
     RULE = "rule"
     """Put up by a rule: a promotion, or what a floor asks for."""
     RELEASE_LISTS = "release-lists"
@@ -77,7 +82,9 @@ class ReasonCode(enum.StrEnum):
     FOR_YOU = "for-you"
     BECAUSE_RECENT = "because-recent"
     SIMILAR_ITEM = "similar-item"
+    TOGETHER = "together"
     TRENDING_REGION = "trending-region"
+    TRENDING_CATEGORY = "trending-category"
     POPULAR = "popular"
     POPULAR_IN_CATEGORY = "popular-in-category"
     PROMOTED = "promoted"

@@ -19,7 +19,8 @@ from typing import Annotated
 
 import msgspec
 
-from infra.contracts.messages import Reason, ReasonCode, SlateItem, Source
+from infra.contracts.messages import ReasonCode, SlateItem, Source
+from infra.contracts.reasons import reason
 from infra.contracts.residency import Global, GlobalMessage
 
 FORMAT_VERSION = 2
@@ -179,27 +180,16 @@ def channel_target(channel: str) -> str:
     return f"channels/{channel}.json"
 
 
-_SENTENCES: dict[ReasonCode, str] = {
-    ReasonCode.FOR_YOU: "Picked for you from what you enjoyed",
-    ReasonCode.BECAUSE_RECENT: "Because of {anchor}",
-    ReasonCode.SIMILAR_ITEM: "Similar to {anchor}",
-    ReasonCode.TRENDING_REGION: "Trending in your region",
-    ReasonCode.POPULAR: "Popular with everyone",
-    ReasonCode.POPULAR_IN_CATEGORY: "Popular in {anchor}",
-    ReasonCode.PROMOTED: "Promoted",
-}
-
-
-def reason(code: ReasonCode, anchor: str = "") -> Reason:
-    """The reason with its sentence; `anchor` is the title or category that the sentence names."""
-    return Reason(code=code, text=_SENTENCES[code].format(anchor=anchor or "what you chose"))
-
-
 def slate_from_list(
-    items: tuple[str, ...], *, code: ReasonCode, anchor: str = "", titles: dict[str, str] | None = None
+    items: tuple[str, ...],
+    *,
+    code: ReasonCode,
+    anchor: str = "",
+    titles: dict[str, str] | None = None,
+    locale: str = "en",
 ) -> tuple[SlateItem, ...]:
     """Slate items for a ready-made list of a release, scores falling from 1 by rank."""
-    why = reason(code, anchor)
+    why = reason(code, anchor, locale=locale)
     names = titles or {}
     return tuple(
         SlateItem(item=item, score=1.0 / (rank + 1), source=Source.RELEASE_LISTS, reason=why, title=names.get(item, ""))

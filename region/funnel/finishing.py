@@ -52,6 +52,7 @@ class Draft:
     allowed: BoolArray | None = None
     """Which rows pass the caller's filters, `[num_items] bool`; None when there is none."""
     explain: bool = False
+    locale: str = "en"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,7 @@ def finish(draft: Draft, recorder: Recorder) -> Finished:
     with recorder.stage("slate", candidates_in=slots.rows.size) as note:
         context = ReasonContext(
             tables=draft.release.tables, history=draft.history, anchor=draft.anchor, category=choice.level.category,
-            promotions=frozenset(one.rule.id for one in draft.ruling.active.promotions),
+            locale=draft.locale, promotions=frozenset(one.rule.id for one in draft.ruling.active.promotions),
         )  # fmt: skip
         slate = build_slate(slots.rows, slots.sources, slots.scores, context, rules=slots.rules, stages=slots.stages)
         note.candidates_out = len(slate)

@@ -23,6 +23,7 @@ from region.funnel.plans import (
     PERSONAL_PLAN,
     POPULAR_PLAN,
     SIMILAR_PLAN,
+    TOGETHER_PLAN,
     TRENDING_PLAN,
     Budget,
     Plan,
@@ -39,6 +40,7 @@ from region.rules.regional import Withdrawals
 from region.rules.schema import RuleFile
 from region.store.port import UserRow
 
+ABOUT_AN_ITEM = frozenset({RecommendationType.SIMILAR, RecommendationType.TOGETHER})
 PERSONAL_TYPES = frozenset({RecommendationType.PERSONAL, RecommendationType.SESSION})
 
 
@@ -76,14 +78,6 @@ class Query:
         return self.vector is None and self.history.size > 0
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """What is there before the index is asked: the query's vector, and the candidates of the tables."""
-
-    vector: FloatArray | None
-    groups: tuple[Candidates, ...]
-
-
 class Funnel:
     """Runs calls against whatever release they name.
 
@@ -117,9 +111,10 @@ class Funnel:
             ruling = self._ruling(call)
             query = understand(call, mix=ruling.active.settings.mix)
             note.candidates_out = query.history.size
-        prepared = await self._prepared(call, query)
-        nearest = await self._nearest(call, query, prepared.vector)
-        draft = self._draft(call, query, ruling, prepared.vector, (*nearest, *prepared.groups))
+        vector = await self._vector(call, query)
+        # The index answers from another process: the other sources are asked meanwhile.
+        nearest, groups = await asyncio.gather(self._nearest(call, query, vector), self._from_sources(call, query))
+        draft = self._draft(call, query, ruling, vector, (*nearest, *groups))
         finished = await self._compute.run(finish, draft, call.recorder)
         self._account(call, finished)
         return finished.slate
@@ -137,19 +132,42 @@ class Funnel:
         elif _may_remember(call) and not call.request.explain and call.proposed is None:
             self._rulings.remember(call.request, call.release, finished.rows, now_s=call.now_s)
 
-    async def _prepared(self, call: Call, query: Query) -> Prepared:
-        """What can be computed before the index is asked, in one trip to the threads: trips cost more than stages."""
+    async def _vector(self, call: Call, query: Query) -> FloatArray | None:
+        """The query's vector: the caller's own, or the user tower's, or None."""
+        if not query.wants_tower:
+            return query.vector
         try:
             async with asyncio.timeout(call.budget.left_s(now_s=call.recorder.clock.monotonic_s())):
-                return await self._compute.run(self._prepare, call, query)
+                return await self._compute.run(self._user_vector, call, query.history)
         except TimeoutError:
-            call.recorder.skip("user-tower" if query.wants_tower else "sources", why="timeout")
-            return Prepared(query.vector, ())
+            call.recorder.skip("user-tower", why="timeout")
+            return None
 
-    def _prepare(self, call: Call, query: Query) -> Prepared:
-        vector = self._user_vector(call, query.history) if query.wants_tower else query.vector
-        groups = [self._one_source(call, query, source) for source in query.plan.weights if source is not Source.ANN]
-        return Prepared(vector, tuple(group for group in groups if group is not None))
+    async def _from_sources(self, call: Call, query: Query) -> tuple[Candidates, ...]:
+        """Candidates of every source of the plan but the index, in one trip to the threads: trips cost more."""
+        timeout_s = call.budget.timeout_s("sources", now_s=call.recorder.clock.monotonic_s())
+        if timeout_s <= 0.0:
+            call.recorder.skip("sources", why="deadline")
+            return ()
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._compute.run(self._every_source, call, query)
+        except TimeoutError:
+            call.recorder.skip("sources", why="timeout")
+            return ()
+
+    def _every_source(self, call: Call, query: Query) -> tuple[Candidates, ...]:
+        groups: list[Candidates] = []
+        for source in query.plan.weights:
+            if source is Source.ANN:
+                continue
+            if call.budget.timeout_s("sources", now_s=call.recorder.clock.monotonic_s()) <= 0.0:
+                call.recorder.skip(source.value, why="deadline")
+                continue
+            found = self._one_source(call, query, source)
+            if found is not None:
+                groups.append(found)
+        return tuple(groups)
 
     def _user_vector(self, call: Call, history: History) -> FloatArray | None:
         if call.budget.timeout_s("user-tower", now_s=call.recorder.clock.monotonic_s()) <= 0.0:
@@ -209,14 +227,17 @@ class Funnel:
 
     def _from_tables(self, call: Call, query: Query, source: Source) -> Candidates:
         tables, limit = call.release.tables, CANDIDATES_PER_SOURCE[source]
-        if source is Source.SIMILAR and query.anchor is not None:
-            return sources.similar(tables, query.anchor, limit=limit)
+        anchor = _anchor_of(query, source)
         if source is Source.SIMILAR_TO_RECENT:
             return sources.similar_to_recent(tables, query.history, limit=limit)
         if source is Source.TRENDING:
-            trend = self._live.trend(call.release)
-            return sources.trending(tables, trend, category=query.category, limit=limit)
-        return sources.popular(tables, call.release.standing, category=query.category, limit=limit)
+            return self._live.trend(call.release).best(query.category, limit)
+        if source is Source.POPULAR:
+            return sources.popular(tables, call.release.standing, category=query.category, limit=limit)
+        if anchor is None:
+            return sources.nothing(source)
+        about = sources.together if source is Source.TOGETHER else sources.similar
+        return about(tables, anchor, limit=limit)
 
     def _draft(
         self, call: Call, query: Query, ruling: Ruling, vector: FloatArray | None, groups: tuple[Candidates, ...]
@@ -240,6 +261,7 @@ class Funnel:
             now_s=call.now_s,
             budget=call.budget,
             explain=request.explain,
+            locale=request.context.locale,
         )
 
     def _withdrawn_rows(self, release: LoadedRelease) -> frozenset[int]:
@@ -266,11 +288,11 @@ def understand(call: Call, *, mix: Mapping[Source, float] | None = None) -> Quer
     entries = call.row.history if call.row is not None and personal else ()
     history = read_history(entries, request.recent if personal else (), tables=tables, now_s=call.now_s)
     vector = _accepted_vector(call) if personal else None
-    anchor = tables.row_of.get(request.item or "") if request.type is RecommendationType.SIMILAR else None
+    anchor = tables.row_of.get(request.item or "") if request.type in ABOUT_AN_ITEM else None
     category = request.category if request.category in tables.category_rows else None
     if category != request.category:
         call.recorder.degrade("unknown-category")
-    if request.type is RecommendationType.SIMILAR and anchor is None:
+    if request.type in ABOUT_AN_ITEM and anchor is None:
         call.recorder.degrade("unknown-item")
     warm = history.size > 0 or vector is not None
     plan = choose_plan(request.type, opted_out=opted_out, warm=warm, anchored=anchor is not None)
@@ -294,9 +316,16 @@ def choose_plan(kind: RecommendationType, *, opted_out: bool, warm: bool, anchor
     """The plan for a type of list. `warm`: something is known to rank by; `anchored`: the item asked about is known."""
     if kind in PERSONAL_TYPES and not opted_out:
         return PERSONAL_PLAN if warm else COLD_PLAN
-    if kind is RecommendationType.SIMILAR and anchored:
-        return SIMILAR_PLAN
+    if kind in ABOUT_AN_ITEM and anchored:
+        return SIMILAR_PLAN if kind is RecommendationType.SIMILAR else TOGETHER_PLAN
     return TRENDING_PLAN if kind is RecommendationType.TRENDING else POPULAR_PLAN
+
+
+def _anchor_of(query: Query, source: Source) -> int | None:
+    """The item that a list about an item is about; in personal lists, what goes together with the latest item liked."""
+    if query.anchor is not None or source is not Source.TOGETHER:
+        return query.anchor
+    return sources.last_liked(query.history)
 
 
 def _may_remember(call: Call) -> bool:

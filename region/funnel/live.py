@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass, field
 
-from infra.contracts.features import FloatArray
 from infra.plumbing.clock import Clock
 from infra.plumbing.errors import UnavailableError
 from region.funnel.release import LoadedRelease
-from region.funnel.sources import merge_live_trend
+from region.funnel.sources import Trend
 from region.store.port import ItemCount, Store
 
 LIVE_WINDOW_MS = 6 * 3_600_000
@@ -27,7 +26,7 @@ class LiveTrend:
     _counts: tuple[ItemCount, ...] = ()
     _read_s: float | None = None
     _edition: int = 0
-    _merged: tuple[str, int, FloatArray] | None = field(default=None)
+    _merged: tuple[str, int, Trend] | None = field(default=None)
 
     async def refresh(self) -> None:
         """Read the counts once.
@@ -48,12 +47,12 @@ class LiveTrend:
             return False
         return self._read_s is None or self.clock.monotonic_s() - self._read_s > LIVE_STALE_S
 
-    def trend(self, release: LoadedRelease) -> FloatArray:
-        """Trend of every item, `[num_items] float32`: the release's, with live counts on top while they are fresh."""
-        if self.is_stale() or not self._counts:
-            return release.standing.trend
-        if self._merged is None or self._merged[:2] != (release.release_id, self._edition):
+    def trend(self, release: LoadedRelease) -> Trend:
+        """What trends: the release's own, with live counts on top while they are fresh."""
+        edition = -1 if self.is_stale() or not self._counts else self._edition
+        if self._merged is None or self._merged[:2] != (release.release_id, edition):
             row_of = release.tables.row_of
-            live = {row_of[count.item]: count.count for count in self._counts if count.item in row_of}
-            self._merged = (release.release_id, self._edition, merge_live_trend(release.standing, live))
+            counts = self._counts if edition >= 0 else ()
+            live = {row_of[count.item]: count.count for count in counts if count.item in row_of}
+            self._merged = (release.release_id, edition, Trend(release.tables, release.standing, live))
         return self._merged[2]

@@ -32,12 +32,14 @@ PERSONAL_PLAN = Plan(
 )
 COLD_PLAN = Plan(weights={Source.TRENDING: 1.0, Source.POPULAR: 1.0}, arranged=True)
 SIMILAR_PLAN = Plan(weights={Source.SIMILAR: 1.0, Source.ANN: 0.3})
+TOGETHER_PLAN = Plan(weights={Source.TOGETHER: 1.0, Source.SIMILAR: 0.3})
 TRENDING_PLAN = Plan(weights={Source.TRENDING: 1.0})
 POPULAR_PLAN = Plan(weights={Source.POPULAR: 1.0})
 
 CANDIDATES_PER_SOURCE: Mapping[Source, int] = {
     Source.SIMILAR_TO_RECENT: 200,
     Source.SIMILAR: SLATE_ITEMS_MAX,
+    Source.TOGETHER: SLATE_ITEMS_MAX,
     Source.TRENDING: SLATE_ITEMS_MAX,
     Source.POPULAR: SLATE_ITEMS_MAX,
 }
@@ -49,6 +51,7 @@ LIFETIMES: Mapping[RecommendationType, Lifetime] = {
     RecommendationType.SESSION: Lifetime(max_age_s=30, stale_while_revalidate_s=120, stale_if_error_s=1800),
     RecommendationType.TRENDING: Lifetime(max_age_s=30, stale_while_revalidate_s=120, stale_if_error_s=_DAY_S),
     RecommendationType.SIMILAR: Lifetime(max_age_s=300, stale_while_revalidate_s=3600, stale_if_error_s=_DAY_S),
+    RecommendationType.TOGETHER: Lifetime(max_age_s=300, stale_while_revalidate_s=3600, stale_if_error_s=_DAY_S),
     RecommendationType.POPULAR: Lifetime(max_age_s=300, stale_while_revalidate_s=3600, stale_if_error_s=_DAY_S),
 }
 OPTED_OUT_LIFETIME = Lifetime(max_age_s=30, stale_while_revalidate_s=60, stale_if_error_s=600)
@@ -70,6 +73,7 @@ SHARES: Mapping[str, Share] = {
     "store": Share(takes=0.35, starts_before=0.9),
     "user-tower": Share(takes=0.2, starts_before=0.6),
     "ann": Share(takes=0.35, starts_before=0.7),
+    "sources": Share(takes=0.35, starts_before=0.95),
     "ranker": Share(takes=0.3, starts_before=0.75),
 }
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from infra.contracts.features import RECENT_EVENTS, FloatArray, IntArray
 from infra.contracts.messages import Reason, ReasonCode, SlateItem, Source
-from infra.contracts.release import reason
+from infra.contracts.reasons import reason
 from region.funnel.query import History
 from region.funnel.sources import STRENGTH_LIKED_MIN
 from region.funnel.tables import ReleaseTables
@@ -23,6 +23,7 @@ class ReasonContext:
     history: History
     anchor: int | None = None
     category: str | None = None
+    locale: str = "en"
     promotions: frozenset[str] = frozenset()
     """Names of the rules that promote."""
 
@@ -51,18 +52,27 @@ def build_slate(
 
 
 def _reason_for(source: Source, context: ReasonContext, recent: int | None, moved: tuple[str, ...]) -> Reason:
+    code, anchor = _why(source, context, recent, moved)
+    return reason(code, anchor, locale=context.locale)
+
+
+def _why(
+    source: Source, context: ReasonContext, recent: int | None, moved: tuple[str, ...]
+) -> tuple[ReasonCode, str]:  # fmt: skip
+    """The code, and what its sentence names."""
+    category = context.category
     if context.promotions and not context.promotions.isdisjoint(moved):
-        return reason(ReasonCode.PROMOTED)
+        return ReasonCode.PROMOTED, ""
     if recent is not None:
-        return reason(ReasonCode.BECAUSE_RECENT, _title(context.tables, recent))
+        return ReasonCode.BECAUSE_RECENT, _title(context.tables, recent)
     if source is Source.TRENDING:
-        return reason(ReasonCode.TRENDING_REGION)
+        return (ReasonCode.TRENDING_REGION, "") if category is None else (ReasonCode.TRENDING_CATEGORY, category)
     if source in (Source.POPULAR, Source.RULE):
-        code = ReasonCode.POPULAR if context.category is None else ReasonCode.POPULAR_IN_CATEGORY
-        return reason(code, context.category or "")
+        return (ReasonCode.POPULAR, "") if category is None else (ReasonCode.POPULAR_IN_CATEGORY, category)
     if context.anchor is not None:
-        return reason(ReasonCode.SIMILAR_ITEM, _title(context.tables, context.anchor))
-    return reason(ReasonCode.FOR_YOU)
+        code = ReasonCode.TOGETHER if source is Source.TOGETHER else ReasonCode.SIMILAR_ITEM
+        return code, _title(context.tables, context.anchor)
+    return ReasonCode.FOR_YOU, ""
 
 
 def _recent_anchors(rows: IntArray, sources: Sequence[Source], context: ReasonContext) -> dict[int, int]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from infra.contracts.features import RECENT_EVENTS, FloatArray, IntArray
-from infra.contracts.messages import Source
+from infra.contracts.messages import SLATE_ITEMS_MAX, Source
 from region.funnel.query import History
 from region.funnel.tables import ReleaseTables
 
@@ -21,6 +21,8 @@ BRUTE_FORCE_MAX = 20_000
 LIVE_PRIOR = 20.0
 """Live counts weigh `count / (largest count + prior)`: a handful of events does not turn the release's trend over."""
 TREND_REGION_SHARE = 0.5
+TREND_KEPT = 2 * SLATE_ITEMS_MAX
+"""Rows of a trend that are kept in order: what may be shown, and as much again for filters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +39,14 @@ class Standing:
     """Lists of one release that do not depend on the request, as this region sees them.
 
     `popular`: every row, the region's own favourites first. `trend`: `[num_items] float32`, the release's trend,
-    half of it from this region's list where the release has one.
+    half of it from this region's list where the release has one. `trend_best`: the first TREND_KEPT rows by trend, and
+    `trend_best_in` those of each category: a request reads these, never all of `trend`.
     """
 
     popular: IntArray
     trend: FloatArray
+    trend_best: IntArray
+    trend_best_in: Mapping[str, IntArray]
 
 
 def standing_of(tables: ReleaseTables, region: str) -> Standing:
@@ -52,32 +57,57 @@ def standing_of(tables: ReleaseTables, region: str) -> Standing:
     listed = _list_rows(tables, tables.lists.trending, region)
     if listed.size:
         trend[listed] += TREND_REGION_SHARE * np.linspace(1.0, 0.0, listed.size, endpoint=False, dtype=np.float32)
-    return Standing(popular=np.concatenate([own, rest]), trend=trend.astype(np.float32))
+    trend = trend.astype(np.float32)
+    return Standing(
+        popular=np.concatenate([own, rest]),
+        trend=trend,
+        trend_best=_top(trend, TREND_KEPT),
+        trend_best_in={name: rows[_top(trend[rows], TREND_KEPT)] for name, rows in tables.category_rows.items()},
+    )
 
 
-def merge_live_trend(standing: Standing, live: Mapping[int, float]) -> FloatArray:
-    """The release's trend with this region's counts of the last hours on top; `live` by row. `[num_items] float32`."""
-    if not live:
-        return standing.trend
-    merged = standing.trend.copy()
-    scale = max(live.values()) + LIVE_PRIOR
-    for row, count in live.items():
-        merged[row] += count / scale
-    return merged
+class Trend:
+    """The release's trend with this region's counts of the last hours on top, kept at the size of what is shown.
+
+    Args:
+        tables: of the release.
+        standing: its lists as the region sees them.
+        live: points of the last hours, by row.
+    """
+
+    def __init__(self, tables: ReleaseTables, standing: Standing, live: Mapping[int, float]) -> None:
+        self._tables = tables
+        self._standing = standing
+        self._rows = np.fromiter(live, dtype=np.int32, count=len(live))
+        scale = max(live.values(), default=0.0) + LIVE_PRIOR
+        self._bonus = np.fromiter((count / scale for count in live.values()), dtype=np.float32, count=len(live))
+        self._best: dict[str | None, Candidates] = {}
+
+    def best(self, category: str | None, limit: int) -> Candidates:
+        """The first `limit` items by trend, of one category when it is given; those without any left out."""
+        found = self._best.get(category)
+        if found is None:
+            found = self._best[category] = self._ordered(category)
+        return Candidates(Source.TRENDING, found.rows[:limit], found.scores[:limit])
+
+    def _ordered(self, category: str | None) -> Candidates:
+        standing, live, bonus = self._standing, self._rows, self._bonus
+        base = standing.trend_best if category is None else standing.trend_best_in.get(category, live[:0])
+        if category is not None:
+            own = self._tables.is_of_category(live, category)
+            live, bonus = live[own], bonus[own]
+        rows = np.union1d(base, live).astype(np.int32)
+        scores = standing.trend[rows]
+        scores[np.searchsorted(rows, live)] += bonus
+        best = _top(scores, TREND_KEPT)
+        best = best[scores[best] > 0.0]
+        return Candidates(Source.TRENDING, rows[best], scores[best])
 
 
 def popular(tables: ReleaseTables, standing: Standing, *, category: str | None, limit: int) -> Candidates:
     """The most popular items, of one category when it is given."""
     rows = standing.popular if category is None else tables.category_rows[category]
     return Candidates(Source.POPULAR, rows[:limit], tables.arrays.popularity[rows[:limit]])
-
-
-def trending(tables: ReleaseTables, trend: FloatArray, *, category: str | None, limit: int) -> Candidates:
-    """Items by `trend`, those without any left out."""
-    rows = np.flatnonzero(trend).astype(np.int32) if category is None else tables.category_rows[category]
-    top = rows[_top(trend[rows], limit)]
-    top = top[trend[top] > 0.0]
-    return Candidates(Source.TRENDING, top, trend[top])
 
 
 def similar_to_recent(tables: ReleaseTables, history: History, *, limit: int) -> Candidates:
@@ -93,11 +123,29 @@ def similar_to_recent(tables: ReleaseTables, history: History, *, limit: int) ->
     return Candidates(Source.SIMILAR_TO_RECENT, unique[best].astype(np.int32), summed[best])
 
 
+def nothing(source: Source) -> Candidates:
+    """What a source puts up that has nothing to say."""
+    return Candidates(source, np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.float32))
+
+
+def last_liked(history: History) -> int | None:
+    """The latest item of the history that was not disliked or skipped."""
+    liked = history.rows[history.strengths >= STRENGTH_LIKED_MIN]
+    return int(liked[-1]) if liked.size else None
+
+
 def similar(tables: ReleaseTables, anchor: int, *, limit: int) -> Candidates:
     """Items like `anchor`, best first."""
     rows = tables.arrays.similar_rows[anchor]
     rows = rows[rows >= 0][:limit]
     return Candidates(Source.SIMILAR, rows, tables.arrays.similar_scores[anchor][: rows.size])
+
+
+def together(tables: ReleaseTables, anchor: int, *, limit: int) -> Candidates:
+    """Items that are often taken within a few events of `anchor`, best first."""
+    rows = tables.arrays.soon.rows[anchor]
+    rows = rows[rows >= 0][:limit]
+    return Candidates(Source.TOGETHER, rows, tables.arrays.soon.scores[anchor][: rows.size])
 
 
 def nearest_in_category(tables: ReleaseTables, vector: FloatArray, *, category: str, limit: int) -> Candidates:

@@ -156,6 +156,10 @@ def _settings(file: RuleFile, surface: Surface, base: Rules) -> Settings:
         diversity=own.diversity or common.diversity or Diversity(strength=base.diversity),
         stability=own.stability or common.stability or Stability(),
         category_share_max=own.category_share_max or common.category_share_max or base.category_share_max,
-        mix=common.mix if own.mix is None else own.mix,
+        mix=_mix(common if own.mix is None else own),
         lives={**(common.lives or {}), **(own.lives or {})},
     )
+
+
+def _mix(slate: SlateRules) -> dict[Source, float] | None:
+    return None if slate.mix is None else {Source(name): weight for name, weight in slate.mix.items()}

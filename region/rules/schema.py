@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from infra.contracts.messages import SLATE_ITEMS_MAX, RecommendationType, Source, Surface
+from infra.contracts.messages import SLATE_ITEMS_MAX, RecommendationType, Surface
 
 RULES_MAX = 200
 """Of each kind, in one file."""
@@ -62,7 +62,7 @@ class SlateRules(_Strict, frozen=True, kw_only=True):
     stability: Stability | None = None
     category_share_max: Annotated[float, msgspec.Meta(gt=0.0, le=1.0)] | None = None
     """No category holds more than this share of a page."""
-    mix: dict[Source, Share] | None = None
+    mix: dict[Literal["ann", "similar-to-recent", "together", "trending", "popular", "new"], Share] | None = None
     """Weight of each candidate source of personal lists; sources left out are not asked."""
     lives: dict[RecommendationType, Lives] | None = None
 

@@ -19,7 +19,7 @@ from infra.contracts.messages import (
     SlateItem,
     Source,
 )
-from infra.contracts.release import reason
+from infra.contracts.reasons import reason
 from infra.contracts.residency import encode_regional
 from infra.plumbing.clock import SystemClock
 

@@ -23,7 +23,7 @@ from infra.contracts.messages import (
     SlateItem,
     Source,
 )
-from infra.contracts.release import reason
+from infra.contracts.reasons import reason
 from infra.plumbing.grid.port import GridUnavailableError
 from tests.sim.edge.virtual import LoopClock
 

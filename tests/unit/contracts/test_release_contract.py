@@ -5,6 +5,7 @@ import pytest
 
 from infra.contracts.events import STRENGTH_LEVELS, EventType, enters_history, event_strength
 from infra.contracts.messages import ReasonCode, Source
+from infra.contracts.reasons import reason
 from infra.contracts.release import (
     RELEASE_ID_PATTERN,
     FileEntry,
@@ -13,7 +14,6 @@ from infra.contracts.release import (
     blob_target,
     channel_target,
     manifest_target,
-    reason,
     slate_from_list,
 )
 

@@ -29,7 +29,8 @@ from infra.contracts.messages import (
     Source,
     StageTrace,
 )
-from infra.contracts.release import ChannelPointer, FileEntry, Manifest, ModelShape, ReleaseLists, reason
+from infra.contracts.reasons import reason
+from infra.contracts.release import ChannelPointer, FileEntry, Manifest, ModelShape, ReleaseLists
 from infra.contracts.residency import encode_global, encode_regional
 from infra.plumbing.clock import SystemClock
 from infra.plumbing.errors import AtollError, NotFoundError, UnavailableError

@@ -38,7 +38,7 @@ BAD: list[tuple[str, list[tuple[str, str]], str]] = [
     ("popular", [("cursor", "")], "not one that this service gave out"),
     ("popular", [("unknown", "x")], "Known are: n, surface"),
     ("popular", [("item", "x")], "allowed for no other type"),
-    ("similar", [], "required for type similar"),
+    ("similar", [], "required for types similar"),
     ("similar", [("item", "x" * 129)], "1 to 128 printable"),
     ("similar", [("item", "a\x00b")], "1 to 128 printable"),
     ("similar", [("item", "\udcff")], "1 to 128 printable"),

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from infra.contracts.events import Event, EventType, LoggedEvent
-from infra.contracts.messages import HomeRequest, ReasonCode, RecommendationType, Source
+from infra.contracts.messages import Context, HomeRequest, ReasonCode, RecommendationType, Source
 from infra.plumbing.errors import InvalidInputError, OverloadedError, UnavailableError
 from region.funnel.funnel import choose_plan
 from region.funnel.plans import COLD_PLAN, PERSONAL_PLAN, POPULAR_PLAN, SIMILAR_PLAN, TRENDING_PLAN, slots_for
@@ -279,3 +279,25 @@ async def test_the_same_call_gives_the_same_slate(world: World) -> None:
     first = await world.funnel.run(world.call(personal(), WARM))
     second = await world.funnel.run(world.call(personal(), WARM))
     assert msgspec.json.encode(first) == msgspec.json.encode(second)
+
+
+async def test_items_taken_together_name_the_item_in_the_callers_language(world: World) -> None:
+    request = HomeRequest(type=RecommendationType.TOGETHER, item="item-5", n=3, context=Context(locale="de-CH"))
+    slate = await world.funnel.run(world.call(request))
+    neighbours = world.release.tables.arrays.soon.rows[5]
+    expected = [f"item-{row}" for row in neighbours[neighbours >= 0].tolist() if row != 5]
+    assert expected
+    assert [item.item for item in slate[: len(expected)]] == expected
+    assert slate[0].source is Source.TOGETHER
+    assert slate[0].reason.text == "Oft zusammen mit Title 5"
+    assert len(slate) == slots_for(3)
+
+
+async def test_who_asks_to_explain_sees_every_stages_score(world: World) -> None:
+    await world.live.refresh()
+    slate = await world.funnel.run(world.call(personal(explain=True), WARM))
+    ranked = [item for item in slate if item.stages]
+    assert ranked
+    assert set(ranked[0].stages) == {"fused", "l1", "ranker"}
+    assert ranked[0].stages["ranker"] == pytest.approx(ranked[0].score, abs=1e-5)
+    assert not any(item.stages for item in await world.funnel.run(world.call(personal(), WARM)))

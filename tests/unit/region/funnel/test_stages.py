@@ -22,7 +22,7 @@ from region.funnel.plans import (
     slots_for,
 )
 from region.funnel.query import read_history
-from region.funnel.sources import Candidates, merge_live_trend, standing_of
+from region.funnel.sources import Candidates, Trend, standing_of
 from region.funnel.tables import ReleaseTables, unit_rows
 from region.store.port import HistoryEntry
 from tests.unit.region.worlds import NOW_MS, bundle_tables
@@ -121,12 +121,16 @@ def test_exact_search_in_a_category(tables: ReleaseTables) -> None:
 
 def test_live_counts_move_an_item_up_without_turning_the_trend_over(tables: ReleaseTables) -> None:
     standing = standing_of(tables, "us-east")
-    assert merge_live_trend(standing, {}) is standing.trend
     weakest = int(standing.trend.argmin())
-    few = merge_live_trend(standing, {weakest: 1.0})
-    many = merge_live_trend(standing, {weakest: 500.0})
-    assert few[weakest] - standing.trend[weakest] < 0.05
-    assert many.argmax() == weakest
+    before, few, many = (Trend(tables, standing, live) for live in ({}, {weakest: 1.0}, {weakest: 500.0}))
+    everything = before.best(None, 50)
+    assert everything.rows.tolist() == np.argsort(-standing.trend, kind="stable").tolist()
+    assert few.best(None, 50).scores[few.best(None, 50).rows == weakest] - standing.trend[weakest] < 0.05
+    assert many.best(None, 1).rows.tolist() == [weakest]
+    own = tables.items[weakest].categories[0]
+    assert many.best(own, 1).rows.tolist() == [weakest]
+    other = next(name for name in tables.category_rows if name != own)
+    assert many.best(other, 50).rows.tolist() == before.best(other, 50).rows.tolist()
 
 
 def test_a_regions_own_lists_come_first(tables: ReleaseTables) -> None:

@@ -6,7 +6,7 @@ the embedded balancer does and this does not: a span of its own (the edge starts
 
 import shutil
 
-from infra.local.balancer.routing import CLIENT_REGION_HEADER, build_routes
+from infra.local.balancer.routing import CLIENT_REGION_HEADER, OWNED_PATHS, build_routes
 from infra.local.balancer.settings import BalancedRegion, BalancerSettings
 from infra.plumbing.errors import AtollError, SettingsError
 
@@ -103,6 +103,10 @@ def _frontend(settings: BalancerSettings) -> list[str]:
         )
     return [
         *lines,
+        "    http-request set-var(txn.affinity) url",
+        f"    acl owned path_beg {' '.join(OWNED_PATHS)}",
+        "    http-request set-var(txn.affinity) req.hdr(Atoll-Session) if owned { req.hdr(Atoll-Session) -m found }",
+        "    http-request set-var(txn.affinity) req.hdr(Authorization) if owned { req.hdr(Authorization) -m found }",
         f"    http-request set-header {CLIENT_REGION_HEADER} %[var(txn.region)]",
         "    use_backend %[var(txn.region)]",
         "",
@@ -114,7 +118,10 @@ def _backend(region: BalancedRegion, regions: dict[str, BalancedRegion], setting
     interval = _ms(settings.probe_interval_s)
     lines = [
         f"backend {region.name}",
-        "    balance leastconn",
+        "    # The edge that holds the list is asked again, and none carries much more than its share.",
+        "    balance hash var(txn.affinity)",
+        "    hash-type consistent",
+        f"    hash-balance-factor {round(100 * settings.load_factor)}",
         "    option httpchk GET /health/ready",
         "    http-check expect status 200",
         f"    timeout check {_ms(settings.probe_timeout_s)}",

@@ -13,7 +13,8 @@ from yarl import URL
 from infra.local.balancer.edges import EdgeBoard, base_url
 from infra.local.balancer.headers import add_via, body_length, end_to_end
 from infra.local.balancer.health import Outcome
-from infra.local.balancer.routing import CLIENT_REGION_HEADER, Routes, attempt_order, client_region
+from infra.local.balancer.patience import Patience
+from infra.local.balancer.routing import CLIENT_REGION_HEADER, Routes, affinity, attempt_order, client_region
 from infra.local.balancer.settings import BalancerSettings, EdgeAddress
 from infra.plumbing.errors import InvalidInputError, OverloadedError, UnavailableError
 from infra.plumbing.http.middleware import REQUEST_ID
@@ -21,6 +22,7 @@ from infra.plumbing.http.problems import problem_response
 from infra.plumbing.telemetry import Telemetry, inject
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
+_LISTS = "/v1/recommendations/"
 _UNREADY = frozenset({502, 503, 504})
 _STREAM_CHUNK_BYTES = 64 << 10
 
@@ -64,7 +66,7 @@ class Proxy:
         self._routes = routes
         self._board = board
         self._session = session
-        self._turn = 0
+        self._patience = Patience()
         self._in_flight = 0
         self._attempts = Counter(
             "atoll_balancer_attempts", "Calls to edges by outcome.", ("edge", "outcome"), registry=telemetry.registry
@@ -117,8 +119,11 @@ class Proxy:
         return Call(request.method, request.raw_path, headers, body, repeatable)
 
     async def _first_answer(self, request: web.Request, call: Call, region: str) -> web.StreamResponse:
-        self._turn += 1
-        order = attempt_order(self._routes, region, is_up=self._board.is_up, load=self._board.load, turn=self._turn)
+        order = attempt_order(
+            self._routes, region, affinity(call.target, call.headers), is_up=self._board.is_up, load=self._board.load,
+            load_factor=self._settings.load_factor,
+        )  # fmt: skip
+        self._patience.note_call()
         unready: Attempt | None = None
         for edge in order[: self._settings.attempts_max]:
             with self._board.calling(edge.name):
@@ -138,12 +143,14 @@ class Proxy:
     def _note(self, edge: EdgeAddress, attempt: Attempt) -> None:
         self._attempts.labels(edge.name, attempt.outcome.value).inc()
         self._board.note_call(edge.name, attempt.outcome)
+        if attempt.outcome is Outcome.SILENT:
+            self._patience.note_given_up()
 
     async def _attempt(self, call: Call, edge: EdgeAddress) -> Attempt:
         url = URL(base_url(edge) + call.target, encoded=True)
         answer: ClientResponse | None = None
         try:
-            async with asyncio.timeout(self._settings.answer_timeout_s):
+            async with asyncio.timeout(self._timeout_s(call)):
                 answer = await self._session.request(
                     call.method, url, headers=call.headers, data=call.body, allow_redirects=False
                 )
@@ -159,6 +166,15 @@ class Proxy:
         if answer.status in _UNREADY and body is not None:
             return Attempt(Outcome.UNREADY, answer, body)
         return Attempt(Outcome.ANSWERED, answer, body)
+
+    def _timeout_s(self, call: Call) -> float:
+        """How long to wait for the answer: lists are given up early, as long as few of them are.
+
+        When every edge is slow, giving up early only doubles the work that made them slow.
+        """
+        if call.method == "GET" and call.target.startswith(_LISTS) and self._patience.may_give_up_early():
+            return min(self._settings.list_timeout_s, self._settings.answer_timeout_s)
+        return self._settings.answer_timeout_s
 
     async def _held_body(self, answer: ClientResponse) -> bytes | None:
         length = answer.content_length

@@ -1,6 +1,8 @@
 """Where a call goes: the client's region, then the order in which edges are tried. Pure."""
 
+import hashlib
 import ipaddress
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -8,6 +10,8 @@ from infra.local.balancer.settings import AddressRange, BalancedRegion, Balancer
 from infra.plumbing.errors import SettingsError
 
 CLIENT_REGION_HEADER = "Atoll-Client-Region"
+OWNED_PATHS = ("/v1/recommendations/personal", "/v1/recommendations/session", "/v1/events", "/v1/privacy/")
+"""Calls that belong to somebody."""
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -56,32 +60,63 @@ def client_region(routes: Routes, named: str | None, address: str | None) -> str
     return routes.first
 
 
+def affinity(target: str, headers: Mapping[str, str]) -> str:
+    """What a call is sent by, so that the same list is asked of the same edge.
+
+    Calls that belong to somebody by the token or session, everything else by path and query.
+    """
+    if target.startswith(OWNED_PATHS):
+        return headers.get("Authorization") or headers.get("Atoll-Session") or target
+    return target
+
+
 def attempt_order(
-    routes: Routes, region: str, *, is_up: Callable[[str], bool], load: Callable[[str], int], turn: int
+    routes: Routes,
+    region: str,
+    call: str,
+    *,
+    is_up: Callable[[str], bool],
+    load: Callable[[str], int],
+    load_factor: float,
 ) -> list[EdgeAddress]:
     """Edges in the order in which they are tried.
 
-    Healthy edges of the region, least loaded first, then healthy edges of the other regions, nearest first, then the
-    ones that are out: when everything seems dark, asking is better than refusing.
+    Healthy edges of the region, the one that the call hashes to first, then healthy edges of the other regions, nearest
+    first, then the ones that are out: when everything seems dark, asking is better than refusing.
+
+    Inside a region this is consistent hashing with bounded loads (Mirrokni et al. 2016, arXiv:1608.01350) over
+    rendezvous ranks (Thaler and Ravishankar 1998): an edge that comes or goes moves only its own share of the calls,
+    and none carries more than `load_factor` times the mean; what is over that goes to the next in rank.
 
     Args:
         routes: all regions.
         region: the client's.
+        call: its affinity.
         is_up: by edge name.
         load: calls in flight, by edge name.
-        turn: a number that grows by one per call, so that equally loaded edges take turns.
+        load_factor: above 1; lower is more even, higher keeps more calls with their edge.
     """
     ordered = [
         edge
         for name in (region, *routes.regions[region].nearest)
-        for edge in _by_load(routes.regions[name].edges, load, turn)
+        for edge in _by_rank(routes.regions[name].edges, call, is_up, load, load_factor)
     ]
     return sorted(ordered, key=lambda edge: not is_up(edge.name))
 
 
-def _by_load(edges: Sequence[EdgeAddress], load: Callable[[str], int], turn: int) -> list[EdgeAddress]:
-    start = turn % len(edges)
-    return sorted([*edges[start:], *edges[:start]], key=lambda edge: load(edge.name))
+def _by_rank(
+    edges: Sequence[EdgeAddress], call: str, is_up: Callable[[str], bool], load: Callable[[str], int], factor: float
+) -> list[EdgeAddress]:
+    ranked = sorted(edges, key=lambda edge: _rank(edge.name, call))
+    loads = [load(edge.name) for edge in edges if is_up(edge.name)]
+    if len(loads) < 2:
+        return ranked
+    most = math.ceil(factor * (sum(loads) + 1) / len(loads))
+    return sorted(ranked, key=lambda edge: load(edge.name) >= most)
+
+
+def _rank(edge: str, call: str) -> bytes:
+    return hashlib.blake2b(call.encode("utf-8", "surrogateescape"), key=edge.encode()[:64], digest_size=8).digest()
 
 
 def _network(entry: AddressRange, regions: Mapping[str, BalancedRegion]) -> tuple[_Network, str]:

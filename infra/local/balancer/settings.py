@@ -46,6 +46,10 @@ class BalancerSettings(LocalSettings, frozen=True, kw_only=True, forbid_unknown_
     connect_timeout_s: Seconds = 0.25
     answer_timeout_s: Seconds = 2.0
     """From the request sent to the head of the answer; then another edge is asked, if the call may be repeated."""
+    list_timeout_s: Seconds = 0.6
+    """The same for lists, which an edge answers within its own deadline; while the retry budget lasts."""
+    load_factor: Annotated[float, msgspec.Meta(gt=1.0, le=10.0)] = 1.25
+    """No edge of a region carries more than this times the mean of its region's calls in flight."""
     probe_interval_s: Seconds = 0.5
     probe_timeout_s: Seconds = 0.5
     attempts_max: Annotated[int, msgspec.Meta(ge=1, le=16)] = 5

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -113,11 +114,24 @@ def test_the_world_behind_haproxy(
     process = subprocess.Popen([haproxy, "-db", "-f", str(file)], stderr=subprocess.DEVNULL)
 
     def answering(count: int = 20) -> set[str]:
-        return {call(f"{url}/x")["edge"] for _ in range(count)}
+        return {call(f"{url}/x?{number}")["edge"] for number in range(count)}
 
     try:
         assert eventually(lambda: answering() == {"east-1", "east-2"})
         assert call(f"{url}/health/ready") == {"status": "ready"}
+        # The same list, and the same caller's lists, are asked of the same edge; now and then a connection that is
+        # only just closing still counts as load, and moves one.
+        popular = Counter(call(f"{url}/v1/recommendations/popular?n=5")["edge"] for _ in range(9))
+        assert popular.most_common(1)[0][1] >= 6
+
+        def edge_of(who: int) -> str:
+            mine = {"Authorization": f"Bearer {who}"}
+            seen = [call(f"{url}/v1/recommendations/personal?n={n}", headers=mine)["edge"] for n in range(3)]
+            return str(Counter(seen).most_common(1)[0][0])
+
+        first = [edge_of(who) for who in range(12)]
+        assert set(first) == {"east-1", "east-2"}
+        assert sum(before == edge_of(who) for who, before in enumerate(first)) >= 9
         away = call(f"{url}/x", headers={"Atoll-Client-Region": "west"})
         assert away["edge"] == "west-1"
         assert away["headers"]["atoll-client-region"] == "west"

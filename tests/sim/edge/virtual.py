@@ -36,10 +36,12 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 class LoopClock:
-    """`infra.plumbing.clock.Clock` that reads the running loop."""
+    """`infra.plumbing.clock.Clock` that reads the running loop; somebody may set its wall time."""
+
+    wall_offset_ms = 0
 
     def now_ms(self) -> int:
-        return 1_700_000_000_000 + int(asyncio.get_running_loop().time() * 1000)
+        return 1_700_000_000_000 + self.wall_offset_ms + int(asyncio.get_running_loop().time() * 1000)
 
     def monotonic_s(self) -> float:
         return asyncio.get_running_loop().time()

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import math
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,12 +15,14 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
+from infra.local.balancer import patience as patience_module
 from infra.local.balancer.edges import EdgeBoard
 from infra.local.balancer.headers import add_via, body_length, end_to_end
 from infra.local.balancer.health import EdgeHealth, Outcome, after_call, after_probe
+from infra.local.balancer.patience import Patience
 from infra.local.balancer.process import build_app, run_balancer
 from infra.local.balancer.proxy import new_session
-from infra.local.balancer.routing import attempt_order, build_routes, client_region
+from infra.local.balancer.routing import affinity, attempt_order, build_routes, client_region
 from infra.local.balancer.settings import AddressRange, BalancedRegion, BalancerSettings, EdgeAddress
 from infra.local.configuration import PortsConfiguration
 from infra.local.ports import assign_ports, is_port_free
@@ -63,20 +67,73 @@ def test_a_client_belongs_to_the_region_it_names_or_to_its_network(
     assert client_region(build_routes(PLAIN), named, address) == expected
 
 
-def test_edges_take_turns_and_dark_ones_come_last() -> None:
-    routes = build_routes(PLAIN)
+def order_of(
+    call: str, *, out: frozenset[str] = frozenset(), loads: dict[str, int] | None = None, region: str = "east"
+) -> list[str]:
+    held = loads or {}
+    edges = attempt_order(
+        build_routes(PLAIN), region, call, is_up=lambda name: name not in out, load=lambda name: held.get(name, 0),
+        load_factor=PLAIN.load_factor,
+    )  # fmt: skip
+    return [edge.name for edge in edges]
 
-    def order(turn: int, *, out: frozenset[str] = frozenset(), busy: str = "") -> list[str]:
-        edges = attempt_order(
-            routes, "east", is_up=lambda name: name not in out, load=lambda name: int(name == busy), turn=turn
-        )
-        return [edge.name for edge in edges]
 
-    assert order(0) == ["east-1", "east-2", "west-1"]
-    assert order(1) == ["east-2", "east-1", "west-1"]
-    assert order(1, busy="east-2") == ["east-1", "east-2", "west-1"]
-    assert order(0, out=frozenset({"east-1"})) == ["east-2", "west-1", "east-1"]
-    assert order(0, out=frozenset({"east-1", "east-2"})) == ["west-1", "east-1", "east-2"]
+def call_of(edge: str) -> str:
+    """A call that hashes to `edge`."""
+    return next(call for call in map(str, range(100)) if order_of(call)[0] == edge)
+
+
+def test_a_call_keeps_its_edge_and_dark_ones_come_last() -> None:
+    call = call_of("east-1")
+    assert order_of(call) == ["east-1", "east-2", "west-1"]
+    assert order_of(call, loads={"east-1": 9}) == ["east-2", "east-1", "west-1"]
+    assert order_of(call, out=frozenset({"east-1"})) == ["east-2", "west-1", "east-1"]
+    assert order_of(call, out=frozenset({"east-1", "east-2"})) == ["west-1", "east-1", "east-2"]
+
+
+def test_an_edge_that_goes_moves_its_own_calls_only() -> None:
+    many = BalancerSettings(port=1, regions=(region("r", *(f"edge-{number}" for number in range(5))),))
+
+    def first(call: str, out: str) -> str:
+        routes, settings = build_routes(many), many
+        return attempt_order(
+            routes, "r", call, is_up=lambda name: name != out, load=lambda _: 0, load_factor=settings.load_factor
+        )[0].name
+
+    calls = [f"call-{number}" for number in range(500)]
+    before = {call: first(call, "") for call in calls}
+    counts = Counter(before.values())
+    assert min(counts.values()) > 60, counts
+    assert all(first(call, "edge-3") == edge for call, edge in before.items() if edge != "edge-3")
+
+
+@given(st.lists(st.text(min_size=1, max_size=3), min_size=1, max_size=200))
+def test_no_edge_carries_more_than_its_bounded_share(calls: list[str]) -> None:
+    """Calls that never end: the worst case for load."""
+    loads = {"east-1": 0, "east-2": 0}
+    for number, call in enumerate(calls):
+        loads[order_of(call, loads=loads)[0]] += 1
+        assert max(loads.values()) <= math.ceil(PLAIN.load_factor * (number + 1) / 2)
+
+
+def test_what_belongs_to_somebody_goes_by_who_and_the_rest_by_what() -> None:
+    mine = {"Authorization": "Bearer x", "Atoll-Session": "s"}
+    assert affinity("/v1/recommendations/personal?n=3", mine) == "Bearer x"
+    assert affinity("/v1/recommendations/session", {"Atoll-Session": "s"}) == "s"
+    assert affinity("/v1/events", mine) == "Bearer x"
+    assert affinity("/v1/recommendations/popular?n=3", mine) == "/v1/recommendations/popular?n=3"
+    assert affinity("/v1/recommendations/personal", {}) == "/v1/recommendations/personal"
+
+
+@given(st.lists(st.booleans(), max_size=400))
+def test_few_calls_are_given_up_early_however_slow_the_edges_are(calls: list[bool]) -> None:
+    patience, given_up = Patience(), 0
+    for silent in calls:
+        patience.note_call()
+        if patience.may_give_up_early() and silent:
+            patience.note_given_up()
+            given_up += 1
+    assert given_up <= patience_module.SHARE * len(calls) + patience_module.RESERVE + 1e-6
 
 
 @pytest.mark.parametrize(
@@ -249,7 +306,8 @@ async def test_calls_reach_the_region_with_what_they_need(tmp_path: Path) -> Non
             assert answer.headers["Via"] == "1.1 atoll-balancer"
             assert answer.headers["X-Edge"].startswith("east")
             assert "Keep-Alive" not in answer.headers
-        assert {(await world.get())[1] for _ in range(4)} == {"east-1 0", "east-2 0"}
+        assert {(await world.get(f"/x?{n}"))[1] for n in range(12)} == {"east-1 0", "east-2 0"}
+        assert len({(await world.get("/y"))[1] for _ in range(6)}) == 1
         async with world.client.head(world.url + "/x") as answer:
             assert answer.status == 200
     assert "SpanKind.SERVER" in (tmp_path / "spans").read_text()
@@ -266,8 +324,8 @@ async def test_an_edge_killed_under_load_fails_nobody(tmp_path: Path) -> None:
         answers: list[int] = []
 
         async def load(count: int) -> None:
-            for _ in range(count):
-                answers.append((await world.get())[0])
+            for number in range(count):
+                answers.append((await world.get(f"/x?{number}"))[0])
                 if len(answers) == 150:
                     await world.edges["east-1"].stop()
 

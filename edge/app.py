@@ -18,6 +18,9 @@ from edge.cache.filling import FillingSettings, ListFiller
 from edge.cache.invalidation import Ledger
 from edge.cache.l1 import L1Cache
 from edge.cache.shared import SharedLists
+from edge.compatibility.desk import CompatibleDesk
+from edge.compatibility.gorse import GorseDoor
+from edge.compatibility.personalize import PersonalizeDoor
 from edge.hot.learning import listen_in
 from edge.hot.path import HotParts, HotPath
 from edge.hot.protocol import HotRunner, is_supported
@@ -187,6 +190,11 @@ async def make_app(outside: Outside, stack: AsyncExitStack) -> web.Application:
         parts=edge.parts, settings=settings, identities=identities, caller_limits=caller_limits,
         address_limits=address_limits,
     )  # fmt: skip
+    desk = CompatibleDesk(
+        parts=edge.parts, identities=identities, limits=address_limits, deadline_s=settings.deadline_ms / 1000,
+        events_deadline_s=settings.event_deadline_ms / 1000,
+    )  # fmt: skip
+    app.add_routes([*PersonalizeDoor(desk=desk).routes(), *GorseDoor(desk=desk).routes()])
     app.add_routes([*routes.table(), *operations_routes(telemetry, edge.waits_for)])
     app.on_response_prepare.append(_secure)
     if settings.hot_path:

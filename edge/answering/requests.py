@@ -13,6 +13,7 @@ def home_request(
     timeout_ms: float | None = None,
     explain: bool = False,
     with_vector: bool = False,
+    among: tuple[str, ...] = (),
 ) -> HomeRequest:
     """The request to this edge's own region, or (sealed, without a subject) to a traveller's home.
 
@@ -20,7 +21,7 @@ def home_request(
     """
     return HomeRequest(
         type=query.type, surface=query.surface, n=query.asked, subject=subject, recent=query.recent, item=query.item,
-        category=query.category, filters=query.filters or ItemFilters(),
+        category=query.category, filters=query.filters or ItemFilters(), among=among,
         vector=query.vector if with_vector else None,
         vector_release=query.vector_release if with_vector else None, context=query.context, arm=query.arm,
         timeout_ms=timeout_ms, explain=explain,

@@ -92,6 +92,14 @@ class Identities:
         subject = None if user is None else self._keys.pseudonym("user", user)
         return Caller(service=key, subject=subject, session=session)
 
+    def session_subject(self, session: str) -> str:
+        """The pseudonym of an anonymous session, whatever its application calls it."""
+        return self._keys.session_subject(session)
+
+    def verify_service(self, text: str) -> ServiceKey:
+        """The service key that `text` (`id.secret`) is. Raises as `KeyRing.verify`."""
+        return self._service_keys.verify(text)
+
     def service_key(self, key_id: str) -> ServiceKey:
         """The service key of this id, for who shows a signature in place of the secret. Raises as `KeyRing.find`."""
         return self._service_keys.find(key_id)

@@ -201,6 +201,8 @@ class HomeRequest(RegionalMessage, frozen=True, kw_only=True):
     item: Global[str | None] = None
     category: Global[str | None] = None
     filters: Global[ItemFilters] = ItemFilters()
+    among: Regional[tuple[str, ...]] = ()
+    """Rank these items and no others, seen ones too; empty: the whole catalogue."""
     exclude: Regional[tuple[str, ...]] = ()
     vector: Regional[tuple[float, ...] | None] = None
     """The caller's own user vector, `[dim]`, for callers without a subject in this region."""

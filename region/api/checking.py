@@ -32,6 +32,7 @@ def check_request(request: HomeRequest | AwayRequest) -> None:
         _check_vector(request.vector)
     if isinstance(request, HomeRequest):
         check_ids("recent", request.recent, count_max=RECENT_MAX)
+        check_ids("among", request.among, count_max=SLATE_ITEMS_MAX)
         check_ids("exclude", request.exclude, count_max=EXCLUDE_MAX)
 
 

@@ -22,6 +22,7 @@ from region.funnel.plans import (
     COLD_PLAN,
     PERSONAL_PLAN,
     POPULAR_PLAN,
+    RANKING_PLAN,
     SIMILAR_PLAN,
     TOGETHER_PLAN,
     TRENDING_PLAN,
@@ -253,7 +254,7 @@ class Funnel:
             anchor=query.anchor,
             category=query.category,
             allowed=query.allowed,
-            seen=tuple(query.history.rows.tolist()),
+            seen=() if request.among else tuple(query.history.rows.tolist()),
             excluded=tuple(tables.known_rows(request.exclude)),
             withdrawn=self._withdrawn_rows(call.release),
             page=request.n,
@@ -299,7 +300,16 @@ def understand(call: Call, *, mix: Mapping[Source, float] | None = None) -> Quer
     if mix and plan is PERSONAL_PLAN:
         plan = replace(plan, weights={source: weight for source, weight in mix.items() if weight > 0.0})
     allowed = None if request.filters.empty else tables.facets.allowed(request.filters)
+    if request.among:
+        allowed = _among(tables, request.among, allowed)
+        plan = RANKING_PLAN if plan is not COLD_PLAN else plan
     return Query(plan=plan, history=history, vector=vector, anchor=anchor, category=category, allowed=allowed)
+
+
+def _among(tables: ReleaseTables, items: tuple[str, ...], allowed: BoolArray | None) -> BoolArray:
+    named = np.zeros(tables.shape.num_items, dtype=np.bool_)
+    named[tables.known_rows(items)] = True
+    return named if allowed is None else named & allowed
 
 
 def _rows_to_search(tables: ReleaseTables, query: Query) -> IntArray | None:

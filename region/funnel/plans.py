@@ -31,6 +31,8 @@ PERSONAL_PLAN = Plan(
     weights={Source.ANN: 1.0, Source.SIMILAR_TO_RECENT: 0.8, Source.TRENDING: 0.3, Source.POPULAR: 0.2}, arranged=True
 )
 COLD_PLAN = Plan(weights={Source.TRENDING: 1.0, Source.POPULAR: 1.0}, arranged=True)
+RANKING_PLAN = Plan(weights={Source.ANN: 1.0, Source.SIMILAR_TO_RECENT: 0.8})
+"""For items that the caller names: the order is the ranker's own, nothing arranges it."""
 SIMILAR_PLAN = Plan(weights={Source.SIMILAR: 1.0, Source.ANN: 0.3})
 TOGETHER_PLAN = Plan(weights={Source.TOGETHER: 1.0, Source.SIMILAR: 0.3})
 TRENDING_PLAN = Plan(weights={Source.TRENDING: 1.0})

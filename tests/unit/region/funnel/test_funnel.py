@@ -301,3 +301,13 @@ async def test_who_asks_to_explain_sees_every_stages_score(world: World) -> None
     assert set(ranked[0].stages) == {"fused", "l1", "ranker"}
     assert ranked[0].stages["ranker"] == pytest.approx(ranked[0].score, abs=1e-5)
     assert not any(item.stages for item in await world.funnel.run(world.call(personal(), WARM)))
+
+
+async def test_items_that_the_caller_names_are_ranked_seen_ones_too(world: World) -> None:
+    among = ("item-7", "item-3", "unknown", "item-0")
+    call = world.call(personal(among=among), row_of("item-0", "item-9"))
+    items = [item.item for item in await world.funnel.run(call)]
+    assert sorted(items) == ["item-0", "item-3", "item-7"]
+    vector = world.release.tables.arrays.vectors[[0, 9]].mean(axis=0)
+    scores = {f"item-{row}": float(world.release.tables.arrays.vectors[row] @ vector) for row in (0, 3, 7)}
+    assert items == sorted(scores, key=lambda item: -scores[item])

@@ -12,6 +12,7 @@ from infra.plumbing.grid.connect import connect_grid
 from infra.plumbing.http.serving import serve
 from infra.plumbing.ids import uniform
 from infra.plumbing.keys import LiveTrust, RegionKeys
+from infra.plumbing.memory import settle
 from infra.plumbing.service_keys import KeyRing
 from infra.plumbing.telemetry import start_telemetry
 from infra.plumbing.tuf_client.client import ReleaseClient
@@ -48,6 +49,7 @@ async def run(settings: EdgeSettings, stop: asyncio.Event) -> None:
             clock=clock, uniform=uniform, grid=grid, open_source=open_source,
         )  # fmt: skip
         app = await make_app(outside, stack)
+        settle()
         await serve(
             app, host=settings.host, port=settings.port, stop=stop, telemetry=telemetry,
             make_runner=runner_of(app, settings, telemetry),

@@ -143,7 +143,7 @@ class Ledger:
         """What has been heard about `entry` since it was made; `subject` is the one of its key."""
         answer = entry.answer
         if subject is not None:
-            notes = self._get(subject)
+            notes = self._subjects.get(subject, _NOTHING)
             if answer.personal and answer.subject_version < notes.opted_out_version:
                 return Standing.FORBIDDEN
             if answer.subject_version < notes.version or entry.made_s < self._distrusted_before_s:

@@ -8,8 +8,8 @@ that clients that mean well send, and has no opinion on any other::
     CRLF                            and nothing behind it
 
 Names are those of RULES; whatever frames a body, changes the connection or is read by a handler and not known here is
-declined, and so is a second header of any name that matters. The bytes between two CRLF are looked up in a bounded memo
-of header lines that were judged before: requests differ in a line or two, not in all.
+declined, and so is a second header of any name that matters. What was judged before is looked up in bounded memos, by
+line and by block of lines: requests of one kind of device differ in a line or two, not in all.
 """
 
 import re
@@ -21,6 +21,8 @@ HEAD_BYTES_MAX = 4_096
 HEADERS_MAX = 40
 MEMO_LINES_MAX = 4_096
 MEMO_LINE_BYTES_MAX = 256
+MEMO_BLOCKS_MAX = 4_096
+MEMO_BLOCK_BYTES_MAX = 1_024
 
 DECLINED: Final = -1
 HARMLESS: Final = 0
@@ -40,8 +42,9 @@ _DEADLINE = re.compile(rb" [0-9]{1,9}").fullmatch
 _UNSAMPLED = re.compile(rb" 00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-00").fullmatch
 _KEEP_ALIVE = re.compile(rb" [Kk]eep-[Aa]live").fullmatch
 _UNKNOWN: tuple[int, Callable[[bytes], object]] = (DECLINED, lambda _value: None)
-_BEARER = (b"Authorization: Bearer ", b"authorization: Bearer ")
-_BEARER_LENGTH = len(_BEARER[0])
+_BEARER_VALUE = re.compile(rb" Bearer [!-~]+").fullmatch
+_BEARER: Final = b"\r\nAuthorization: Bearer "
+_BEARER_LENGTH: Final = len(_BEARER)
 
 RULES: dict[bytes, tuple[int, Callable[[bytes], object]]] = {
     b"host": (HOST, _VALUE),
@@ -50,6 +53,7 @@ RULES: dict[bytes, tuple[int, Callable[[bytes], object]]] = {
     b"traceparent": (TRACE, _UNSAMPLED),
     b"atoll-deadline-ms": (DEADLINE, _DEADLINE),
     b"connection": (CONNECTION, _KEEP_ALIVE),
+    b"authorization": (AUTHORIZATION, _BEARER_VALUE),
 }
 """What each name is, and the only form in which it is taken. A sampled `traceparent` wants a span: declined."""
 
@@ -74,44 +78,69 @@ class HeadReader:
     request_id: the value of `Atoll-Request-Id`.
     """
 
-    __slots__ = ("_known", "request_id", "tags", "token")
+    __slots__ = ("_blocks", "_known", "request_id", "tags", "token")
 
     def __init__(self) -> None:
         self.token: bytes | None = None
         self.tags: bytes | None = None
         self.request_id: bytes | None = None
         self._known: dict[bytes, int] = {}
+        self._blocks: dict[bytes, int] = {}
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self._known) + len(self._blocks)
 
     def read(self, data: bytes) -> bytes | None:
         """The target of the one plain request that `data` is; None when it is declined."""
-        if len(data) > HEAD_BYTES_MAX:
-            return None
-        lines = data.split(b"\r\n")
-        if lines.pop() or not lines or lines.pop() or not 2 <= len(lines) <= HEADERS_MAX:
-            return None
-        first = lines.pop(0)
-        if not (first.startswith(b"GET /v1/recommendations/") and first.endswith(b" HTTP/1.1")):
+        line_end = data.find(b" HTTP/1.1\r\n", 24, HEAD_BYTES_MAX)
+        if line_end < 0 or not (data.startswith(b"GET /v1/recommendations/") and data.endswith(b"\r\n\r\n")):
             return None
         self.token = self.tags = self.request_id = None
-        seen = 0
-        known = self._known.get
-        for line in lines:
-            kind = known(line)
+        # Where the token stands is where a head falls into what comes again and what does not. Blocks begin with the
+        # CRLF in front of their first line and end before the CRLF behind their last one.
+        at = data.find(_BEARER, line_end)
+        if at < 0:
+            kinds = self._block(data[line_end + 9 : -4])
+        else:
+            token_end = data.find(b"\r", at + _BEARER_LENGTH)
+            self.token = data[at + _BEARER_LENGTH : token_end]
+            before = data[line_end + 9 : at]
+            kinds = self._blocks.get(before) or self._block(before)
+            behind = data[token_end:-4]
+            if behind:
+                kinds = _together(kinds, self._lines(behind))
+            if kinds & AUTHORIZATION:
+                return None  # A second one; DECLINED has this bit too.
+        return data[4:line_end] if kinds > 0 and kinds & HOST and len(data) <= HEAD_BYTES_MAX else None
+
+    def _block(self, block: bytes) -> int:
+        """The kinds of a block's lines, from the memo if they are not of the sort that changes."""
+        kinds = self._blocks.get(block)
+        if kinds is None:
+            kinds = self._lines(block)
+            if not kinds & ~_REMEMBERED and len(block) <= MEMO_BLOCK_BYTES_MAX:
+                if len(self._blocks) >= MEMO_BLOCKS_MAX:
+                    # Beginning again costs a reading per block that is still in use.
+                    self._blocks.clear()
+                self._blocks[block] = kinds
+        return kinds
+
+    def _lines(self, block: bytes) -> int:
+        """The kinds of all lines of a block; DECLINED if one is, or if two are of the same kind that matters."""
+        lines = block.split(b"\r\n")
+        if lines[0] or len(lines) > HEADERS_MAX:
+            return DECLINED
+        seen = HARMLESS
+        for line in lines[1:]:
+            kind = self._known.get(line)
             if kind is None:
                 kind = self._judge(line)
-            if kind:
-                if kind & seen or kind == DECLINED:
-                    return None
-                seen |= kind
-        return first[4:-9] if seen & HOST else None
+            if kind == DECLINED or kind & seen & ~VARIED:
+                return DECLINED
+            seen |= kind
+        return seen
 
     def _judge(self, line: bytes) -> int:
-        if line.startswith(_BEARER):
-            self.token = line[_BEARER_LENGTH:]
-            return AUTHORIZATION
         name, _, value = line.partition(b":")
         kind, matches = RULES.get(name.lower(), _UNKNOWN)
         if not matches(value):
@@ -120,12 +149,15 @@ class HeadReader:
             self.tags = value[1:]
         elif kind == REQUEST_ID:
             self.request_id = value[1:]
-        elif kind | _REMEMBERED == _REMEMBERED and len(line) <= MEMO_LINE_BYTES_MAX:
-            self._remember(line, kind)
-        return kind if kind != VARIED else HARMLESS
+        elif kind == AUTHORIZATION:
+            self.token = value[8:]
+        elif not kind & ~_REMEMBERED and len(line) <= MEMO_LINE_BYTES_MAX:
+            if len(self._known) >= MEMO_LINES_MAX:
+                # Somebody sends ever new lines. Beginning again costs a judgement per line that is still in use.
+                self._known.clear()
+            self._known[line] = kind
+        return kind
 
-    def _remember(self, line: bytes, kind: int) -> None:
-        if len(self._known) >= MEMO_LINES_MAX:
-            # Somebody sends ever new lines. Beginning again costs a judgement per line that is still in use.
-            self._known.clear()
-        self._known[line] = kind
+
+def _together(one: int, other: int) -> int:
+    return DECLINED if DECLINED in (one, other) or one & other & ~VARIED else one | other

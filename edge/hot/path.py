@@ -5,6 +5,7 @@ limits, hard filters, what was heard since the entry was made, counters, sampled
 in one place: a caller's limit is asked last, so that a request that is handed over is not counted twice.
 """
 
+import itertools
 from dataclasses import dataclass
 
 from edge.cache.invalidation import Ledger
@@ -19,12 +20,13 @@ from infra.contracts.messages import DegradationStep, RecommendationType
 from infra.plumbing.clock import Clock
 from infra.plumbing.http.middleware import RequestStats
 from infra.plumbing.ids import RequestIds, is_request_id
+from infra.plumbing.tallies import Tally
 from infra.plumbing.telemetry import Telemetry
 
 ROUTE = "/v1/recommendations/{type}"
 PREFIX = b"/v1/recommendations/"
-_SHORTEST_S = 0.001
-"""Upper bound of the first bin of durations: almost every answer falls into it."""
+WINDOW = 16
+"""Answers that are accounted for together: the last one's duration stands for all, and at most one is sampled."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,19 +51,18 @@ class HotPath:
         self._parts = parts
         self._reader = HeadReader()
         self._second = WallSecond(parts.clock)
-        self._next_id = RequestIds().take
+        self._ids = RequestIds()
         self._find, self._ledger = parts.answers.get, parts.ledger
         self._recall = parts.identities.recall
         self._caller_allowed, self._address_allowed = parts.caller_limits.allow, parts.address_limits.allow
         self._monotonic_s = parts.clock.monotonic_s
-        fresh = DegradationStep.FRESH.value
-        self._types = {type_.value: parts.metrics.answers.labels(fresh, type_.value) for type_ in RecommendationType}
-        self._statuses = {status: parts.stats.requests.labels(ROUTE, "GET", str(status)) for status in (200, 304)}
         self._durations = parts.stats.durations.labels(ROUTE)
-        self._answered = parts.metrics.hot.labels("answered")
         self.handed_over = parts.metrics.hot.labels("handed-over")
-        self._unsampled = 0
-        self._sample_at = self._draw()
+        self._tallies = _tallies(parts)
+        parts.answers.tally_of = lambda type_, status: self._tallies[type_, status]
+        telemetry = parts.telemetry
+        self._window = 1 if max(telemetry.traced.ratio, telemetry.logged.ratio) > 1 / (4 * WINDOW) else WINDOW
+        self._left = self._window
 
     def answer(self, data: bytes, peer: str) -> bytes | None:
         """The answer to the one request that `data` is, or None: then nothing has happened.
@@ -78,31 +79,32 @@ class HotPath:
         second = self._second
         if now_s >= second.ends_s:
             second.renew(now_s)
-        if reader.token is None:
+        token = reader.token
+        if token is None:
+            owner = None
             ready = self._find((target, None))
-            owner = caller = None
+            allowed, caller = self._address_allowed, peer
         else:
-            held = self._recall(reader.token, epoch_s=second.epoch_s)
+            held = self._recall(token, second.epoch_s)
             if held is None:
                 return None
             owner = held.subject
-            caller = owner or held.principal.sealed_subject
             ready = self._find((target, owner)) or self._find((target, None))
+            allowed, caller = self._caller_allowed, owner or held.principal.sealed_subject
         if ready is None or not self._holds(ready, owner, now_s):
             return None
         pattern = ready.full if reader.tags is None else self._form(ready, reader.tags)
-        if pattern is None:
-            return None
-        if not (
-            self._address_allowed(peer, now_s=now_s) if caller is None else self._caller_allowed(caller, now_s=now_s)
-        ):
+        if pattern is None or not allowed(caller, now_s):
             return None
         if now_s >= pattern.ends_s:
             pattern.render(ready.entry, now_s, second)
-        offered = reader.request_id
-        request_id = offered if offered is not None and is_request_id(offered.decode()) else self._next_id()
-        self._account(ready, pattern, request_id, now_s)
-        return b"".join((pattern.before, request_id, pattern.after))
+        request_id = self._ids.take() if reader.request_id is None else self._named(reader.request_id)
+        ready.entry.hits += 1
+        pattern.tally.count += 1
+        self._left -= 1
+        if not self._left:
+            self._close_window(ready, pattern.status, request_id, now_s)
+        return b"".join((pattern.before, request_id, pattern.after, pattern.body))
 
     def learn(self, raw_target: str, offer: Offer, sent: Sent) -> None:
         """Take in what the long way is about to send for a plain GET of `raw_target`."""
@@ -126,34 +128,16 @@ class HotPath:
         known = tags == ready.etag or names_tag(tags.decode(), ready.etag.decode())
         return ready.short if known else ready.full
 
-    def _account(self, ready: Ready, pattern: Pattern, request_id: bytes, now_s: float) -> None:
-        ready.entry.hits += 1
-        self._types[ready.type].count += 1
-        self._statuses[pattern.status].count += 1
-        self._answered.count += 1
-        if pattern.status == 304:
-            self._parts.metrics.not_modified.count += 1
+    def _named(self, offered: bytes) -> bytes:
+        return offered if is_request_id(offered.decode()) else self._ids.take()
+
+    def _close_window(self, ready: Ready, status: int, request_id: bytes, now_s: float) -> None:
+        """Account for a window of answers by its last one: how long they took, and whether one is sampled."""
+        window = self._left = self._window
         took_s = self._monotonic_s() - now_s
-        if took_s < _SHORTEST_S:
-            self._durations.counts[0] += 1
-            self._durations.total += took_s
-        else:
-            self._durations.observe(took_s)
-        self._unsampled += 1
-        if self._unsampled > self._sample_at:
-            self._sample(ready, pattern.status, request_id, took_s)
-
-    def _draw(self) -> int:
+        self._durations.observe(took_s, window)
         telemetry = self._parts.telemetry
-        return min(telemetry.traced.left, telemetry.logged.left)
-
-    def _sample(self, ready: Ready, status: int, request_id: bytes, took_s: float) -> None:
-        """This request is one of the sampled: those before it pass the samplers at once."""
-        telemetry = self._parts.telemetry
-        passed, self._unsampled = self._unsampled - 1, 0
-        telemetry.traced.skip(passed)
-        telemetry.logged.skip(passed)
-        if telemetry.traced.due():
+        if telemetry.traced.due_within(window):
             ended_ns = self._parts.clock.now_ms() * 1_000_000
             telemetry.record_span(
                 f"GET {ROUTE}", started_ns=ended_ns - int(took_s * 1e9), ended_ns=ended_ns,
@@ -162,6 +146,20 @@ class HotPath:
                     "http.response.status_code": status,
                 },
             )  # fmt: skip
-        if telemetry.logged.due():
+        if telemetry.logged.due_within(window):
             telemetry.log_request(ROUTE, "GET", status, took_s=took_s, request_id=request_id.decode())
-        self._sample_at = self._draw()
+
+
+def _tallies(parts: HotParts) -> dict[tuple[str, int], Tally]:
+    """One tally per type and status, each a part of every series that the long way counts such an answer in."""
+    tallies: dict[tuple[str, int], Tally] = {}
+    for type_, status in itertools.product(RecommendationType, (200, 304)):
+        tally = tallies[type_.value, status] = Tally()
+        series = [
+            parts.metrics.answers.labels(DegradationStep.FRESH.value, type_.value),
+            parts.stats.requests.labels(ROUTE, "GET", str(status)),
+            parts.metrics.hot.labels("answered"),
+        ]
+        for whole in series if status == 200 else [*series, parts.metrics.not_modified]:
+            whole.parts.append(tally)
+    return tallies

@@ -28,7 +28,7 @@ from aiohttp.web_protocol import RequestHandler
 from edge.hot.framing import UNKNOWN, owed_after
 from edge.hot.path import HotPath
 
-NEEDED = ("_waiter", "_paused", "_next_keepalive_close_time", "_keepalive_timeout", "_manager", "_request_count")
+NEEDED = ("_waiter", "_paused", "_next_keepalive_close_time", "_keepalive_timeout", "_manager")
 
 
 class HotHandler(RequestHandler):
@@ -56,7 +56,6 @@ class HotHandler(RequestHandler):
             answer = self._hot.answer(data, self._peer)
             if answer is not None and self.transport is not None and self._manager is not None:
                 self.transport.write(answer)
-                self._request_count += 1
                 self._manager.requests_count += 1
                 self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
                 return

@@ -5,12 +5,14 @@ a pattern, in which only what changes from second to second (`Age`, `Cache-Contr
 request to request (`Atoll-Request-Id`) is filled in anew.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import formatdate
 
 from edge.cache.entry import Entry, ListKey
 from edge.cache.words import caller_control, hit_status
 from infra.plumbing.clock import Clock
+from infra.plumbing.tallies import Tally
 
 READY_PER_ENTRY_MAX = 4
 _REQUEST_ID = "Atoll-Request-Id"
@@ -65,15 +67,16 @@ class WallSecond:
 
 
 class Pattern:
-    """One status of one list: `before` + a request id + `after`, which hold until `ends_s`."""
+    """One status of one list: `before` + a request id + `after`, which hold until `ends_s`, + `body`."""
 
-    __slots__ = ("_after", "_before", "_body", "after", "before", "ends_s", "status")
+    __slots__ = ("_after", "_before", "after", "before", "body", "ends_s", "status", "tally")
 
     def __init__(self, status: int, before: bytes, after: bytes, body: bytes) -> None:
         self.status = status
-        self._before, self._after, self._body = before, after, body
+        self._before, self._after, self.body = before, after, body
         self.before = self.after = b""
         self.ends_s = float("-inf")
+        self.tally = Tally()
 
     def render(self, entry: Entry, now_s: float, second: WallSecond) -> None:
         """Fill in what has changed, and find out until when it holds."""
@@ -86,7 +89,7 @@ class Pattern:
             b"date": second.date,
         }
         self.before = self._before % changing
-        self.after = self._after % changing + self._body
+        self.after = self._after % changing
         self.ends_s = min(second.ends_s, now_s + 1.0 - age_s % 1.0, now_s + ttl_s % 1.0)
 
 
@@ -131,6 +134,8 @@ class ReadyAnswers:
     """By (target, owner). An answer goes when its entry leaves the cache, so the cache's bound is this one's too."""
 
     def __init__(self) -> None:
+        self.tally_of: Callable[[str, int], Tally] = lambda _type, _status: Tally()
+        """In what an answer of a type and a status is counted."""
         self._answers: dict[tuple[bytes, str | None], Ready] = {}
         self.get = self._answers.get
 
@@ -148,6 +153,7 @@ class ReadyAnswers:
             if not self._make_room(name, offer.entry):
                 return
             ready = self._answers[name] = Ready(offer)
+        pattern.tally = self.tally_of(ready.type, sent.status)
         if sent.status == 200:
             ready.full = pattern
         else:

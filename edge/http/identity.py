@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -27,7 +26,7 @@ class Verified:
 
 
 class Identities:
-    """Verifies tokens and remembers the ones that held until they expire; bounded, least recently used first out.
+    """Verifies tokens and remembers the ones that held until they expire; bounded, in two generations.
 
     What is remembered is keyed by a hash: a memory dump of an edge yields no tokens.
     """
@@ -37,12 +36,13 @@ class Identities:
         self._trust = trust
         self._service_keys = service_keys
         self._clock = clock
-        self._verified: OrderedDict[bytes, Verified] = OrderedDict()
         self._edition = trust.edition
         self._looked_s = 0
+        self._young: dict[bytes, Verified] = {}
+        self._old: dict[bytes, Verified] = {}
 
     def __len__(self) -> int:
-        return len(self._verified)
+        return len(self._young) + len(self._old)
 
     def caller(self, headers: Mapping[str, str]) -> Caller:
         """The caller of a request with these headers.
@@ -68,16 +68,13 @@ class Identities:
         held = self._verify(token)
         return Caller(token=token, principal=held.principal, subject=held.subject, session=session)
 
-    def recall(self, token: bytes, *, epoch_s: int) -> Verified | None:
+    def recall(self, token: bytes, epoch_s: int) -> Verified | None:
         """What is known of a token that held before and has not expired by `epoch_s`; None: it must be verified."""
         if epoch_s != self._looked_s:
             self._follow_trust(epoch_s)
         digest = hashlib.sha256(token).digest()
-        held = self._verified.get(digest)
-        if held is None or epoch_s >= held.principal.expires_s:
-            return None
-        self._verified.move_to_end(digest)
-        return held
+        held = self._young.get(digest) or self._remembered(digest)
+        return held if held is not None and epoch_s < held.principal.expires_s else None
 
     def of_service(self, key: ServiceKey, user: str | None, *, session: str | None = None) -> Caller:
         """A service that calls for `user`, a raw id of this region, or for nobody.
@@ -107,7 +104,8 @@ class Identities:
     def is_remembered(self, headers: Mapping[str, str]) -> bool:
         """Whether the request's token is already known to hold, so that looking at it costs next to nothing."""
         token = headers.get("Authorization", "")
-        return _digest(token.partition(" ")[2].strip()) in self._verified
+        digest = _digest(token.partition(" ")[2].strip())
+        return digest in self._young or digest in self._old
 
     def _session(self, session: str | None) -> str | None:
         if session is None:
@@ -124,22 +122,34 @@ class Identities:
         edition = self._trust.edition
         if edition != self._edition:
             self._edition = edition
-            self._verified.clear()
+            self._young.clear()
+            self._old.clear()
 
     def _verify(self, token: str) -> Verified:
         self._follow_trust(self._clock.now_ms() // 1000)
         digest = _digest(token)
-        held = self._verified.get(digest)
+        held = self._remembered(digest)
         if held is not None and self._clock.now_ms() < held.principal.expires_s * 1000:
-            self._verified.move_to_end(digest)
             return held
-        self._verified.pop(digest, None)
         principal = verify_token(token, self._trust, clock=self._clock)
         at_home = principal.home == self._keys.region
-        held = self._verified[digest] = Verified(principal, open_subject(principal, self._keys) if at_home else None)
-        if len(self._verified) > REMEMBERED_MAX:
-            self._verified.popitem(last=False)
+        held = Verified(principal, open_subject(principal, self._keys) if at_home else None)
+        self._remember(digest, held)
         return held
+
+    def _remembered(self, digest: bytes) -> Verified | None:
+        held = self._young.get(digest)
+        if held is None:
+            held = self._old.pop(digest, None)
+            if held is not None:
+                self._remember(digest, held)
+        return held
+
+    def _remember(self, digest: bytes, held: Verified) -> None:
+        self._young[digest] = held
+        if len(self._young) >= REMEMBERED_MAX // 2:
+            # Whoever was not seen for a whole generation is forgotten with it: no order to keep at every look.
+            self._young, self._old = {}, self._young
 
 
 def _bearer(authorization: str) -> str:

@@ -32,7 +32,7 @@ class CallerLimits:
     def __len__(self) -> int:
         return len(self._full_at_s)
 
-    def allow(self, caller: str, *, now_s: float) -> bool:
+    def allow(self, caller: str, now_s: float) -> bool:
         """Whether `caller` may make one request more at the monotonic moment `now_s`; counts it if so."""
         full_at_s = self._full_at_s.get(caller, now_s)
         if full_at_s <= now_s:

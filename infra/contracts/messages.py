@@ -150,14 +150,14 @@ class ItemFilters(GlobalMessage, frozen=True, kw_only=True):
         return self.price_min is None and self.price_max is None and not self.attributes
 
 
-class Reason(GlobalMessage, frozen=True, kw_only=True):
+class Reason(GlobalMessage, frozen=True, kw_only=True, gc=False):
     """A reason code and its sentence in the caller's language."""
 
     code: Global[ReasonCode]
     text: Global[str]
 
 
-class SlateItem(GlobalMessage, frozen=True, kw_only=True):
+class SlateItem(GlobalMessage, frozen=True, kw_only=True, gc=False):
     """One recommended item. `score` is comparable within one slate only."""
 
     item: Global[str]

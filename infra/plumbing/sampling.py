@@ -16,18 +16,9 @@ class GapSampler:
     """
 
     def __init__(self, *, ratio: float, uniform: Callable[[float, float], float]) -> None:
-        self._ratio = min(1.0, max(0.0, ratio))
+        self.ratio = min(1.0, max(0.0, ratio))
         self._uniform = uniform
         self._left = self._gap()
-
-    @property
-    def left(self) -> int:
-        """How many events pass before the next one that is due."""
-        return self._left
-
-    def skip(self, count: int) -> None:
-        """Let `count` events pass at once, none of which is due: at most `left`."""
-        self._left -= count
 
     def due(self) -> bool:
         """Whether this event is one of the sampled."""
@@ -35,12 +26,20 @@ class GapSampler:
             self._left -= 1
             return False
         self._left = self._gap()
-        return self._ratio > 0.0
+        return self.ratio > 0.0
+
+    def due_within(self, count: int) -> bool:
+        """Whether one of the next `count` events is sampled, all of which pass; two of them count as one."""
+        if self._left >= count:
+            self._left -= count
+            return False
+        self._left = self._gap()
+        return self.ratio > 0.0
 
     def _gap(self) -> int:
-        if self._ratio >= 1.0:
+        if self.ratio >= 1.0:
             return 0
-        if self._ratio <= 0.0:
+        if self.ratio <= 0.0:
             return 1 << 62
         # The lower bound keeps the logarithm finite; it makes no gap longer than 700 / ratio.
-        return int(math.log(max(self._uniform(0.0, 1.0), 1e-300)) / math.log1p(-self._ratio))
+        return int(math.log(max(self._uniform(0.0, 1.0), 1e-300)) / math.log1p(-self.ratio))

@@ -13,12 +13,18 @@ from prometheus_client.registry import Collector
 
 
 class Tally:
-    """One series of a `LoopCounter`."""
+    """One series of a `LoopCounter`. `parts` are counted elsewhere and belong to it as well: summed when read."""
 
-    __slots__ = ("count",)
+    __slots__ = ("count", "parts")
 
     def __init__(self) -> None:
         self.count = 0
+        self.parts: list[Tally] = []
+
+    @property
+    def total(self) -> int:
+        """Its own events and those of its parts."""
+        return self.count + sum(part.total for part in self.parts)
 
     def inc(self, amount: int = 1) -> None:
         """Count `amount` events."""
@@ -54,7 +60,7 @@ class LoopCounter(Collector):
         """What a scrape shows."""
         family = CounterMetricFamily(self._name, self._text, labels=self._labels)
         for values, series in self._series.items():
-            family.add_metric(values, series.count)
+            family.add_metric(values, series.total)
         yield family
 
 
@@ -68,10 +74,10 @@ class Bins:
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
 
-    def observe(self, value: float) -> None:
-        """Count one value."""
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
+    def observe(self, value: float, times: int = 1) -> None:
+        """Count one value, which stands for `times` events."""
+        self.counts[bisect_left(self.bounds, value)] += times
+        self.total += times * value
 
 
 class LoopHistogram(Collector):

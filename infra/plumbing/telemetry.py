@@ -39,7 +39,7 @@ class TelemetrySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     log_file: str = ""
     spans_file: str = ""
     log_level: str = "INFO"
-    sample_ratio: float = 0.05
+    sample_ratio: float = 0.01
     """Share of requests without a caller's own decision whose spans are kept, 0 to 1."""
     request_log_ratio: float = 0.001
     """Share of requests that leave a line in the log, 0 to 1: a line each would cost more than a cached answer."""

@@ -36,6 +36,9 @@ class EdgeMetrics:
         self.notices = counter("notices", "Times the region was asked what was missed, by outcome.", "outcome")
         self.limited = counter("limited", "Calls refused because their caller makes too many.")
         self.events = counter("events", "Event batches by outcome.", "outcome")
+        self.unknown_fields = counter(
+            "unknown_event_fields", "Fields of events that only a newer schema knows; they were left out."
+        )
         self.dropped_work = counter("dropped_work", "Background work that was dropped because there was too much.")
         self.lists = counter("lists", "Tries to load a release's lists by outcome.", "outcome")
         self._registry = registry

@@ -42,6 +42,7 @@ from region.background import Background
 from region.events.intake import Intake
 from region.events.opening import open_log
 from region.events.port import Log
+from region.events.schema_check import check_event_schema
 from region.events.waking import Waker
 from region.funnel.compute import ComputePool
 from region.funnel.dry_run import RequestLog
@@ -161,6 +162,7 @@ async def open_node(settings: RegionSettings, stack: AsyncExitStack, telemetry: 
     Raises:
         SettingsError: a setting, a key file or the rules cannot be used.
     """
+    check_event_schema()
     keys = RegionKeys.load(Path(settings.keys_file))
     if keys.region != settings.region:
         raise SettingsError(f"the key file is of region {keys.region}, the settings of {settings.region}.")

@@ -51,10 +51,11 @@ class BulkResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     detail: str = ""
 
 
-class CallerEvents(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Events, and nothing that says whose they are."""
+class CallerEvents(msgspec.Struct, frozen=True, kw_only=True):
+    """Events, and nothing that says whose they are. Fields that only a newer minor of the schema knows are left out."""
 
     events: Annotated[list[Event], Meta(min_length=1, max_length=EVENTS_PER_BATCH_MAX)]
+    schema_version: Annotated[str, Meta(description="Major and minor of the events' schema.")] = "1.0"
 
 
 class CallerChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

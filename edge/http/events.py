@@ -8,10 +8,11 @@ import msgspec
 from edge.answering.parts import Parts
 from edge.answering.relay import relay
 from edge.calls import Caller
-from edge.http.bodies import CallerChoice, CallerEvents
+from edge.http.bodies import CallerChoice
 from edge.routing.concurrency import Priority
 from edge.routing.dispatch import Attempts
 from edge.routing.port import CallFailure, RegionCallError
+from infra.contracts.event_schema import ReadBatch, read_batch, whole_ack
 from infra.contracts.events import EVENTS_PER_BATCH_MAX, EventAck, EventBatch
 from infra.contracts.messages import Invalidation, OptOutAnswer, OptOutCall, RelayedCall
 from infra.contracts.residency import encode_regional
@@ -30,13 +31,26 @@ _PLACE = re.compile(r"`(\$[A-Za-z_.\[\]0-9]{0,80})`$")
 _RETRY = "Send the same call again after Retry-After; events that were taken count once."
 
 
-def parse_events(body: bytes) -> EventBatch:
-    """The checked batch, without a subject.
+def parse_events(body: bytes) -> ReadBatch:
+    """The checked batch, from a producer of any minor version, without a subject.
 
     Raises:
-        InvalidInputError: not JSON of the right shape, no event, or too many.
+        InvalidInputError: not JSON of the right shape, no event, too many, or a batch that says whose it is.
     """
-    return EventBatch(events=tuple(_decoded(body, CallerEvents, "a batch of events").events))
+    try:
+        read = read_batch(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise _not_usable(error, "a batch of events", ("events", "schema_version")) from None
+    if not 1 <= len(read.batch.events) + len(read.rejected) <= EVENTS_PER_BATCH_MAX:
+        raise InvalidInputError(
+            "the batch has the wrong size.", fix=f"Send JSON with: 1 to {EVENTS_PER_BATCH_MAX} events."
+        )
+    if read.batch.subject is not None:
+        raise InvalidInputError(
+            "the batch says whose it is.",
+            fix="Send JSON with: events, schema_version. The token or session says whose.",
+        )
+    return read
 
 
 def parse_choice(body: bytes) -> bool:
@@ -48,7 +62,7 @@ def parse_choice(body: bytes) -> bool:
     return _decoded(body, CallerChoice, "a choice").opted_out
 
 
-async def take_events(parts: Parts, batch: EventBatch, caller: Caller, *, timeout_s: float) -> EventAck:
+async def take_events(parts: Parts, read: ReadBatch, caller: Caller, *, timeout_s: float) -> EventAck:
     """Hand events to their subject's home region; returns when they are durable there.
 
     Raises:
@@ -56,13 +70,16 @@ async def take_events(parts: Parts, batch: EventBatch, caller: Caller, *, timeou
         InvalidInputError: the region refuses the batch.
         OverloadedError, UnavailableError: nothing is lost: the caller has them and sends them again.
     """
+    parts.metrics.unknown_fields.inc(read.unknown_fields)
+    if not read.batch.events:
+        return EventAck(accepted=0, duplicates=0, rejected=read.rejected)
     try:
-        ack = await _take_events(parts, batch, caller, timeout_s)
+        ack = await _take_events(parts, read.batch, caller, timeout_s)
     except AtollError as error:
         parts.metrics.events.labels(type(error).__name__).inc()
         raise _for_caller(error) from error
     parts.metrics.events.labels("acknowledged").inc()
-    return ack
+    return whole_ack(ack, read)
 
 
 async def opt_out(parts: Parts, caller: Caller, *, opted_out: bool, timeout_s: float) -> None:
@@ -132,9 +149,10 @@ def _decoded(body: bytes, kind: type[M], what: str) -> M:
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        place = _PLACE.search(str(error))
-        where = f" at {place.group(1)}" if place is not None else ""
-        fields = ", ".join(kind.__struct_fields__)
-        if where == " at $.events" and "of length" in str(error):
-            fields = f"1 to {EVENTS_PER_BATCH_MAX} events"
-        raise InvalidInputError(f"the body is not {what}{where}.", fix=f"Send JSON with: {fields}.") from None
+        raise _not_usable(error, what, kind.__struct_fields__) from None
+
+
+def _not_usable(error: Exception, what: str, fields: tuple[str, ...]) -> InvalidInputError:
+    place = _PLACE.search(str(error))
+    where = f" at {place.group(1)}" if place is not None else ""
+    return InvalidInputError(f"the body is not {what}{where}.", fix=f"Send JSON with: {', '.join(fields)}.")

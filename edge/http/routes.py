@@ -118,8 +118,8 @@ class EdgeRoutes:
             return self._too_many(request)
         if caller.service is not None:
             require(caller.service, Scope.EVENTS)
-        batch = parse_events(await request.read())
-        ack = await take_events(self._parts, batch, caller, timeout_s=self._settings.event_deadline_ms / 1000)
+        read = parse_events(await request.read())
+        ack = await take_events(self._parts, read, caller, timeout_s=self._settings.event_deadline_ms / 1000)
         return _json(encode_regional(ack))
 
     async def opt_out(self, request: web.Request) -> web.Response:

@@ -7,6 +7,7 @@ from typing import TypeVar
 import msgspec
 from aiohttp import web
 
+from infra.contracts.event_schema import ReadBatch, read_batch
 from infra.plumbing.errors import AtollError, InvalidInputError
 
 M = TypeVar("M", bound=msgspec.Struct)
@@ -44,6 +45,20 @@ def decode_body(body: bytes, kind: type[M]) -> M:
     """
     try:
         return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        raise _named(str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise InvalidInputError("the body is not valid JSON in UTF-8.") from None
+
+
+def decode_batch(body: bytes) -> ReadBatch:
+    """The events in `body`, from an edge of any minor version of their schema.
+
+    Raises:
+        InvalidInputError: as `decode_body` does.
+    """
+    try:
+        return read_batch(body)
     except msgspec.ValidationError as error:
         raise _named(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError):

@@ -2,14 +2,15 @@
 
 from typing import Protocol
 
-from infra.contracts.events import EventAck, EventBatch
+from infra.contracts.event_schema import ReadBatch
+from infra.contracts.events import EventAck
 from infra.contracts.messages import AwayAnswer, AwayRequest, HomeAnswer, HomeRequest
 
 
 class EventTaker(Protocol):
     """Makes batches durable (`region.events.intake.Intake`)."""
 
-    async def take(self, batch: EventBatch) -> EventAck:
+    async def take_read(self, read: ReadBatch) -> EventAck:
         """Acknowledged means durable.
 
         Raises:

@@ -2,7 +2,6 @@
 
 from msgspec.structs import replace
 
-from infra.contracts.events import EventBatch
 from infra.contracts.messages import RelayedCall, SealedAnswer, SealedCall
 from infra.contracts.residency import encode_regional
 from infra.plumbing.clock import Clock
@@ -13,7 +12,7 @@ from infra.plumbing.sealing import open_call, seal_reply
 from infra.plumbing.tokens import open_subject, verify_token
 from region.api.checking import check_request
 from region.api.choices import Choices
-from region.api.decoding import decode_body
+from region.api.decoding import decode_batch, decode_body
 from region.api.ports import EventTaker, ListMaker
 
 
@@ -63,8 +62,9 @@ class RelayDesk:
             check_request(call.request)
             return encode_regional(await self._recommender.home(replace(call.request, subject=subject)))
         if call.events is not None:
-            batch = replace(decode_body(call.events, EventBatch), subject=subject)
-            return encode_regional(await self._intake.take(batch))
+            read = decode_batch(call.events)
+            owned = replace(read, batch=replace(read.batch, subject=subject))
+            return encode_regional(await self._intake.take_read(owned))
         return encode_regional(await self._choices.set_opt_out(subject, opted_out=bool(call.opted_out)))
 
     def _subject_of(self, token: str) -> str:

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from infra.contracts.events import EventBatch
 from infra.contracts.messages import AwayRequest, HomeRequest, OptOutCall, SealedCall
 from infra.contracts.residency import RegionalMessage, encode_global, encode_regional
 from infra.plumbing.errors import InvalidInputError
@@ -12,7 +11,7 @@ from infra.plumbing.http.middleware import REQUEST_ID
 from region.api.answers import away_response, home_response
 from region.api.checking import check_request
 from region.api.choices import Choices
-from region.api.decoding import decode_body, read_body
+from region.api.decoding import decode_batch, decode_body, read_body
 from region.api.doors import Door
 from region.api.ports import EventTaker, ListMaker
 from region.api.relay import RelayDesk
@@ -68,8 +67,8 @@ class CallerDoors:
     async def events(self, request: web.Request) -> web.Response:
         """Events of one subject, acknowledged when durable."""
         self.home_only(request)
-        batch = decode_body(await self._body(request), EventBatch)
-        return regional_response(await self.intake.take(batch))
+        read = decode_batch(await self._body(request))
+        return regional_response(await self.intake.take_read(read))
 
     async def opt_out(self, request: web.Request) -> web.Response:
         """A subject's choice: durable, then told to the edges."""

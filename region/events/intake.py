@@ -9,9 +9,11 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
+from infra.contracts.event_schema import ReadBatch, parse_version, whole_ack
 from infra.contracts.events import (
     EVENT_ID_PATTERN,
     EVENTS_PER_BATCH_MAX,
+    SCHEMA_VERSION,
     UNLABELLED,
     Event,
     EventAck,
@@ -32,7 +34,6 @@ QUERY_LENGTH_MAX = 256
 REQUEST_ID_LENGTH_MAX = 64
 FUTURE_MAX_MS = 5 * 60_000
 AGE_MAX_MS = 2 * 365 * 86_400_000
-SCHEMA_MAJOR = "1"
 _VALUE_RANGES: dict[EventType, tuple[float, float]] = {EventType.RATING: (1.0, 5.0), EventType.WATCH: (0.0, 1.0)}
 
 
@@ -51,8 +52,11 @@ def check_batch(batch: EventBatch, *, now_ms: int) -> CheckedBatch:
     Raises:
         InvalidInputError: the batch as a whole cannot be used: its version, its size or its subject.
     """
-    if batch.schema_version.split(".")[0] != SCHEMA_MAJOR:
-        raise InvalidInputError("the events' schema version is not known here.", fix=f"Send version {SCHEMA_MAJOR}.x.")
+    if not _is_known(batch.schema_version):
+        raise InvalidInputError(
+            "the events' schema version is not known here.",
+            fix=f"Send version {SCHEMA_VERSION} or another of its major.",
+        )
     if not batch.events:
         raise InvalidInputError("the batch holds no events.", fix=f"Send 1 to {EVENTS_PER_BATCH_MAX}.")
     if len(batch.events) > EVENTS_PER_BATCH_MAX:
@@ -69,6 +73,14 @@ def check_batch(batch: EventBatch, *, now_ms: int) -> CheckedBatch:
             RejectedEvent(index=index, reason=reason) for index, reason in enumerate(reasons) if reason is not None
         ),
     )
+
+
+def _is_known(version: str) -> bool:
+    """Whether a batch of this version can be read: any minor of our major."""
+    try:
+        return parse_version(version)[0] == parse_version(SCHEMA_VERSION)[0]
+    except ValueError:
+        return False
 
 
 def _reason_against(event: Event, now_ms: int) -> str | None:
@@ -142,6 +154,10 @@ class Intake:
         self._events = Counter(
             "atoll_intake_events", "Events offered, by outcome.", ("outcome",), registry=registry
         )  # fmt: skip
+        self._unknown_fields = Counter(
+            "atoll_intake_unknown_fields", "Fields that only a newer schema knows; they were left out.",
+            registry=registry,
+        )  # fmt: skip
         self._refused = Counter(
             "atoll_intake_batches_refused", "Batches not taken as a whole, by error.", ("error",), registry=registry
         )
@@ -163,6 +179,14 @@ class Intake:
         except AtollError as error:
             self._refused.labels(type(error).__name__).inc()
             raise
+
+    async def take_read(self, read: ReadBatch) -> EventAck:
+        """Take what this version knows of a batch; what it does not know is counted and told. Raises as `take` does."""
+        self._unknown_fields.inc(read.unknown_fields)
+        self._events.labels("rejected").inc(len(read.rejected))
+        if read.rejected and not read.batch.events:
+            return EventAck(accepted=0, duplicates=0, rejected=read.rejected)
+        return whole_ack(await self.take(read.batch), read)
 
     async def _take(self, batch: EventBatch) -> EventAck:
         now_ms = self._clock.now_ms()

@@ -17,6 +17,7 @@ from infra.plumbing.http.serving import serve
 from infra.plumbing.telemetry import Telemetry, start_telemetry
 from region.events.opening import open_log
 from region.events.port import Log
+from region.events.schema_check import check_event_schema
 from region.events.streaming import Streaming
 from region.events.waking import LOG_TOPIC
 from region.settings import RegionSettings
@@ -146,6 +147,7 @@ async def run_worker(settings: RegionSettings, stop: asyncio.Event, *, clock: Cl
     Raises:
         SettingsError: the store, the log, the grid's address or the port cannot be used.
     """
+    check_event_schema()
     clock = clock or SystemClock()
     async with AsyncExitStack() as stack:
         telemetry = start_telemetry(

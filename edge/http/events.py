@@ -62,7 +62,15 @@ def parse_choice(body: bytes) -> bool:
     return _decoded(body, CallerChoice, "a choice").opted_out
 
 
-async def take_events(parts: Parts, read: ReadBatch, caller: Caller, *, timeout_s: float) -> EventAck:
+async def take_read(parts: Parts, read: ReadBatch, caller: Caller, *, timeout_s: float) -> EventAck:
+    """Hand on what this version knows of a batch, and tell what it does not. Raises as `take_events` does."""
+    parts.metrics.unknown_fields.inc(read.unknown_fields)
+    if not read.batch.events:
+        return EventAck(accepted=0, duplicates=0, rejected=read.rejected)
+    return whole_ack(await take_events(parts, read.batch, caller, timeout_s=timeout_s), read)
+
+
+async def take_events(parts: Parts, batch: EventBatch, caller: Caller, *, timeout_s: float) -> EventAck:
     """Hand events to their subject's home region; returns when they are durable there.
 
     Raises:
@@ -70,16 +78,13 @@ async def take_events(parts: Parts, read: ReadBatch, caller: Caller, *, timeout_
         InvalidInputError: the region refuses the batch.
         OverloadedError, UnavailableError: nothing is lost: the caller has them and sends them again.
     """
-    parts.metrics.unknown_fields.inc(read.unknown_fields)
-    if not read.batch.events:
-        return EventAck(accepted=0, duplicates=0, rejected=read.rejected)
     try:
-        ack = await _take_events(parts, read.batch, caller, timeout_s)
+        ack = await _take_events(parts, batch, caller, timeout_s)
     except AtollError as error:
         parts.metrics.events.labels(type(error).__name__).inc()
         raise _for_caller(error) from error
     parts.metrics.events.labels("acknowledged").inc()
-    return whole_ack(ack, read)
+    return ack
 
 
 async def opt_out(parts: Parts, caller: Caller, *, opted_out: bool, timeout_s: float) -> None:

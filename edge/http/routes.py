@@ -12,7 +12,7 @@ from edge.answering.recommender import recommend
 from edge.calls import Caller
 from edge.hot.learning import OFFER
 from edge.http.bulk import BulkDesk
-from edge.http.events import opt_out, parse_choice, parse_events, take_events
+from edge.http.events import opt_out, parse_choice, parse_events, take_read
 from edge.http.identity import Identities
 from edge.http.openapi import encode_document, openapi_document
 from edge.http.operations import OPERATIONS
@@ -119,7 +119,7 @@ class EdgeRoutes:
         if caller.service is not None:
             require(caller.service, Scope.EVENTS)
         read = parse_events(await request.read())
-        ack = await take_events(self._parts, read, caller, timeout_s=self._settings.event_deadline_ms / 1000)
+        ack = await take_read(self._parts, read, caller, timeout_s=self._settings.event_deadline_ms / 1000)
         return _json(encode_regional(ack))
 
     async def opt_out(self, request: web.Request) -> web.Response:

@@ -26,6 +26,7 @@ TIERS_OF_COMMAND: dict[str, tuple[str, ...]] = {
     "federate": ("federation",),
     "api": ("edge",),
     "rules": ("region", "infra"),
+    "events": ("infra", "region"),
     "world": ALL_SERVING,
     "demo": (*ALL_SERVING, "central"),
     "bench": ("bench", *ALL_SERVING, "central"),

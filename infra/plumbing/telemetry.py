@@ -6,7 +6,7 @@ never a subject, a session, an event or a feature. A test greps everything a wor
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import Span, SpanContext, SpanKind, TraceFlags, Tracer
+from opentelemetry.trace import Link, Span, SpanContext, SpanKind, TraceFlags, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from prometheus_client import CollectorRegistry
 
@@ -63,11 +63,18 @@ class Telemetry:
     @contextmanager
     def span(
         self, name: str, *, headers: Mapping[str, str] | None = None, kind: SpanKind = SpanKind.INTERNAL,
-        attributes: Mapping[str, str | int | float | bool] | None = None,
+        attributes: Mapping[str, str | int | float | bool] | None = None, traceparents: Sequence[str] = (),
     ) -> Iterator[Span]:  # fmt: skip
-        """A span around a block; a child of the caller's span when `headers` carry a `traceparent`."""
+        """A span around a block; a child of the caller's span when `headers` carry a `traceparent`.
+
+        It links to the spans that `traceparents` name, and belongs to the trace of the first of them: whoever looks
+        at the call that brought the work sees what became of it.
+        """
+        origins = [extract({"traceparent": one}) for one in traceparents]
+        context = extract(headers) if headers is not None else origins[0] if origins else None
+        links = [Link(trace.get_current_span(origin).get_span_context()) for origin in origins]
         with self.tracer.start_as_current_span(
-            name, context=extract(headers) if headers is not None else None, kind=kind, attributes=attributes
+            name, context=context, kind=kind, attributes=attributes, links=links
         ) as span:
             yield span
 

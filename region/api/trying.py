@@ -10,7 +10,8 @@ import logging
 from msgspec.structs import replace
 from prometheus_client import CollectorRegistry, Counter
 
-from infra.contracts.events import EventAck, EventBatch
+from infra.contracts.event_schema import ReadBatch
+from infra.contracts.events import EventAck
 from infra.contracts.messages import TRIAL_ARM, AwayAnswer, AwayRequest, HomeAnswer, HomeRequest
 from infra.plumbing.clock import Clock
 from infra.plumbing.errors import InvalidInputError, OverloadedError
@@ -146,9 +147,9 @@ class CountedEvents:
         self._intake = intake
         self._trials = trials
 
-    async def take(self, batch: EventBatch) -> EventAck:
-        """As `EventTaker.take`."""
-        ack = await self._intake.take(batch)
+    async def take_read(self, read: ReadBatch) -> EventAck:
+        """As `EventTaker.take_read`."""
+        ack, batch = await self._intake.take_read(read), read.batch
         if batch.subject is not None and ack.accepted:
             self._trials.note_events(batch.subject, batch.events)
         return ack

@@ -65,7 +65,7 @@ def check_batch(batch: EventBatch, *, now_ms: int) -> CheckedBatch:
         )
     if batch.subject is None or not is_subject(batch.subject):
         raise InvalidInputError("the batch has no subject of this region.", fix="Send it through an edge.")
-    reasons = [_reason_against(event, now_ms) for event in batch.events]
+    reasons = [reason_against(event, now_ms) for event in batch.events]
     return CheckedBatch(
         subject=batch.subject,
         events=tuple(event for event, reason in zip(batch.events, reasons, strict=True) if reason is None),
@@ -83,7 +83,7 @@ def _is_known(version: str) -> bool:
         return False
 
 
-def _reason_against(event: Event, now_ms: int) -> str | None:
+def reason_against(event: Event, now_ms: int) -> str | None:
     """Why an event may not be logged; None when it may. Never repeats what was sent."""
     if EVENT_ID_PATTERN.fullmatch(event.event_id) is None:
         return "event_id must be 8 to 64 letters, digits or any of _.:-"

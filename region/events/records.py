@@ -2,12 +2,15 @@
 
 import msgspec
 
-from infra.contracts.events import LoggedEvent
-from region.events.port import LogUnavailableError
+from infra.contracts.events import Event, EventType, LoggedEvent
 from region.store.port import OffsetEvent
 
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(LoggedEvent)
+NOTHING = LoggedEvent(
+    subject="", event=Event(event_id="unreadable", type=EventType.IMPRESSION, at_ms=0), received_ms=0
+)  # fmt: skip
+"""Stands where a record could not be read."""
 
 
 def encode_record(record: LoggedEvent) -> bytes:
@@ -18,13 +21,18 @@ def encode_record(record: LoggedEvent) -> bytes:
 def decode_record(offset: int, content: bytes, *, partition: int = 0) -> OffsetEvent:
     """Inverse of `encode_record`, with the record's place.
 
-    Raises:
-        LogUnavailableError: the bytes are no record that this code knows.
+    Bytes that are no record that this code knows come back as a broken one: one of them must not stop the others.
     """
     try:
         return OffsetEvent(offset=offset, logged=_DECODER.decode(content), partition=partition)
-    except msgspec.DecodeError as error:
-        raise LogUnavailableError(
-            f"the record at offset {offset} of partition {partition} cannot be read: {error}.",
-            fix="Run the version of Atoll that wrote it, or restore the log.",
-        ) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        reason = f"the record cannot be read: {error}"
+        return OffsetEvent(offset=offset, logged=NOTHING, partition=partition, broken=reason, content=content)
+
+
+def break_record(record: OffsetEvent, reason: str) -> OffsetEvent:
+    """The record as one that cannot be applied."""
+    return OffsetEvent(
+        offset=record.offset, logged=NOTHING, partition=record.partition, broken=reason,
+        content=encode_record(record.logged),
+    )  # fmt: skip

@@ -8,11 +8,20 @@ Exactly once, at every place where the process may be killed:
 * after that: nothing is owed.
 
 Invalidations that the grid does not take are kept (bounded) and told at the next step.
+
+Poison: a record that cannot be read, or whose application fails for a reason of its own, goes to the dead-letter log
+first; then the offset moves over it and the others go on.
+
+A batch's span links to the spans of the intakes whose events it applies, so a trace leads from the call that brought
+an event to the work that made it count.
 """
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
+from opentelemetry.trace import SpanKind
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from infra.contracts.events import enters_history
@@ -21,7 +30,10 @@ from infra.contracts.residency import encode_regional
 from infra.plumbing.clock import Clock
 from infra.plumbing.errors import SettingsError, UnavailableError
 from infra.plumbing.grid.port import Grid
-from region.events.port import Log
+from infra.plumbing.telemetry import Telemetry
+from region.events.dead_letters import DeadLetters
+from region.events.port import Log, LogUnavailableError
+from region.events.records import break_record
 from region.store.port import AppliedChange, OffsetEvent, Position, Store
 
 BATCH_MAX = 500
@@ -30,6 +42,8 @@ kill lies in the last BATCH_MAX offsets of each partition, whatever holes a log 
 PENDING_MAX = 10_000
 """Subjects whose invalidation may wait for the grid; beyond it the oldest are dropped and counted (edges distrust
 what they hold when they reconnect, and every list has a time to live)."""
+LINKS_MAX = 32
+"""Intake spans that the span of a batch links to."""
 CONSUMED_MAX = 1000
 """Items that one invalidation names: two of the largest batches."""
 _PUBLISH_TOGETHER = 64
@@ -41,6 +55,9 @@ class StreamingMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.applied = Counter("atoll_worker_events_applied", "Events applied to the store.", registry=registry)
+        self.poison = Counter(
+            "atoll_worker_poison", "Records that could not be applied and went to the dead letters.", registry=registry
+        )
         self.published = Counter(
             "atoll_worker_invalidations", "Invalidations by outcome.", ("outcome",), registry=registry
         )
@@ -60,9 +77,16 @@ class Streaming:
         grid: where invalidations are told.
         clock: for what the metrics say.
         registry: for the metrics.
+        dead_letters: where poison goes; None: poison stops the worker.
+        telemetry: for the spans; None: no spans.
     """
 
-    def __init__(self, *, log: Log, store: Store, grid: Grid, clock: Clock, registry: CollectorRegistry) -> None:
+    def __init__(
+        self, *, log: Log, store: Store, grid: Grid, clock: Clock, registry: CollectorRegistry,
+        dead_letters: DeadLetters | None = None, telemetry: Telemetry | None = None,
+    ) -> None:  # fmt: skip
+        self._dead_letters = dead_letters
+        self._telemetry = telemetry
         self._log = log
         self._store = store
         self._grid = grid
@@ -97,7 +121,8 @@ class Streaming:
         """
         events = _within_span(await self._log.read(after=self._position, limit=BATCH_MAX))
         if events:
-            self._owe(await self._store.apply(events))
+            with self._span(events):
+                self._owe(await self._apply(events))
             self._position |= {event.partition: event.offset for event in events}
             self._metrics.applied.inc(len(events))
             last = await self._log.last_offsets()
@@ -106,8 +131,57 @@ class Streaming:
         if events:
             now_ms = self._clock.now_ms()
             for event in events:
-                self._metrics.visible.observe((now_ms - event.logged.received_ms) / 1000)
+                if not event.broken:
+                    self._metrics.visible.observe((now_ms - event.logged.received_ms) / 1000)
         return len(events)
+
+    async def _apply(self, events: Sequence[OffsetEvent]) -> list[AppliedChange]:
+        """Apply a batch; what of it is poison is put aside, in its turn.
+
+        Raises:
+            UnavailableError: a part does not answer; nothing is lost.
+        """
+        await self._put_aside([event for event in events if event.broken])
+        try:
+            return await self._store.apply(events)
+        except UnavailableError:
+            raise
+        except Exception:
+            if self._dead_letters is None:
+                raise
+        changes: list[AppliedChange] = []
+        for event in events:
+            changes += await self._apply_alone(event)
+        return changes
+
+    async def _apply_alone(self, event: OffsetEvent) -> list[AppliedChange]:
+        try:
+            return await self._store.apply([event])
+        except UnavailableError:
+            raise
+        except Exception as error:  # whatever it is, it is about this event: it went well without
+            # The words of an error may hold what the event says; its kind does not.
+            broken = break_record(event, f"it could not be applied: {type(error).__name__}")
+        await self._put_aside([broken])
+        return await self._store.apply([broken])
+
+    async def _put_aside(self, broken: Sequence[OffsetEvent]) -> None:
+        if not broken:
+            return
+        if self._dead_letters is None:
+            raise LogUnavailableError(f"the record at offset {broken[0].offset} is broken: {broken[0].broken}.")
+        await self._dead_letters.add(broken, now_ms=self._clock.now_ms())
+        self._metrics.poison.inc(len(broken))
+
+    def _span(self, events: Sequence[OffsetEvent]) -> AbstractContextManager[Any]:
+        """A span around the batch; without a kept intake span it is the sampler's choice."""
+        if self._telemetry is None:
+            return nullcontext()
+        parents = dict.fromkeys(event.logged.traceparent for event in events if event.logged.traceparent)
+        return self._telemetry.span(
+            "apply events", kind=SpanKind.CONSUMER, attributes={"atoll.events": len(events)},
+            traceparents=tuple(parents)[:LINKS_MAX],
+        )  # fmt: skip
 
     async def publish_pending(self) -> None:
         """Tell what is owed, a bounded number at a time; what the grid does not take stays owed."""
@@ -144,7 +218,7 @@ class Streaming:
         for partition, offset in applied.items():
             events = await self._log.read(after={partition: max(0, offset - BATCH_MAX)}, limit=BATCH_MAX)
             for record in events:
-                if record.offset <= offset:
+                if record.offset <= offset and not record.broken:
                     items = consumed.setdefault(record.logged.subject, [])
                     items.extend(_consumed_by(record))
         changes: list[AppliedChange] = []

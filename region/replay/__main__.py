@@ -8,21 +8,8 @@ import uvloop
 
 from infra.plumbing.clock import SystemClock
 from infra.plumbing.errors import AtollError
+from infra.plumbing.progress import LineProgress
 from region.replay.replaying import answer_all, read_requests, serving, write_answers
-
-
-class LineProgress:
-    """A line on stderr at each tenth of the way."""
-
-    def __init__(self) -> None:
-        self._tenth = 0
-
-    def advance(self, done: int, total: int, what: str) -> None:
-        """See `Progress`."""
-        tenth = 10 * done // max(total, 1)
-        if tenth > self._tenth:
-            self._tenth = tenth
-            print(f"{what}: {done}/{total}", file=sys.stderr, flush=True)
 
 
 async def replay(release: Path, requests: Path, answers: Path, limit: int | None) -> None:
@@ -30,7 +17,7 @@ async def replay(release: Path, requests: Path, answers: Path, limit: int | None
     wanted = read_requests(requests, limit=limit)
     clock = SystemClock()
     async with serving(release, clock=clock) as (loaded, funnel):
-        shown = await answer_all(wanted, loaded, funnel, clock=clock, progress=LineProgress())
+        shown = await answer_all(wanted, loaded, funnel, clock=clock, progress=LineProgress(sys.stderr))
     write_answers(answers, shown)
 
 

@@ -3,7 +3,7 @@
 Rules, in this order, for each event in log order:
 
 1. An event at or below the applied offset of its partition has no effect; nor has it on a row or a count that has
-   taken it in already.
+   taken it in already. A broken record has none either: the offset moves over it.
 2. An opted-out subject's events have no effect on its row or on any count.
 3. A session that the region has not heard of for longer than its life begins anew, as if its row had expired.
 4. An event whose id is among the subject's last `EVENT_IDS_MAX` has no effect.
@@ -77,6 +77,8 @@ def apply_events(
         if record.offset <= max(applied.get(record.partition, 0), offsets.get(record.partition, 0)):
             continue
         offsets[record.partition] = record.offset
+        if record.broken:
+            continue
         subject = record.logged.subject
         state = states.get(subject)
         if state is None:
@@ -102,7 +104,7 @@ def apply_event(state: SubjectState, record: OffsetEvent, *, rules: ApplyRules) 
     """Apply one event (rules 2 to 8). Returns whether it counts: whether it had any effect on the row."""
     logged, event = record.logged, record.logged.event
     if state.row.opted_out:
-        _ignore(state, record.offset)
+        _ignore(state.row, record.offset)
         return False
     if is_session(logged.subject) and _is_over(state.row, logged.received_ms, rules):
         state.row, state.notes = RowContent(), WriterNotes()
@@ -129,7 +131,7 @@ def choose(state: SubjectState, *, opted_out: bool, now_ms: int) -> int:
     state.row.opted_out = opted_out
     state.row.version += 1
     state.row.touched_ms = now_ms
-    state.notes.choices += 1
+    state.row.choices += 1
     return state.row.version
 
 
@@ -145,15 +147,19 @@ def replace_state(old: SubjectState | None, row: UserRow, *, now_ms: int, rules:
         new.row.opted_out = new.row.opted_out or old.row.opted_out
         new.row.touched_ms = max(new.row.touched_ms, old.row.touched_ms)
         new.row.offset = old.row.offset
-        new.notes = WriterNotes(old.notes.event_ids, old.notes.ignored, old.notes.choices, imported=True)
+        new.row.ignored, new.row.choices = old.row.ignored, old.row.choices
+        new.notes = old.notes
     _trim(new.row, now_ms, replace(rules, behaviour_life_ms=now_ms))
     return new
 
 
 def bare_state(state: SubjectState, *, now_ms: int) -> SubjectState:
     """What stays of a user who opted out and was not heard of for as long as behaviour may be kept: the choice."""
-    row = RowContent(version=state.row.version, opted_out=True, offset=state.row.offset, touched_ms=now_ms)
-    return SubjectState(row, WriterNotes(choices=state.notes.choices))
+    row = RowContent(
+        version=state.row.version, opted_out=True, offset=state.row.offset, touched_ms=now_ms,
+        ignored=state.row.ignored, choices=state.row.choices,
+    )  # fmt: skip
+    return SubjectState(row, WriterNotes())
 
 
 def _is_over(row: RowContent, received_ms: int, rules: ApplyRules) -> bool:
@@ -167,15 +173,15 @@ def _tell_again(state: SubjectState, logged: LoggedEvent, consumed: dict[str, li
         consumed.setdefault(logged.subject, []).extend([event.item] if enters_history(event.type) else [])
 
 
-def _ignore(state: SubjectState, offset: int) -> None:
+def _ignore(row: RowContent, offset: int) -> None:
     """Note the place of an ignored event; what follows on an ignored one belongs to the same span."""
-    spans = state.notes.ignored
-    if spans and spans[-1][1] == state.row.offset:
+    spans = row.ignored
+    if spans and spans[-1][1] == row.offset:
         spans[-1] = (spans[-1][0], offset)
     else:
         spans.append((offset, offset))
         del spans[:-IGNORED_SPANS_MAX]
-    state.row.offset = offset
+    row.offset = offset
 
 
 def _in_session(session: Session | None, at_ms: int) -> Session:

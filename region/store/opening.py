@@ -12,10 +12,14 @@ from region.store.applying import ApplyRules
 from region.store.port import Store
 from region.store.sqlite import SqliteStore
 
+READ_TIMEOUT_S = 0.1
+"""A request does not wait longer for its row; programs that nobody waits for may."""
+
 
 def open_store(
-    settings: RegionSettings, *, clock: Clock | None = None, registry: CollectorRegistry | None = None
-) -> Store:
+    settings: RegionSettings, *, clock: Clock | None = None, registry: CollectorRegistry | None = None,
+    read_timeout_s: float = READ_TIMEOUT_S,
+) -> Store:  # fmt: skip
     """Open `store.sqlite` in the state directory, creating it or bringing its schema up to date.
 
     Raises:
@@ -26,6 +30,7 @@ def open_store(
         clock=clock if clock is not None else SystemClock(),
         rules=apply_rules(settings),
         registry=registry,
+        read_timeout_s=read_timeout_s,
     )
 
 

@@ -79,6 +79,12 @@ class UserRow(RegionalMessage, frozen=True, kw_only=True):
     counters: Regional[SubjectCounters] = SubjectCounters()
     session: Regional[Session | None] = None
     affinities: Regional[dict[str, tuple[Affinity, ...]]] = msgspec.field(default_factory=dict)
+    ignored: Regional[tuple[tuple[int, int], ...]] = ()
+    """Spans of the log (offsets, first and last) whose events were ignored because the subject had opted out."""
+    choices: Regional[int] = 0
+    """How often the subject opted out or in; each raised the version."""
+    imported: Regional[bool] = False
+    """Whether the row began as an import, of which the log knows nothing."""
 
     def leanings(self, kind: str, now_ms: int) -> dict[str, float]:
         """The affinities of one kind as they stand at a moment, by name."""
@@ -95,6 +101,9 @@ class OffsetEvent(RegionalMessage, frozen=True, kw_only=True):
     logged: Regional[LoggedEvent]
     partition: Regional[int] = 0
     """The log's partition; all events of a subject are in the same one."""
+    broken: Regional[str] = ""
+    """Why the record cannot be applied; then `logged` stands for nothing and `content` holds the record's bytes."""
+    content: Regional[bytes] = b""
 
 
 class AppliedChange(RegionalMessage, frozen=True, kw_only=True):

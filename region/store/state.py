@@ -34,6 +34,12 @@ class RowContent(msgspec.Struct, array_like=True):
     session: Session | None = None
     affinities: dict[str, dict[str, DecayedValue]] = msgspec.field(default_factory=dict)
     """By kind and name."""
+    ignored: list[tuple[int, int]] = msgspec.field(default_factory=list)
+    """Offsets, first and last, of events that were ignored because the subject had opted out."""
+    choices: int = 0
+    """How often the subject opted out or in: each raised the version, and none stands in the log."""
+    imported: bool = False
+    """Whether the row began as an import, which does not stand in the log either."""
 
 
 class WriterNotes(msgspec.Struct, array_like=True):
@@ -41,12 +47,6 @@ class WriterNotes(msgspec.Struct, array_like=True):
 
     event_ids: bytes = b""
     """Digests of the last event ids."""
-    ignored: list[tuple[int, int]] = msgspec.field(default_factory=list)
-    """Places in the log, first and last, whose events were ignored because the subject had opted out."""
-    choices: int = 0
-    """How often the subject opted out or in: each raised the version, and none stands in the log."""
-    imported: bool = False
-    """Whether the row began as an import, which does not stand in the log either."""
 
 
 @dataclass(slots=True)
@@ -107,6 +107,9 @@ def to_row(subject: str, row: RowContent) -> UserRow:
             kind: tuple(Affinity(name, value.value, value.at_ms) for name, value in values.items())
             for kind, values in row.affinities.items()
         },
+        ignored=tuple(row.ignored),
+        choices=row.choices,
+        imported=row.imported,
     )
 
 
@@ -130,8 +133,9 @@ def from_row(row: UserRow, *, now_ms: int) -> SubjectState:
             for kind in AFFINITY_KINDS
             if row.affinities.get(kind)
         },
+        imported=True,
     )
-    return SubjectState(content, WriterNotes(imported=True))
+    return SubjectState(content, WriterNotes())
 
 
 def upgrade_content(
@@ -143,11 +147,11 @@ def upgrade_content(
         version=version, impressions=impressions, opted_out=bool(opted_out), last_event_ms=last_event_ms,
         touched_ms=touched_ms, items=items, strengths=strengths, times_ms=times_ms,
         received_days=[touched_ms // DAY_MS] * len(items),
-        counters=SubjectCounters(interactions=len(items)),
+        counters=SubjectCounters(interactions=len(items)), imported=True,
     )  # fmt: skip
     return _ENCODER.encode(row)
 
 
 def upgrade_notes(event_ids: bytes) -> bytes:
     """The notes beside it."""
-    return _ENCODER.encode(WriterNotes(event_ids=event_ids, imported=True))
+    return _ENCODER.encode(WriterNotes(event_ids=event_ids))

@@ -15,7 +15,8 @@ from infra.plumbing.grid.port import Grid
 from infra.plumbing.http.middleware import frame, operations_routes
 from infra.plumbing.http.serving import serve
 from infra.plumbing.telemetry import Telemetry, start_telemetry
-from region.events.opening import open_log
+from region.events.dead_letters import DeadLetters
+from region.events.opening import open_dead_letters, open_log
 from region.events.port import Log
 from region.events.schema_check import check_event_schema
 from region.events.streaming import Streaming
@@ -46,12 +47,14 @@ class Worker:
         grid: wakes the worker.
         clock: for retention.
         telemetry: spans, counts and logs.
+        dead_letters: expired here.
     """
 
     def __init__(
         self, *, settings: RegionSettings, streaming: Streaming, log: Log, store: Store, grid: Grid, clock: Clock,
-        telemetry: Telemetry,
+        telemetry: Telemetry, dead_letters: DeadLetters | None = None,
     ) -> None:  # fmt: skip
+        self._dead_letters = dead_letters
         self._settings = settings
         self._streaming = streaming
         self._log = log
@@ -123,6 +126,9 @@ class Worker:
             users_before_ms=now_ms - round(self._settings.behaviour_life_s * 1000),
         )
         records = await self._log.expire(before_ms=now_ms - round(self._settings.log_retention_s * 1000))
+        if self._dead_letters is not None:
+            before_ms = now_ms - round(self._settings.log_retention_s * 1000)
+            self._expired.labels("dead letters").inc(await self._dead_letters.expire(before_ms=before_ms))
         self._expired.labels("rows").inc(rows)
         self._expired.labels("records").inc(records)
 
@@ -160,10 +166,16 @@ async def run_worker(settings: RegionSettings, stop: asyncio.Event, *, clock: Cl
         stack.push_async_callback(log.close)
         grid = connect_grid(settings.grid, clock=clock, registry=telemetry.registry)
         stack.push_async_callback(grid.close)
-        streaming = Streaming(log=log, store=store, grid=grid, clock=clock, registry=telemetry.registry)
+        dead_letters = open_dead_letters(settings, registry=telemetry.registry)
+        stack.push_async_callback(dead_letters.close)
+        streaming = Streaming(
+            log=log, store=store, grid=grid, clock=clock, registry=telemetry.registry, dead_letters=dead_letters,
+            telemetry=telemetry,
+        )  # fmt: skip
         worker = Worker(
-            settings=settings, streaming=streaming, log=log, store=store, grid=grid, clock=clock, telemetry=telemetry
-        )
+            settings=settings, streaming=streaming, log=log, store=store, grid=grid, clock=clock, telemetry=telemetry,
+            dead_letters=dead_letters,
+        )  # fmt: skip
         app = web.Application(middlewares=[frame(telemetry, clock)])
         app.add_routes(operations_routes(telemetry, worker.ready))
         await run_together(

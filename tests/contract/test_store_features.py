@@ -77,7 +77,7 @@ async def test_item_counters_tell_the_click_rate(store: Store) -> None:
 
 async def test_the_features_of_an_import_are_kept(store: Store) -> None:
     row = UserRow(
-        subject=ALICE, version=1, counters=SubjectCounters(interactions=3), session=Session(1, 2, 3),
+        subject=ALICE, version=1, imported=True, counters=SubjectCounters(interactions=3), session=Session(1, 2, 3),
         affinities={"brand": (Affinity("acme", 0.5, 7),)},
     )  # fmt: skip
     await store.write_rows([row])
@@ -91,7 +91,7 @@ async def test_users_not_heard_of_are_forgotten_and_their_choice_is_not(store: S
     assert gone == 1, "the choice was made just now"
     assert await store.read(ALICE) is None
     assert await store.expire(sessions_before_ms=0, counts_before_ms=0, users_before_ms=NOW_MS + 1) == 1
-    assert await row_of(store, BOB) == UserRow(subject=BOB, version=2, opted_out=True, offset=2)
+    assert await row_of(store, BOB) == UserRow(subject=BOB, version=2, opted_out=True, offset=2, choices=1)
     assert await store.expire(sessions_before_ms=0, counts_before_ms=0, users_before_ms=NOW_MS + 1) == 0
 
 

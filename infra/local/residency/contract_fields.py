@@ -14,6 +14,7 @@ MESSAGE_MODULES = (
     "federation.secure_aggregation.identity",
     "federation.secure_aggregation.messages",
     "region.api.messages",
+    "region.events.dead_letters",
     "region.events.port",
     "region.releases.messages",
     "region.store.port",

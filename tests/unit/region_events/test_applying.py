@@ -158,7 +158,7 @@ def test_ignored_events_are_noted_by_spans_of_the_log() -> None:
     apply_event(state, placed(11), rules=RULES)
     choose(state, opted_out=True, now_ms=NOW_MS)
     apply_event(state, placed(12), rules=RULES)
-    assert (state.notes.ignored, state.notes.choices) == ([(4, 9), (12, 12)], 3)
+    assert (state.row.ignored, state.row.choices) == ([(4, 9), (12, 12)], 3)
 
 
 @given(cuts=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), max_size=8))

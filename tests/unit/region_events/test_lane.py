@@ -266,16 +266,17 @@ async def test_closing_commits_what_is_queued(tmp_path: Path) -> None:
     assert sum(result.accepted for result in await asyncio.gather(*appending)) == 10
 
 
-async def test_a_record_that_cannot_be_read_says_where_it_is(tmp_path: Path) -> None:
+async def test_a_record_that_cannot_be_read_is_told_as_broken(tmp_path: Path) -> None:
     path = tmp_path / "log.sqlite"
     log = SqliteLog(path, queue_max=100)
-    await log.append([logged(1)])
+    await log.append([logged(1), logged(2)])
     connection = sqlite3.connect(path)
-    connection.execute("UPDATE records SET body = x'c1'")
+    connection.execute("UPDATE records SET body = x'c1' WHERE position = 1")
     connection.commit()
     connection.close()
-    with pytest.raises(LogUnavailableError, match="record at offset 1"):
-        await log.read(after={0: 0}, limit=10)
+    broken, whole = await log.read(after={0: 0}, limit=10)
+    assert (broken.offset, broken.broken[:24], broken.content) == (1, "the record cannot be rea", b"\xc1")
+    assert (whole.offset, whole.broken, whole.logged) == (2, "", logged(2))
     await log.close()
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
+from infra.contracts.event_schema import ReadBatch
 from infra.contracts.events import Event, EventAck, EventBatch, EventType
 from infra.contracts.messages import (
     TRIAL_ARM,
@@ -61,8 +62,8 @@ class Recommender:
 
 
 class Intake:
-    async def take(self, batch: EventBatch) -> EventAck:
-        return EventAck(accepted=len(batch.events), duplicates=0)
+    async def take_read(self, read: ReadBatch) -> EventAck:
+        return EventAck(accepted=len(read.batch.events), duplicates=0)
 
 
 class Scene:
@@ -96,7 +97,8 @@ class Scene:
 
     async def click(self, number: int) -> None:
         event = Event(event_id=f"event-{number:05}", type=EventType.CLICK, item="a", at_ms=0)
-        await self.events.take(EventBatch(subject=f"s{number}", events=(event,)))
+        batch = EventBatch(subject=f"s{number}", events=(event,))
+        await self.events.take_read(ReadBatch(batch=batch))
 
 
 @pytest.fixture

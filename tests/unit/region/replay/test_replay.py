@@ -1,5 +1,6 @@
 """Replay: requests are read strictly, answered by the served funnel with every part, and written whole."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ import msgspec
 import pytest
 
 from infra.plumbing.errors import InvalidInputError
-from region.replay.__main__ import LineProgress, main
+from infra.plumbing.progress import LineProgress
+from region.replay.__main__ import main
 from region.replay.replaying import answer_all, read_manifest, read_requests, write_answers
 from tests.unit.region.worlds import World, bundle_at
 
@@ -48,7 +50,9 @@ async def test_answers_are_what_the_funnel_serves(
 ) -> None:
     world = new_world(live=False)
     requests = read_requests(written(tmp_path / "requests", recorded("u1"), recorded("u2", items=["item-3", "gone"])))
-    answers = await answer_all(requests, world.release, world.funnel, clock=world.clock, progress=LineProgress())
+    answers = await answer_all(
+        requests, world.release, world.funnel, clock=world.clock, progress=LineProgress(sys.stderr)
+    )
     write_answers(tmp_path / "answers", answers)
     decoded = msgspec.msgpack.decode((tmp_path / "answers").read_bytes(), type=dict[str, list[str]])
     assert set(decoded) == {"u1", "u2"}
@@ -61,7 +65,7 @@ async def test_a_replay_without_a_part_is_no_replay(world: World, tmp_path: Path
     world.retrieval.error = RuntimeError("gone")
     requests = read_requests(written(tmp_path / "requests", recorded()))
     with pytest.raises(InvalidInputError, match=r"without .*ann"):
-        await answer_all(requests, world.release, world.funnel, clock=world.clock, progress=LineProgress())
+        await answer_all(requests, world.release, world.funnel, clock=world.clock, progress=LineProgress(sys.stderr))
 
 
 def test_a_manifest_is_asked_for(tmp_path: Path) -> None:

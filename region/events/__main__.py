@@ -1,0 +1,115 @@
+"""`python -m region.events VERB --settings FILE`: the log of one region, for whoever operates it."""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import msgspec
+import uvloop
+
+from infra.plumbing.clock import SystemClock
+from infra.plumbing.errors import AtollError, InvalidInputError
+from infra.plumbing.keys import RegionKeys
+from infra.plumbing.progress import LineProgress, SilentProgress
+from infra.plumbing.settings import load_settings
+from region.events.dead_letters import replay_letters
+from region.events.opening import open_dead_letters, open_log
+from region.events.replaying import Replayer
+from region.events.schema_check import check_event_schema
+from region.seed.seeding import seed
+from region.settings import RegionSettings
+from region.store.opening import apply_rules, open_store
+from region.store.sqlite import SqliteStore
+
+LISTED_MAX = 100
+READ_TIMEOUT_S = 5.0
+"""Nobody waits for a page here."""
+
+
+async def replay(settings: RegionSettings, given: argparse.Namespace) -> object:
+    """Rebuild every feature from the log and compare with the live store."""
+    clock = SystemClock()
+    live, log = open_store(settings, read_timeout_s=READ_TIMEOUT_S), open_log(settings)
+    with tempfile.TemporaryDirectory(prefix="atoll-replay-") as work:
+        path = given.out or Path(work) / "store.sqlite"
+        if path.exists():
+            raise InvalidInputError(f"{path} is there already.", fix="Name a file that is not.")
+        fresh = SqliteStore(
+            path, clock=clock, rules=apply_rules(settings), read_timeout_s=READ_TIMEOUT_S, scan_timeout_s=60.0
+        )
+        try:
+            if given.dataset is not None:
+                await seed(
+                    given.dataset, region=settings.region, keys=RegionKeys.load(Path(settings.keys_file)), store=fresh,
+                    history_max=settings.history_max, hold_out_last=given.hold_out_last, progress=SilentProgress(),
+                )  # fmt: skip
+            replayer = Replayer(log=log, live=live, fresh=fresh, clock=clock, progress=LineProgress(sys.stderr))
+            return await replayer.run()
+        finally:
+            for part in (fresh, live, log):
+                await part.close()
+
+
+async def list_letters(settings: RegionSettings, _given: argparse.Namespace) -> object:
+    """The dead letters: places and reasons, not what they say."""
+    letters = open_dead_letters(settings)
+    try:
+        listed: list[dict[str, object]] = []
+        async for letter in letters.letters():
+            if len(listed) == LISTED_MAX:
+                break
+            place = {"partition": letter.partition, "offset": letter.offset, "noted_ms": letter.noted_ms}
+            listed.append({**place, "reason": letter.reason, "bytes": len(letter.content)})
+        return {"count": await letters.count(), "letters": listed}
+    finally:
+        await letters.close()
+
+
+async def replay_dead(settings: RegionSettings, _given: argparse.Namespace) -> object:
+    """Append what can be read now to the log again."""
+    letters, log = open_dead_letters(settings), open_log(settings)
+    try:
+        return await replay_letters(letters, log)
+    finally:
+        await letters.close()
+        await log.close()
+
+
+VERBS: dict[str, Callable[[RegionSettings, argparse.Namespace], Awaitable[object]]] = {
+    "replay": replay,
+    "list-letters": list_letters,
+    "replay-letters": replay_dead,
+}
+
+
+async def run(given: argparse.Namespace) -> object:
+    """Do what the command line says."""
+    check_event_schema()
+    return await VERBS[given.verb](load_settings(given.settings, RegionSettings), given)
+
+
+def main(arguments: list[str]) -> int:
+    """Read the command line and run; prints one JSON object, returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m region.events",
+        description="Replay a region's log, or its dead letters.",
+        epilog="example: python -m region.events replay --settings us-east/region.json",
+    )
+    parser.add_argument("verb", choices=sorted(VERBS))
+    parser.add_argument("--settings", type=Path, required=True, help="the node's settings (.toml or .json)")
+    parser.add_argument("--dataset", type=Path, default=None, help="replay: the dataset that the store was seeded from")
+    parser.add_argument("--hold-out-last", action="store_true", help="replay: as it was seeded")
+    parser.add_argument("--out", type=Path, default=None, help="replay: keep the rebuilt store in this file")
+    try:
+        result = uvloop.run(run(parser.parse_args(arguments)))
+    except (AtollError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(msgspec.json.encode(result).decode())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

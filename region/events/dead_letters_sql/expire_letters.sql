@@ -1,0 +1,1 @@
+DELETE FROM letters WHERE noted_ms < ?;

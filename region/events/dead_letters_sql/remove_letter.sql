@@ -1,0 +1,1 @@
+DELETE FROM letters WHERE log_partition = ? AND log_offset = ?;

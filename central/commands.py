@@ -228,7 +228,7 @@ def build_release(
     split = split_for(data, saved.card.protocol)
     candidate = Candidate(
         model=saved, data=data, split=split, outcome=evaluate_model(saved, data, split, progress=told), origin=CENTRAL,
-        parent=parent[0].release_id if parent else None, active=parent[1] if parent else None,
+        parent=parent[0].release_id if parent else None, active=parent[1] if parent else None, before=active,
     )  # fmt: skip
     return _built(
         build_bundle(candidate, out, clock=clock or SystemClock(), progress=told, allow_failed_gates=allow_failed_gates)

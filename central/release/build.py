@@ -20,7 +20,7 @@ from central.evaluation.results import Evaluation
 from central.folders import remove_stale, sync_tree
 from central.release.card import model_card
 from central.release.export import export_item_tower, export_ranker, export_user_tower
-from central.release.index import build_index
+from central.release.index import ParentIndex, build_index
 from central.training.popularity import item_counts, release_lists
 from central.training.ranker import HEADS
 from central.training.saved import SavedModel
@@ -71,6 +71,8 @@ class Candidate:
     parent: str | None
     active: Evaluation | None
     adapter: FloatArray | None = None
+    before: Path | None = None
+    """The bundle that regions have, whose index is continued where little has changed."""
 
 
 def build_bundle(
@@ -139,12 +141,20 @@ def _write_files(candidate: Candidate, verdict: Verdict, folder: Path, progress:
         lambda: _write(folder / names.ITEM_TOWER, export_item_tower(model.towers)),
         lambda: _write(folder / names.RANKER, export_ranker(model.ranker, batch=RANKER_BATCH)),
         lambda: _write_tables(outcome.tables, _adapter(candidate), folder),
-        lambda: build_index(outcome.tables.vectors, folder / names.SCANN_PREFIX),
+        lambda: build_index(outcome.tables.vectors, folder / names.SCANN_PREFIX, parent=parent_index(candidate.before)),
         lambda: _write_texts(candidate, verdict, folder),
     ]
     for done, part in enumerate(parts, start=1):
         part()
         progress.advance(done, len(parts), "building the release")
+
+
+def parent_index(bundle: Path | None) -> ParentIndex | None:
+    """The index of a bundle, to be continued; None where there is no such bundle."""
+    if bundle is None:
+        return None
+    vectors = np.load(bundle / names.ITEM_VECTORS, allow_pickle=False)
+    return ParentIndex(folder=bundle / names.SCANN_PREFIX, vectors=vectors)
 
 
 def _write_tables(tables: ItemTables, adapter: FloatArray, folder: Path) -> None:

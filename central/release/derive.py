@@ -72,7 +72,7 @@ def derive_bundle(
     outcome = _evaluate_with(adapter, model, data, progress)
     candidate = Candidate(
         model=model, data=data, split=split, outcome=outcome, origin=FEDERATED, parent=manifest.release_id,
-        active=active, adapter=adapter.astype(np.float32),
+        active=active, adapter=adapter.astype(np.float32), before=parent,
     )  # fmt: skip
     return build_bundle(candidate, out, clock=clock, progress=progress, allow_failed_gates=allow_failed_gates)
 

@@ -2,16 +2,18 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
-from infra.contracts.features import FloatArray
+from infra.contracts.features import FloatArray, IntArray
 from infra.plumbing.errors import AtollError
 
 NEIGHBOURS: Final = 100
 BRUTE_FORCE_ITEMS_MAX: Final = 20_000
 """Up to here exact search takes less than the rest of a request."""
+CONTINUED_SHARE_MAX: Final = 0.1
+"""An index with more new rows than this share of the old ones is built from nothing: its partitions would not fit."""
 _FORBIDDEN: Final = frozenset({".pkl", ".pickle"})
 
 
@@ -45,8 +47,19 @@ def tree_settings(num_items: int) -> TreeSettings | None:
     )
 
 
-def build_index(vectors: FloatArray, folder: Path) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParentIndex:
+    """The index of the release before: its serialised folder, and the vectors `[num_items, dim]` that are in it."""
+
+    folder: Path
+    vectors: FloatArray
+
+
+def build_index(vectors: FloatArray, folder: Path, *, parent: ParentIndex | None = None) -> None:
     """Builds the index over `vectors [num_items, dim]` and serialises it into `folder`.
+
+    Where little has changed since `parent`, its index is continued: the same partitions and code book, with only the
+    rows that differ put anew. So an index of few new rows is a file of few new rows, and a region fetches just those.
 
     Raises:
         ReleaseIndexError: a vector is not finite, or ScaNN wrote a file that has no place in a release.
@@ -55,6 +68,9 @@ def build_index(vectors: FloatArray, folder: Path) -> None:
 
     if not np.isfinite(vectors).all():
         raise ReleaseIndexError("an item vector is not finite.", fix="Train again with a lower learning rate.")
+    if parent is not None and (changed := _rows_to_renew(parent, vectors)) is not None:
+        _serialise(_continued(parent, vectors, changed), folder)
+        return
     neighbours = min(NEIGHBOURS, len(vectors))
     builder = scann_ops_pybind.builder(np.ascontiguousarray(vectors), neighbours, "dot_product")
     settings = tree_settings(len(vectors))
@@ -65,7 +81,36 @@ def build_index(vectors: FloatArray, folder: Path) -> None:
         hashed = tree.score_ah(2, anisotropic_quantization_threshold=0.2)
         half = scann_ops_pybind.scann_builder.ReorderType.BFLOAT16
         searcher = hashed.reorder(settings.reorder, quantize=half).build()
+    _serialise(searcher, folder)
+
+
+def _rows_to_renew(parent: ParentIndex, vectors: FloatArray) -> IntArray | None:
+    """Rows of `vectors` that `parent` has not or has otherwise; None when its index is not to be continued."""
+    before, items = len(parent.vectors), len(vectors)
+    same_settings = tree_settings(before) is not None and tree_settings(items) is not None
+    if not same_settings or items < before or parent.vectors.shape[1] != vectors.shape[1]:
+        return None
+    differing = np.flatnonzero((parent.vectors != vectors[:before]).any(axis=1))
+    changed = np.concatenate([differing, np.arange(before, items)]).astype(np.int32)
+    return changed if len(changed) <= CONTINUED_SHARE_MAX * before else None
+
+
+def _continued(parent: ParentIndex, vectors: FloatArray, changed: IntArray) -> Any:
+    from scann.scann_ops.py import scann_ops_pybind  # noqa: PLC0415 (imports TensorFlow where that is installed)
+
+    loaded = scann_ops_pybind.load_searcher(str(parent.folder.resolve()))
+    # Rows are their own names; ScaNN wants names for whatever is put anew.
+    names = [str(row) for row in range(len(parent.vectors))]
+    searcher = scann_ops_pybind.ScannSearcher(loaded.searcher, docids=names)
+    if len(changed):
+        searcher.upsert([str(row) for row in changed], np.ascontiguousarray(vectors[changed]))
+    return searcher
+
+
+def _serialise(searcher: Any, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
+    # Names would be written as a pickle, and are nothing but the row numbers.
+    searcher.docids = None
     searcher.serialize(str(folder), relative_path=True)
     _check_files(folder)
 

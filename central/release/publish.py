@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from central.release.deltas import known_deltas, write_deltas
 from central.release.publish_bundle import Bundle, copy_verified, read_bundle
 from central.release.repository import Layout, RepositoryDamagedError, View, publishing, read_view, sweep, write_targets
 from infra.contracts.release import (
@@ -110,7 +111,11 @@ def publish(
         view = read_view(layout, keys)
         new_blobs = _write_blobs(layout, checked, reporter)
         targets = dict(view.targets.targets)
+        recommended = _pointers(layout, targets).get(channel)
         targets.update(_release_targets(layout, checked))
+        if recommended is not None and recommended != checked.release_id:
+            before = _manifest(layout, _require(targets, recommended), recommended)
+            targets.update(write_deltas(layout, before, checked.manifest))
         _point(layout, targets, channel, checked.release_id, clock)
         retired = retire(_manifests(layout, targets), _pointers(layout, targets), releases_max=releases_max)
         kept = without_releases(targets, _manifests(layout, targets), retired)
@@ -208,15 +213,17 @@ def retire(manifests: Mapping[str, Manifest], pointers: Mapping[str, str], *, re
 def without_releases(
     targets: Mapping[str, TargetFile], manifests: Mapping[str, Manifest], retired: tuple[str, ...]
 ) -> dict[str, TargetFile]:
-    """`targets` less the manifests of `retired` and the blobs that no other release has."""
+    """`targets` less the manifests of `retired`, the blobs that no other release has, and deltas between such blobs."""
     remaining = [manifest for release, manifest in manifests.items() if release not in retired]
     blobs = {blob_target(entry.sha256) for manifest in remaining for entry in manifest.files.values()}
     gone = {manifest_target(release) for release in retired}
-    return {
+    kept = {
         path: target
         for path, target in targets.items()
         if path not in gone and (not path.startswith("blobs/") or path in blobs)
     }
+    deltas = known_deltas(kept)
+    return {path: target for path, target in kept.items() if not path.startswith("deltas/") or path in deltas}
 
 
 def check_channel(channel: str) -> None:

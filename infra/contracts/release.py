@@ -5,6 +5,7 @@ releases, so that what did not change is not fetched again. In the TUF repositor
 
     manifests/<release_id>.json     the manifest
     blobs/<sha256>                  one file of one or more releases
+    deltas/<sha256>.<sha256>        what makes the second blob of the first (`infra.plumbing.deltas`)
     channels/<channel>.json         a `ChannelPointer`: which release a channel recommends
 
 `release_id` is the first 20 hex digits of the SHA-256 of the manifest's canonical JSON, so a manifest that was
@@ -173,6 +174,11 @@ def manifest_target(release_id: str) -> str:
 def blob_target(sha256: str) -> str:
     """TUF target path of one blob."""
     return f"blobs/{sha256}"
+
+
+def delta_target(before: str, after: str) -> str:
+    """TUF target path of what makes the blob `after` of the blob `before` (by their hashes). Few pairs have one."""
+    return f"deltas/{before}.{after}"
 
 
 def channel_target(channel: str) -> str:

@@ -16,7 +16,7 @@ import hashlib
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -33,6 +33,7 @@ from infra.plumbing.tuf_client.client import file_matches
 from infra.plumbing.tuf_client.errors import RefusalReason, ReleaseRefusedError
 from infra.plumbing.tuf_client.manifests import MANIFEST_FILE, check_release_id, decode_manifest, total_bytes
 from region.releases.messages import PullAnswer, VerifyAnswer
+from region.releases.patching import patch
 from region.releases.state import RegionReleases, collectable
 
 KEPT_RELEASES = 4
@@ -75,6 +76,9 @@ class ReleaseSource(Protocol):
 
     def fetch_blob(self, sha256: str, length: int, into: Path) -> int:
         """Bring one verified blob; returns how many bytes crossed the wire."""
+
+    def delta(self, before: str, after: str) -> bytes | None:
+        """What makes the blob `after` of the blob `before`, verified; None when there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,10 +243,11 @@ class ReleaseStore:
             manifest = self._source.manifest(release)
         needed = self._needed_bytes(release, manifest)
         fetched = 0
-        blobs = {entry.sha256: entry for entry in manifest.files.values()}
+        blobs = {entry.sha256: (name, entry) for name, entry in manifest.files.items()}
+        here = [directory.manifest for directory in self.pulled()]
         with self._leaving_nothing_on_full_disk(release, needed_bytes=needed):
-            for done, entry in enumerate(blobs.values(), start=1):
-                fetched += self._source.fetch_blob(entry.sha256, entry.length, self._blobs / entry.sha256)
+            for done, (name, entry) in enumerate(blobs.values(), start=1):
+                fetched += self._bring(name, entry, here)
                 progress.advance(done, len(blobs), "pulling files")
             self._assemble(release, manifest)
         return PullAnswer(
@@ -252,6 +257,18 @@ class ReleaseStore:
             took_ms=(self._clock.monotonic_s() - started_s) * 1000,
             collected=self._collect(),
         )
+
+    def _bring(self, name: str, entry: FileEntry, here: Sequence[Manifest]) -> int:
+        """One file of a release, made of the file of that name in another release where a delta exists."""
+        if self._missing_bytes(entry) and not self._partial(entry).exists():
+            bases = [manifest.files[name] for manifest in here if name in manifest.files]
+            crossed = patch(self._source, entry, bases, self._blobs)
+            if crossed is not None:
+                return crossed
+        return self._source.fetch_blob(entry.sha256, entry.length, self._blobs / entry.sha256)
+
+    def _partial(self, entry: FileEntry) -> Path:
+        return self._blobs / f"{entry.sha256}.partial"
 
     def _needed_bytes(self, release: str, manifest: Manifest) -> int:
         """What this pull must still write, checked against the disk before anything is fetched."""

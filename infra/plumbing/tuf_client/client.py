@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from infra.contracts.release import ChannelPointer, Manifest, blob_target, channel_target, manifest_target
+from infra.contracts.release import ChannelPointer, Manifest, blob_target, channel_target, delta_target, manifest_target
 from infra.plumbing.clock import Clock, SystemClock
 from infra.plumbing.errors import ConflictError, InvalidInputError, NotFoundError
 from infra.plumbing.tuf_client.errors import RefusalReason, ReleaseRefusedError, from_tuf
@@ -154,6 +154,18 @@ class ReleaseClient:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 partial.unlink(missing_ok=True)
             raise
+
+    def delta(self, before: str, after: str) -> bytes | None:
+        """What makes the blob `after` of the blob `before`, verified; None when the repository has no such delta.
+
+        Raises:
+            ReleaseRefusedError, RepositoryUnavailableError: as `refresh`.
+        """
+        what = f"the delta to blob {after[:12]}"
+        try:
+            return self._read(delta_target(before, after), what=what, bytes_max=self._limits.blob_bytes_max)
+        except NotFoundError:
+            return None
 
     def close(self) -> None:
         """Give the metadata directory free and close all connections."""

@@ -3,7 +3,7 @@
 TensorFlow takes seconds to import, so what needs it is imported inside the function that does.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -148,7 +148,13 @@ def train(  # noqa: PLR0913 (keyword-only; each is one option of the command lin
 
 
 def evaluate(
-    *, model: Path, dataset: Path, answers: Path | None = None, progress: Progress | None = None
+    *,
+    model: Path,
+    dataset: Path,
+    answers: Path | None = None,
+    also: Sequence[Path] = (),
+    report: Path | None = None,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Evaluates a model folder on its dataset; with `answers` the served funnel is scored beside it.
 
@@ -156,6 +162,9 @@ def evaluate(
         model: a trained model folder.
         dataset: the dataset folder that it was trained on.
         answers: MessagePack `user -> item ids` of a region that was given `write_served_requests`.
+        also: models of the same dataset that were trained otherwise (items only, random ties, another seed): their
+            retrieval figures stand beside.
+        report: write an HTML page with plots there.
         progress: told while it runs.
 
     Raises:
@@ -164,17 +173,31 @@ def evaluate(
     data, saved = _load(model, dataset)
 
     from central.evaluation.protocol import evaluate_model  # noqa: PLC0415
-    from central.evaluation.served import read_answers, score_answers, served_requests  # noqa: PLC0415
+    from central.evaluation.report import write_report  # noqa: PLC0415
+    from central.evaluation.served import with_served  # noqa: PLC0415
     from central.evaluation.splits import split_for  # noqa: PLC0415
 
     split = split_for(data, saved.card.protocol)
-    evaluation = evaluate_model(saved, data, split, progress=progress or SilentProgress()).evaluation
-    if answers is None:
-        return evaluation
-    given = read_answers(answers)
-    asked = [request for request in served_requests(data, split) if request.user in given]
-    served = score_answers(asked, given)
-    return msgspec.structs.replace(evaluation, stage={**evaluation.stage, "served": served})
+    evaluation = evaluate_model(saved, data, split, progress=progress or SilentProgress(), full=True).evaluation
+    if answers is not None:
+        evaluation = with_served(evaluation, data, split, answers)
+    evaluation = msgspec.structs.replace(evaluation, variants=dict(_variant(path, dataset) for path in also))
+    if report is not None:
+        write_report(evaluation, report)
+    return evaluation
+
+
+def _variant(model: Path, dataset: Path) -> tuple[str, dict[str, float]]:
+    """How another model of the dataset was trained, in words, and its retrieval figures."""
+    data, saved = _load(model, dataset)
+
+    from central.evaluation.protocol import retrieval_figures  # noqa: PLC0415
+    from central.evaluation.splits import split_for  # noqa: PLC0415
+
+    card = saved.card
+    reads = "items and context" if card.retrieval.context else "items only"
+    name = f"{model.name}: {reads}, ties {card.ties}, seed {card.retrieval.seed}"
+    return name, retrieval_figures(saved, data, split_for(data, card.protocol))
 
 
 def write_served_requests(*, model: Path, dataset: Path, out: Path, users_max: int | None = None) -> Path:

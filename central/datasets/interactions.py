@@ -17,6 +17,8 @@ from central.datasets.text import DatasetError
 from infra.contracts.events import EventType, enters_history, event_strength
 from infra.contracts.features import IntArray
 
+TEST_SHARE: Final = 0.1
+"""Of the interactions, behind the moment of a split by time."""
 CATEGORIES_MAX: Final = 64
 """Only the most frequent categories become features; the rest stays in the catalogue as text."""
 
@@ -154,6 +156,28 @@ def given_split(data: Interactions) -> Split:
     if data.held_out is None:
         raise DatasetError(f"{data.card.name} has no {TEST}", fix="Use the leave-last-out protocol.")
     return _split(data, data.held_out.astype(np.int64))
+
+
+def global_time_split(data: Interactions, *, test_share: float = TEST_SHARE) -> Split:
+    """The split at one moment for all users: the last `test_share` of the interactions lie behind it.
+
+    Each user's first interaction behind it is the test; what a user does later is not looked at.
+
+    Raises:
+        DatasetError: the dataset has no timestamps, or nobody has a history before and an interaction after.
+    """
+    if not data.card.has_times or data.held_out is not None:
+        why = "its own test.csv" if data.card.has_times else "no timestamps"
+        raise DatasetError(f"{data.card.name} has {why}", fix="Use the leave-last-out or the given protocol.")
+    cut = float(np.quantile(data.times_s, 1.0 - test_share, method="higher"))
+    later = np.bincount(data.users[data.times_s >= cut], minlength=data.num_users).astype(np.int64)
+    split = _split(data, later)
+    if not split.users.size:
+        raise DatasetError(
+            f"nobody in {data.card.name} has interactions on both sides of one moment",
+            fix="Use the leave-last-out protocol.",
+        )
+    return replace(split, train_ends=np.minimum(split.train_ends, data.starts[1:] - later))
 
 
 def _split(data: Interactions, kept_back: npt.NDArray[np.int64]) -> Split:

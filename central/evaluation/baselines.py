@@ -1,18 +1,26 @@
-"""Baselines in the same table as the model: popularity, first-order Markov, nearest items."""
+"""Baselines in the same table as the model: popularity, first-order Markov, nearest items, iALS, EASE."""
 
 from collections.abc import Callable
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
 from central.datasets.interactions import Interactions
+from central.training.ease import ease_scores, ease_weights
 from infra.contracts.features import RECENT_EVENTS, FloatArray, ItemTables
 
 Scorer = Callable[[npt.NDArray[np.int64]], FloatArray]
 """Scores `[queries, num_items]` for the interactions at the given positions, from the history before each."""
 
 _TIE_BREAK = 1e-6
+IALS_FACTORS: Final = 64
+IALS_ITERATIONS: Final = 15
+IALS_REGULARIZATION: Final = 0.05
+IALS_ALPHAS: Final = (1.0, 10.0, 40.0)
+"""Weights of an observed interaction to choose from (Hu, Koren and Volinsky, 2008)."""
+IALS_TRIED_MAX: Final = 2000
 
 
 def popularity_scorer(data: Interactions, ends: npt.NDArray[np.int64]) -> Scorer:
@@ -45,6 +53,64 @@ def nearest_items_scorer(data: Interactions, ends: npt.NDArray[np.int64], tables
             weight = tables.similar_scores[recent] / (1.0 + np.arange(len(recent)))[:, None]
             known = neighbours >= 0
             np.add.at(scores[line], neighbours[known], weight[known])
+        return scores
+
+    return score
+
+
+def ease_scorer(data: Interactions, ends: npt.NDArray[np.int64], penalty: float) -> Scorer:
+    """EASE with all its weights (the ranker's feature keeps the largest); popularity breaks ties."""
+    share = _share(data, ends)
+    one = ease_scores(data, *ease_weights(data, ends, penalty))
+
+    def score(at: npt.NDArray[np.int64]) -> FloatArray:
+        return np.stack([one(place) for place in at.tolist()]) + _TIE_BREAK * share
+
+    return score
+
+
+def ials_scorer(
+    data: Interactions, ends: npt.NDArray[np.int64], *, valid_ends: npt.NDArray[np.int64],
+    valid_at: npt.NDArray[np.int64], seed: int = 0,
+) -> Scorer:  # fmt: skip
+    """Matrix factorisation for implicit feedback (iALS); the weight of an interaction is chosen by validation.
+
+    Args:
+        data: the dataset.
+        ends: `[num_users]`, exclusive end of what the scorer may know.
+        valid_ends: the same while the weight is chosen; nothing of `valid_at` may lie before it.
+        valid_at: positions to choose by.
+        seed: of the start and of the sample of `valid_at`.
+    """
+    tried = np.sort(np.random.default_rng(seed).permutation(valid_at)[:IALS_TRIED_MAX])
+
+    def validated(alpha: float) -> float:
+        scores = _factorised(data, valid_ends, alpha, IALS_ITERATIONS // 2, seed)(tried)
+        own = scores[np.arange(tried.size), data.rows[tried]][:, None]
+        return float(np.mean(1.0 / (1.0 + (scores > own).sum(axis=1))))
+
+    best = max(IALS_ALPHAS, key=validated) if tried.size else IALS_ALPHAS[0]
+    return _factorised(data, ends, best, IALS_ITERATIONS, seed)
+
+
+def _factorised(data: Interactions, ends: npt.NDArray[np.int64], alpha: float, iterations: int, seed: int) -> Scorer:
+    from implicit.cpu.als import AlternatingLeastSquares  # noqa: PLC0415 (only a full evaluation needs it)
+    from threadpoolctl import threadpool_limits  # noqa: PLC0415
+
+    visible = np.flatnonzero((np.arange(data.rows.size) < ends[data.users]) & (data.strengths > 1))
+    entries = (np.ones(visible.size, dtype=np.float32), (data.users[visible], data.rows[visible]))
+    taken = scipy.sparse.csr_matrix(entries, shape=(data.num_users, len(data.items)))
+    taken.data[:] = 1.0
+    with threadpool_limits(1, "blas"):  # the library's own threads and those of BLAS get in each other's way
+        model = AlternatingLeastSquares(
+            factors=IALS_FACTORS, iterations=iterations, regularization=IALS_REGULARIZATION, alpha=alpha,
+            random_state=seed,
+        )  # fmt: skip
+        model.fit(taken, show_progress=False)
+    users, items = np.asarray(model.user_factors), np.asarray(model.item_factors)
+
+    def score(at: npt.NDArray[np.int64]) -> FloatArray:
+        scores: FloatArray = users[data.users[at]] @ items.T
         return scores
 
     return score

@@ -78,27 +78,45 @@ def ranking_metrics(ranks: Ranks) -> dict[str, float]:
         known = np.where(hit, ranks, 1)
         figures[f"hr{cut}"] = figures[f"recall{cut}"] = _mean(hit.astype(np.float64))
         figures[f"ndcg{cut}"] = _mean(np.where(hit, 1.0 / np.log2(known + 1.0), 0.0))
-        figures[f"mrr{cut}"] = _mean(np.where(hit, 1.0 / known, 0.0))
+        # With one relevant item the average precision is the reciprocal rank, and precision the hit rate over K.
+        figures[f"mrr{cut}"] = figures[f"map{cut}"] = _mean(np.where(hit, 1.0 / known, 0.0))
+        figures[f"precision{cut}"] = figures[f"hr{cut}"] / cut
     return figures
 
 
-def list_metrics(lists: IntArray, popularity: npt.NDArray[np.float64]) -> dict[str, float]:
-    """Of the lists that users would get: `coverage10` (share of the catalogue shown), `novelty10` (bits).
+def list_metrics(lists: IntArray, popularity: npt.NDArray[np.float64], traits: FloatArray) -> dict[str, float]:
+    """Of the lists that users would get: `coverage10` (share of the catalogue shown), `novelty10`, `diversity10`.
 
     Args:
         lists: `[users, k] int32` catalogue rows, best first, -1 behind the last.
-        popularity: `[num_items]` interactions of each item; novelty is the mean of -log2 of its share
+        popularity: `[num_items]` interactions of each item; novelty, in bits, is the mean of -log2 of its share
             (Zhou et al., 2010), items never seen counted as seen once.
+        traits: `[num_items, num_categories]`; diversity is one less the mean cosine of two items of a list
+            (Ziegler et al., 2005), 1 where nothing is known of any.
     """
     top = lists[:, :10]
     shown = top[top >= 0]
     if not shown.size:
-        return {"coverage10": 0.0, "novelty10": 0.0}
+        return {"coverage10": 0.0, "novelty10": 0.0, "diversity10": 0.0}
     share = np.maximum(popularity, 1.0) / max(float(popularity.sum()), 1.0)
     return {
         "coverage10": float(np.unique(shown).size / popularity.size),
         "novelty10": float(-np.log2(share[shown]).mean()),
+        "diversity10": _diversity(top, traits),
     }
+
+
+def _diversity(top: IntArray, traits: FloatArray) -> float:
+    norms = np.linalg.norm(traits, axis=1, keepdims=True)
+    unit = traits / np.maximum(norms, 1e-12)
+    known = top >= 0
+    sizes = known.sum(axis=1)
+    pairs = np.maximum(sizes * (sizes - 1), 1)
+    vectors = unit[np.where(known, top, 0)] * known[:, :, None]
+    # The square of the sum holds every ordered pair, and every item with itself.
+    own = (vectors**2).sum(axis=(1, 2))
+    together = (vectors.sum(axis=1) ** 2).sum(axis=1) - own
+    return float(1.0 - (together / pairs)[sizes > 1].mean()) if (sizes > 1).any() else 0.0
 
 
 def standard_errors(ranks: Ranks) -> dict[str, float]:

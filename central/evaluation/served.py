@@ -6,7 +6,10 @@ import msgspec
 import numpy as np
 
 from central.datasets.interactions import Interactions, Split
-from central.evaluation.metrics import NEVER, ranking_metrics
+from central.evaluation.exact import exact_sample
+from central.evaluation.metrics import NEVER, Ranks, ranking_metrics
+from central.evaluation.results import Evaluation
+from central.evaluation.slices import intervals
 from infra.plumbing.errors import InvalidInputError
 from infra.plumbing.files import write_atomically
 
@@ -79,8 +82,28 @@ def read_answers(path: Path) -> dict[str, list[str]]:
         raise InvalidInputError(f"{path} does not read: {error}.", fix="Let the region answer again.") from None
 
 
-def score_answers(requests: list[ServedRequest], answers: dict[str, list[str]]) -> dict[str, float]:
-    """Figures of the served funnel; `answered` is the share of requests with an answer, a missing one is a miss.
+def with_served(evaluation: Evaluation, data: Interactions, split: Split, answers: Path) -> Evaluation:
+    """The evaluation with the stages `served` and, where the ranker was tried on every item, `served_same_users`.
+
+    Raises:
+        InvalidInputError: the answers do not read.
+    """
+    given = read_answers(answers)
+    asked = served_requests(data, split)
+    answered = [request for request in asked if request.user in given]
+    served, ranks = score_answers(answered, given)
+    stage = {**evaluation.stage, "served": served}
+    if "exact" in stage:
+        same = [asked[at] for at in exact_sample(len(asked), len(data.items)) if asked[at].user in given]
+        stage["served_same_users"], _ = score_answers(same, given)
+    doubts = {**evaluation.intervals, "served": intervals(ranks)}
+    return msgspec.structs.replace(evaluation, stage=stage, intervals=doubts)
+
+
+def score_answers(requests: list[ServedRequest], answers: dict[str, list[str]]) -> tuple[dict[str, float], Ranks]:
+    """Figures of the served funnel and the ranks behind them.
+
+    `answered` is the share of requests with an answer; a missing one is a miss.
 
     An item of the history or a repeated item takes no place from the others, but is counted in `not_filtered`: a slate
     should not hold any.
@@ -94,9 +117,10 @@ def score_answers(requests: list[ServedRequest], answers: dict[str, list[str]]) 
         if request.target in clean:
             ranks[line] = clean.index(request.target) + 1
     answered = sum(bool(answers.get(request.user)) for request in requests)
-    return {
+    figures = {
         **ranking_metrics(ranks),
         "users": float(len(requests)),
         "answered": answered / max(len(requests), 1),
         "not_filtered": float(wrong),
     }
+    return figures, ranks

@@ -1,7 +1,7 @@
 """Which interactions are the test, by the name of the protocol."""
 
-from central.datasets.interactions import Interactions, Split, given_split, leave_last_out
-from central.evaluation.results import GIVEN, LEAVE_LAST_OUT
+from central.datasets.interactions import Interactions, Split, given_split, global_time_split, leave_last_out
+from central.evaluation.results import GIVEN, GLOBAL_TIME, LEAVE_LAST_OUT, PROTOCOLS
 from infra.plumbing.errors import InvalidInputError
 
 
@@ -10,10 +10,12 @@ def split_for(data: Interactions, protocol: str) -> Split:
 
     Raises:
         InvalidInputError: no such protocol.
-        DatasetError: the dataset has no given split.
+        DatasetError: the dataset has no given split, or no timestamps to split by.
     """
     if protocol == LEAVE_LAST_OUT:
         return leave_last_out(data)
     if protocol == GIVEN:
         return given_split(data)
-    raise InvalidInputError(f"no protocol is called {protocol!r}.", fix=f"Use {LEAVE_LAST_OUT} or {GIVEN}.")
+    if protocol == GLOBAL_TIME:
+        return global_time_split(data)
+    raise InvalidInputError(f"no protocol is called {protocol!r}.", fix=f"Use one of {', '.join(PROTOCOLS)}.")

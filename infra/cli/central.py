@@ -64,9 +64,9 @@ def _register_train(commands: Any) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--protocol",
-        choices=("leave-last-out", "given"),
+        choices=("leave-last-out", "given", "global-time"),
         default="leave-last-out",
-        help="given: the dataset's test.csv",
+        help="given: the dataset's test.csv; global-time: one moment for all users",
     )
     parser.add_argument(
         "--ties", choices=("file", "random"), default="file", help="the order of one user's events of one moment"
@@ -90,6 +90,12 @@ def _register_evaluate(commands: Any) -> None:
     parser.add_argument("--dataset", type=Path, required=True, metavar="DIR")
     parser.add_argument("--model", type=Path, required=True, metavar="DIR")
     parser.add_argument("--bundle", type=Path, default=None, metavar="DIR", help="the release built from the model")
+    parser.add_argument(
+        "--also", type=Path, action="append", default=[], metavar="MODEL",
+        help="a model of the same dataset that was trained otherwise (--items-only, --ties random, --seed): its "
+        "figures stand beside; may be given again",
+    )  # fmt: skip
+    parser.add_argument("--report", type=Path, default=None, metavar="FILE", help="write an HTML page with plots")
     parser.add_argument(
         "--no-served", action="store_true", help="leave out the funnel as a region serves it (ScaNN, ranker, rules)"
     )
@@ -224,10 +230,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     with progress_bar() as progress:
         report = evaluate_everything(
             dataset=dataset, model=arguments.model, bundle=arguments.bundle, served=not arguments.no_served,
-            progress=progress,
+            also=arguments.also, report=arguments.report, progress=progress,
         )  # fmt: skip
     rows = [{"": f"baseline {name}", **_headline(figures)} for name, figures in report["baselines"].items()]
     rows += [{"": name, **_headline(figures)} for name, figures in report["stage"].items()]
+    rows += [{"": name, **_headline(figures)} for name, figures in report["variants"].items()]
     emit(arguments, report, f"{report['dataset']}: {report['protocol']}\n{table(rows)}")
 
 

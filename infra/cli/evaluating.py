@@ -2,6 +2,7 @@
 
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,14 @@ class ReplayFailedError(AtollError):
 
 
 def evaluate_everything(
-    *, dataset: Path, model: Path, bundle: Path | None, served: bool, progress: Progress
+    *,
+    dataset: Path,
+    model: Path,
+    bundle: Path | None,
+    served: bool,
+    progress: Progress,
+    also: Sequence[Path] = (),
+    report: Path | None = None,
 ) -> dict[str, Any]:
     """Figures of retrieval, baselines and, if `served`, of the funnel as a region serves it.
 
@@ -28,15 +36,16 @@ def evaluate_everything(
         dataset: the dataset folder.
         model: the model folder.
         bundle: the release built from the model; built for the occasion when not given.
+        also: models that were trained otherwise, to stand beside.
+        report: write an HTML page with plots there.
         served: replay the test users' requests through the region's funnel.
         progress: told while it runs.
     """
     with tempfile.TemporaryDirectory() as folder:
         answers = _served(dataset, model, bundle, Path(folder), progress) if served else None
-        report: dict[str, Any] = msgspec.to_builtins(
-            evaluate(model=model, dataset=dataset, answers=answers, progress=progress)
-        )
-    return report
+        found = evaluate(model=model, dataset=dataset, answers=answers, also=also, report=report, progress=progress)
+    built: dict[str, Any] = msgspec.to_builtins(found)
+    return built
 
 
 def _served(dataset: Path, model: Path, bundle: Path | None, work: Path, progress: Progress) -> Path:

@@ -66,7 +66,7 @@ def request(user: str, target: str, *history: str) -> ServedRequest:
 def test_served_figures_by_hand() -> None:
     requests = [request("a", "x", "h"), request("b", "y"), request("c", "z"), request("d", "w")]
     answers = {"a": ["h", "q", "x"], "b": ["y", "y"], "c": []}
-    figures = score_answers(requests, answers)
+    figures, _ = score_answers(requests, answers)
     assert figures["hr10"] == 0.5
     assert figures["ndcg10"] == pytest.approx((1.0 / np.log2(3.0) + 1.0) / 4)
     assert figures["answered"] == 0.5

@@ -37,16 +37,34 @@ def test_figures_by_hand() -> None:
 def test_laws_of_the_figures(ranks: list[int]) -> None:
     figures = ranking_metrics(np.array(ranks))
     for cut in (10, 20, 50):
-        assert 0.0 <= figures[f"mrr{cut}"] <= figures[f"ndcg{cut}"] <= figures[f"hr{cut}"] <= 1.0
+        assert figures[f"precision{cut}"] * cut == pytest.approx(figures[f"hr{cut}"])
+        assert (
+            0.0 <= figures[f"map{cut}"] <= figures[f"mrr{cut}"] <= figures[f"ndcg{cut}"] <= figures[f"hr{cut}"] <= 1.0
+        )
     assert figures["hr10"] <= figures["hr20"] <= figures["hr50"]
 
 
 def test_coverage_and_novelty_by_hand() -> None:
     popularity = np.array([4.0, 2.0, 2.0, 0.0])
-    figures = list_metrics(np.array([[0, 1], [0, -1]], dtype=np.int32), popularity)
+    traits = np.array([[1, 0], [0, 1], [1, 0], [0, 0]], dtype=np.float32)
+    figures = list_metrics(np.array([[0, 1], [0, -1]], dtype=np.int32), popularity, traits)
     assert figures["coverage10"] == 0.5
     assert figures["novelty10"] == pytest.approx((1.0 + 2.0 + 1.0) / 3)
-    assert list_metrics(np.full((2, 2), -1, dtype=np.int32), popularity) == {"coverage10": 0.0, "novelty10": 0.0}
+    nothing = list_metrics(np.full((2, 2), -1, dtype=np.int32), popularity, traits)
+    assert nothing == {"coverage10": 0.0, "novelty10": 0.0, "diversity10": 0.0}
+
+
+def test_a_list_of_one_kind_has_no_diversity_and_of_strangers_all_of_it() -> None:
+    popularity = np.ones(4)
+    traits = np.array([[1, 0], [0, 1], [2, 0], [0, 0]], dtype=np.float32)
+
+    def diversity(*lists: list[int]) -> float:
+        return list_metrics(np.array(lists, dtype=np.int32), popularity, traits)["diversity10"]
+
+    assert diversity([0, 2]) == pytest.approx(0.0)
+    assert diversity([0, 1]) == pytest.approx(1.0)
+    assert diversity([0, 1, 2]) == pytest.approx(2 / 3)
+    assert diversity([0, 2], [0, 1], [3, -1]) == pytest.approx(0.5)
 
 
 def test_chunks_do_not_change_ranks(data: Interactions) -> None:

@@ -17,6 +17,7 @@ from central.datasets.movielens import movielens_1m, movielens_100k, movielens_l
 from central.datasets.plain import INTERACTIONS, ITEMS, TEST, USERS, plain_folder
 from central.datasets.rows import DEFAULT_REGION, ITEM_COLUMNS, InteractionRow, Source, UserRow, check_interaction
 from central.datasets.text import Archive, DatasetError
+from central.datasets.xmarket import market_files, xmarket
 from central.folders import staged_folder
 from infra.contracts.events import EventType, enters_history
 from infra.plumbing.files import write_atomically
@@ -110,10 +111,12 @@ def _detect(archive: Archive, folder: str) -> Source:
         return movielens_1m(archive)
     if archive.find("ratings.csv") and archive.find("movies.csv"):
         return movielens_latest(archive)
+    if market_files(archive):
+        return xmarket(archive)
     raise DatasetError(
         f"{archive.path} has no layout that is known here",
         fix="Give a plain folder (interactions.csv with user_id,item_id,timestamp), ML-1M (ratings.dat), "
-        "MovieLens latest (ratings.csv, movies.csv) or the recbole wheel (ml-100k.inter).",
+        "MovieLens latest (ratings.csv, movies.csv), the recbole wheel (ml-100k.inter) or XMarket (uk_5core.txt, ...).",
     )
 
 

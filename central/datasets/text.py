@@ -43,6 +43,12 @@ class Archive:
             return min(found, key=len) if found else None
         return name if (self.path / name).is_file() else None
 
+    def names(self) -> list[str]:
+        """Names of all files: members of the zip, or what lies in the folder itself."""
+        if self._zip is not None:
+            return self._zip.namelist()
+        return [entry.name for entry in self.path.iterdir() if entry.is_file()]
+
     def lines(self, name: str, *, encoding: str = "utf-8") -> Iterator[str]:
         """Decoded lines of the file called `name`, with their line ends.
 

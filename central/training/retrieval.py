@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from central.datasets.interactions import Interactions, Split
 from central.evaluation.metrics import ranks_of_targets
+from central.training.checkpoint import Checkpoint, TrainingState, Weights
 from central.training.config import RetrievalConfig
 from central.training.losses import full_softmax_loss
 from central.training.runtime import keras, seed_everything, tf, tfrs
@@ -89,6 +90,7 @@ def train_retrieval(
     clock: Clock,
     progress: Progress,
     minutes: float | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> TrainedRetrieval:
     """Trains both towers on everything before `split.train_ends`; keeps the epoch that validates best.
 
@@ -99,21 +101,24 @@ def train_retrieval(
         clock: measures; nothing else depends on it unless `minutes` is given.
         progress: told after every few steps.
         minutes: wall time for the towers at most (`config.epochs` stay the upper bound), or None.
+        checkpoint: where a killed run of the same settings is gone on from; None keeps nothing.
     """
     seed_everything(config.seed)
-    begun = clock.monotonic_s()
     corpus = _corpus(data, split, config)
     model = TwoTowerModel(config=config, data=data, item_shares=_item_shares(data, split))
-    trainer = _Trainer(model=model, corpus=corpus, clock=clock, progress=progress)
+    trainer = _Trainer(model=model, corpus=corpus, clock=clock, progress=progress, checkpoint=checkpoint)
     epochs = trainer.fit(budget_s=None if minutes is None else minutes * 60.0)
-    return TrainedRetrieval(model=model, curve=trainer.curve, epochs=epochs, train_s=clock.monotonic_s() - begun)
+    return TrainedRetrieval(model=model, curve=trainer.curve, epochs=epochs, train_s=trainer.spent_s)
 
 
 class _Trainer:
     """One training run: schedule, averaged weights, validation, the best epoch."""
 
-    def __init__(self, *, model: TwoTowerModel, corpus: _Corpus, clock: Clock, progress: Progress) -> None:
+    def __init__(
+        self, *, model: TwoTowerModel, corpus: _Corpus, clock: Clock, progress: Progress, checkpoint: Checkpoint | None
+    ) -> None:
         self._model, self._corpus, self._clock, self._progress = model, corpus, clock, progress
+        self._checkpoint = checkpoint
         self._config = model.config
         self._rng = np.random.default_rng(self._config.seed)
         model.compile(
@@ -124,20 +129,34 @@ class _Trainer:
         self._averages = [tf.Variable(variable, trainable=False) for variable in self._variables]
         self._decay = tf.Variable(0.0, trainable=False, dtype=tf.float32)
         self._step = tf.function(self._train_step, autograph=False)
-        self._steps = 0
+        self._steps = self._done = 0
+        self._best, self._best_weights = -1.0, [average.numpy() for average in self._averages]
+        self._finished = False
         self.curve: list[float] = []
+        self.spent_s = 0.0
 
     def fit(self, *, budget_s: float | None) -> int:
-        """Trains, leaves the best averaged weights in the model, and returns the number of epochs begun."""
-        begun, done, best = self._clock.monotonic_s(), 0, -1.0
-        best_weights = [average.numpy() for average in self._averages]
+        """Trains, leaves the best averaged weights in the model, and returns the number of epochs begun.
+
+        Goes on from the checkpoint of this run, if there is one, and writes one after every epoch.
+        """
+        self._go_on()
+        if not self._finished:
+            self._fit(budget_s)
+        self._progress.advance(PROGRESS_STEPS, PROGRESS_STEPS, "training the towers")
+        for variable, value in zip(self._variables, self._best_weights, strict=True):
+            variable.assign(value)
+        return len(self.curve)
+
+    def _fit(self, budget_s: float | None) -> None:
+        begun = self._clock.monotonic_s() - self.spent_s
 
         def share_of_schedule(total: int) -> float:
             # With a budget the schedule follows the clock, so that it ends in time however busy the machine is.
             spent = 0.0 if budget_s is None else (self._clock.monotonic_s() - begun) / budget_s
-            return max(done / total, spent)
+            return max(self._done / total, spent)
 
-        for epoch in range(self._config.epochs):
+        for epoch in range(len(self.curve), self._config.epochs):
             batches = self._batches()
             total = self._config.epochs * len(batches)
             for batch in batches:
@@ -145,17 +164,48 @@ class _Trainer:
                 if share >= 1.0:
                     break
                 self._run(batch, share, total)
-                done += 1
+                self._done += 1
                 self._progress.advance(round(PROGRESS_STEPS * share), PROGRESS_STEPS, "training the towers")
             self.curve.append(self._validate())
-            if self.curve[-1] > best:
-                best, best_weights = self.curve[-1], [average.numpy() for average in self._averages]
-            if share_of_schedule(total) >= 1.0 or epoch - int(np.argmax(self.curve)) > self._config.patience:
+            if self.curve[-1] > self._best:
+                self._best, self._best_weights = self.curve[-1], [average.numpy() for average in self._averages]
+            stale = epoch - int(np.argmax(self.curve)) > self._config.patience
+            self._finished = share_of_schedule(total) >= 1.0 or stale or epoch + 1 == self._config.epochs
+            self.spent_s = self._clock.monotonic_s() - begun
+            self._keep()
+            if self._finished:
                 break
-        self._progress.advance(PROGRESS_STEPS, PROGRESS_STEPS, "training the towers")
-        for variable, value in zip(self._variables, best_weights, strict=True):
-            variable.assign(value)
-        return len(self.curve)
+
+    def _keep(self) -> None:
+        """Writes the checkpoint."""
+        if self._checkpoint is None:
+            return
+        state = TrainingState(
+            run=self._checkpoint.run, done=self._done, steps=self._steps, spent_s=self.spent_s, best=self._best,
+            curve=tuple(self.curve), rng=dict(self._rng.bit_generator.state), finished=self._finished,
+        )  # fmt: skip
+        weights = Weights(
+            variables=[variable.numpy() for variable in self._variables],
+            averages=[average.numpy() for average in self._averages],
+            best=self._best_weights, optimizer=self._model.optimizer.get_weights(),
+        )  # fmt: skip
+        self._checkpoint.save(state, weights)
+
+    def _go_on(self) -> None:
+        """Takes up where the checkpoint of this run stands, if there is one."""
+        kept = self._checkpoint.load() if self._checkpoint is not None else None
+        if kept is None:
+            return
+        state, weights = kept
+        self._done, self._steps, self.spent_s = state.done, state.steps, state.spent_s
+        self._best, self.curve, self._finished = state.best, list(state.curve), state.finished
+        self._best_weights = weights.best
+        self._rng.bit_generator.state = state.rng
+        for held, values in ((self._variables, weights.variables), (self._averages, weights.averages)):
+            for variable, value in zip(held, values, strict=True):
+                variable.assign(value)
+        self._model.optimizer._create_all_weights(self._variables)  # noqa: SLF001 (its moments exist after a first step only)
+        self._model.optimizer.set_weights(weights.optimizer)
 
     def _batches(self) -> list[WindowBatch]:
         config = self._config

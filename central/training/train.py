@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from central.datasets.interactions import Interactions, Split
+from central.training.checkpoint import Checkpoint
 from central.training.config import ModelCard, RankerConfig, RetrievalConfig
 from central.training.ease import choose_penalty
 from central.training.ranking import TrainedRanker, train_ranker
@@ -41,21 +42,29 @@ def train_model(
 ) -> ModelCard:
     """Trains both stages and writes the model folder to `out`, whole or not at all.
 
+    A run that was killed goes on from its last epoch when it is begun again with the same arguments.
+
     Nothing in it has seen a test interaction; the ranker alone has seen the validation interactions.
     """
+    checkpoint = Checkpoint.beside(
+        out, data.card.sha256, recipe.retrieval, recipe.protocol, recipe.ties, recipe.minutes
+    )
+    towers = train_retrieval(
+        data, split, recipe.retrieval, clock=clock, progress=progress, minutes=recipe.minutes, checkpoint=checkpoint
+    )
     begun = clock.monotonic_s()
-    towers = train_retrieval(data, split, recipe.retrieval, clock=clock, progress=progress, minutes=recipe.minutes)
     penalty = choose_penalty(data, split.train_ends, split.valid_at, seed=recipe.retrieval.seed)
     tables = item_tables(data, split.train_ends, catalogue_vectors(towers.model.items), ease_penalty=penalty)
     ranker = _train_ranker(data, split, towers, tables, recipe.ranker, progress)
     card = ModelCard(
         dataset=data.card.name, dataset_sha256=data.card.sha256, ties=recipe.ties, protocol=recipe.protocol,
         retrieval=recipe.retrieval, ranker=recipe.ranker, epochs=towers.epochs, curve=tuple(towers.curve),
-        train_s=round(clock.monotonic_s() - begun, 3), retrieval_train_s=round(towers.train_s, 3),
+        train_s=round(towers.train_s + clock.monotonic_s() - begun, 3), retrieval_train_s=round(towers.train_s, 3),
         ease_penalty=penalty, ranker_epochs=ranker.epochs,
         ranker_held_out_ndcg10=ranker.held_out_ndcg10, retrieval_held_out_ndcg10=ranker.held_out_retrieval_ndcg10,
     )  # fmt: skip
     save_model(SavedModel(card=card, towers=towers.model, ranker=ranker.network), out)
+    checkpoint.remove()
     return card
 
 

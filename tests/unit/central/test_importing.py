@@ -265,3 +265,21 @@ def test_describe_says_what_it_saw(dataset_folder: Path) -> None:
     assert (said.users, said.items, said.sequences, said.metadata) == (60, 40, True, True)
     assert set(said.regions) == {"us-central", "us-east", "us-west"}
     assert said.evaluated_users == 60
+
+
+def test_the_xmarket_layout_makes_every_market_a_region(tmp_path: Path) -> None:
+    rows = [f"u{user} i{item} {1 + item % 5}.0 2019-0{1 + item % 9}-11" for user in range(6) for item in range(12)]
+    folder = tmp_path / "markets"
+    folder.mkdir()
+    for market in ("uk", "jp"):
+        (folder / f"{market}_5core.txt").write_text("\n".join(["userId itemId rate date", *rows]) + "\n")
+    card = import_dataset(source=str(folder), out=tmp_path / "out")
+    assert (card.name, card.users, card.items, card.interactions) == ("xmarket", 12, 12, 144)
+    assert card.regions == {"jp": 6, "uk": 6}
+    assert card.event_types == {"rating": 144}
+    (folder / "jp_5core.txt").write_text("user item rate date\n")
+    with pytest.raises(DatasetError, match=r"jp_5core.txt, line 1"):
+        import_dataset(source=str(folder), out=tmp_path / "out")
+    (folder / "jp_5core.txt").write_text("userId itemId rate date\nu1 i1 5.0\n")
+    with pytest.raises(DatasetError, match=r"line 2: 3 fields"):
+        import_dataset(source=str(folder), out=tmp_path / "out")

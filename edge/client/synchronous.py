@@ -1,0 +1,155 @@
+"""The client for programs that block."""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from edge.client.events import BATCH_MAX, EventBuffer
+from edge.client.flow import Flow, Send
+from edge.client.making import CLOCK, ack_of, bulk_items, chunks, event_now, machine, page_read
+from edge.client.requests import Call, Credentials, Reply, Token, bulk_call, events_call, list_call, opt_out_call
+from edge.client.retrying import RETRIES, RetryPolicy
+from edge.client.types import Ack, BulkItem, Event, ListItem, ListPage
+from infra.plumbing.clock import Clock
+
+
+class AtollClient:
+    """Calls an edge, or the balancer before the edges. Safe to share between threads as httpx's client is.
+
+    Args:
+        base_url: where the edges are.
+        token: an end user's token, or a function that gives the current one.
+        key: a service's key; `user` is whom it calls for.
+        session: an anonymous visitor's session.
+        timeout_s: how long a call may take with all its tries.
+        retries: how often and how soon a call is sent again.
+        http: an httpx client of your own (certificates, proxies); it is not closed here.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        token: Token = None,
+        key: str | None = None,
+        user: str | None = None,
+        session: str | None = None,
+        timeout_s: float = 1.0,
+        retries: RetryPolicy = RETRIES,
+        http: httpx.Client | None = None,
+        clock: Clock = CLOCK,
+    ) -> None:
+        self._base = base_url.rstrip("/")
+        self._http = http or httpx.Client()
+        self._owns_http = http is None
+        self._clock = clock
+        self._machine = machine(
+            Credentials(token=token, key=key, user=user, session=session), clock=clock, retries=retries,
+            timeout_s=timeout_s,
+        )  # fmt: skip
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections that this client opened."""
+        if self._owns_http:
+            self._http.close()
+
+    def list(self, kind: str, *, timeout_s: float | None = None, **options: Any) -> ListPage:
+        """One page of a list.
+
+        Args:
+            kind: `personal`, `similar`, `trending`, `popular`, `session`, ...
+            timeout_s: how long it may take; None: the client's own.
+            options: the API's query parameters (`n`, `item`, `category`, `price_max`, `attribute`, `exclude`,
+                `surface`, `locale`, `explain`, ...), `cursor`, and `vector` (numbers) with `vector_release`.
+
+        Raises:
+            ProblemError: the edge refuses the call. NotReachedError: no answer came in time.
+        """
+        reply, held = self._run(list_call(kind, **options), timeout_s)
+        return page_read(reply, held=held)
+
+    def pages(self, kind: str, *, timeout_s: float | None = None, **options: Any) -> Iterator[ListPage]:
+        """Every page of a list, one call each. No item comes twice. Raises as `list` does."""
+        cursor: str | None = None
+        while True:
+            page = self.list(kind, timeout_s=timeout_s, cursor=cursor, **options)
+            yield page
+            cursor = page.next
+            if cursor is None:
+                return
+
+    def items(self, kind: str, *, timeout_s: float | None = None, **options: Any) -> Iterator[ListItem]:
+        """Every item of a list, page by page as they are wanted. Raises as `list` does."""
+        for page in self.pages(kind, timeout_s=timeout_s, **options):
+            yield from page.items
+
+    def event(self, kind: str, item: str, *, value: float | None = None, request_id: str | None = None) -> Event:
+        """An event of now. `request_id` names the page that it was on."""
+        return event_now(self._clock, kind, item, value=value, request_id=request_id)
+
+    def send(self, events: Sequence[Event], *, timeout_s: float | None = None) -> Ack:
+        """Send up to BATCH_MAX events; returns when they are durable. Raises as `list` does; then send them again."""
+        reply, _ = self._run(events_call(events[:BATCH_MAX]), timeout_s)
+        return ack_of(reply)
+
+    def buffer(self, *, batch: int = 50) -> EventBuffer:
+        """A buffer for events, to be given to `flush`."""
+        return EventBuffer(self.event, batch=batch)
+
+    def flush(self, buffer: EventBuffer, *, timeout_s: float | None = None) -> int:
+        """Send what the buffer holds; returns how many were taken. What is not acknowledged stays in the buffer."""
+        taken = 0
+        while batch := buffer.batch():
+            ack = self.send(batch, timeout_s=timeout_s)
+            buffer.done(batch)
+            taken += ack.accepted + ack.duplicates
+        return taken
+
+    def opt_out(self, *, opted_out: bool = True, timeout_s: float | None = None) -> None:
+        """The user's choice about personal lists; it holds when this returns. Raises as `list` does."""
+        self._run(opt_out_call(opted_out=opted_out), timeout_s)
+
+    def bulk(self, users: Iterable[str], *, timeout_s: float = 60.0, **options: Any) -> Iterator[BulkItem]:
+        """Lists for many users, in their order; `index` counts them. `timeout_s` is for each call of 500 users."""
+        first = 0
+        for some in chunks(users):
+            reply, _ = self._run(bulk_call(some, **options), timeout_s)
+            yield from bulk_items(reply, first=first)
+            first += len(some)
+
+    def _run(self, call: Call, timeout_s: float | None) -> tuple[Reply, bool]:
+        flow: Flow = self._machine.run(call, timeout_s=timeout_s)
+        told: Reply | None = None
+        while True:
+            try:
+                step = flow.send(told)
+            except StopIteration as ended:
+                result: tuple[Reply, bool] = ended.value
+                return result
+            told = None
+            if isinstance(step, Send):
+                told = self._send(step)
+            else:
+                time.sleep(step.seconds)
+
+    def _send(self, step: Send) -> Reply | None:
+        call = step.call
+        try:
+            answer = self._http.request(
+                call.method, self._base + call.path, params=list(call.params), headers=dict(call.headers),
+                content=call.body, timeout=step.timeout_s,
+            )  # fmt: skip
+        except httpx.HTTPError:
+            return None
+        return Reply(status=answer.status_code, headers=dict(answer.headers), body=answer.content)

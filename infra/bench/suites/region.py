@@ -1,0 +1,117 @@
+"""The miss path of a real region process: p50 and p99 of whole answers and of every stage, and requests per CPU second.
+
+A region is started over a release (towers, ranker and index of real shape) with 1,000 people in its store; every
+request asks for another person's list, so nothing is cached anywhere. Times are what the caller sees over HTTP on
+loopback; stage times are the region's own trace. `requests_per_cpu_s` counts the CPU of the region and of its retrieval
+process at concurrency 8. Options: `items` (size of the synthetic catalogue, default 1000000; figures are called m1_ at
+1 M and m10_ at 10 M), `release` (a directory, in place of the synthetic one; figures are called release_), `store`
+(`sqlite` or what the region's settings know), `requests` (a round, default 300).
+"""
+
+import asyncio
+from collections import defaultdict
+
+import aiohttp
+
+from infra.bench.catalogue import BenchRequest
+from infra.bench.miss.node import Node, decode, made_release, personal, running_node, shape_of
+from infra.bench.results import Bar, Measured, at_most, medians, percentile
+from infra.contracts.messages import HomeAnswer
+from infra.contracts.residency import encode_regional
+from infra.plumbing.clock import Clock
+
+GOALS_MS = {"m1": (5.0, 10.0), "m10": (7.0, 15.0)}
+RSS_GOAL_MB = 1_536.0
+CONCURRENT = 8
+
+
+def run(request: BenchRequest) -> Measured:
+    """Start the region once, measure `request.runs` rounds."""
+    wanted = int(request.number("items", 50_000 if request.quick else 1_000_000))
+    release = made_release(request, wanted)
+    shape = shape_of(release).shape
+    name = _name(shape.num_items, given="release" in request.options)
+    calls = int(request.number("requests", 100 if request.quick else 300))
+    store = request.options.get("store", "sqlite")
+    extra: dict[str, object] = {} if store == "sqlite" else {"store": store}
+    rounds = []
+    with running_node(request, release, extra=extra) as node:
+        asyncio.run(_round(node, 60, 1, request.clock))
+        for number in range(request.runs):
+            rounds.append(_measure(node, name, calls, request.clock))
+            request.progress.advance(number + 1, request.runs, "rounds")
+    figures = medians(rounds)
+    return Measured(
+        figures=figures,
+        bars=_bars(name, figures),
+        notes=(
+            f"{shape.num_items:,} items, dim {shape.dim}, history of {shape.history_length}, "
+            f"{shape.ranker_batch} candidates ranked; store {store}; {calls} requests a round at concurrency 1, "
+            f"{2 * calls} at {CONCURRENT}.",
+        ),
+    )
+
+
+def _name(items: int, *, given: bool) -> str:
+    if given:
+        return "release"
+    return {1_000_000: "m1", 10_000_000: "m10"}.get(items, f"n{items}")
+
+
+def _bars(name: str, figures: dict[str, float]) -> tuple[Bar, ...]:
+    if name not in GOALS_MS:
+        return ()
+    p50, p99 = GOALS_MS[name]
+    bars = [
+        at_most("miss path, p50 at concurrency 1", figures[f"{name}_p50_ms"], p50, unit="ms"),
+        at_most("miss path, p99 at concurrency 1", figures[f"{name}_p99_ms"], p99, unit="ms"),
+    ]
+    if name == "m10":
+        bars.append(at_most("region and index resident", figures["m10_rss_mb"], RSS_GOAL_MB, unit="MB"))
+    return tuple(bars)
+
+
+def _measure(node: Node, name: str, calls: int, clock: Clock) -> dict[str, float]:
+    """One round: alone, then CONCURRENT at once."""
+    alone, answers = asyncio.run(_round(node, calls, 1, clock))
+    before_s = node.server.cpu_s()
+    crowd, _ = asyncio.run(_round(node, 2 * calls, CONCURRENT, clock))
+    used_s = node.server.cpu_s() - before_s
+    figures = {
+        f"{name}_p50_ms": percentile(alone, 0.5),
+        f"{name}_p99_ms": percentile(alone, 0.99),
+        f"{name}_c8_p50_ms": percentile(crowd, 0.5),
+        f"{name}_c8_p99_ms": percentile(crowd, 0.99),
+        f"{name}_rss_mb": node.server.rss_bytes() / 2**20,
+        "requests_per_cpu_s": len(crowd) / max(used_s, 1e-9),
+        "degraded_share": sum(bool(answer.degraded) for answer in answers) / len(answers),
+    }
+    stages: dict[str, list[float]] = defaultdict(list)
+    for answer in answers:
+        for stage in answer.trace:
+            stages[stage.stage].append(stage.took_ms)
+    for stage_name, took_ms in stages.items():
+        key = f"stage_{stage_name.replace('-', '_')}"
+        figures[f"{key}_p50_ms"], figures[f"{key}_p99_ms"] = percentile(took_ms, 0.5), percentile(took_ms, 0.99)
+    return figures
+
+
+async def _round(node: Node, calls: int, concurrent: int, clock: Clock) -> tuple[list[float], list[HomeAnswer]]:
+    """`calls` requests by `concurrent` callers, each for another subject; times in ms, and the answers."""
+    headers = {"Atoll-Service-Key": node.key}
+    bodies = [encode_regional(personal(node.subjects[number % len(node.subjects)])) for number in range(calls)]
+    took_ms: list[float] = []
+    raw: list[bytes] = []
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=concurrent)) as session:
+
+        async def caller(first: int) -> None:
+            for body in bodies[first::concurrent]:
+                started_s = clock.monotonic_s()
+                async with session.post(f"{node.server.base}/v1/recommend", data=body, headers=headers) as response:
+                    answer = await response.read()
+                    response.raise_for_status()
+                took_ms.append((clock.monotonic_s() - started_s) * 1000)
+                raw.append(answer)
+
+        await asyncio.gather(*(caller(first) for first in range(concurrent)))
+    return took_ms, [decode(answer) for answer in raw]

@@ -136,7 +136,7 @@ def _place(staged: Path, path: Path) -> Path:
 
 def _write_files(candidate: Candidate, verdict: Verdict, folder: Path, progress: Progress) -> None:
     model, outcome = candidate.model, candidate.outcome
-    parts: list[Callable[[], None]] = [
+    parts: list[Callable[[], object]] = [
         lambda: _write(folder / names.USER_TOWER, export_user_tower(model.towers, candidate.adapter)),
         lambda: _write(folder / names.ITEM_TOWER, export_item_tower(model.towers)),
         lambda: _write(folder / names.RANKER, export_ranker(model.ranker, batch=RANKER_BATCH)),

@@ -4,9 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 
+from central.release.tuning import exact_report, tuned, write_report
 from infra.contracts.features import FloatArray, IntArray
+from infra.contracts.release import INDEX_REPORT, IndexReport
 from infra.plumbing.errors import AtollError
 
 NEIGHBOURS: Final = 100
@@ -55,8 +58,8 @@ class ParentIndex:
     vectors: FloatArray
 
 
-def build_index(vectors: FloatArray, folder: Path, *, parent: ParentIndex | None = None) -> None:
-    """Builds the index over `vectors [num_items, dim]` and serialises it into `folder`.
+def build_index(vectors: FloatArray, folder: Path, *, parent: ParentIndex | None = None) -> IndexReport:
+    """Builds the index over `vectors [num_items, dim]`, serialises it into `folder`, and puts its report beside that.
 
     Where little has changed since `parent`, its index is continued: the same partitions and code book, with only the
     rows that differ put anew. So an index of few new rows is a file of few new rows, and a region fetches just those.
@@ -69,8 +72,7 @@ def build_index(vectors: FloatArray, folder: Path, *, parent: ParentIndex | None
     if not np.isfinite(vectors).all():
         raise ReleaseIndexError("an item vector is not finite.", fix="Train again with a lower learning rate.")
     if parent is not None and (changed := _rows_to_renew(parent, vectors)) is not None:
-        _serialise(_continued(parent, vectors, changed), folder)
-        return
+        return _serialise(_continued(parent, vectors, changed), folder, vectors, leaves=_leaves_of(parent))
     neighbours = min(NEIGHBOURS, len(vectors))
     builder = scann_ops_pybind.builder(np.ascontiguousarray(vectors), neighbours, "dot_product")
     settings = tree_settings(len(vectors))
@@ -81,7 +83,16 @@ def build_index(vectors: FloatArray, folder: Path, *, parent: ParentIndex | None
         hashed = tree.score_ah(2, anisotropic_quantization_threshold=0.2)
         half = scann_ops_pybind.scann_builder.ReorderType.BFLOAT16
         searcher = hashed.reorder(settings.reorder, quantize=half).build()
-    _serialise(searcher, folder)
+    return _serialise(searcher, folder, vectors, leaves=settings.leaves if settings is not None else 0)
+
+
+def _leaves_of(parent: ParentIndex) -> int:
+    """The partitions of an index that may itself have been continued."""
+    told = parent.folder.parent / INDEX_REPORT
+    if told.is_file():
+        return msgspec.json.decode(told.read_bytes(), type=IndexReport).leaves
+    settings = tree_settings(len(parent.vectors))
+    return settings.leaves if settings is not None else 0
 
 
 def _rows_to_renew(parent: ParentIndex, vectors: FloatArray) -> IntArray | None:
@@ -107,12 +118,16 @@ def _continued(parent: ParentIndex, vectors: FloatArray, changed: IntArray) -> A
     return searcher
 
 
-def _serialise(searcher: Any, folder: Path) -> None:
+def _serialise(searcher: Any, folder: Path, vectors: FloatArray, *, leaves: int) -> IndexReport:
     folder.mkdir(parents=True, exist_ok=True)
     # Names would be written as a pickle, and are nothing but the row numbers.
     searcher.docids = None
     searcher.serialize(str(folder), relative_path=True)
     _check_files(folder)
+    exact = exact_report(len(vectors), items_max=BRUTE_FORCE_ITEMS_MAX)
+    report = tuned(searcher, vectors, leaves=leaves) if leaves else exact
+    write_report(report, folder.parent)
+    return report
 
 
 def _check_files(folder: Path) -> None:

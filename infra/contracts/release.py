@@ -52,6 +52,9 @@ SOON_ROWS = "soon_rows.npy"  # [num_items, length] int32, likewise
 SOON_SCORES = "soon_scores.npy"  # [num_items, length] float32 in [0, 1]
 EASE_ROWS = "ease_rows.npy"  # [num_items, length] int32, likewise
 EASE_SCORES = "ease_scores.npy"  # [num_items, length] float32
+INDEX_REPORT = "index.json"  # IndexReport; a release without it is searched as its index was built
+REORDER_COST = 8.0
+"""A reordered candidate is read in half precision, a scanned one as a few nibbles."""
 CATALOGUE = "catalogue.msgpack"  # tuple[CatalogueItem, ...], row order
 LISTS = "lists.json"  # ReleaseLists
 EVALUATION = "evaluation.json"
@@ -109,6 +112,33 @@ class Rules(GlobalMessage, frozen=True, kw_only=True):
     category_share_max: Global[float] = 0.6
     """No category may hold more than this share of a slate."""
     withdrawn: Global[tuple[str, ...]] = ()
+
+
+class IndexTrial(GlobalMessage, frozen=True, kw_only=True):
+    """One setting that was tried.
+
+    `recall`: recall@100 against exact search; `cost`: vectors looked at, a reordered one counting as REORDER_COST.
+    """
+
+    leaves_to_search: Global[int]
+    reorder: Global[int]
+    recall: Global[float]
+    cost: Global[float]
+
+
+class IndexReport(GlobalMessage, frozen=True, kw_only=True):
+    """How the index was tuned and why: what a region searches with. `kind` is `exact` or `tree`."""
+
+    kind: Global[str]
+    num_items: Global[int]
+    reason: Global[str]
+    leaves: Global[int] = 0
+    leaves_to_search: Global[int] = 0
+    reorder: Global[int] = 0
+    recall: Global[float] = 1.0
+    recall_wanted: Global[float] = 1.0
+    queries: Global[int] = 0
+    trials: Global[tuple[IndexTrial, ...]] = ()
 
 
 class FileEntry(GlobalMessage, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from infra.contracts.features import FloatArray, IntArray
-from infra.contracts.release import ITEM_VECTORS, SCANN_PREFIX, Manifest
+from infra.contracts.release import INDEX_REPORT, ITEM_VECTORS, SCANN_PREFIX, IndexReport, Manifest
 from region.retrieval.errors import IndexUnusableError
 
 _REORDERED = re.compile(r"approx_num_neighbors:\s*(\d+)")
@@ -58,12 +58,15 @@ class ScannIndex:
     Args:
         searcher: of `scann.scann_ops_pybind`; its ids are rows.
         dim: length of a vector.
+        tuned: what the release says to search with; None: as the index was built.
     """
 
     kind = "scann"
 
-    def __init__(self, searcher: Any, *, dim: int) -> None:
+    def __init__(self, searcher: Any, *, dim: int, tuned: IndexReport | None = None) -> None:
         self._searcher = searcher
+        self._leaves = tuned.leaves_to_search if tuned is not None and tuned.leaves_to_search else -1
+        self._tuned_reorder = tuned.reorder if tuned is not None else 0
         self.dim = dim
         self.num_items = int(searcher.size())
         reordered = _REORDERED.search(str(searcher.config()))
@@ -72,11 +75,11 @@ class ScannIndex:
     def search(self, vectors: FloatArray, k: int) -> tuple[IntArray, FloatArray]:
         """As `Index.search`."""
         # Without this, a k above the number that is scored exactly comes back short.
-        pre_reorder = max(k, self._reordered) if self._reordered else -1
+        pre_reorder = max(k, self._tuned_reorder or self._reordered) if self._reordered else -1
         if len(vectors) == 1:
-            found, scores = self._searcher.search(vectors[0], k, pre_reorder, -1)
+            found, scores = self._searcher.search(vectors[0], k, pre_reorder, self._leaves)
             return _padded(np.asarray(found)[None], np.asarray(scores)[None], k)
-        found, scores = self._searcher.search_batched(vectors, k, pre_reorder, -1)
+        found, scores = self._searcher.search_batched(vectors, k, pre_reorder, self._leaves)
         return _padded(np.asarray(found), np.asarray(scores), k)
 
 
@@ -93,9 +96,8 @@ def load_index(release: Path, *, load_searcher: Callable[[str], Any] | None = No
     manifest = _read_manifest(release)
     index: Index
     if (release / SCANN_PREFIX).is_dir():
-        index = ScannIndex(
-            _load_scann(release / SCANN_PREFIX, load_searcher or _scann_loader()), dim=manifest.shape.dim
-        )
+        searcher = _load_scann(release / SCANN_PREFIX, load_searcher or _scann_loader())
+        index = ScannIndex(searcher, dim=manifest.shape.dim, tuned=_read_report(release / INDEX_REPORT))
     else:
         index = ExactIndex(_read_vectors(release / ITEM_VECTORS))
     shape = (index.num_items, index.dim)
@@ -127,6 +129,15 @@ def _read_manifest(release: Path) -> Manifest:
         raise IndexUnusableError(
             f"{release} holds no readable manifest: {error}.", fix="Name a directory of a pulled release."
         ) from error
+
+
+def _read_report(path: Path) -> IndexReport | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=IndexReport)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise IndexUnusableError(f"{path.name} cannot be read: {error}.", fix="Pull the release again.") from error
 
 
 def _read_vectors(path: Path) -> FloatArray:

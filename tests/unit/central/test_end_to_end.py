@@ -17,6 +17,7 @@ from central.release.build import GateError
 from central.release.derive import ParentError
 from central.release.export import ExportError, open_runner
 from central.release.index import ReleaseIndexError, build_index, tree_settings
+from central.release.tuning import exact_neighbours, recall_of
 from central.training import config as configuration
 from central.training import retrieval
 from central.training.config import ModelCard, ModelError, read_model_card
@@ -298,10 +299,28 @@ def test_index_settings_follow_the_size_and_bad_vectors_are_refused(tmp_path: Pa
         build_index(np.full((20, 4), np.nan, dtype=np.float32), tmp_path)
 
 
+def searched_with(report: names.IndexReport) -> tuple[int, int]:
+    return report.leaves_to_search, report.reorder
+
+
+def test_the_exact_neighbours_are_those_of_one_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    vectors, queries = rng.normal(size=(500, 8)).astype(np.float32), rng.normal(size=(7, 8)).astype(np.float32)
+    monkeypatch.setattr("central.release.tuning._EXACT_BLOCK", 64)
+    found = exact_neighbours(vectors, queries, 10)
+    assert np.sort(found).tolist() == np.sort(np.argsort(-(queries @ vectors.T), axis=1)[:, :10]).tolist()
+    assert recall_of(found[:, :5], found) == 0.5
+
+
 def test_a_tree_index_keeps_no_path_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("central.release.index.BRUTE_FORCE_ITEMS_MAX", 100)
     vectors = np.random.default_rng(0).normal(size=(2000, 16)).astype(np.float32)
-    build_index(vectors, tmp_path / "scann")
+    report = build_index(vectors, tmp_path / "scann")
+    assert msgspec.json.decode((tmp_path / names.INDEX_REPORT).read_bytes(), type=names.IndexReport) == report
+    chosen = next(one for one in report.trials if (one.leaves_to_search, one.reorder) == searched_with(report))
+    assert chosen.recall == report.recall
+    cheaper = [trial for trial in report.trials if trial.cost < chosen.cost]
+    assert report.recall < report.recall_wanted or all(trial.recall < report.recall_wanted for trial in cheaper)
     for path in (tmp_path / "scann").iterdir():
         assert path.suffix not in (".pkl", ".pickle")
         assert str(tmp_path).encode() not in path.read_bytes()

@@ -1,7 +1,7 @@
 """An edge in process with fake regions around it."""
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -127,8 +127,9 @@ class World:
         return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(line_start))
 
 
-@pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
+@asynccontextmanager
+async def open_world(tmp_path: Path) -> AsyncIterator[World]:
+    """A world whose files lie in `tmp_path`."""
     keys = {name: RegionKeys.generate(name) for name in ("here", "near", "far")}
     trust = TrustDirectory.of(list(keys.values()))
     source = FakeSource()
@@ -142,3 +143,9 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         grid = MemoryGrid(clock=SystemClock())
         stack.push_async_callback(grid.close)
         yield World(keys, trust, home, replica, near, far, source, grid, tmp_path, stack)
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with open_world(tmp_path) as made:
+        yield made

@@ -2,9 +2,11 @@
 
 import asyncio
 import re
+from pathlib import Path
 
 import pytest
 
+from edge.hot.heads import HARMLESS_NAMES, VARIED_NAMES
 from edge.hot.path import ROUTE
 from infra.contracts.messages import Invalidation, Lifetime
 from tests.unit.edge.conftest import Client, World
@@ -13,6 +15,7 @@ from tests.unit.edge.test_api import tell, until
 
 PERSONAL = "/v1/recommendations/personal?n=3"
 POPULAR = "/v1/recommendations/popular?n=2"
+ROOT = Path(__file__).parents[3]
 LONG_WAY = "X-Long-Way: 1"
 """A header that the hot path does not know: it declines."""
 
@@ -277,3 +280,12 @@ async def test_ready_answers_go_with_their_entries(world: World) -> None:
         for _ in range(2):
             await (await client.get(POPULAR + f"&category=c{number}")).read()
     assert 0 < world.metric("atoll_edge_ready_answers") <= world.metric("atoll_edge_cache_entries")
+
+
+def test_no_handler_reads_a_header_that_the_short_cut_ignores() -> None:
+    rooms = ("edge/http", "edge/answering", "infra/plumbing/http")
+    text = "\n".join(path.read_text() for room in rooms for path in (ROOT / room).glob("*.py"))
+    read = {name.lower() for name in re.findall(r"headers(?:\.get\(|\[|\.getall\()\s*\"([A-Za-z-]+)\"", text)}
+    read |= {name.lower() for name in re.findall(r"\"([A-Za-z-]+)\" (?:not )?in (?:\w+\.)?headers", text)}
+    assert "atoll-session" in read
+    assert not read & {*HARMLESS_NAMES, *VARIED_NAMES}

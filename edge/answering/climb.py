@@ -37,9 +37,11 @@ async def climb(hands: Hands, query: ListQuery, parts: Parts, *, deadline_s: flo
             return got
         elif entry is not None and rung is not Rung.SERVE_RELEASE:
             # Stale after a failed fill starts no other fill: that would double the calls to a region in trouble.
-            if rung is Rung.SERVE_WHILE_REFRESHING:
+            now_s = parts.clock.monotonic_s()
+            early = rung is Rung.SERVE_FRESH and entry.age_s(now_s) >= entry.life.refresh_from_s
+            if early or rung is Rung.SERVE_WHILE_REFRESHING:
                 hands.refresh()
-            return from_entry(entry, rung, now_s=parts.clock.monotonic_s())
+            return from_entry(entry, rung, now_s=now_s)
         else:
             return from_release(query, parts)
 

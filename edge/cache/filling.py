@@ -14,7 +14,7 @@ from edge.cache.coalescing import Coalescer
 from edge.cache.entry import Entry, ListKey
 from edge.cache.invalidation import Ledger
 from edge.cache.l1 import L1Cache
-from edge.cache.policy import Usability, jittered_life, usability
+from edge.cache.policy import Life, Usability, jittered_life, usability, with_early_refresh
 from edge.cache.shared import GridValue, SharedLists
 from edge.jitter import Uniform
 from edge.metrics import EdgeMetrics
@@ -150,9 +150,10 @@ class ListFiller:
         except RegionCallError as error:
             self._note_failed(key, error)
             raise
+        took_s = self._clock.monotonic_s() - started_s
         entry = Entry(
-            reply.answer, jittered_life(reply.answer.lifetime, self._uniform), made_s=started_s, asked=request.n
-        )
+            reply.answer, self._life(reply.answer.lifetime, took_s), made_s=started_s, asked=request.n
+        )  # fmt: skip
         self._keep(key, entry)
         self._metrics.fills.labels("answered").inc()
         return Filled(entry, DegradationStep.HOME if reply.target.place == 0 else DegradationStep.REPLICA)
@@ -174,27 +175,33 @@ class ListFiller:
         if value is None or not self._may_keep(key, value.answer):
             return None
         age_s = max(0.0, (self._clock.now_ms() - value.answer.generated_at_ms) / 1000)
-        life = jittered_life(value.answer.lifetime, self._uniform)
+        life = self._life(value.answer.lifetime, 0.0)
         entry = Entry(value.answer, life, made_s=self._clock.monotonic_s() - age_s, asked=value.asked)
         found = self.judge(key, entry)
+        held = self._cache.peek(key)
+        if held is not None and value.answer.generated_at_ms <= held.answer.generated_at_ms and held.asked >= asked:
+            return None  # This edge has it, and asks because it wants a newer one.
         if found is Usability.FRESH and value.asked >= asked:
             self._hold(key, entry)
             self._metrics.fills.labels("grid").inc()
             return entry
-        if found <= Usability.ON_ERROR and self._cache.get(key) is None:
+        if found <= Usability.ON_ERROR and held is None:
             self._hold(key, entry)
         return None
 
     def _keep(self, key: ListKey, entry: Entry) -> None:
         if not self._may_keep(key, entry.answer) or entry.life.error_until_s <= 0:
             return
-        held = self._cache.get(key)
+        held = self._cache.peek(key)
         if held is not None and held.answer.subject_version > entry.answer.subject_version:
             return  # A slow fill that began before an event must not put the list of before over the list of after.
         self._hold(key, entry)
         value = GridValue(answer=entry.answer, asked=entry.asked)
         ttl_s = min(entry.life.error_until_s, GRID_TTL_S_MAX)
         self._background.spawn(self._shared.write(key, value, ttl_s=ttl_s))
+
+    def _life(self, lifetime: Lifetime, cost_s: float) -> Life:
+        return with_early_refresh(jittered_life(lifetime, self._uniform), cost_s=cost_s, uniform=self._uniform)
 
     def _hold(self, key: ListKey, entry: Entry) -> None:
         entry.is_held = self._cache.put(key, entry)

@@ -99,6 +99,11 @@ class L1Cache(Generic[V]):
         held.value.hits += 1
         return held.value
 
+    def peek(self, key: Hashable) -> V | None:
+        """The value of `key`, without a request for it."""
+        held = self._held.get(key)
+        return None if held is None else held.value
+
     def put(self, key: Hashable, value: V) -> bool:
         """Keep `value`; returns False when it is larger than the cache. A key that is held keeps its place."""
         size = value.size_bytes()

@@ -9,13 +9,15 @@ best ON_ERROR whatever its age; one that its subject has opted out of is NEVER.
 
 import enum
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edge.jitter import Uniform
 from infra.contracts.messages import Lifetime
 
 JITTER = 0.1
 """Lives differ by up to this share, so that entries filled together do not run out together."""
+EARLY_BETA = 1.0
+EARLY_COST_MIN_S = 0.05
 LIFE_S_MAX = 86_400.0
 """No region may ask for a longer life than this."""
 
@@ -46,6 +48,23 @@ class Life:
     error_until_s: float
     refresh_from_s: float = math.inf
     """From this age on a fresh entry that is asked for is made anew behind the caller's back."""
+
+
+def with_early_refresh(life: Life, *, cost_s: float, uniform: Uniform) -> Life:
+    """`life` with a moment from which a list that is still fresh, and asked for, is made anew behind the caller's back.
+
+    XFetch (Vattani, Chierichetti, Lowenstein: "Optimal probabilistic cache stampede prevention", PVLDB 8(8), 2015): a
+    request at age a refreshes when a - cost * beta * ln(u) reaches the end of the life, u uniform in (0, 1]. It is
+    drawn once per entry instead of once per request: fills of a key are coalesced within an edge, so what must be
+    spread out is the moments of different edges. A list that nobody asks for in that last moment is not refreshed.
+
+    Args:
+        life: of the entry.
+        cost_s: how long it took to make the list; at least EARLY_COST_MIN_S is assumed.
+        uniform: the one draw.
+    """
+    margin_s = -max(cost_s, EARLY_COST_MIN_S) * EARLY_BETA * math.log(max(uniform(0.0, 1.0), 1e-9))
+    return replace(life, refresh_from_s=max(0.5 * life.fresh_until_s, life.fresh_until_s - margin_s))
 
 
 def jittered_life(lifetime: Lifetime, uniform: Uniform) -> Life:

@@ -690,3 +690,19 @@ async def test_nobody_is_named_in_spans_metrics_and_logs(world: World) -> None:
     for secret in ("alice", world.subject(), "session-one", "secret-item", headers["Authorization"].split()[1],
                    world.keys["here"].session_subject("session-one"), world.keys["here"].service_key):  # fmt: skip
         assert secret not in written
+
+
+async def test_a_list_in_demand_is_made_anew_before_it_runs_out(world: World) -> None:
+    """Nobody ever gets it stale, and nobody waits for the new one."""
+    client = await world.edge()
+    world.home.lifetime = Lifetime(max_age_s=0.5, stale_while_revalidate_s=5.0, stale_if_error_s=5.0)
+    await items(client, POPULAR)
+    world.home.delay_s = 0.001
+    steps = {(await items(client, POPULAR))[0] for _ in range(3)}
+
+    async def made_again() -> bool:
+        steps.add((await items(client, POPULAR))[0])
+        return len(world.home.calls("/v1/recommend")) > 1
+
+    await until(made_again)
+    assert "home" not in steps

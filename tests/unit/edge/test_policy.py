@@ -5,7 +5,16 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.cache.policy import JITTER, LIFE_S_MAX, Life, Standing, Usability, jittered_life, usability
+from edge.cache.policy import (
+    JITTER,
+    LIFE_S_MAX,
+    Life,
+    Standing,
+    Usability,
+    jittered_life,
+    usability,
+    with_early_refresh,
+)
 from infra.contracts.messages import Lifetime
 
 seconds = st.floats(min_value=0, max_value=10_000)
@@ -50,3 +59,9 @@ def test_the_four_ages() -> None:
     ages = {0: Usability.FRESH, 10: Usability.REVALIDATE, 15: Usability.ON_ERROR, 100: Usability.NEVER}
     for age_s, expected in ages.items():
         assert usability(life, age_s=age_s, standing=Standing.CURRENT) is expected
+
+
+@given(st.floats(0.1, 1e5), st.floats(0, 10), st.floats(0, 1))
+def test_an_early_refresh_is_early_and_never_before_half_the_life(fresh_s: float, cost_s: float, draw: float) -> None:
+    life = with_early_refresh(Life(fresh_s, fresh_s + 1, fresh_s + 2), cost_s=cost_s, uniform=lambda _low, _high: draw)
+    assert 0.5 * fresh_s <= life.refresh_from_s <= life.fresh_until_s == fresh_s

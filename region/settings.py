@@ -33,7 +33,11 @@ class RegionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     keys_file: str
     trust_file: str
     grid: str
-    """`memory`, or the path of the embedded grid's Unix socket."""
+    """`memory`, the path of the embedded grid's Unix socket, or `hazelcast://HOST:PORT/CLUSTER`."""
+    store: str = "sqlite"
+    """`sqlite` in the state directory, or `cassandra://HOST:PORT[,HOST:PORT]/KEYSPACE?data_center=NAME`."""
+    log: str = "sqlite"
+    """`sqlite` in the state directory, or `kafka://HOST:PORT[,HOST:PORT]/TOPIC?partitions=4`."""
     rules_file: str = ""
     """The region's first rules (YAML, see `region/rules/README.md`) until some are published; empty: the release's."""
     history_max: int = 200

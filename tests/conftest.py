@@ -1,12 +1,14 @@
 """What every test may ask for: the real servers, once per run."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from infra.local.servers.running import stop_servers
 from infra.plumbing.clock import SystemClock
+from tests.support.keyspaces import Keyspace
 from tests.support.servers import Servers, servers_at
 
 STATE_VARIABLE = "ATOLL_TEST_SERVERS"
@@ -24,6 +26,15 @@ def servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     """Cassandra, Hazelcast and Kafka, running."""
     worker = hasattr(request.config, "workerinput")
     return servers_at(state_of(tmp_path_factory.getbasetemp(), worker=worker))
+
+
+@pytest.fixture(scope="session")
+def keyspace(request: pytest.FixtureRequest, servers: Servers) -> Iterator[Keyspace]:
+    """A keyspace of this process's own."""
+    worker = getattr(request.config, "workerinput", {}).get("workerid", "alone")
+    opened = Keyspace(servers.cassandra, f"tests_{worker}_{os.getpid()}")
+    yield opened
+    opened.close()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

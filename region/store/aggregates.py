@@ -137,6 +137,12 @@ class Aggregates:
         self._trends[key] = found
 
 
+def offset_of(content: bytes) -> int:
+    """The offset of the last event in an aggregate's value."""
+    decoder = msgspec.msgpack.decode(content)
+    return int(decoder[0])
+
+
 def merge_trends(contents: Iterable[bytes], *, limit: int) -> list[ItemCount]:
     """The `limit` items with the most points over several keys' sketches, most first, ties by name."""
     merged = frequent_strings_sketch(_LG_MERGED)

@@ -5,6 +5,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 from infra.contracts.events import DEFAULT_WEIGHTS, EventWeights, parse_weights
+from infra.plumbing.addresses import parse_address, scheme_of
 from infra.plumbing.clock import Clock, SystemClock
 from infra.plumbing.errors import SettingsError
 from region.settings import RegionSettings
@@ -20,11 +21,23 @@ def open_store(
     settings: RegionSettings, *, clock: Clock | None = None, registry: CollectorRegistry | None = None,
     read_timeout_s: float = READ_TIMEOUT_S,
 ) -> Store:  # fmt: skip
-    """Open `store.sqlite` in the state directory, creating it or bringing its schema up to date.
+    """Open `store.sqlite` in the state directory, creating it or bringing its schema up to date; or Cassandra.
 
     Raises:
         SettingsError: the file cannot be used; says what to do.
     """
+    if scheme_of(settings.store):
+        # Who does not use it need not load it.
+        from region.store.cassandra import CassandraStore  # noqa: PLC0415
+        from region.store.cassandra_link import CassandraLink  # noqa: PLC0415
+
+        return CassandraStore(
+            parse_address(settings.store, scheme="cassandra", options=CassandraLink.OPTIONS),
+            clock=clock if clock is not None else SystemClock(),
+            rules=apply_rules(settings),
+            registry=registry,
+            read_timeout_s=read_timeout_s,
+        )
     return SqliteStore(
         Path(settings.state_directory) / "store.sqlite",
         clock=clock if clock is not None else SystemClock(),

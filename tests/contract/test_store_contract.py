@@ -11,11 +11,14 @@ from hypothesis import strategies as st
 
 from infra.contracts.events import EventType
 from infra.plumbing.clock import ManualClock
-from region.store.applying import BUCKET_MS, EVENT_IDS_MAX
+from region.events.records import break_record
+from region.store.applying import BUCKET_MS, EVENT_IDS_MAX, ApplyRules
+from region.store.cassandra import CassandraStore
 from region.store.memory import MemoryStore
 from region.store.port import HistoryEntry, OffsetEvent, Session, Store, SubjectCounters, UserRow
 from region.store.sqlite import SqliteStore
 from tests.contract.building import ALICE, BOB, NOW_MS, VISITOR, placed
+from tests.support.keyspaces import Keyspace
 
 HISTORY_MAX = 5
 CLOCK = ManualClock(wall_ms=NOW_MS)
@@ -23,15 +26,35 @@ CLOCK = ManualClock(wall_ms=NOW_MS)
 Open = Callable[[], Store]
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "cassandra"])
 def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
     """Opens the same store each time."""
+    if request.param == "cassandra":
+        keyspace: Keyspace = request.getfixturevalue("keyspace")
+        keyspace.empty()
+        return lambda: CassandraStore(
+            keyspace.address, clock=CLOCK, rules=ApplyRules(history_max=HISTORY_MAX), read_timeout_s=10.0,
+            scan_timeout_s=20.0, write_timeout_s=30.0,
+        )  # fmt: skip
     if request.param == "memory":
         store = MemoryStore(clock=CLOCK, history_max=HISTORY_MAX)
         return lambda: store
     return lambda: SqliteStore(
         tmp_path / "store.sqlite", clock=CLOCK, history_max=HISTORY_MAX, read_timeout_s=5.0, scan_timeout_s=10.0
     )
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def asked_store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    """A store that forgets when it is asked to; Cassandra's rows carry a time to live (`test_cassandra_store.py`)."""
+    if request.param == "memory":
+        yield MemoryStore(clock=CLOCK, history_max=HISTORY_MAX)
+        return
+    opened = SqliteStore(
+        tmp_path / "store.sqlite", clock=CLOCK, history_max=HISTORY_MAX, read_timeout_s=5.0, scan_timeout_s=10.0
+    )
+    yield opened
+    await opened.close()
 
 
 @pytest.fixture
@@ -98,6 +121,14 @@ async def test_every_partition_has_an_offset_of_its_own(store: Store) -> None:
     await store.apply([placed(2, item="z"), placed(2, item="w", subject=BOB, partition=2)])
     assert await store.applied_offsets() == {0: 2, 2: 2}
     assert (await items_of(store), await items_of(store, BOB)) == (["x", "z"], ["y", "w"])
+
+
+async def test_a_broken_record_moves_the_offset_only(store: Store) -> None:
+    await store.apply([placed(1, item="x"), break_record(placed(2, item="y"), "torn"), placed(3, item="z")])
+    assert await store.applied_offsets() == {0: 3}
+    assert await items_of(store) == ["x", "z"]
+    assert await store.apply([break_record(placed(4), "torn")]) == []
+    assert await store.applied_offsets() == {0: 4}
 
 
 async def test_the_same_event_id_at_another_offset_counts_once(store: Store) -> None:
@@ -183,7 +214,8 @@ async def test_written_rows_replace_but_never_go_back(store: Store) -> None:
     await store.write_rows([])
 
 
-async def test_expire_forgets_old_sessions_and_counts_only(store: Store) -> None:
+async def test_expire_forgets_old_sessions_and_counts_only(asked_store: Store) -> None:
+    store = asked_store
     await store.apply(
         [
             placed(1, subject=VISITOR, received_ms=NOW_MS - 2000, item="x", at_ms=NOW_MS - 5 * BUCKET_MS),

@@ -10,9 +10,9 @@ from infra.plumbing.clock import ManualClock
 from region.store.port import Affinity, ItemCounters, Session, Store, SubjectCounters, UserRow
 from region.store.sqlite import STORE_DATABASE, SqliteStore
 from tests.contract.building import ALICE, BOB, NOW_MS, placed
-from tests.contract.test_store_contract import open_store, store
+from tests.contract.test_store_contract import asked_store, open_store, store
 
-__all__ = ["open_store", "store"]
+__all__ = ["asked_store", "open_store", "store"]
 
 
 async def row_of(store: Store, subject: str = ALICE) -> UserRow:
@@ -84,7 +84,8 @@ async def test_the_features_of_an_import_are_kept(store: Store) -> None:
     assert await row_of(store) == row
 
 
-async def test_users_not_heard_of_are_forgotten_and_their_choice_is_not(store: Store) -> None:
+async def test_users_not_heard_of_are_forgotten_and_their_choice_is_not(asked_store: Store) -> None:
+    store = asked_store
     await store.apply([placed(1, received_ms=NOW_MS - 5000), placed(2, subject=BOB, received_ms=NOW_MS - 5000)])
     await store.set_opt_out(BOB, opted_out=True)
     gone = await store.expire(sessions_before_ms=0, counts_before_ms=0, users_before_ms=NOW_MS - 1)

@@ -1,0 +1,272 @@
+"""The store on Cassandra: one keyspace in the region's own cluster, replicated inside it only.
+
+Cassandra has no transaction over several partitions. Applying a batch is exactly once in effect all the same:
+
+1. Aggregates are written first, then rows, then the position in the log. Each value knows the offset of the last
+   event in it (`region.store.applying`), so whatever was written before a kill passes the repeated events over.
+2. A row is written by a conditional update (Paxos) on the revision that was read. So it may be written by the worker,
+   by the API (an opt-out) and, by mistake, by a second worker at once, and none undoes another's work:
+
+   * worker reads revision 7; the API writes the opt-out as revision 8; the worker's update finds 8 instead of 7, has no
+     effect, and the worker applies the subject's events again to what is there now;
+   * two workers apply the same events: the second finds the first's revision, reads the row, and its offset says that
+     the events are in;
+   * an update whose answer is lost may have happened or not: the call fails, the batch is repeated, the offset in the
+     row tells.
+3. Aggregates and the position have one writer per partition of the log. Should there be two by mistake, a value is a
+   function of the log up to its offset, and the offset is the write's timestamp: the one that comes late loses.
+
+What has a life carries it as time to live: rows of sessions and users, counts. Of a user who opted out the bare choice
+stays, in columns without one.
+"""
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import TypeVar
+
+from prometheus_client import CollectorRegistry
+
+from infra.contracts.features import ITEM_BUCKET_MS, TREND_BUCKET_MS
+from infra.plumbing.addresses import PartAddress
+from infra.plumbing.clock import Clock
+from region.store.aggregates import (
+    EVERYTHING,
+    ITEM,
+    AggregateKey,
+    bucket_of,
+    keys_of,
+    merge_trends,
+    offset_of,
+    sum_counters,
+)
+from region.store.applying import COUNTS_LIFE_MS, ApplyRules, apply_events, bare_state, choose, replace_state
+from region.store.cassandra_link import CassandraLink
+from region.store.port import AppliedChange, ItemCount, ItemCounters, OffsetEvent, StoreUnavailableError, UserRow
+from region.store.state import SubjectState, decode_state, encode_content, encode_notes, row_of
+from region.store.subjects import is_session
+
+T = TypeVar("T")
+A = TypeVar("A")
+AT_ONCE_MAX = 64
+"""Rows loaded or written at the same time by one `apply`."""
+CONFLICTS_MAX = 16
+"""So often a row is tried again because somebody else wrote it meanwhile."""
+_WRITE_TIMEOUT_S = 10.0
+_Loaded = tuple[SubjectState | None, int | None]
+"""A state and the revision that it was read at."""
+
+
+class CassandraStore:
+    """`region.store.port.Store` over a keyspace. Connects by itself; until then calls say that it is unavailable.
+
+    Args:
+        address: see `CassandraLink`.
+        clock: for what the store itself notes (opt-outs, imports).
+        rules: how events are applied, and how long rows live.
+        registry: where calls that could not be served are counted.
+        read_timeout_s: how long a single-row read may take before `StoreUnavailableError`.
+        scan_timeout_s: the same for `trending` and `item_counters`.
+    """
+
+    def __init__(
+        self, address: PartAddress, *, clock: Clock, rules: ApplyRules, registry: CollectorRegistry | None = None,
+        read_timeout_s: float = 0.1, scan_timeout_s: float = 2.0, write_timeout_s: float = _WRITE_TIMEOUT_S,
+    ) -> None:  # fmt: skip
+        self._link = CassandraLink(address, registry=registry)
+        self._clock = clock
+        self._rules = rules
+        self._read_timeout_s = read_timeout_s
+        self._scan_timeout_s = scan_timeout_s
+        self._write_timeout_s = write_timeout_s
+
+    async def read(self, subject: str) -> UserRow | None:
+        """The subject's row, or None."""
+        found = await self._link.ask("read_subject", (subject,), timeout_s=self._read_timeout_s)
+        if not found:
+            return None
+        content = found[0][0] or found[0][1]
+        return row_of(subject, content) if content is not None else None
+
+    async def apply(self, events: Sequence[OffsetEvent]) -> list[AppliedChange]:
+        """Apply events behind the applied offsets: aggregates, then rows, then offsets."""
+        applied = await self.applied_offsets()
+        pending = [event for event in events if event.offset > applied.get(event.partition, 0)]
+        if not pending:
+            return []
+        whole = [event for event in pending if not event.broken]
+        loaded = dict(await _at_once(self._load_named, dict.fromkeys(event.logged.subject for event in whole)))
+        keys = dict.fromkeys(key for event in whole for key in keys_of(event, self._rules.weights))
+        aggregates = dict(await _at_once(self._load_aggregate, keys))
+        outcome = apply_events(
+            pending, applied=applied, load=lambda subject: loaded[subject][0], load_aggregate=aggregates.get,
+            rules=self._rules,
+        )  # fmt: skip
+        await _at_once(self._save_aggregate, outcome.aggregates.items())
+
+        async def save(subject: str) -> list[AppliedChange] | None:
+            if await self._save(subject, outcome.states[subject], loaded[subject][1]):
+                return None
+            return await self._apply_again(subject, [one for one in whole if one.logged.subject == subject])
+
+        saved = dict(zip(outcome.states, await _at_once(save, outcome.states), strict=True))
+        changes = [change for change in outcome.changes if saved[change.subject] is None]
+        changes += [change for again in saved.values() if again for change in again]
+        for partition, offset in outcome.offsets.items():
+            await self._link.ask("save_offset", (partition, offset, offset), timeout_s=self._write_timeout_s)
+        return changes
+
+    async def applied_offsets(self) -> dict[int, int]:
+        """The offset up to which each partition's events are applied."""
+        found = await self._link.ask_all("read_offsets", (), timeout_s=self._scan_timeout_s)
+        return dict(found)
+
+    async def set_opt_out(self, subject: str, *, opted_out: bool) -> int:
+        """Set the subject's choice; returns the new version."""
+
+        def change(state: SubjectState | None) -> SubjectState:
+            state = state or SubjectState()
+            choose(state, opted_out=opted_out, now_ms=self._clock.now_ms())
+            return state
+
+        return (await self._change(subject, change)).row.version
+
+    async def write_rows(self, rows: Sequence[UserRow]) -> None:
+        """Put whole rows, each by itself: an import that broke off is run again."""
+
+        async def write(row: UserRow) -> None:
+            await self._change(
+                row.subject,
+                lambda old: replace_state(old, row, now_ms=self._clock.now_ms(), rules=self._rules),
+            )
+
+        await _at_once(write, rows)
+
+    async def trending(self, *, since_ms: int, limit: int, category: str | None = None) -> list[ItemCount]:
+        """Items by points since a moment (to the bucket), most first."""
+        scope = EVERYTHING if category is None else category
+        found = await self._link.ask_all(
+            "trending", (_scope(scope), since_ms - TREND_BUCKET_MS), timeout_s=self._scan_timeout_s
+        )
+        return merge_trends((content for (content,) in found), limit=limit)
+
+    async def item_counters(self, *, since_ms: int, limit: int) -> list[ItemCounters]:
+        """Counters of the items most shown or interacted with since a moment (to the day)."""
+        now_ms = self._clock.now_ms()
+        first = bucket_of(max(since_ms, now_ms - COUNTS_LIFE_MS), ITEM_BUCKET_MS)
+        # Phones' clocks may be minutes ahead: the day after today may have begun.
+        days = range(first, bucket_of(now_ms, ITEM_BUCKET_MS) + 2 * ITEM_BUCKET_MS, ITEM_BUCKET_MS)
+
+        async def day(bucket_ms: int) -> list[tuple[str, bytes]]:
+            found = await self._link.ask_all("item_days", (bucket_ms,), timeout_s=self._scan_timeout_s)
+            return [(item, content) for item, content in found]
+
+        found = await _at_once(day, days)
+        return sum_counters((pair for one in found for pair in one), limit=limit)
+
+    async def expire(self, *, sessions_before_ms: int, counts_before_ms: int, users_before_ms: int = 0) -> int:  # noqa: ARG002
+        """Nothing is left to do: everything that has a life carries it as time to live."""
+        return 0
+
+    async def close(self) -> None:
+        """Let go of connections."""
+        await self._link.close()
+
+    async def _apply_again(self, subject: str, events: Sequence[OffsetEvent]) -> list[AppliedChange]:
+        """Somebody else wrote the row meanwhile: apply to what is there now. What was counted stays counted."""
+        changes: list[AppliedChange] = []
+
+        def change(state: SubjectState | None) -> SubjectState:
+            outcome = apply_events(events, applied={}, load=lambda _: state, rules=self._rules)
+            changes[:] = outcome.changes
+            return outcome.states[subject]
+
+        await self._change(subject, change)
+        return changes
+
+    async def _change(self, subject: str, change: Callable[[SubjectState | None], SubjectState]) -> SubjectState:
+        """Read, change, write if nobody else did meanwhile; else again.
+
+        Raises:
+            StoreUnavailableError: somebody else always did.
+        """
+        for _ in range(CONFLICTS_MAX):
+            state, revision = await self._load(subject)
+            new = change(state)
+            if await self._save(subject, new, revision):
+                return new
+        raise StoreUnavailableError("a row is written by too many at once.")
+
+    async def _load_named(self, subject: str) -> tuple[str, _Loaded]:
+        return subject, await self._load(subject)
+
+    async def _load(self, subject: str) -> _Loaded:
+        found = await self._link.ask("load_state", (subject,), timeout_s=self._write_timeout_s)
+        if not found:
+            return None, None
+        content, notes, bare_content, bare_notes, revision = found[0]
+        if content is None:
+            content, notes = bare_content, bare_notes
+        return (decode_state(content, notes) if content is not None else None), revision
+
+    async def _save(self, subject: str, state: SubjectState, revision: int | None) -> bool:
+        """Write a row if it still stands at `revision`; says whether it did."""
+        new = 1 if revision is None else revision + 1
+        content, notes, ttl_s = encode_content(state), encode_notes(state), self._life_s(subject)
+        if state.row.choices and not is_session(subject):
+            bare = bare_state(state, now_ms=state.row.touched_ms) if state.row.opted_out else None
+            bare_values = (encode_content(bare), encode_notes(bare)) if bare is not None else (None, None)
+            found = await self._link.ask(
+                "save_choice", (ttl_s, content, notes, subject, revision, new, *bare_values, subject),
+                timeout_s=self._write_timeout_s,
+            )  # fmt: skip
+        else:
+            found = await self._link.ask(
+                "save_state", (ttl_s, new, content, notes, subject, revision), timeout_s=self._write_timeout_s
+            )
+        return bool(found[0][0])
+
+    def _life_s(self, subject: str) -> int:
+        life_ms = self._rules.session_life_ms if is_session(subject) else self._rules.behaviour_life_ms
+        return max(1, math.ceil(life_ms / 1000))
+
+    async def _load_aggregate(self, key: AggregateKey) -> tuple[AggregateKey, bytes | None]:
+        query = "load_item_day" if key.kind == ITEM else "load_trend"
+        found = await self._link.ask(query, _place(key), timeout_s=self._write_timeout_s)
+        return key, found[0][0] if found else None
+
+    async def _save_aggregate(self, changed: tuple[AggregateKey, bytes]) -> None:
+        key, content = changed
+        query = "save_item_day" if key.kind == ITEM else "save_trend"
+        values = (*_place(key), content, COUNTS_LIFE_MS // 1000, offset_of(content))
+        await self._link.ask(query, values, timeout_s=self._write_timeout_s)
+
+
+def _place(key: AggregateKey) -> tuple[str | int, ...]:
+    """The primary key of an aggregate in its table."""
+    if key.kind == ITEM:
+        return key.bucket_ms, key.scope, key.partition
+    return _scope(key.scope), key.bucket_ms, key.partition
+
+
+def _scope(scope: str) -> str:
+    """A partition key may not be empty."""
+    return f"category:{scope}" if scope else "everything"
+
+
+async def _at_once(work: Callable[[A], Awaitable[T]], given: Iterable[A]) -> list[T]:
+    """`work` on everything given, a bounded number at a time, in order; the first failure ends the others."""
+    room = asyncio.Semaphore(AT_ONCE_MAX)
+
+    async def one(argument: A) -> T:
+        async with room:
+            return await work(argument)
+
+    tasks = [asyncio.ensure_future(one(argument)) for argument in given]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise

@@ -1,0 +1,243 @@
+"""One process's way to a region's Cassandra: connected by a thread, asked from asyncio, and honest when it is gone.
+
+* The driver's completions arrive on its own thread. They go through one deque with one wake-up of the loop, however
+  many arrive at once: `asyncio.wrap_future` would wake it for each (9 times the CPU).
+* Connecting never holds anybody up: until it has succeeded, calls fail at once (the very first ones wait within their
+  time). Later losses are the driver's to mend; calls fail as long as no node answers.
+* Only nodes of the region's own data centre are ever asked.
+"""
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from cassandra import ConsistencyLevel, DriverException, OperationTimedOut
+from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable, Session
+from cassandra.policies import DCAwareRoundRobinPolicy, ExponentialReconnectionPolicy, TokenAwarePolicy
+from cassandra.query import PreparedStatement, tuple_factory
+from prometheus_client import CollectorRegistry
+
+from infra.plumbing.addresses import PartAddress
+from infra.plumbing.errors import SettingsError
+from infra.plumbing.ids import new_request_id
+from region.store.keyspace import StoreSchemaError, check_schema, checked_names, explain, is_drift, migrate, queries
+from region.store.lane import LaneMetrics
+from region.store.port import StoreUnavailableError
+
+Row = tuple[Any, ...]
+IN_FLIGHT_MAX = 2048
+CONNECT_TIMEOUT_S = 5.0
+_BACKOFF_MIN_S, _BACKOFF_MAX_S = 0.2, 2.0
+_IDEMPOTENT = frozenset(
+    {"read_subject", "load_state", "load_trend", "load_item_day", "trending", "item_days", "read_offsets",
+     "save_trend", "save_item_day", "save_offset"}
+)  # fmt: skip
+"""What may be asked twice; conditional updates may not: whether the first one happened is not known."""
+
+
+class _Bridge:
+    """Completions from the driver's thread to one loop.
+
+    The interleaving: the driver's thread appends, then looks at `_woken`. The loop clears `_woken` before it empties
+    the deque, so an append that it does not see has seen a cleared flag and wakes it again.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._done: deque[tuple[asyncio.Future[list[Row]], Any, Exception | None]] = deque()
+        self._woken = False
+
+    def succeeded(self, rows: Any, future: "asyncio.Future[list[Row]]") -> None:
+        """Called on the driver's thread."""
+        self._done.append((future, rows, None))
+        self._wake()
+
+    def failed(self, error: Exception, future: "asyncio.Future[list[Row]]") -> None:
+        """Called on the driver's thread."""
+        self._done.append((future, None, error))
+        self._wake()
+
+    def _wake(self) -> None:
+        if not self._woken:
+            self._woken = True
+            with suppress(RuntimeError):  # the loop is closed: nobody waits
+                self.loop.call_soon_threadsafe(self._drain)
+
+    def _drain(self) -> None:
+        self._woken = False
+        while self._done:
+            future, rows, error = self._done.popleft()
+            if future.done():
+                continue
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(rows or [])
+
+
+class CassandraLink:
+    """See the module.
+
+    Args:
+        address: nodes, keyspace, `data_center`, `copies` (of every row, when the keyspace is made) and `migrate`
+            (`manual`: never by itself).
+        registry: where calls that could not be served are counted.
+        in_flight_max: calls that may wait for Cassandra.
+    """
+
+    OPTIONS = frozenset({"data_center", "copies", "migrate"})
+
+    def __init__(
+        self, address: PartAddress, *, registry: CollectorRegistry | None = None, in_flight_max: int = IN_FLIGHT_MAX
+    ) -> None:
+        self._keyspace, center = checked_names(address)
+        self._address = address
+        self._metrics = LaneMetrics(registry if registry is not None else CollectorRegistry(), "atoll_store")
+        self._in_flight_max = in_flight_max
+        self._in_flight = 0
+        self._bridge: _Bridge | None = None
+        self._session: Session | None = None
+        self._prepared: dict[str, PreparedStatement] = {}
+        self._trouble: Exception | None = None
+        self._attempted = threading.Event()
+        self._stop = threading.Event()
+        self._cluster = self.make_cluster(address, center)
+        self._thread = threading.Thread(target=self._keep_trying, name="cassandra-connect", daemon=True)
+        self._thread.start()
+
+    @staticmethod
+    def make_cluster(address: PartAddress, center: str) -> Cluster:
+        """A cluster object that asks nodes of `center` only; not connected yet."""
+        own_nodes = TokenAwarePolicy(DCAwareRoundRobinPolicy(center, used_hosts_per_remote_dc=0))
+        profile = ExecutionProfile(
+            load_balancing_policy=own_nodes, consistency_level=ConsistencyLevel.LOCAL_QUORUM,
+            serial_consistency_level=ConsistencyLevel.LOCAL_SERIAL, row_factory=tuple_factory, request_timeout=10.0,
+        )  # fmt: skip
+        return Cluster(
+            [host for host, _ in address.hosts], port=address.hosts[0][1], protocol_version=5,
+            execution_profiles={EXEC_PROFILE_DEFAULT: profile}, connect_timeout=CONNECT_TIMEOUT_S,
+            control_connection_timeout=CONNECT_TIMEOUT_S, idle_heartbeat_interval=2, idle_heartbeat_timeout=2,
+            reconnection_policy=ExponentialReconnectionPolicy(_BACKOFF_MIN_S, _BACKOFF_MAX_S),
+            schema_metadata_enabled=False, token_metadata_enabled=True,
+        )  # fmt: skip
+
+    async def ask(self, query: str, values: Sequence[Any], *, timeout_s: float) -> list[Row]:
+        """Run a named query; its rows (the first page of them).
+
+        Raises:
+            StoreUnavailableError: not connected, too much in flight, no answer in time, or Cassandra failed.
+        """
+        if self._session is None:
+            await self._first_attempt(timeout_s)
+        session = self._session
+        if session is None:
+            raise self._not_connected()
+        if self._in_flight >= self._in_flight_max:
+            raise self._error("queue", "has too many calls waiting")
+        loop = asyncio.get_running_loop()
+        bridge = self._bridge
+        if bridge is None or bridge.loop is not loop:
+            bridge = self._bridge = _Bridge(loop)
+        future: asyncio.Future[list[Row]] = loop.create_future()
+        self._in_flight += 1
+        try:
+            response = session.execute_async(self._prepared[query], values, timeout=timeout_s)
+            response.add_callbacks(bridge.succeeded, bridge.failed, (future,), None, (future,), None)
+            return await future
+        except OperationTimedOut as error:
+            raise self._error("timeout", f"did not answer within {timeout_s:g} s") from error
+        except NoHostAvailable as error:
+            raise self._error("unreachable", "has no node that answers") from error
+        except DriverException as error:
+            raise self._refused(error) from error
+        finally:
+            self._in_flight -= 1
+
+    async def ask_all(self, query: str, values: Sequence[Any], *, timeout_s: float) -> list[Row]:
+        """Every page of a named query, fetched by a thread: for scans.
+
+        Raises:
+            StoreUnavailableError: as `ask`.
+        """
+        if self._session is None:
+            await self._first_attempt(timeout_s)
+        session = self._session
+        if session is None:
+            raise self._not_connected()
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await asyncio.to_thread(
+                    lambda: list(session.execute(self._prepared[query], values, timeout=timeout_s))
+                )
+        except (TimeoutError, OperationTimedOut) as error:
+            raise self._error("timeout", f"did not answer within {timeout_s:g} s") from error
+        except NoHostAvailable as error:
+            raise self._error("unreachable", "has no node that answers") from error
+        except DriverException as error:
+            raise self._refused(error) from error
+
+    async def close(self) -> None:
+        """Let go of every connection."""
+        self._stop.set()
+        await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._cluster.shutdown)
+        self._session = None
+
+    async def _first_attempt(self, timeout_s: float) -> None:
+        if not self._attempted.is_set():
+            await asyncio.to_thread(self._attempted.wait, timeout_s)
+
+    def _keep_trying(self) -> None:
+        backoff_s = _BACKOFF_MIN_S
+        while not self._stop.is_set():
+            try:
+                self._connect()
+            except Exception as error:  # whatever it is, the callers are told
+                self._trouble = error
+                self._attempted.set()
+                self._stop.wait(backoff_s)
+                backoff_s = min(_BACKOFF_MAX_S, 2 * backoff_s)
+            else:
+                self._attempted.set()
+                return
+
+    def _connect(self) -> None:
+        session = self._cluster.connect()
+        try:
+            if self._address.options.get("migrate") == "manual":
+                check_schema(session, self._keyspace)
+            else:
+                migrate(session, self._address, holder=new_request_id())
+            session.set_keyspace(self._keyspace)
+            for name, text in queries().items():
+                statement = session.prepare(text)
+                statement.is_idempotent = name in _IDEMPOTENT
+                self._prepared[name] = statement
+        except BaseException:
+            session.shutdown()
+            raise
+        self._session = session
+
+    def _not_connected(self) -> StoreUnavailableError:
+        trouble = self._trouble
+        self._metrics.unavailable.labels("cassandra", "unreachable").inc()
+        if isinstance(trouble, StoreSchemaError | SettingsError):
+            return StoreSchemaError(trouble.message, fix=trouble.fix)
+        why = f": {explain(trouble, self._keyspace)}" if trouble is not None else ""
+        return StoreUnavailableError(f"Cassandra is not connected{why}.", fix="See whether its nodes run.")
+
+    def _refused(self, error: DriverException) -> StoreUnavailableError:
+        if is_drift(error):
+            self._metrics.unavailable.labels("cassandra", "schema").inc()
+            return StoreSchemaError(
+                f"{explain(error, self._keyspace)}.",
+                fix="Run `python -m region.store check --settings FILE`; it says what is missing.",
+            )
+        return self._error("error", explain(error, self._keyspace))
+
+    def _error(self, cause: str, what: str) -> StoreUnavailableError:
+        self._metrics.unavailable.labels("cassandra", cause).inc()
+        return StoreUnavailableError(f"Cassandra {what}.")

@@ -26,6 +26,8 @@ CONSUMED_MAX = 200
 WITHDRAWN_MAX = 100_000
 RESUBSCRIBE_S = 0.2
 SETTLE_MS = 2_000
+SWITCH_GRACE_S = 0.4
+"""How long lists of the release before are still shown, each at most until it is made anew."""
 SILENT_LIFE_S = 1.0
 """While nothing can be heard of its subject's events, a personal list is made anew after so long."""
 
@@ -57,6 +59,8 @@ class Ledger:
         self._no_trial_before_s = float("-inf")
         self._epochs = 0
         self._release_since_ms = 0
+        self._release_since_s = float("-inf")
+        self._release_before: str | None = None
         self._purges = PurgeNotes()
         self.silent = False
         """Whether the grid carries no messages at present."""
@@ -150,18 +154,19 @@ class Ledger:
                 return Standing.OVERTAKEN
             if self.silent and entry.age_s(self._clock.monotonic_s()) > SILENT_LIFE_S:
                 return Standing.OVERTAKEN
-        if self._is_of_another_release(entry) or entry.made_s < self._other_rules_before_s:
+        other = self._is_of_another_release(entry)
+        if (other and not self._is_outgoing(entry)) or entry.made_s < self._other_rules_before_s:
             return Standing.OVERTAKEN
         if entry.made_s <= self._purges.last_s and self._purges.overtake(entry):
             return Standing.OVERTAKEN
-        return Standing.CURRENT
+        return Standing.OUTGOING if other else Standing.CURRENT
 
     def switch(self, release: str) -> bool:
         """The region answers from `release`; returns whether that is news."""
         if release == self.release:
             return False
-        self.release = release
-        self._release_since_ms = self._clock.now_ms()
+        self._release_before, self.release = self.release, release
+        self._release_since_ms, self._release_since_s = self._clock.now_ms(), self._clock.monotonic_s()
         self.edition += 1
         return True
 
@@ -169,6 +174,12 @@ class Ledger:
         if entry.answer.arm == TRIAL_ARM:
             return entry.made_s < self._no_trial_before_s
         return self.release is not None and entry.answer.release != self.release
+
+    def _is_outgoing(self, entry: Entry) -> bool:
+        # A switch makes every list of the region old at once. For moments they are shown while they are made anew, or
+        # else all callers would wait in one queue before the region.
+        lately = self._clock.monotonic_s() - self._release_since_s < SWITCH_GRACE_S
+        return lately and entry.answer.arm != TRIAL_ARM and entry.answer.release == self._release_before
 
     def _get(self, subject: str | None) -> SubjectNotes:
         return self._subjects.get(subject, _NOTHING) if subject is not None else _NOTHING

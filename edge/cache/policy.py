@@ -4,7 +4,8 @@
     usable:   | FRESH        | REVALIDATE (serve, refresh behind) | ON_ERROR (only when a fill failed) | NEVER
 
 Time is not all: an entry that was overtaken (a newer version of its subject, another release, a silent grid) is at
-best ON_ERROR whatever its age; one that its subject has opted out of is NEVER.
+best ON_ERROR whatever its age, and for moments after a release switch REVALIDATE; one that its subject has opted out of
+is NEVER.
 """
 
 import enum
@@ -35,6 +36,8 @@ class Standing(enum.Enum):
     """What has been heard about an entry since it was made."""
 
     CURRENT = "current"
+    OUTGOING = "outgoing"
+    """Of the release before, moments after a switch: shown while it is made anew."""
     OVERTAKEN = "overtaken"
     FORBIDDEN = "forbidden"
 
@@ -80,7 +83,8 @@ def usability(life: Life, *, age_s: float, standing: Standing) -> Usability:
         return Usability.NEVER
     if standing is Standing.OVERTAKEN or age_s >= life.revalidate_until_s:
         return Usability.ON_ERROR
-    return Usability.FRESH if age_s < life.fresh_until_s else Usability.REVALIDATE
+    fresh = age_s < life.fresh_until_s and standing is Standing.CURRENT
+    return Usability.FRESH if fresh else Usability.REVALIDATE
 
 
 def _bounded(seconds: float) -> float:

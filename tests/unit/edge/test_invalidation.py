@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from edge.cache import invalidation
 from edge.cache.entry import Entry
-from edge.cache.invalidation import Ledger, follow_invalidations
-from edge.cache.policy import Life, Standing
+from edge.cache.invalidation import SWITCH_GRACE_S, Ledger, follow_invalidations
+from edge.cache.policy import Life, Standing, Usability, usability
 from infra.contracts.messages import INVALIDATION_TOPIC, TRIAL_ARM, Invalidation
 from infra.plumbing.clock import ManualClock
 from infra.plumbing.grid.memory import MemoryGrid
@@ -53,12 +53,28 @@ def test_lists_from_before_an_opt_out_are_forbidden() -> None:
 
 
 def test_a_release_switch_overtakes_everything_else() -> None:
-    ledger = Ledger(clock=ManualClock())
+    clock = ManualClock()
+    ledger = Ledger(clock=clock)
     assert ledger.learn(entry().answer)
     assert not ledger.learn(answer(release="b" * 20))
     ledger.apply(Invalidation(release="b" * 20))
+    clock.advance(SWITCH_GRACE_S)
     assert ledger.standing(entry(personal=False), None) is Standing.OVERTAKEN
     assert ledger.standing(entry(release="b" * 20), None) is Standing.CURRENT
+
+
+def test_after_a_switch_the_lists_before_are_shown_for_moments_while_they_are_made_anew() -> None:
+    clock = ManualClock()
+    ledger = Ledger(clock=clock)
+    for release in ("a" * 20, "b" * 20):
+        ledger.apply(Invalidation(release=release))
+    assert ledger.standing(entry(), "s") is Standing.OUTGOING
+    assert usability(LIFE, age_s=1.0, standing=Standing.OUTGOING) is Usability.REVALIDATE
+    assert ledger.standing(entry(release="c" * 20), "s") is Standing.OVERTAKEN
+    ledger.apply(Invalidation(subject="s", subject_version=1))
+    assert ledger.standing(entry(), "s") is Standing.OVERTAKEN
+    clock.advance(SWITCH_GRACE_S)
+    assert ledger.standing(entry(), None) is Standing.OVERTAKEN
 
 
 def test_a_lost_release_message_is_learned_from_answers_but_not_from_those_under_way() -> None:

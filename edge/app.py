@@ -47,7 +47,9 @@ from edge.settings import EdgeSettings
 from infra.contracts.messages import HomeAnswer
 from infra.plumbing.clock import Clock
 from infra.plumbing.grid.port import Grid
+from infra.plumbing.http.guarding import GuardedRunner
 from infra.plumbing.http.middleware import RequestStats, frame, operations_routes
+from infra.plumbing.http.tls import client_context
 from infra.plumbing.keys import RegionKeys, Trust
 from infra.plumbing.service_keys import KeyRing
 from infra.plumbing.telemetry import Telemetry
@@ -158,9 +160,13 @@ def _targets(settings: EdgeSettings) -> list[Target]:
 async def make_app(outside: Outside, stack: AsyncExitStack) -> web.Application:
     """The application of one edge, running behind `stack`: leaving the stack stops all of it."""
     settings, telemetry = outside.settings, outside.telemetry
+    context = None if settings.regions_tls is None else client_context(settings.regions_tls, clock=outside.clock)
+    if context is not None:
+        _keep(context.follow(), stack, telemetry)
     connector = aiohttp.TCPConnector(
-        limit=0, limit_per_host=settings.connections_per_node_max, keepalive_timeout=30.0, enable_cleanup_closed=False
-    )
+        limit=0, limit_per_host=settings.connections_per_node_max, keepalive_timeout=30.0, enable_cleanup_closed=False,
+        ssl=True if context is None else context.context,
+    )  # fmt: skip
     session = await stack.enter_async_context(
         aiohttp.ClientSession(connector=connector, auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar())
     )
@@ -192,7 +198,7 @@ async def make_app(outside: Outside, stack: AsyncExitStack) -> web.Application:
     )  # fmt: skip
     desk = CompatibleDesk(
         parts=edge.parts, identities=identities, limits=address_limits, deadline_s=settings.deadline_ms / 1000,
-        events_deadline_s=settings.event_deadline_ms / 1000,
+        events_deadline_s=settings.event_deadline_ms / 1000, body_timeout_s=settings.body_timeout_s,
     )  # fmt: skip
     app.add_routes([*PersonalizeDoor(desk=desk).routes(), *GorseDoor(desk=desk).routes()])
     app.add_routes([*routes.table(), *operations_routes(telemetry, edge.waits_for)])
@@ -213,10 +219,10 @@ async def make_app(outside: Outside, stack: AsyncExitStack) -> web.Application:
 def runner_of(app: web.Application, settings: EdgeSettings, telemetry: Telemetry) -> Callable[..., web.AppRunner]:
     """What serves `app`: with the hot path where the settings want it and this version of aiohttp allows it."""
     if not settings.hot_path:
-        return web.AppRunner
+        return GuardedRunner
     if not is_supported():
         telemetry.logger.warning("the hot path does not fit this version of aiohttp and is off")
-        return web.AppRunner
+        return GuardedRunner
     return functools.partial(HotRunner, hot=app[HOT_PATH])
 
 

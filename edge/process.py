@@ -52,7 +52,7 @@ async def run(settings: EdgeSettings, stop: asyncio.Event) -> None:
         settle()
         await serve(
             app, host=settings.host, port=settings.port, stop=stop, telemetry=telemetry,
-            make_runner=runner_of(app, settings, telemetry),
+            make_runner=runner_of(app, settings, telemetry), tls=settings.tls,
         )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from infra.plumbing.http.tls import ClientTls, ListenTls
 from infra.plumbing.telemetry import TelemetrySettings
 
 
@@ -12,6 +13,12 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     region: str
     host: str = "127.0.0.1"
     port: int
+    tls: ListenTls | None = None
+    """None: plain HTTP, behind a balancer that ends TLS, or on one machine."""
+    regions_tls: ClientTls | None = None
+    """For calls to regions (write their URLs with https)."""
+    body_timeout_s: float = 5.0
+    """How long a caller may take for a body."""
     state_directory: str
     """For TUF metadata and the release's lists."""
     home_urls: tuple[str, ...]

@@ -153,7 +153,9 @@ async def run(settings: RegionSettings, stop: asyncio.Event, *, clock: Clock | N
                 "releases": keep_release(settings, node.releases, stop, telemetry.logger),
             }
         ):
-            await serve(node.app, host=settings.host, port=settings.port, stop=stop, telemetry=telemetry)
+            await serve(
+                node.app, host=settings.host, port=settings.port, stop=stop, telemetry=telemetry, tls=settings.tls
+            )
 
 
 async def open_node(settings: RegionSettings, stack: AsyncExitStack, telemetry: Telemetry, clock: Clock) -> Node:

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import msgspec
 
+from infra.plumbing.http.tls import ListenTls
 from infra.plumbing.telemetry import TelemetrySettings
 
 DAY_S = 86_400.0
@@ -18,6 +19,8 @@ class RegionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     region: str
     host: str = "127.0.0.1"
     port: int
+    tls: ListenTls | None = None
+    """For the API; with `client_ca_file` only this region's edges and other regions' edges get in. None: plain HTTP."""
     worker_port: int
     """The worker's own port for `/metrics` and `/health`."""
     state_directory: str

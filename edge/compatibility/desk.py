@@ -27,13 +27,15 @@ class CompatibleDesk:
 
     Args:
         limits: for keys and addresses: a service calls for many users.
-        deadline_s: for lists; events_deadline_s: for events.
+        deadline_s: for lists; events_deadline_s: for events; body_timeout_s: for a body to arrive.
     """
 
     def __init__(
-        self, *, parts: Parts, identities: Identities, limits: CallerLimits, deadline_s: float, events_deadline_s: float
+        self, *, parts: Parts, identities: Identities, limits: CallerLimits, deadline_s: float,
+        events_deadline_s: float, body_timeout_s: float,
     ) -> None:  # fmt: skip
         self.identities = identities
+        self.body_timeout_s = body_timeout_s
         self._parts = parts
         self._limits = limits
         self._deadline_s = deadline_s

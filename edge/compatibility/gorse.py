@@ -20,6 +20,7 @@ from edge.http.reading import checked_name
 from infra.contracts.events import EVENTS_PER_BATCH_MAX, Event, EventType
 from infra.contracts.messages import RecommendationType, SlateItem
 from infra.plumbing.errors import AtollError, InvalidInputError, NotFoundError
+from infra.plumbing.http.bodies import body_in_time
 from infra.plumbing.http.problems import kind_of
 from infra.plumbing.service_keys import Scope, ServiceKey, require
 
@@ -114,7 +115,7 @@ class GorseDoor:
         return _scored(await self._list(request, kind, self._desk.caller(key, None)))
 
     async def _session(self, request: web.Request, key: ServiceKey) -> Any:
-        given = _decoded(await request.read())
+        given = _decoded(await body_in_time(request, timeout_s=self._desk.body_timeout_s))
         liked = [one.item_id for one in sorted(given, key=lambda one: one.timestamp)]
         recent = tuple(dict.fromkeys(reversed(liked)))[:50][::-1]
         query = ListQuery(type=RecommendationType.SESSION, n=_number(request, "n", 1, RESULTS_DEFAULT), recent=recent)
@@ -122,7 +123,7 @@ class GorseDoor:
 
     async def _feedback(self, request: web.Request, key: ServiceKey) -> Any:
         by_user: dict[str, list[Event]] = {}
-        for one in _decoded(await request.read()):
+        for one in _decoded(await body_in_time(request, timeout_s=self._desk.body_timeout_s)):
             if not one.user_id:
                 raise InvalidInputError("a feedback has no UserId.")
             by_user.setdefault(one.user_id, []).append(_event(one, now_s=self._desk.now_s))

@@ -26,6 +26,7 @@ from infra.plumbing.errors import (
     NotFoundError,
     UnauthorizedError,
 )
+from infra.plumbing.http.bodies import body_in_time
 from infra.plumbing.http.middleware import REQUEST_ID
 from infra.plumbing.service_keys import Scope, ServiceKey, require
 
@@ -124,7 +125,7 @@ class PersonalizeDoor:
         async def answer(request: web.Request) -> web.Response:
             try:
                 self._desk.admit(f"address:{request.remote}")
-                body = await request.read()
+                body = await body_in_time(request, timeout_s=self._desk.body_timeout_s)
                 key = self._key(request, body)
                 self._desk.admit(f"service:{key.id}")
                 return _json(await handler(request, require(key, scope), body), 200, request[REQUEST_ID])

@@ -27,11 +27,12 @@ from aiohttp.web_protocol import RequestHandler
 
 from edge.hot.framing import UNKNOWN, owed_after
 from edge.hot.path import HotPath
+from infra.plumbing.http.guarding import GuardedHandler
 
 NEEDED = ("_waiter", "_paused", "_next_keepalive_close_time", "_keepalive_timeout", "_manager")
 
 
-class HotHandler(RequestHandler):
+class HotHandler(GuardedHandler):
     """One connection."""
 
     __slots__ = ("_hot", "_owed", "_peer")

@@ -22,6 +22,7 @@ from edge.http.rendering import list_response, offer_of
 from edge.limits.buckets import CallerLimits
 from edge.settings import EdgeSettings
 from infra.contracts.residency import encode_regional
+from infra.plumbing.http.bodies import body_in_time
 from infra.plumbing.http.middleware import REQUEST_ID
 from infra.plumbing.http.problems import TOO_MANY, problem_response
 from infra.plumbing.service_keys import Scope, require
@@ -118,7 +119,7 @@ class EdgeRoutes:
             return self._too_many(request)
         if caller.service is not None:
             require(caller.service, Scope.EVENTS)
-        read = parse_events(await request.read())
+        read = parse_events(await self._body(request))
         ack = await take_read(self._parts, read, caller, timeout_s=self._settings.event_deadline_ms / 1000)
         return _json(encode_regional(ack))
 
@@ -127,10 +128,13 @@ class EdgeRoutes:
         caller = self._admitted(request)
         if caller is None:
             return self._too_many(request)
-        opted_out = parse_choice(await request.read())
+        opted_out = parse_choice(await self._body(request))
         timeout_s = self._settings.event_deadline_ms / 1000
         await opt_out(self._parts, caller, opted_out=opted_out, timeout_s=timeout_s)
         return _json(msgspec.json.encode({"opted_out": opted_out}))
+
+    async def _body(self, request: web.Request) -> bytes:
+        return await body_in_time(request, timeout_s=self._settings.body_timeout_s)
 
     def _admitted(self, request: web.Request) -> Caller | None:
         """The caller, or None when the caller makes too many calls."""

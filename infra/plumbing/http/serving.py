@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import errno
 import signal
+import ssl
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -12,8 +13,12 @@ from typing import TypeVar
 import msgspec
 import uvloop
 from aiohttp import web
+from prometheus_client import Counter
 
+from infra.plumbing.clock import SystemClock
 from infra.plumbing.errors import AtollError, SettingsError
+from infra.plumbing.http.guarding import GuardedRunner, guard
+from infra.plumbing.http.tls import ListenTls, listen_context
 from infra.plumbing.settings import load_settings
 from infra.plumbing.telemetry import Telemetry
 
@@ -71,32 +76,43 @@ def run_with_settings(
 
 async def serve(
     app: web.Application, *, host: str, port: int, stop: asyncio.Event, telemetry: Telemetry,
-    make_runner: Callable[..., web.AppRunner] = web.AppRunner,
+    make_runner: Callable[..., web.AppRunner] = GuardedRunner, tls: ListenTls | None = None,
 ) -> None:  # fmt: skip
     """Serve `app` until `stop` is set, then drain. `make_runner` is for connections that are not aiohttp's own.
 
     Raises:
-        SettingsError: the address cannot be bound.
+        SettingsError: the address cannot be bound, or a TLS file cannot be used.
     """
+    closed = Counter(
+        "atoll_http_closed", "Connections closed because their sender was slow or silent.", ("why",),
+        registry=telemetry.registry,
+    )  # fmt: skip
+    context = None if tls is None else listen_context(tls, clock=SystemClock())
     # Our own JSON logs and metrics take the place of an access log: a line per request halves throughput.
     runner = make_runner(app, access_log=None, shutdown_timeout=DRAIN_S, handle_signals=False)
     await runner.setup()
+    beside = [asyncio.create_task(context.follow())] if context is not None else []
+    if runner.server is not None:
+        beside.append(asyncio.create_task(guard(runner.server, counted=lambda why: closed.labels(why).inc())))
     try:
-        await listen(runner, host=host, port=port)
+        await listen(runner, host=host, port=port, context=None if context is None else context.context)
         telemetry.logger.info("listening", extra={"fields": {"host": host, "port": port}})
         await stop.wait()
         telemetry.logger.info("draining")
     finally:
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
         await runner.cleanup()
 
 
-async def listen(runner: web.BaseRunner, *, host: str, port: int) -> None:
-    """Bind `runner` to an address.
+async def listen(runner: web.BaseRunner, *, host: str, port: int, context: ssl.SSLContext | None = None) -> None:
+    """Bind `runner` to an address, with TLS if there is a context.
 
     Raises:
         SettingsError: the port is in use or may not be bound.
     """
-    site = web.TCPSite(runner, host, port, backlog=1024)
+    site = web.TCPSite(runner, host, port, backlog=1024, ssl_context=context)
     try:
         await site.start()
     except OSError as error:

@@ -26,10 +26,12 @@ from infra.plumbing.clock import SystemClock
 from infra.plumbing.errors import SettingsError
 from infra.plumbing.grid.client import SocketGrid
 from infra.plumbing.grid.server import GridServer
+from infra.plumbing.http.tls import ClientTls, ListenTls, client_context, listen_context
 from infra.plumbing.keys import RegionKeys, TrustDirectory
 from infra.plumbing.settings import load_settings
 from infra.plumbing.tokens import issue_token
 from tests.support.bundles import make_bundle
+from tests.support.certificates import Authority
 from tests.support.repositories import StaticServer, serve_static
 from tests.unit.edge.fakes import FakeRegion
 
@@ -81,13 +83,13 @@ class Place:
         return path
 
     @contextlib.asynccontextmanager
-    async def edge(self, name: str) -> AsyncIterator[str]:
+    async def edge(self, name: str, **changes: object) -> AsyncIterator[str]:
         """A running edge in this process; its base URL."""
-        settings = load_settings(self.settings_file(name), EdgeSettings)
+        settings = load_settings(self.settings_file(name, **changes), EdgeSettings)
         stop = asyncio.Event()
         task = asyncio.create_task(run(settings, stop))
         try:
-            yield f"http://127.0.0.1:{settings.port}"
+            yield f"{'http' if settings.tls is None else 'https'}://127.0.0.1:{settings.port}"
         finally:
             stop.set()
             await task
@@ -155,6 +157,36 @@ async def test_an_edge_whose_region_is_gone_from_the_start_answers_from_the_rele
         await until(is_ready(session, url))
         status, headers = await answers(session, f"{url}/v1/recommendations/popular")
         assert (status, headers["Atoll-Step"]) == (200, "release")
+
+
+async def test_an_edge_speaks_tls_to_its_callers_and_mutual_tls_to_its_region(place: Place, tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "tls")
+    files = {name: tuple(map(str, authority.issue(name))) for name in ("edge", "region", "edge-client")}
+    ours = ListenTls(
+        certificate_file=files["region"][0], key_file=files["region"][1], client_ca_file=str(authority.file)
+    )
+    region = FakeRegion(
+        place.keys, place.trust, release=place.release, tls=listen_context(ours, clock=SystemClock()).context
+    )
+    place.home_url = await region.start()
+    assert place.home_url.startswith("https://")
+    tls = {"certificate_file": files["edge"][0], "key_file": files["edge"][1]}
+    client = {"certificate_file": files["edge-client"][0], "key_file": files["edge-client"][1]}
+    callers = client_context(ClientTls(ca_file=str(authority.file)), clock=SystemClock()).context
+    token = {"Authorization": f"Bearer {issue_token(place.keys, 'alice', clock=SystemClock())}"}
+    async with (
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=callers)) as session,
+        place.edge("good", tls=tls, regions_tls={"ca_file": str(authority.file), **client}) as good,
+        place.edge("no-certificate", tls=tls, regions_tls={"ca_file": str(authority.file)}) as without,
+    ):
+        for url, steps in ((good, ("home", "fresh")), (without, ("release", "release"))):
+            await until(is_ready(session, url))
+            for step in steps:
+                status, headers = await answers(session, f"{url}/v1/recommendations/personal?n=2", headers=token)
+                assert (status, headers["Atoll-Step"]) == (200, step)
+        plain = good.replace("https", "http")
+        assert (await answers(session, f"{plain}/health/live"))[0] == 0
+    await region.stop()
 
 
 async def test_two_edges_share_lists_and_hear_of_events_over_the_grid(

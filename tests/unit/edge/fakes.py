@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import hashlib
+import ssl
 import struct
 from dataclasses import dataclass, field
 
@@ -144,6 +145,7 @@ class FakeRegion:
     ready: bool = True
     ignores_vector: bool = False
     relay_status: int = 200
+    tls: ssl.SSLContext | None = None
     withdrawn: tuple[str, ...] = ()
     purges: list[tuple[str, ...]] = field(default_factory=list)
     notices_read: int = 0
@@ -162,8 +164,8 @@ class FakeRegion:
                 web.get("/health/ready", self._health),
             ]
         )
-        self._server = TestServer(app)
-        await self._server.start_server()
+        self._server = TestServer(app, scheme="http" if self.tls is None else "https")
+        await self._server.start_server(ssl=self.tls)
         return str(self._server.make_url("")).rstrip("/")
 
     async def stop(self) -> None:

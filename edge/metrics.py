@@ -30,7 +30,7 @@ class EdgeMetrics:
         self.grid = counter("grid", "Calls to the grid by outcome.", "outcome")
         self.region_calls = counter("region_calls", "Calls behind the edge by path and outcome.", "path", "outcome")
         self.routing = counter(
-            "routing", "Calls behind the edge that were hedged, won by a hedge, or held back.", "kind"
+            "routing", "Calls behind the edge: first, retried, refused by the budget, hedged, hedge-won, shed.", "kind"
         )
         self.invalidations = counter("invalidations", "Messages from the grid by kind.", "kind")
         self.notices = counter("notices", "Times the region was asked what was missed, by outcome.", "outcome")

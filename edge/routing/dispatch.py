@@ -44,10 +44,11 @@ class Reply(Generic[T]):
 class Attempts:
     """Counts the calls that one request causes: the first is free, the others come out of the retry budget."""
 
-    __slots__ = ("_budget", "_made", "priority")
+    __slots__ = ("_budget", "_counted", "_made", "priority")
 
-    def __init__(self, budget: RetryBudget, priority: Priority) -> None:
+    def __init__(self, budget: RetryBudget, priority: Priority, counted: Callable[[str], None]) -> None:
         self._budget = budget
+        self._counted = counted
         self._made = 0
         self.priority = priority
 
@@ -56,8 +57,11 @@ class Attempts:
         self._made += 1
         if self._made == 1:
             self._budget.note_first()
+            self._counted("first")
             return True
-        return self._budget.take()
+        granted = self._budget.take()
+        self._counted("retried" if granted else "refused")
+        return granted
 
     def may_hedge(self) -> bool:
         """Whether this request may make one call more before anything has failed; counts it."""
@@ -81,7 +85,8 @@ class Dispatcher:
     """Asks nodes of a region until one answers.
 
     Args:
-        counted: told `hedged`, `hedge-won` and `shed` as they happen.
+        counted: told `first` for a request's first call, `retried` or `refused` for a further one after a failure,
+            `hedged`, `hedge-won` and `shed`.
     """
 
     def __init__(
@@ -98,7 +103,7 @@ class Dispatcher:
 
     def attempts(self, priority: Priority = Priority.PAGE) -> Attempts:
         """The account of a new request."""
-        return Attempts(self._budget, priority)
+        return Attempts(self._budget, priority, self._counted)
 
     def reachable(self, region: str) -> bool:
         """Whether any node of `region` may be asked now."""

@@ -72,6 +72,8 @@ class WorldConfiguration(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     """Share of requests whose spans are kept."""
     capture_bytes_max: int = 256 << 20
     """How much of each link between regions is kept for the residency scan; more is counted, not kept."""
+    home_links: bool = False
+    """Edges reach their own region's API over a link as well, so that it can be disturbed (`./atoll bench chaos`)."""
     start_timeout_s: float = 120.0
     ports: PortsConfiguration = PortsConfiguration()
     directories: DirectoriesConfiguration = DirectoriesConfiguration()
@@ -218,6 +220,7 @@ def render_configuration(configuration: WorldConfiguration) -> str:
         f"poll_interval_s = {float(configuration.poll_interval_s)}",
         f"sample_ratio = {float(configuration.sample_ratio)}  # share of requests whose spans are kept",
         f"capture_bytes_max = {configuration.capture_bytes_max}",
+        f"home_links = {str(configuration.home_links).lower()}",
         f"start_timeout_s = {float(configuration.start_timeout_s)}",
         "",
         "[ports]  # 0: a free one, recorded in <state>/world.json and used again",

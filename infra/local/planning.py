@@ -58,9 +58,13 @@ def link_name(origin: str, destination: str) -> str:
 
 
 def link_pairs(configuration: WorldConfiguration) -> Iterator[tuple[str, str]]:
-    """Every (origin, destination) that has a link: regions among each other, regions to central's two services."""
+    """Every (origin, destination) that has a link: regions among each other, regions to central's two services.
+
+    With `home_links` also each region to itself.
+    """
     for origin in configuration.region_names:
-        for destination in (*configuration.nearest(origin), CENTRAL, CENTRAL_FLOWER):
+        home = (origin,) if configuration.home_links else ()
+        for destination in (*configuration.nearest(origin), CENTRAL, CENTRAL_FLOWER, *home):
             yield origin, destination
 
 
@@ -120,6 +124,7 @@ def _wan(given: PlanInput, files: dict[Path, bytes]) -> ProcessPlan:
                 port=given.ports[link_name(origin, destination)],
                 target_host=host,
                 target_port=_target_port(given, destination),
+                captured=origin != destination,
             )
             for origin, destination in link_pairs(given.configuration)
         ),
@@ -212,7 +217,7 @@ def _edge(given: PlanInput, region: RegionConfiguration, number: int, files: dic
         host=given.configuration.host,
         port=given.ports[name],
         state_directory=str(layout.region(region.name) / node),
-        home_urls=(f"http://{_address(given, f'{region.name}/api')}",),
+        home_urls=(_home_url(given, region.name),),
         away_urls={
             other: (_link_url(given, region.name, other),) for other in given.configuration.nearest(region.name)
         },
@@ -230,6 +235,12 @@ def _edge(given: PlanInput, region: RegionConfiguration, number: int, files: dic
         name=name, part=Part.EDGE, region=region.name, stage=2, probe=ProbeKind.HTTP, address=_address(given, name),
         command=(given.python_of("edge"), "-m", "edge", "--settings", file),
     )  # fmt: skip
+
+
+def _home_url(given: PlanInput, region: str) -> str:
+    if given.configuration.home_links:
+        return _link_url(given, region, region)
+    return f"http://{_address(given, f'{region}/api')}"
 
 
 def _gateway(given: PlanInput, region: str, files: dict[Path, bytes]) -> ProcessPlan:

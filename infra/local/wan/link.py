@@ -8,20 +8,22 @@ import asyncio
 import contextlib
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from infra.local.wan.capture import CaptureRecord, CaptureWriter, Direction
 from infra.local.wan.settings import LinkSettings
-from infra.local.wan.shaping import Lane, LinkMode, LinkShape
+from infra.local.wan.shaping import Lane, LinkMode, LinkShape, losses_of
 from infra.plumbing.clock import Clock
 from infra.plumbing.errors import SettingsError
+from infra.plumbing.ids import uniform
 
 CHUNK_BYTES = 64 << 10
 CHUNKS_QUEUED_MAX = 32
 CONNECT_TIMEOUT_S = 3.0
 CLOSE_TIMEOUT_S = 5.0
 
+_ERROR = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 _LINGER_NOT = struct.pack("ii", 1, 0)
 _Chunk = tuple[float, bytes]
 
@@ -41,8 +43,9 @@ class Link:
     """A listening proxy for one (origin, destination)."""
 
     def __init__(
-        self, *, settings: LinkSettings, host: str, capture: CaptureWriter, clock: Clock, connections_max: int
-    ) -> None:
+        self, *, settings: LinkSettings, host: str, capture: CaptureWriter, clock: Clock, connections_max: int,
+        chance: Callable[[], float] = lambda: uniform(0.0, 1.0),
+    ) -> None:  # fmt: skip
         self.settings = settings
         self.shape = LinkShape()
         self.counters = LinkCounters()
@@ -51,6 +54,7 @@ class Link:
         self._target = (settings.target_host, settings.target_port)
         self._clock = clock
         self._connections_max = connections_max
+        self._chance = chance
         self._open: set[asyncio.WriteTransport] = set()
         self._handling: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
@@ -98,7 +102,8 @@ class Link:
         """
         left_hole = self.shape.mode is LinkMode.BLACK_HOLE and shape.mode is not LinkMode.BLACK_HOLE
         self.shape = shape
-        if shape.mode is LinkMode.RESET or left_hole:
+        # What is open goes to the far end past this link's answers.
+        if shape.mode in (LinkMode.RESET, LinkMode.ERRORS) or left_hole:
             for transport in list(self._open):
                 reset(transport)
 
@@ -127,6 +132,9 @@ class Link:
         with self._tracked(writer):
             if self.shape.mode is LinkMode.BLACK_HOLE:
                 await self._swallow(reader, number)
+                return
+            if self.shape.mode is LinkMode.ERRORS:
+                await self._answer_errors(reader, writer, number)
                 return
             far = await self._connect()
             if far is None:
@@ -187,7 +195,8 @@ class Link:
             # Recorded before it is shaped: what the origin sent has left it, whether or not it arrives.
             self._record(direction, number, chunk)
             if self.shape.mode is not LinkMode.BLACK_HOLE:
-                await queue.put((lane.arrival_s(self.shape, len(chunk), self._clock.monotonic_s()), chunk))
+                losses = losses_of(self.shape, self._chance) if self.shape.loss > 0 else 0
+                await queue.put((lane.arrival_s(self.shape, len(chunk), self._clock.monotonic_s(), losses), chunk))
         await queue.put((self._clock.monotonic_s(), b""))
 
     async def _write(self, queue: asyncio.Queue[_Chunk], writer: asyncio.StreamWriter) -> None:
@@ -208,6 +217,14 @@ class Link:
             while chunk := await reader.read(CHUNK_BYTES):
                 self._count(Direction.OUT, len(chunk))
                 self._record(Direction.OUT, number, chunk)
+
+    async def _answer_errors(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            request = await reader.readuntil(b"\r\n\r\n")
+            self._count(Direction.OUT, len(request))
+            self._record(Direction.OUT, number, request)
+            writer.write(_ERROR)
+            await _close(writer)
 
     def _count(self, direction: Direction, length: int) -> None:
         if direction is Direction.OUT:

@@ -29,7 +29,7 @@ class Wan:
     """The links by (origin, destination), and what the control socket can ask of them.
 
     Commands: ``status``; ``flush``; ``shape`` with `origin`, `destination` (either may be ``*``) and `mode`,
-    `latency_ms`, `bandwidth_bytes_s`; ``aim`` with `origin`, `destination`, `host`, `port`.
+    `latency_ms`, `bandwidth_bytes_s`, `loss`; ``aim`` with `origin`, `destination`, `host`, `port`.
     """
 
     def __init__(self, *, settings: WanSettings, clock: Clock) -> None:
@@ -38,7 +38,8 @@ class Wan:
                 settings=link,
                 host=settings.host,
                 capture=CaptureWriter(
-                    Path(settings.capture_directory) / f"{link.name}.bin", bytes_max=settings.capture_bytes_max
+                    Path(settings.capture_directory) / f"{link.name}.bin",
+                    bytes_max=settings.capture_bytes_max if link.captured else 0,
                 ),
                 clock=clock,
                 connections_max=settings.connections_max,
@@ -83,6 +84,7 @@ class Wan:
             mode=LinkMode(mode),
             latency_ms=number_field(request, "latency_ms", 0.0),
             bandwidth_bytes_s=number_field(request, "bandwidth_bytes_s", 0.0),
+            loss=number_field(request, "loss", 0.0),
         )
         chosen = self._chosen(request)
         for link in chosen:

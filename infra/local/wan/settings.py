@@ -19,6 +19,9 @@ class LinkSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     target_port: int = 0
     """0: not known yet; connections are closed at once until somebody sets it."""
 
+    captured: bool = True
+    """Whether what crosses is kept: what stays inside a region is nobody's business, not even the scan's."""
+
     @property
     def name(self) -> str:
         """`us-east--us-west`; also the name of the capture file."""

@@ -1,0 +1,151 @@
+"""A real world on a small made-up dataset, with two releases, and hands that hurt it."""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import urllib3
+
+from infra.bench.catalogue import BenchRequest
+from infra.bench.ring import REGIONS, USERS, write_ring
+from infra.bench.serving.open_load import Call
+from infra.local.configuration import (
+    DirectoriesConfiguration,
+    RegionConfiguration,
+    WorldConfiguration,
+)
+from infra.local.records import Part
+from infra.local.tiers import source_root, tier_python
+from infra.local.wan.shaping import LinkMode, LinkShape
+from infra.local.world import World, start_world
+from infra.plumbing.errors import UnavailableError
+from infra.plumbing.tokens import issue_token
+from region.releases import commands
+
+HOME, AWAY = REGIONS[0], REGIONS[1]
+COMMAND_TIMEOUT_S = 600.0
+_ROUTING = re.compile(rb'atoll_edge_routing_total\{kind="([a-z-]+)"\} ([0-9.e+]+)')
+OPEN = LinkShape()
+SHAPES = {
+    "black-hole": LinkShape(mode=LinkMode.BLACK_HOLE),
+    "reset": LinkShape(mode=LinkMode.RESET),
+    "errors": LinkShape(mode=LinkMode.ERRORS),
+    "slow-drip": LinkShape(bandwidth_bytes_s=2_000),
+    "loss": LinkShape(loss=0.3),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class BurningWorld:
+    """A world, and what can be done to it."""
+
+    world: World
+    releases: tuple[str, ...]
+
+    def calls(self, request: BenchRequest) -> list[Call]:
+        """Lists of every kind that callers of the home region ask for; one in ten has to be made anew."""
+        keys, calls = self.world.keys(HOME), []
+        for number in range(0, USERS, len(REGIONS)):
+            token = issue_token(keys, f"u{number}", clock=request.clock, life_s=3600)
+            mine = {"Authorization": f"Bearer {token}", "Atoll-Client-Region": HOME}
+            anyone = {"Atoll-Client-Region": HOME}
+            item = f"i{number % 90}"
+            calls += [Call(f"/v1/recommendations/personal?n={n}", mine) for n in (5, 8, 10, 12, 20, 25)]
+            calls.append(Call("/v1/recommendations/personal?n=10&explain=1", mine))
+            calls.append(Call(f"/v1/recommendations/similar?n=10&item={item}", anyone))
+            calls.append(Call(f"/v1/recommendations/popular?n=10&exclude={item}", anyone))
+            calls.append(Call("/v1/recommendations/trending?n=10", anyone))
+        return calls
+
+    def pids(self, part: Part, region: str) -> list[int]:
+        """Processes of one kind of a region ("*": of all)."""
+        return [
+            process.pid
+            for process in self.world.status().processes
+            if process.part is part and region in ("*", process.region) and process.pid is not None
+        ]
+
+    def signal(self, part: Part, region: str, number: signal.Signals) -> None:
+        """Send a signal to them."""
+        for pid in self.pids(part, region):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def shape(self, region: str, shape: LinkShape) -> None:
+        """Shape every way to a region's API ("*": to all): its own edges' and the other regions'."""
+        for name in self.world.configuration.region_names:
+            if region in ("*", name):
+                for origin in self.world.configuration.region_names:
+                    self.world.shape_link(origin, name, shape)
+
+    def switch(self) -> None:
+        """Have the home region answer from its other release."""
+        url, key = self.world.region_url(HOME), self.world.keys(HOME).operator_key
+        active = commands.releases(url, key).active
+        commands.promote(url, key, release=next(one for one in self.releases if one != active))
+
+    def routing(self) -> dict[str, float]:
+        """What the edges count of their calls to regions, summed over all edges that answer."""
+        counts: dict[str, float] = {}
+        for name in self.world.configuration.region_names:
+            for url in self.world.edge_urls(name):
+                with contextlib.suppress(urllib3.exceptions.HTTPError):
+                    text = urllib3.request("GET", f"{url}/metrics", timeout=5.0, retries=False).data
+                    for kind, count in _ROUTING.findall(text):
+                        counts[kind.decode()] = counts.get(kind.decode(), 0.0) + float(count)
+        return counts
+
+
+@contextlib.contextmanager
+def burning_world(request: BenchRequest) -> Iterator[BurningWorld]:
+    """Train, build two releases, publish them, start two regions of two edges; everything ends with the block.
+
+    Raises:
+        UnavailableError: a step failed; the message carries its last words.
+    """
+    work = request.work
+    dataset, model, repository, keys = write_ring(work / "ring"), work / "model", work / "repository", work / "keys"
+    _command(request, "train", "--dataset", dataset, "--out", model, "--epochs", "2")
+    _command(request, "release", "init", "--repository", repository, "--keys", keys)
+    releases = [_release(request, dataset, model, work / f"bundles-{number}") for number in range(2)]
+    for bundle in releases:
+        _command(
+            request, "release", "publish", bundle, "--repository", repository, "--keys", keys, "--channel", "stable"
+        )  # fmt: skip
+    configuration = WorldConfiguration(
+        regions=(RegionConfiguration(name=HOME), RegionConfiguration(name=AWAY)), home_links=True, sample_ratio=0.0,
+        poll_interval_s=3600.0,
+        directories=DirectoriesConfiguration(
+            state=str(work / "world"), repository=str(repository), environments=str(request.environments)
+        ),
+    )  # fmt: skip
+    with start_world(
+        configuration, work / "world", repository=repository, dataset=dataset, progress=request.progress
+    ) as world:
+        url, key = world.region_url(HOME), world.keys(HOME).operator_key
+        names = tuple(bundle.name for bundle in releases)
+        for name in names:
+            commands.pull(url, key, release=name)
+        yield BurningWorld(world, names)
+
+
+def _release(request: BenchRequest, dataset: Path, model: Path, out: Path) -> Path:
+    _command(
+        request, "release", "build", "--dataset", dataset, "--model", model, "--out", out, "--allow-failed-gates"
+    )  # fmt: skip
+    return next(path for path in out.iterdir() if path.is_dir())
+
+
+def _command(request: BenchRequest, *words: str | Path) -> None:
+    request.progress.advance(0, 1, f"atoll {words[0]} {words[1] if words[0] == 'release' else ''}".strip())
+    done = subprocess.run(
+        [tier_python("central", request.environments), "-m", "infra.cli", *map(str, words)],
+        capture_output=True, cwd=source_root(), timeout=COMMAND_TIMEOUT_S, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise UnavailableError(f"atoll {words[0]} failed: {done.stderr[-800:].decode(errors='replace')}")

@@ -1,0 +1,217 @@
+"""A real world under open-loop load while parts of it burn: nobody without an answer, nobody late, no retry storm.
+
+Two regions of two edges with region nodes, workers, grids and the balancer, on a made-up dataset with a model trained
+for it. 60 % of the capacity measured first is sent to the balancer for callers of the home region. Each scene hurts
+something for a while and heals it: kill -9, SIGSTOP, black hole, reset, 500s, slow drip and 30 % loss on the way to the
+home region's API and to all regions' APIs, kill -9 and SIGSTOP of the grid, the whole home region with its edges, a
+release switch, and a sample of pairs. Options: `hurt_s` (default 3), `heal_s` (default 2), `deadline_ms` (when an
+answer is late for its caller, default 250: the edges' 150 and what balancer, network and this load generator take),
+`scenes` (names with commas between; all by default), `rate` (calls a second, instead of 60 % of the capacity).
+"""
+
+import asyncio
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from infra.bench.catalogue import BenchRequest
+from infra.bench.results import Measured, at_most, percentile
+from infra.bench.serving.burning_world import HOME, OPEN, SHAPES, BurningWorld, burning_world
+from infra.bench.serving.open_load import OpenLoad, Sample, capacity_rps
+from infra.local.records import Part
+from infra.local.world import WorldNotReadyError
+from infra.plumbing.errors import InvalidInputError
+
+LOAD_SHARE = 0.6
+PROBE_S = 0.5
+READY_S = 30.0
+Deed = Callable[[BurningWorld], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What is done, and undone. `kills` scenes count for how soon the first good answer comes."""
+
+    name: str
+    hurt: tuple[Deed, ...]
+    heal: tuple[Deed, ...] = ()
+    kills: bool = False
+
+
+@dataclass
+class Account:
+    """What one run saw."""
+
+    samples: list[Sample] = field(default_factory=list)
+    first_good_s: list[float] = field(default_factory=list)
+    bad: Counter[str] = field(default_factory=Counter)
+    """Failed, empty and late calls by scene."""
+
+
+def _shaped(region: str, kind: str) -> Scene:
+    where = "home" if region == HOME else "all"
+    return Scene(
+        f"{where} {kind}",
+        (lambda world: world.shape(region, SHAPES[kind]),),
+        (lambda world: world.shape(region, OPEN),),
+    )
+
+
+def _signalled(name: str, part: Part, region: str, *, kill: bool) -> Scene:
+    number = signal.SIGKILL if kill else signal.SIGSTOP
+    heal = () if kill else (lambda world: world.signal(part, region, signal.SIGCONT),)
+    return Scene(
+        f"{name} {'kill' if kill else 'stop'}", (lambda world: world.signal(part, region, number),), heal, kills=kill
+    )
+
+
+def _pair(one: Scene, other: Scene) -> Scene:
+    return Scene(
+        f"{one.name} + {other.name}", one.hurt + other.hurt, one.heal + other.heal, kills=one.kills or other.kills
+    )
+
+
+def scenes() -> dict[str, Scene]:
+    """Every scene by name."""
+    single = [_shaped(region, kind) for region in (HOME, "*") for kind in SHAPES]
+    for name, part, region in (("home", Part.API, HOME), ("all", Part.API, "*"), ("grid", Part.GRID, HOME)):
+        single += [_signalled(name, part, region, kill=kill) for kill in (True, False)]
+    single.append(Scene("home with its edges", (lambda world: _whole(world, kill=True),),
+                        (lambda world: _whole(world, kill=False),), kills=True))  # fmt: skip
+    single.append(Scene("release switch", (lambda world: world.switch(),)))
+    by_name = {scene.name: scene for scene in single}
+    pairs = (
+        ("grid stop", "home black-hole"), ("grid kill", "all reset"), ("grid stop", "all loss"),
+        ("release switch", "grid kill"), ("home errors", "grid stop"),
+    )  # fmt: skip
+    for one, other in pairs:
+        pair = _pair(by_name[one], by_name[other])
+        by_name[pair.name] = pair
+    return by_name
+
+
+def _whole(world: BurningWorld, *, kill: bool) -> None:
+    (world.world.kill if kill else world.world.heal)(HOME)
+
+
+def run(request: BenchRequest) -> Measured:
+    """Play every scene in every run.
+
+    Raises:
+        InvalidInputError: a scene that there is not.
+        UnavailableError: the world could not be made.
+    """
+    played = _chosen(request)
+    late_s = request.number("deadline_ms", 250.0) / 1000
+    accounts: list[Account] = []
+    with burning_world(request) as world:
+        calls = world.calls(request)
+        capacity = asyncio.run(
+            capacity_rps(world.world.balancer_url, calls, clock=request.clock, width=16, seconds=5.0)
+        )
+        rate = request.number("rate", max(5.0, LOAD_SHARE * capacity))
+        before = world.routing()
+        for number in range(request.runs):
+            accounts.append(asyncio.run(_play(request, world, played, rate=rate, late_s=late_s)))
+            request.progress.advance(number + 1, request.runs, "runs")
+        after = world.routing()
+    return _measured(accounts, played, _extra_share(before, after), capacity=capacity, rate=rate, late_s=late_s)
+
+
+def _chosen(request: BenchRequest) -> list[Scene]:
+    every = scenes()
+    quick = "home black-hole,home kill,grid stop"
+    words = request.options.get("scenes", quick if request.quick else ",".join(every)).split(",")
+    unknown = [word for word in words if word not in every]
+    if unknown:
+        raise InvalidInputError(f"there is no scene {unknown[0]!r}.", fix=f"Name some of {', '.join(every)}.")
+    return [every[word] for word in words]
+
+
+async def _play(
+    request: BenchRequest, world: BurningWorld, played: Sequence[Scene], *, rate: float, late_s: float
+) -> Account:
+    load = OpenLoad(world.world.balancer_url, world.calls(request), rate, request.clock)
+    sending = asyncio.create_task(load.run())
+    await asyncio.sleep(2.0)
+    account = Account()
+    try:
+        for number, scene in enumerate(played, 1):
+            began = len(load.samples)
+            hurt_s = load.now_s()
+            await asyncio.to_thread(_do, world, scene.hurt)
+            done_s = load.now_s()
+            await asyncio.sleep(request.number("hurt_s", 3.0))
+            await asyncio.to_thread(_do, world, scene.heal)
+            await asyncio.to_thread(_until_ready, world)
+            await asyncio.sleep(request.number("heal_s", 2.0))
+            seen = [sample for sample in load.samples[began:] if sample.sent_s >= hurt_s]
+            if scene.kills:
+                account.first_good_s.append(_first_good_s(seen, done_s))
+            account.bad[scene.name] += sum(not one.good or one.took_s > late_s for one in seen)
+            request.progress.advance(number, len(played), scene.name)
+    finally:
+        load.stop()
+        await sending
+    account.samples = load.samples
+    return account
+
+
+def _do(world: BurningWorld, deeds: Sequence[Deed]) -> None:
+    for deed in deeds:
+        deed(world)
+
+
+def _until_ready(world: BurningWorld) -> None:
+    """Let what was killed come up again, so that each scene begins with a world that is well."""
+    try:
+        world.world.wait(timeout_s=READY_S)
+    except WorldNotReadyError:
+        time.sleep(1.0)  # it goes on coming up; the next scene begins with less than everything
+
+
+def _first_good_s(samples: Sequence[Sample], killed_s: float) -> float:
+    """From the kill to the first good answer of a call that was sent after it."""
+    good = [one.sent_s + one.took_s - killed_s for one in samples if one.sent_s >= killed_s and one.good]
+    return min(good, default=float("inf"))
+
+
+def _extra_share(before: dict[str, float], after: dict[str, float]) -> float:
+    """Second calls behind the edges per first call; what an edge that was killed had counted is lost."""
+    grown = {kind: max(0.0, after.get(kind, 0.0) - before.get(kind, 0.0)) for kind in ("first", "retried", "hedged")}
+    return (grown["retried"] + grown["hedged"]) / max(1.0, grown["first"])
+
+
+def _measured(
+    accounts: Sequence[Account], played: Sequence[Scene], extra: float, *, capacity: float, rate: float, late_s: float
+) -> Measured:
+    samples = [sample for account in accounts for sample in account.samples]
+    failed = sum(sample.status != 200 for sample in samples)
+    empty = sum(sample.status == 200 and not sample.items for sample in samples)
+    late = sum(sample.took_s > late_s for sample in samples) / max(1, len(samples))
+    first = max((good for account in accounts for good in account.first_good_s), default=0.0)
+    bad: Counter[str] = sum((account.bad for account in accounts), Counter())
+    steps = Counter(sample.step or "none" for sample in samples)
+    return Measured(
+        figures={
+            "requests": len(samples), "failed": failed, "empty": empty, "late_share": late, "extra_call_share": extra,
+            "scenes": len(played), "first_good_ms": first * 1000, "capacity_rps": capacity, "rate_rps": rate,
+            "p50_ms": percentile([sample.took_s * 1000 for sample in samples], 0.5),
+            "p99_ms": percentile([sample.took_s * 1000 for sample in samples], 0.99),
+        },
+        bars=(
+            at_most("calls without an answer", failed, 0, unit="calls"),
+            at_most("calls with an empty list", empty, 0, unit="calls"),
+            at_most(f"answers later than {late_s * 1000:.0f} ms", late, 0.001, unit="share"),
+            at_most("first good answer after a kill", first * 1000, PROBE_S * 1000, unit="ms"),
+            at_most("second calls per first call behind the edges", extra, 0.1, unit="share"),
+        ),
+        notes=(
+            f"{len(accounts)} runs of {len(played)} scenes: {', '.join(scene.name for scene in played)}.",
+            f"bad by scene: {dict(bad.most_common(8)) or 'none'}; steps: {dict(steps.most_common())}.",
+            "the pairs are a sample of all pairs; clock steps are played in the simulation (tests/sim/edge) only; "
+            "counts are sums over the runs, not medians.",
+        ),
+    )  # fmt: skip

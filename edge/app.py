@@ -29,6 +29,8 @@ from edge.http.identity import Identities
 from edge.http.routes import EdgeRoutes
 from edge.jitter import Uniform
 from edge.limits.buckets import CallerLimits, Rate
+from edge.limits.lag import LoopLag, watch_lag
+from edge.limits.sharing import hear_taken, tell_taken
 from edge.listening import start_listening
 from edge.lists.library import ListLibrary, ReleaseSource
 from edge.lists.shelf import ListShelf
@@ -132,6 +134,7 @@ def build(outside: Outside, region: RegionPort, metrics: EdgeMetrics) -> Edge:
         settings=FillingSettings(
             own_region=settings.region, away_regions=away_regions, fill_deadline_s=settings.fill_deadline_ms / 1000,
             away_life_s=settings.away_list_life_s, fills_max=settings.fills_max,
+            per_list=Rate(settings.fills_per_list_s, settings.burst_per_list),
         ),
         cache=cache, shared=shared, ledger=ledger, desk=desk, background=background, clock=clock,
         uniform=outside.uniform, metrics=metrics,
@@ -139,7 +142,7 @@ def build(outside: Outside, region: RegionPort, metrics: EdgeMetrics) -> Edge:
     parts = Parts(
         own_region=settings.region, away_regions=away_regions, filler=filler, desk=desk, dispatcher=dispatcher,
         region=region, ledger=ledger, trust=outside.trust, lists=lambda: shelf.current, clock=clock, metrics=metrics,
-        shares=Shares(),
+        shares=Shares(), lag=LoopLag(),
     )  # fmt: skip
     prober = Prober(
         targets=targets, region=region, clock=clock, uniform=outside.uniform, interval_s=settings.probe_interval_s
@@ -192,6 +195,8 @@ async def make_app(outside: Outside, stack: AsyncExitStack) -> web.Application:
     )
     caller_limits = CallerLimits(rate=Rate(settings.requests_per_caller_s, settings.burst_per_caller))
     address_limits = CallerLimits(rate=Rate(settings.requests_per_address_s, settings.burst_per_address))
+    for work in _sharing(outside, caller_limits, metrics):
+        _keep(work, stack, telemetry)
     routes = EdgeRoutes(
         parts=edge.parts, settings=settings, identities=identities, caller_limits=caller_limits,
         address_limits=address_limits,
@@ -246,8 +251,21 @@ async def _run(edge: Edge, outside: Outside, stack: AsyncExitStack) -> None:
         settings=outside.settings, ledger=edge.ledger, grid=outside.grid, region=edge.parts.region,
         clock=outside.clock, uniform=outside.uniform, metrics=edge.metrics, on_release=released,
     )  # fmt: skip
-    for work in (edge.shelf.run(), edge.prober.run(), *listening):
+    lag = watch_lag(edge.parts.lag, outside.clock)
+    for work in (edge.shelf.run(), edge.prober.run(), lag, *listening):
         _keep(work, stack, outside.telemetry)
+
+
+def _sharing(outside: Outside, limits: CallerLimits, metrics: EdgeMetrics) -> list[Coroutine[Any, Any, None]]:
+    node, grid = outside.settings.node, outside.grid
+
+    def counted(outcome: str) -> None:
+        metrics.shared_limits.labels(outcome).inc()
+
+    return [
+        tell_taken(grid, limits, node=node, counted=counted),
+        hear_taken(grid, limits, node=node, clock=outside.clock, counted=counted),
+    ]
 
 
 def _keep(work: Coroutine[Any, Any, None], stack: AsyncExitStack, telemetry: Telemetry) -> None:
@@ -276,6 +294,7 @@ def watch(edge: Edge) -> None:
     metrics.watch("cache_not_admitted", "Entries not admitted since the start.", lambda: cache.counts.not_admitted)
     metrics.watch("calls_in_flight", "Calls that regions' nodes have not answered yet.", lambda: _out(edge.targets))
     metrics.watch("ready_answers", "Answers that the hot path has ready.", lambda: len(edge.answers))
+    metrics.watch("loop_lag_seconds", "How late this process gets to its work.", lambda: edge.parts.lag.lag_s)
     metrics.watch("targets_avoided", "Nodes of regions that are not asked at present.", lambda: _avoided(edge.targets))
 
 

@@ -34,6 +34,7 @@ class EdgeMetrics:
         )
         self.invalidations = counter("invalidations", "Messages from the grid by kind.", "kind")
         self.notices = counter("notices", "Times the region was asked what was missed, by outcome.", "outcome")
+        self.shared_limits = counter("shared_limits", "Notices of what heavy callers took, by outcome.", "outcome")
         self.limited = counter("limited", "Calls refused because their caller makes too many.")
         self.events = counter("events", "Event batches by outcome.", "outcome")
         self.unknown_fields = counter(

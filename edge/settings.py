@@ -67,6 +67,9 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Whether plain requests for cached lists are answered past aiohttp's parser; false to compare the two."""
     requests_per_caller_s: float = 200.0
     burst_per_caller: float = 400.0
+    fills_per_list_s: float = 20.0
+    burst_per_list: float = 40.0
+    """How often one list may be asked of the region, whoever wants it: beyond that the ladder goes on without."""
     requests_per_address_s: float = 4000.0
     """For callers that show no token and no session: behind a balancer they share its address."""
     burst_per_address: float = 8000.0

@@ -27,7 +27,7 @@ async def climb(hands: Hands, query: ListQuery, parts: Parts, *, deadline_s: flo
     entry, situation = hands.opening()
     got: Served | None = None
     while True:
-        remaining_s = deadline_s - parts.clock.monotonic_s() - GUARD_S
+        remaining_s = deadline_s - parts.clock.monotonic_s() - GUARD_S - parts.lag.gone_s
         rung = next_rung(situation, remaining_s=remaining_s)
         if rung in _ASKING:
             timeout_s = parts.shares.of(rung, remaining_s)

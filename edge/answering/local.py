@@ -91,6 +91,7 @@ class LocalHands:
 
     async def _explained(self, timeout_s: float) -> Served:
         parts = self._parts
+        parts.filler.count_call(self._key)
         request = home_request(self._query, subject=self._key.subject, explain=True)
         deadline_s = parts.clock.monotonic_s() + timeout_s
         reply = await parts.desk.ask_home(request, deadline_s=deadline_s, attempts=self._attempts)

@@ -8,6 +8,7 @@ from edge.cache.entry import Entry
 from edge.cache.filling import ListFiller
 from edge.cache.invalidation import Ledger
 from edge.calls import ListQuery
+from edge.limits.lag import LoopLag
 from edge.lists.release_lists import LoadedLists
 from edge.metrics import EdgeMetrics
 from edge.routing.desk import RegionDesk
@@ -35,6 +36,7 @@ class Parts:
     clock: Clock
     metrics: EdgeMetrics
     shares: Shares
+    lag: LoopLag
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

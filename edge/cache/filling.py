@@ -17,6 +17,7 @@ from edge.cache.l1 import L1Cache
 from edge.cache.policy import Life, Usability, jittered_life, usability, with_early_refresh
 from edge.cache.shared import GridValue, SharedLists
 from edge.jitter import Uniform
+from edge.limits.buckets import CallerLimits, Rate
 from edge.metrics import EdgeMetrics
 from edge.routing.desk import RegionDesk
 from edge.routing.dispatch import Attempts
@@ -31,6 +32,7 @@ from infra.contracts.messages import (
     Lifetime,
 )
 from infra.plumbing.clock import Clock
+from infra.plumbing.errors import OverloadedError
 
 REFUSED_KEPT_S = 3.0
 REFUSED_MAX = 2_000
@@ -46,6 +48,7 @@ class FillingSettings:
     fill_deadline_s: how long one fill may take, however long its callers wait.
     away_life_s: how long a list of another region is kept.
     fills_max: fills under way at once.
+    per_list: how often one list may be asked of the region, whoever wants it.
     """
 
     own_region: str
@@ -53,6 +56,7 @@ class FillingSettings:
     fill_deadline_s: float
     away_life_s: float
     fills_max: int
+    per_list: Rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +101,7 @@ class ListFiller:
         self._clock = clock
         self._uniform = uniform
         self._metrics = metrics
+        self._limits = CallerLimits(rate=settings.per_list)
         away = settings.away_life_s
         self._away_lifetime = Lifetime(max_age_s=away, stale_while_revalidate_s=0.0, stale_if_error_s=0.0)
         self._refused: OrderedDict[Hashable, float] = OrderedDict()
@@ -119,6 +124,16 @@ class ListFiller:
         """Whether the region said moments ago that it cannot make this list (an item that does not exist, say)."""
         until_s = self._refused.get(key)
         return until_s is not None and self._clock.monotonic_s() < until_s
+
+    def count_call(self, key: ListKey) -> None:
+        """One more call to the region for `key`, whoever wants it: explained or storming, one list is not all there is.
+
+        Raises:
+            OverloadedError: it was asked for too often lately.
+        """
+        if not self._limits.allow(key, now_s=self._clock.monotonic_s()):
+            self._metrics.fills.labels("limited").inc()
+            raise OverloadedError("this list is asked for too often.")
 
     def fill(self, key: ListKey, request: HomeRequest, attempts: Attempts) -> tuple[asyncio.Task[Filled], bool]:
         """The fill of `key`, and whether it was under way already. It outlives its callers.
@@ -144,6 +159,7 @@ class ListFiller:
         from_grid = await self._from_grid(key, request.n)
         if from_grid is not None:
             return Filled(from_grid, DegradationStep.GRID)
+        self.count_call(key)
         started_s = self._clock.monotonic_s()
         try:
             reply = await self._desk.ask_home(request, deadline_s=started_s + self.fill_deadline_s, attempts=attempts)

@@ -27,6 +27,7 @@ from infra.plumbing.errors import InvalidInputError
 LOAD_SHARE = 0.6
 PROBE_S = 0.5
 READY_S = 30.0
+CALM_S = 4.0
 Deed = Callable[[BurningWorld], None]
 
 
@@ -45,6 +46,8 @@ class Account:
     """What one run saw."""
 
     samples: list[Sample] = field(default_factory=list)
+    calm: list[Sample] = field(default_factory=list)
+    """Before the first scene: what this machine does when nothing burns."""
     first_good_s: list[float] = field(default_factory=list)
     bad: Counter[str] = field(default_factory=Counter)
     """Failed, empty and late calls by scene."""
@@ -135,8 +138,9 @@ async def _play(
 ) -> Account:
     load = OpenLoad(world.world.balancer_url, world.calls(request), rate, request.clock)
     sending = asyncio.create_task(load.run())
-    await asyncio.sleep(2.0)
     account = Account()
+    await asyncio.sleep(CALM_S)
+    account.calm = list(load.samples)
     try:
         for number, scene in enumerate(played, 1):
             began = len(load.samples)
@@ -184,20 +188,26 @@ def _extra_share(before: dict[str, float], after: dict[str, float]) -> float:
     return (grown["retried"] + grown["hedged"]) / max(1.0, grown["first"])
 
 
+def _late(samples: Sequence[Sample], late_s: float) -> float:
+    return sum(sample.took_s > late_s for sample in samples) / max(1, len(samples))
+
+
 def _measured(
     accounts: Sequence[Account], played: Sequence[Scene], extra: float, *, capacity: float, rate: float, late_s: float
 ) -> Measured:
     samples = [sample for account in accounts for sample in account.samples]
     failed = sum(sample.status != 200 for sample in samples)
     empty = sum(sample.status == 200 and not sample.items for sample in samples)
-    late = sum(sample.took_s > late_s for sample in samples) / max(1, len(samples))
+    late = _late(samples, late_s)
+    calm_late = _late([sample for account in accounts for sample in account.calm], late_s)
     first = max((good for account in accounts for good in account.first_good_s), default=0.0)
     bad: Counter[str] = sum((account.bad for account in accounts), Counter())
     steps = Counter(sample.step or "none" for sample in samples)
     return Measured(
         figures={
             "requests": len(samples), "failed": failed, "empty": empty, "late_share": late, "extra_call_share": extra,
-            "scenes": len(played), "first_good_ms": first * 1000, "capacity_rps": capacity, "rate_rps": rate,
+            "scenes": len(played), "calm_late_share": calm_late,
+            "first_good_ms": first * 1000, "capacity_rps": capacity, "rate_rps": rate,
             "p50_ms": percentile([sample.took_s * 1000 for sample in samples], 0.5),
             "p99_ms": percentile([sample.took_s * 1000 for sample in samples], 0.99),
         },

@@ -102,9 +102,10 @@ class UserTower(tf.Module):  # type: ignore[misc]
         return self.norm(hidden)
 
     def _embed(self, inputs: PackedInput, table: Tensor, *, training: bool) -> Tensor:
-        # Row 0 of the item input is padding: a zero vector in front of the catalogue.
-        padded = tf.concat([tf.zeros([1, self.config.dim]), table], axis=0)
-        hidden = tf.gather(padded, inputs.items) * float(np.sqrt(self.config.dim))
+        # Item 0 is padding, a zero vector. Putting that in front of the table would copy the whole table in every
+        # request of an exported tower, once it is too large to be folded into a constant (55 ms at 1 M items).
+        known = tf.cast(inputs.items > 0, tf.float32)[:, :, None]
+        hidden = tf.gather(table, tf.maximum(inputs.items - 1, 0)) * known * float(np.sqrt(self.config.dim))
         hidden += tf.gather(self.positions, inputs.positions)
         if self.config.context:
             hidden += tf.gather(self.strengths, inputs.strengths)

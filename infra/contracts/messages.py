@@ -87,6 +87,7 @@ class ReasonCode(enum.StrEnum):
     TRENDING_CATEGORY = "trending-category"
     POPULAR = "popular"
     POPULAR_IN_CATEGORY = "popular-in-category"
+    NEW_ITEM = "new-item"
     PROMOTED = "promoted"
 
 

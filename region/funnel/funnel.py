@@ -42,6 +42,9 @@ from region.rules.schema import RuleFile
 from region.store.port import UserRow
 
 ABOUT_AN_ITEM = frozenset({RecommendationType.SIMILAR, RecommendationType.TOGETHER})
+SOURCES_WAIT_S = 0.05
+"""However late a call is, the sources of the tables are waited for this long: they take a millisecond once they have a
+thread, and without them a list says nothing of the caller."""
 PERSONAL_TYPES = frozenset({RecommendationType.PERSONAL, RecommendationType.SESSION})
 
 
@@ -151,7 +154,7 @@ class Funnel:
             call.recorder.skip("sources", why="deadline")
             return ()
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(max(timeout_s, SOURCES_WAIT_S)):
                 return await self._compute.run(self._every_source, call, query)
         except TimeoutError:
             call.recorder.skip("sources", why="timeout")
@@ -235,6 +238,8 @@ class Funnel:
             return self._live.trend(call.release).best(query.category, limit)
         if source is Source.POPULAR:
             return sources.popular(tables, call.release.standing, category=query.category, limit=limit)
+        if source is Source.NEW:
+            return sources.newest(tables, call.release.standing, category=query.category, limit=limit)
         if anchor is None:
             return sources.nothing(source)
         about = sources.together if source is Source.TOGETHER else sources.similar

@@ -15,6 +15,15 @@ from region.funnel.tables import ReleaseTables
 NAMED_NEIGHBOURS = 10
 
 
+_OF_AUDIENCES = {
+    Source.TRENDING: (ReasonCode.TRENDING_REGION, ReasonCode.TRENDING_CATEGORY),
+    Source.POPULAR: (ReasonCode.POPULAR, ReasonCode.POPULAR_IN_CATEGORY),
+    Source.RULE: (ReasonCode.POPULAR, ReasonCode.POPULAR_IN_CATEGORY),
+    Source.NEW: (ReasonCode.NEW_ITEM, ReasonCode.NEW_ITEM),
+}
+"""What is said of an item that nothing about the caller put up: in all lists, and in those of one category."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReasonContext:
     """What reasons may name: the history, the item that a similar list is about, the category asked for."""
@@ -65,10 +74,9 @@ def _why(
         return ReasonCode.PROMOTED, ""
     if recent is not None:
         return ReasonCode.BECAUSE_RECENT, _title(context.tables, recent)
-    if source is Source.TRENDING:
-        return (ReasonCode.TRENDING_REGION, "") if category is None else (ReasonCode.TRENDING_CATEGORY, category)
-    if source in (Source.POPULAR, Source.RULE):
-        return (ReasonCode.POPULAR, "") if category is None else (ReasonCode.POPULAR_IN_CATEGORY, category)
+    if source in _OF_AUDIENCES:
+        everywhere, inside = _OF_AUDIENCES[source]
+        return (everywhere, "") if category is None else (inside, category)
     if context.anchor is not None:
         code = ReasonCode.TOGETHER if source is Source.TOGETHER else ReasonCode.SIMILAR_ITEM
         return code, _title(context.tables, context.anchor)

@@ -21,6 +21,8 @@ BRUTE_FORCE_MAX = 20_000
 LIVE_PRIOR = 20.0
 """Live counts weigh `count / (largest count + prior)`: a handful of events does not turn the release's trend over."""
 TREND_REGION_SHARE = 0.5
+NEW_S = 30 * 86_400.0
+NEWEST_KEPT = SLATE_ITEMS_MAX
 TREND_KEPT = 2 * SLATE_ITEMS_MAX
 """Rows of a trend that are kept in order: what may be shown, and as much again for filters."""
 
@@ -47,6 +49,8 @@ class Standing:
     trend: FloatArray
     trend_best: IntArray
     trend_best_in: Mapping[str, IntArray]
+    newest: IntArray
+    """The first NEWEST_KEPT of those first seen within NEW_S of the youngest, youngest first."""
 
 
 def standing_of(tables: ReleaseTables, region: str) -> Standing:
@@ -62,6 +66,7 @@ def standing_of(tables: ReleaseTables, region: str) -> Standing:
         popular=np.concatenate([own, rest]),
         trend=trend,
         trend_best=_top(trend, TREND_KEPT),
+        newest=_newest(tables),
         trend_best_in={name: rows[_top(trend[rows], TREND_KEPT)] for name, rows in tables.category_rows.items()},
     )
 
@@ -141,6 +146,13 @@ def similar(tables: ReleaseTables, anchor: int, *, limit: int) -> Candidates:
     return Candidates(Source.SIMILAR, rows, tables.arrays.similar_scores[anchor][: rows.size])
 
 
+def newest(tables: ReleaseTables, standing: Standing, *, category: str | None, limit: int) -> Candidates:
+    """What is new in the catalogue, youngest first, of one category when it is given."""
+    rows = standing.newest
+    rows = rows if category is None else rows[tables.is_of_category(rows, category)]
+    return Candidates(Source.NEW, rows[:limit], np.linspace(1.0, 0.0, rows[:limit].size, dtype=np.float32))
+
+
 def together(tables: ReleaseTables, anchor: int, *, limit: int) -> Candidates:
     """Items that are often taken within a few events of `anchor`, best first."""
     rows = tables.arrays.soon.rows[anchor]
@@ -167,6 +179,12 @@ def _top(scores: FloatArray, limit: int) -> IntArray:
         chosen = np.sort(np.argpartition(-scores, limit - 1)[:limit])
         return chosen[np.argsort(-scores[chosen], kind="stable")].astype(np.int32)
     return np.argsort(-scores, kind="stable").astype(np.int32)
+
+
+def _newest(tables: ReleaseTables) -> IntArray:
+    seen_s = tables.arrays.first_seen_s
+    young = np.flatnonzero(seen_s > seen_s.max(initial=0.0) - NEW_S).astype(np.int32)
+    return young[np.argsort(-seen_s[young], kind="stable")[:NEWEST_KEPT]]
 
 
 def _list_rows(tables: ReleaseTables, lists: Mapping[str, tuple[str, ...]], region: str) -> IntArray:

@@ -311,3 +311,23 @@ async def test_items_that_the_caller_names_are_ranked_seen_ones_too(world: World
     vector = world.release.tables.arrays.vectors[[0, 9]].mean(axis=0)
     scores = {f"item-{row}": float(world.release.tables.arrays.vectors[row] @ vector) for row in (0, 3, 7)}
     assert items == sorted(scores, key=lambda item: -scores[item])
+
+
+NEW_ITEMS_RULES = """
+format: 1
+region: us-east
+slate: {mix: {ann: 1.0, new: 1.0}}
+floors: [{id: new-items, match: 'item.id == "item-44" || item.id == "item-45"', share_min: 0.2}]
+quotas: [{id: few-new, match: 'item.id == "item-44" || item.id == "item-45"', count_max: 2}]
+"""
+
+
+async def test_new_items_come_by_a_source_and_their_place_is_guaranteed_and_bounded(
+    new_world: Callable[..., World],
+) -> None:
+    world = new_world(rules=read_rules(NEW_ITEMS_RULES))
+    slate = await world.funnel.run(world.call(personal(n=10), WARM))
+    assert [item.item in ("item-44", "item-45") for item in slate[:10]].count(True) == 2
+    fresh = [item for item in slate if item.source is Source.NEW]
+    assert fresh
+    assert {item.reason.code for item in fresh} <= {ReasonCode.NEW_ITEM, ReasonCode.BECAUSE_RECENT}

@@ -1,7 +1,7 @@
 """The in-process cache: bounded by bytes, scan resistant, and a hit costs one addition.
 
 S3-FIFO (Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023, doi:10.1145/3600006.3613147), its
-bounds in bytes instead of entries::
+bounds in bytes instead of entries, and a large entry must earn its place more often than a small one::
 
     new key ------> small (SMALL_SHARE of the bytes) --asked for again?--> main --asked for since?--> to its end again
                       | no: its key is remembered                           | no: gone
@@ -18,9 +18,9 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-SMALL_SHARE = 0.1
+SMALL_SHARE = 0.05
 GHOSTS_MAX = 200_000
-HITS_MAX = 3
+HITS_MAX = 7
 """More hits than this give no longer life: what was popular yesterday does not stay for ever."""
 
 
@@ -180,8 +180,12 @@ class L1Cache(Generic[V]):
         held = self._main.popleft()
         if held.gone:
             return
-        if held.value.hits:
-            held.value.hits = min(held.value.hits, HITS_MAX) - 1
+        # Bytes are what is scarce: a list of twice the mean size takes the place of two, so it must be asked for twice
+        # as often to stay another round.
+        needed = max(1.0, held.size * len(self._held) / self.size_bytes)
+        hits = min(held.value.hits, HITS_MAX)
+        if hits >= needed:
+            held.value.hits = int(hits - needed)
             self._main.append(held)
             return
         self._drop(held)

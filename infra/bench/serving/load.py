@@ -3,7 +3,7 @@
 import json
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,9 +68,15 @@ class Caller:
 
 
 def write_requests(
-    path: Path, callers: Sequence[Caller], *, target: str, count: int, seed: int, conditional: bool = False
+    path: Path,
+    callers: Sequence[Caller],
+    *,
+    target: Callable[[int], str],
+    count: int,
+    seed: int,
+    conditional: bool = False,
 ) -> None:
-    """`count` requests of random `callers`, one a line (`~` stands for CRLF), header lines as phones send them.
+    """`count` requests of random `callers` for `target(number)`, one a line (`~` is CRLF), headers as phones send them.
 
     Every user keeps a device (agent, language, encoding); users take turns on a connection, as behind a balancer, so
     that no two requests on it are alike.
@@ -78,7 +84,7 @@ def write_requests(
     rng = np.random.default_rng(seed)
     devices = [tuple(kind[int(rng.integers(len(kind)))] for kind in (_AGENTS, _LANGUAGES, _ENCODINGS)) for _ in callers]
     with path.open("w") as file:
-        for _ in range(count):
+        for number in range(count):
             place = int(rng.integers(len(callers)))
             agent, language, encoding = devices[place]
             lines = [
@@ -88,7 +94,7 @@ def write_requests(
             ]  # fmt: skip
             if conditional:
                 lines.append(f"If-None-Match: {callers[place].tag}")
-            file.write("~".join((f"GET {target} HTTP/1.1", *lines, "", "")) + "\n")
+            file.write("~".join((f"GET {target(number)} HTTP/1.1", *lines, "", "")) + "\n")
 
 
 def load(server: Server, requests: Path, *, connections: int, duration_s: float, cores: Cores, work: Path) -> Loaded:

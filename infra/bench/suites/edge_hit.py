@@ -46,7 +46,8 @@ def run(request: BenchRequest) -> Measured:
         lists = {"full": request.work / "full.txt", "short": request.work / "short.txt"}
         for name, path in lists.items():
             write_requests(
-                path, callers, target=TARGET, count=REQUESTS, seed=len(name), conditional=name == "short"
+                path, callers, target=lambda _number: TARGET, count=REQUESTS, seed=len(name),
+                conditional=name == "short",
             )  # fmt: skip
         for number in range(request.runs):
             request.progress.advance(number, request.runs, "runs")

@@ -110,7 +110,8 @@ class Proxy:
             body = await request.read() if request.body_exists else None
         except web.HTTPRequestEntityTooLarge:
             return None
-        headers = end_to_end(request.headers.items(), also=frozenset({"host", "content-length", "expect"}))
+        # `Host` stays what the caller wrote: signed requests (AWS Signature Version 4) cover it.
+        headers = end_to_end(request.headers.items(), also=frozenset({"content-length", "expect"}))
         headers[CLIENT_REGION_HEADER] = region
         headers["Atoll-Request-Id"] = request[REQUEST_ID]
         inject(headers)

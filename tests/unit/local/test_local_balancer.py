@@ -299,6 +299,7 @@ async def test_calls_reach_the_region_with_what_they_need(tmp_path: Path) -> Non
         assert seen["path"] == "/a%2Fb?q=%20x"
         assert seen["Atoll-Client-Region"] == "west"
         assert seen["Via"] == "1.1 atoll-balancer"
+        assert seen["Host"] == world.url.removeprefix("http://")  # As the caller wrote it: signatures cover it.
         assert seen["traceparent"].startswith("00-")
         assert "X-Hop" not in seen
         async with world.client.get(world.url + "/x", headers={"Atoll-Request-Id": "my-request-1"}) as answer:

@@ -33,6 +33,7 @@ class FederationStatus(GlobalMessage, frozen=True, kw_only=True):
 def run_round(
     *, state_directory: Path, release_directory: Path, regions: Mapping[str, RegionLink], privacy: PrivacyPlan,
     rounds: int = 1, training: TrainingPlan | None = None, superlink_port: int = 0, timeout_s: float = 240.0,
+    tls: bool = True,
 ) -> RunOutcome:  # fmt: skip
     """One run in a Flower deployment; see `federation.flower.deployment.run_rounds`.
 
@@ -41,7 +42,7 @@ def run_round(
     """
     return run_rounds(
         state_directory=state_directory, release_directory=release_directory, regions=regions, rounds=rounds,
-        privacy=privacy, training=training, superlink_port=superlink_port, timeout_s=timeout_s,
+        privacy=privacy, training=training, superlink_port=superlink_port, timeout_s=timeout_s, tls=tls,
     )  # fmt: skip
 
 

@@ -91,3 +91,45 @@ def sampled_items(
     # The chance of an item to be among the draws: what a sampled softmax must be corrected by.
     correction = np.log(-np.expm1(negatives * np.log1p(-np.exp(log_q[rows])))).astype(vectors.dtype)
     return Candidates(vectors[rows], correction, inverse[: len(targets)].astype(np.int64))
+
+
+def item_statistics(
+    base: FloatArray, targets: IntArray, *, vectors: FloatArray, rows: IntArray, directions: FloatArray
+) -> npt.NDArray[np.float64]:
+    """What these examples say about the items at `rows`: `[rows, rank + 1] float64`.
+
+    The first `rank` columns are the gradient of the log-likelihood by the item's vector, in `directions` (observed
+    minus expected: softmax regression on fixed user vectors). The last is the item's mass, how often it came up plus
+    how often it was expected: the server divides by it, so that rare and frequent items move equally far.
+
+    Args:
+        base: `[num_examples, dim]` user vectors.
+        targets: `[num_examples]` catalogue rows that came next.
+        vectors: `[num_items, dim]`, with what has been learned so far.
+        rows: `[rows]` catalogue rows of the slice.
+        directions: `[dim, rank]`.
+    """
+    logits = base @ vectors.T
+    logits -= logits.max(axis=1, keepdims=True)
+    np.exp(logits, out=logits)
+    logits /= logits.sum(axis=1, keepdims=True)
+    expected = logits[:, rows]
+    place = np.full(len(vectors), -1, dtype=np.int64)
+    place[rows] = np.arange(len(rows))
+    at = place[targets]
+    features = base @ directions
+    found = np.zeros((len(rows), directions.shape[1] + 1))
+    found[:, :-1] = -(expected.T @ features)
+    found[:, -1] = expected.sum(axis=0)
+    np.add.at(found[:, :-1], at[at >= 0], features[at >= 0])
+    np.add.at(found[:, -1], at[at >= 0], 1.0)
+    return found
+
+
+def moved_items(
+    vectors: npt.NDArray[np.float32], *, rows: IntArray, core: FloatArray, directions: FloatArray
+) -> npt.NDArray[np.float32]:
+    """`vectors` with the items at `rows` moved by ``core @ directions.T``; a copy."""
+    moved = vectors.copy()
+    moved[rows] += (core @ directions.T).astype(np.float32)
+    return moved

@@ -11,10 +11,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from federation.device.model import Candidates, all_items, loss_and_gradients, sampled_items
+from federation.device.model import (
+    Candidates,
+    all_items,
+    item_statistics,
+    loss_and_gradients,
+    moved_items,
+    sampled_items,
+)
 from federation.device.store import LocalHistory
 from federation.device.tower import DeviceRelease
-from federation.messages import RoundPlan, from_bytes
+from federation.messages import Part, RoundPlan, from_bytes, rows_of
 from federation.privacy.clipping import clip
 from infra.plumbing.errors import AtollError
 
@@ -30,7 +37,7 @@ class TrainingError(AtollError):
 class LocalSettings:
     """Bounds of local work: what keeps a step within a phone's time, energy and memory."""
 
-    examples_max: int = 64
+    examples_max: int = 200
     """Newest events that are predicted; one tower call each."""
     examples_min: int = 4
     """Below this there is nothing to learn from: the update is zero, and is sent all the same."""
@@ -124,6 +131,8 @@ def train_round(
     bounds = settings or LocalSettings()
     basis, start = _opened(plan, release)
     examples = examples_of(history, release, bounds)
+    if plan.part is Part.ITEMS:
+        return _items(plan, release, examples, basis, start)
     core = start.copy()
     loss_before = loss_after = 0.0
     if len(examples) >= bounds.examples_min:
@@ -145,6 +154,21 @@ def train_round(
     clipped = clip(change, plan.clipping_norm)
     too_long = bool(np.linalg.norm(change) > plan.clipping_norm)
     return LocalTraining(clipped, len(examples), loss_before, loss_after, too_long)
+
+
+def _items(
+    plan: RoundPlan, release: DeviceRelease, examples: Examples, directions: Float32Array, core: Float64Array
+) -> LocalTraining:
+    """One look at the phone's own events for the items of the server's slice; the whole slice is answered for."""
+    rows = rows_of(plan)
+    if len(rows) and rows.max() >= len(release.item_vectors):
+        raise TrainingError("the task names items that this release does not have.", fix="Fetch the release again.")
+    found = np.zeros(plan.shape)
+    if len(examples):
+        vectors = moved_items(release.item_vectors, rows=rows, core=core, directions=directions)
+        found = item_statistics(examples.base, examples.targets, vectors=vectors, rows=rows, directions=directions)
+    too_long = bool(np.linalg.norm(found) > plan.clipping_norm)
+    return LocalTraining(clip(found, plan.clipping_norm), len(examples), 0.0, 0.0, too_long)
 
 
 def candidates_for(
@@ -171,5 +195,5 @@ def _opened(plan: RoundPlan, release: DeviceRelease) -> tuple[Float32Array, Floa
     if plan.release != release.release_id or plan.dim != release.tower.dim:
         raise TrainingError("the task is for a release that this phone does not hold.", fix="Fetch that release.")
     basis = from_bytes(plan.basis, (plan.dim, plan.rank), what="basis of the plan")
-    core = from_bytes(plan.core, (plan.rank, plan.rank), what="core of the plan")
+    core = from_bytes(plan.core, plan.core_shape, what="core of the plan")
     return basis, core.astype(np.float64)

@@ -5,6 +5,7 @@ that Flower carries into a region, and the key it holds opens rounds at the gate
 """
 
 import json
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -19,6 +20,7 @@ RESULT = "result"
 BODY = "json"
 _WAIT_S = 20.0
 _ROUND_S_MAX = 300.0
+_RETRY_S = 0.3
 
 app = ClientApp()
 
@@ -47,13 +49,26 @@ class Gateway:
             urllib.error.URLError: the gateway refused, or does not answer.
         """
         ends_s = clock.monotonic_s() + timeout_s
-        standing = self._call("POST", "/v1/rounds", plan)
         round_id = json.loads(plan)["round_id"]
-        while json.loads(standing)["phase"] not in ("closed", "void"):
+        path, body = "/v1/rounds", plan
+        while True:
+            standing = self._patient_call(path, body, ends_s, clock)
+            if json.loads(standing)["phase"] in ("closed", "void"):
+                return standing
             if clock.monotonic_s() > ends_s:
                 raise TimeoutError("the gateway's round did not end in time")
-            standing = self._call("GET", f"/v1/rounds/{round_id}?wait_s={_WAIT_S}", None)
-        return standing
+            path, body = f"/v1/rounds/{round_id}?wait_s={_WAIT_S}", b""
+
+    def _patient_call(self, path: str, body: bytes, ends_s: float, clock: Clock) -> bytes:
+        """A gateway that is away for a moment (killed and started again) is asked again; it knows its rounds."""
+        while True:
+            try:
+                return self._call("POST" if body else "GET", path, body or None)
+            except (ConnectionError, urllib.error.URLError) as error:
+                away = isinstance(getattr(error, "reason", error), ConnectionError)
+                if not away or clock.monotonic_s() > ends_s:
+                    raise
+                time.sleep(_RETRY_S)
 
     def _call(self, method: str, path: str, body: bytes | None) -> bytes:
         headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}

@@ -26,6 +26,7 @@ class DeploymentError(AtollError):
 def run_rounds(
     *, state_directory: Path, release_directory: Path, regions: Mapping[str, RegionLink], rounds: int,
     privacy: PrivacyPlan, training: TrainingPlan | None = None, superlink_port: int = 0, timeout_s: float = 240.0,
+    tls: bool = True,
 ) -> RunOutcome:  # fmt: skip
     """Train `rounds` rounds over these regions in a Flower deployment, and return what came of it.
 
@@ -41,6 +42,7 @@ def run_rounds(
         training: how the core is trained.
         superlink_port: where the SuperLink listens; 0 picks a free port.
         timeout_s: after which the run is ended.
+        tls: whether SuperLink and SuperNodes speak TLS and SuperNodes prove who they are.
 
     Raises:
         DeploymentError: no outcome; says which process failed and where its log is.
@@ -54,6 +56,7 @@ def run_rounds(
     plan = DeploymentPlan(
         run=run, state_directory=str(state), superlink_port=superlink_port or free_ports(1)[0],
         import_root=str(Path(federation.__file__).resolve().parents[1]), timeout_s=timeout_s,
+        tls=tls,
     )  # fmt: skip
     plan_file = state / "deployment-plan.json"
     write_atomically(plan_file, msgspec.json.encode(plan))

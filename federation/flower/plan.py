@@ -4,8 +4,13 @@ from typing import Annotated
 
 import msgspec
 
+from federation.messages import Part
+
 PROGRESS_FILE = "progress.jsonl"
 """In the outcome directory: a line per finished round while a run goes on."""
+
+SERVER_APP_FILE = "server-app.pid"
+"""In the outcome directory: who runs the plan, so that the supervisor notices when it is killed."""
 
 Positive = Annotated[float, msgspec.Meta(gt=0.0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -23,8 +28,11 @@ class RegionLink(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class TrainingPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How the shared core is trained."""
+    """How the shared part is trained."""
 
+    part: Part = Part.CORE
+    categories: tuple[str, ...] = ()
+    """With ``items``: the slice is the items in any of these; empty: the whole catalogue."""
     rank: Count = 8
     """Directions of the item space in which the adapter may move; noise is spent on rank squared numbers."""
     clipping_norm: Positive = 0.3
@@ -68,6 +76,10 @@ class DeploymentPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     run: RunPlan
     state_directory: str
     superlink_port: int
+    tls: bool = True
+    """Whether SuperLink and SuperNodes speak TLS and SuperNodes prove who they are; off only where traffic is read."""
+    restarts_max: Annotated[int, msgspec.Meta(ge=0, le=100)] = 20
+    """SuperNodes and ServerApps that are started again after they were killed, in all."""
     import_root: str
     """Folder that holds the `federation` package, for the processes that Flower starts."""
     timeout_s: Positive = 240.0

@@ -1,5 +1,6 @@
 """The ServerApp: Flower's grid as the port to the regions. What a run does is in `federation.flower.training`."""
 
+import os
 import secrets
 import time
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
 from federation.flower.client_app import BODY, PLAN, RESULT
-from federation.flower.plan import PROGRESS_FILE, RunPlan
+from federation.flower.plan import PROGRESS_FILE, SERVER_APP_FILE, RunPlan
 from federation.flower.training import TrainingRun
 from federation.messages import RegionalSum, RoundPlan
 from federation.rounds.outcome import RoundOutcome
@@ -31,6 +32,7 @@ def main(grid: Grid, context: Context) -> None:
     plan = load_settings(Path(str(context.run_config["plan"])), RunPlan)
     outcome_directory = Path(plan.outcome_directory)
     outcome_directory.mkdir(parents=True, exist_ok=True)
+    write_atomically(outcome_directory / SERVER_APP_FILE, str(os.getpid()).encode())
     try:
         run_plan(plan, grid, clock=SystemClock())
     except Exception as error:
@@ -77,23 +79,34 @@ class GridRegions:
     def ask(self, plan: RoundPlan, *, timeout_s: float) -> Sequence[RegionalSum]:
         """One answer per region that answered in time; a region whose ClientApp failed has not answered."""
         body = encode_global(plan)
-        messages = [
-            Message(
-                content=RecordDict({PLAN: ConfigRecord({BODY: body})}), message_type="train", dst_node_id=node,
-                group_id=plan.round_id, ttl=timeout_s,
-            )
-            for node in self.wait_for_nodes()
-        ]  # fmt: skip
-        waiting = set(self._grid.push_messages(messages))
-        replies: list[Message] = []
         ends_s = self._clock.monotonic_s() + timeout_s
-        while waiting and self._clock.monotonic_s() < ends_s:
-            arrived = list(self._grid.pull_messages(waiting))
-            replies.extend(arrived)
+        asked: set[int] = set()
+        waiting: set[str] = set()
+        answers: dict[str, RegionalSum] = {}
+        self.wait_for_nodes()
+        while self._clock.monotonic_s() < ends_s:
+            # A SuperNode that was killed comes back as another node; its gateway knows the round by its id.
+            new = [node for node in sorted(self._grid.get_node_ids()) if node not in asked]
+            if new:
+                waiting |= set(self._grid.push_messages([_message(plan, body, node, timeout_s) for node in new]))
+                asked.update(new)
+            arrived = list(self._grid.pull_messages(waiting)) if waiting else []
             waiting -= {reply.metadata.reply_to_message_id for reply in arrived}
-            if waiting:
-                time.sleep(_POLL_S)
-        return [_regional_sum(reply) for reply in replies if reply.has_content()]
+            for reply in arrived:
+                if reply.has_content():
+                    found = _regional_sum(reply)
+                    answers[found.region] = found
+            if len(answers) >= self._nodes or not (waiting or len(asked) < self._nodes):
+                break
+            time.sleep(_POLL_S)
+        return list(answers.values())
+
+
+def _message(plan: RoundPlan, body: bytes, node: int, timeout_s: float) -> Message:
+    return Message(
+        content=RecordDict({PLAN: ConfigRecord({BODY: body})}), message_type="train", dst_node_id=node,
+        group_id=plan.round_id, ttl=timeout_s,
+    )  # fmt: skip
 
 
 def _regional_sum(reply: Message) -> RegionalSum:

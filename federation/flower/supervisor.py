@@ -10,16 +10,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 import msgspec
 
-from federation.flower.plan import PROGRESS_FILE, DeploymentPlan, RegionLink
+from federation.flower.certificates import Credentials, make_credentials
+from federation.flower.plan import PROGRESS_FILE, SERVER_APP_FILE, DeploymentPlan
 from federation.flower.processes import ProcessError, adopt_orphans, die_with_parent, end_descendants, start
-from federation.rounds.outcome import OUTCOME_FILE
+from federation.rounds.outcome import ITEM_MOVES_FILE, OUTCOME_FILE
 from infra.contracts.release import FEDERATED_ADAPTER
 from infra.plumbing.clock import Clock
 from infra.plumbing.errors import AtollError
@@ -95,23 +96,150 @@ def supervise(plan: DeploymentPlan, *, parent: int, environment: Mapping[str, st
 
 def _run(plan: DeploymentPlan, environment: Mapping[str, str], clock: Clock) -> None:
     state = Path(plan.state_directory)
-    _prepare(plan, state)
-    tools = Path(sys.executable).parent
-    deadline = Deadline(clock, plan.timeout_s)
-    children = {"superlink": _start_superlink(plan, tools, environment, state)}
-    _wait_for_port(plan.superlink_port, children, deadline)
-    ports = free_ports(len(plan.run.regions))
-    for (region, link), port in zip(sorted(plan.run.regions.items()), ports, strict=True):
-        command = supernode_command(tools, link, plan, port)
-        children[f"supernode {region}"] = start(
-            command, log_file=state / f"supernode-{region}.log", environment=environment, directory=state
-        )
-    submit = [
-        str(tools / "flwr"), "run", str(state / "app"), _CONNECTION, "--run-config",
-        f'plan="{state / PLAN_FILE}"',
+    regions = sorted(plan.run.regions)
+    keys = None
+    if plan.tls:
+        keys = make_credentials(state / "credentials", host=HOST, regions=regions, clock=clock)
+    _prepare(plan, state, keys)
+    run = _Deployment(plan, environment, keys, Deadline(clock, plan.timeout_s))
+    run.start_superlink()
+    run.register_nodes()
+    for region, port in zip(regions, free_ports(len(regions)), strict=True):
+        run.start_supernode(region, port)
+    run.submit()
+    run.wait_for_outcome()
+
+
+class _Deployment:
+    """The processes of one run; what was killed from outside is started again, `restarts_max` times in all."""
+
+    def __init__(
+        self, plan: DeploymentPlan, environment: Mapping[str, str], keys: Credentials | None, deadline: Deadline
+    ) -> None:  # fmt: skip
+        self._plan = plan
+        self._environment = environment
+        self._keys = keys
+        self._deadline = deadline
+        self._state = Path(plan.state_directory)
+        self._outcome = Path(plan.run.outcome_directory)
+        self._tools = Path(sys.executable).parent
+        self._superlink: subprocess.Popen[bytes] | None = None
+        self._supernodes: dict[str, tuple[subprocess.Popen[bytes], int]] = {}
+        self._submitted: subprocess.Popen[bytes] | None = None
+        self._restarts = 0
+
+    def start_superlink(self) -> None:
+        """Start it and wait until it listens."""
+        self._superlink = self._start(superlink_command(self._tools, self._plan, self._keys), "superlink.log")
+        while True:
+            self._require_time()
+            with socket.socket() as probe:
+                probe.settimeout(1.0)
+                if probe.connect_ex((HOST, self._plan.superlink_port)) == 0:
+                    return
+            time.sleep(_LOOK_S)
+
+    def register_nodes(self) -> None:
+        """Tell the SuperLink which SuperNodes it may let in."""
+        if self._keys is None:
+            return
+        commands = [
+            [str(self._tools / "flwr"), "supernode", "register", str(self._keys.node_public(region)), _CONNECTION]
+            for region in sorted(self._plan.run.regions)
+        ]
+        # One after the other: each takes an interpreter's start, but together they would write one configuration.
+        for command in commands:
+            registering = self._start(command, "register.log")
+            while (code := registering.poll()) is None:
+                self._require_time()
+                time.sleep(_LOOK_S)
+            if code:
+                raise ProcessError(f"a SuperNode could not be registered ({code}).", fix="See register.log.")
+
+    def start_supernode(self, region: str, port: int) -> None:
+        """Start one region's SuperNode."""
+        command = supernode_command(self._tools, region, self._plan, port, self._keys)
+        self._supernodes[region] = (self._start(command, f"supernode-{region}.log"), port)
+
+    def submit(self) -> None:
+        """Submit the run: Flower starts the ServerApp."""
+        (self._outcome / SERVER_APP_FILE).unlink(missing_ok=True)
+        command = [
+            str(self._tools / "flwr"), "run", str(self._state / "app"), _CONNECTION, "--run-config",
+            f'plan="{self._state / PLAN_FILE}"',
+        ]  # fmt: skip
+        self._submitted = self._start(command, "flwr-run.log")
+
+    def wait_for_outcome(self) -> None:
+        """Until the outcome is there.
+
+        Raises:
+            ProcessError: the run failed, a process ended once too often, or time was up.
+        """
+        while not (self._outcome / OUTCOME_FILE).exists():
+            if (self._outcome / FAILURE_FILE).exists():
+                raise ProcessError(f"the run failed: {(self._outcome / FAILURE_FILE).read_text().strip()}")
+            self._require_time()
+            for region, (process, port) in list(self._supernodes.items()):
+                if process.poll() is not None:
+                    self._count_restart(f"supernode {region}", process.returncode)
+                    self.start_supernode(region, port)
+            if self._submitted is not None and self._submitted.poll():
+                raise ProcessError(f"flwr run ended with {self._submitted.returncode}.", fix="See flwr-run.log.")
+            if self._server_app_died():
+                self._count_restart("the ServerApp", -signal.SIGKILL)
+                self.submit()
+            time.sleep(_LOOK_S)
+
+    def _server_app_died(self) -> bool:
+        """Whether the ServerApp said that it runs, and does not any more, without an outcome or a failure."""
+        try:
+            pid = int((self._outcome / SERVER_APP_FILE).read_text())
+        except (OSError, ValueError):
+            return False
+        if _alive(pid):
+            return False
+        return not (self._outcome / OUTCOME_FILE).exists() and not (self._outcome / FAILURE_FILE).exists()
+
+    def _count_restart(self, name: str, code: int) -> None:
+        self._restarts += 1
+        if self._restarts > self._plan.restarts_max:
+            raise ProcessError(f"{name} ended with {code} once too often.", fix="Its log is in the state directory.")
+
+    def _require_time(self) -> None:
+        if self._superlink is not None and self._superlink.poll() is not None:
+            raise ProcessError(
+                f"superlink ended early with {self._superlink.returncode}.", fix="Its log is in the state directory."
+            )
+        if self._deadline.passed:
+            raise ProcessError("the run did not end in time.", fix="See the logs in the state directory.")
+
+    def _start(self, command: Sequence[str], log: str) -> subprocess.Popen[bytes]:
+        return start(
+            command, log_file=self._state / log, environment=self._environment, directory=self._state
+        )  # fmt: skip
+
+
+def _alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and waits to be reaped does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0] not in ("Z", "X")
+    except (OSError, IndexError):
+        return False
+
+
+def superlink_command(tools: Path, plan: DeploymentPlan, keys: Credentials | None) -> list[str]:
+    """The SuperLink; with keys it speaks TLS only and lets in only SuperNodes that were registered."""
+    secured = ["--insecure"]
+    if keys is not None:
+        secured = [
+            "--ssl-certfile", str(keys.certificate), "--ssl-keyfile", str(keys.key), "--ssl-ca-certfile",
+            str(keys.authority), "--enable-supernode-auth",
+        ]  # fmt: skip
+    return [
+        str(tools / "flower-superlink"), *secured, "--host", HOST, "--port", str(plan.superlink_port),
+        "--disable-runtime-dependency-installation",
     ]  # fmt: skip
-    submitted = start(submit, log_file=state / "flwr-run.log", environment=environment, directory=state)
-    _wait_for_outcome(plan, children, submitted, deadline)
 
 
 def flower_environment(plan: DeploymentPlan, inherited: Mapping[str, str]) -> dict[str, str]:
@@ -134,12 +262,20 @@ def flower_environment(plan: DeploymentPlan, inherited: Mapping[str, str]) -> di
     }
 
 
-def supernode_command(tools: Path, link: RegionLink, plan: DeploymentPlan, port: int) -> list[str]:
+def supernode_command(
+    tools: Path, region: str, plan: DeploymentPlan, port: int, keys: Credentials | None
+) -> list[str]:  # fmt: skip
     """The SuperNode of one region; its ClientApp learns the gateway and where its key lies, not the key."""
+    link = plan.run.regions[region]
     superlink = link.superlink_address or f"{HOST}:{plan.superlink_port}"
     config = f"gateway={_quoted(link.gateway_url)} round-key-file={_quoted(link.round_key_file)}"
+    secured = ["--insecure"]
+    if keys is not None:
+        secured = [
+            "--root-certificates", str(keys.authority), "--auth-supernode-private-key", str(keys.node_key(region)),
+        ]  # fmt: skip
     return [
-        str(tools / "flower-supernode"), "--insecure", "--superlink", superlink, "--host", HOST, "--port", str(port),
+        str(tools / "flower-supernode"), *secured, "--superlink", superlink, "--host", HOST, "--port", str(port),
         "--node-config", config,
     ]  # fmt: skip
 
@@ -162,58 +298,17 @@ def _quoted(text: str) -> str:
     return f'"{text}"'
 
 
-def _prepare(plan: DeploymentPlan, state: Path) -> None:
+def _prepare(plan: DeploymentPlan, state: Path, keys: Credentials | None) -> None:
     outcome = Path(plan.run.outcome_directory)
     outcome.mkdir(parents=True, exist_ok=True)
-    for name in (OUTCOME_FILE, FAILURE_FILE, PROGRESS_FILE, FEDERATED_ADAPTER):
+    for name in (OUTCOME_FILE, FAILURE_FILE, PROGRESS_FILE, FEDERATED_ADAPTER, ITEM_MOVES_FILE, SERVER_APP_FILE):
         (outcome / name).unlink(missing_ok=True)
     connection = f'[superlink]\ndefault = "{_CONNECTION}"\n\n[superlink.{_CONNECTION}]\n'
-    connection += f'address = "{HOST}:{plan.superlink_port}"\ninsecure = true\n'
+    connection += f'address = "{HOST}:{plan.superlink_port}"\n'
+    connection += "insecure = true\n" if keys is None else f'root-certificates = "{keys.authority}"\n'
     write_atomically(state / "flower" / "config.toml", connection.encode())
     write_atomically(state / "app" / "pyproject.toml", _APP.encode())
     write_atomically(state / PLAN_FILE, msgspec.json.encode(plan.run))
-
-
-def _start_superlink(
-    plan: DeploymentPlan, tools: Path, environment: Mapping[str, str], state: Path
-) -> subprocess.Popen[bytes]:
-    command = [
-        str(tools / "flower-superlink"), "--insecure", "--host", HOST, "--port", str(plan.superlink_port),
-        "--disable-runtime-dependency-installation",
-    ]  # fmt: skip
-    return start(command, log_file=state / "superlink.log", environment=environment, directory=state)
-
-
-def _wait_for_port(port: int, children: Mapping[str, subprocess.Popen[bytes]], deadline: Deadline) -> None:
-    while True:
-        _require_alive(children, deadline)
-        with socket.socket() as probe:
-            probe.settimeout(1.0)
-            if probe.connect_ex((HOST, port)) == 0:
-                return
-        time.sleep(_LOOK_S)
-
-
-def _wait_for_outcome(
-    plan: DeploymentPlan, children: Mapping[str, subprocess.Popen[bytes]], submitted: subprocess.Popen[bytes],
-    deadline: Deadline,
-) -> None:  # fmt: skip
-    outcome = Path(plan.run.outcome_directory)
-    while not (outcome / OUTCOME_FILE).exists():
-        if (outcome / FAILURE_FILE).exists():
-            raise ProcessError(f"the run failed: {(outcome / FAILURE_FILE).read_text().strip()}")
-        if submitted.poll():
-            raise ProcessError(f"flwr run ended with {submitted.returncode}.", fix="See flwr-run.log.")
-        _require_alive(children, deadline)
-        time.sleep(_LOOK_S)
-
-
-def _require_alive(children: Mapping[str, subprocess.Popen[bytes]], deadline: Deadline) -> None:
-    for name, child in children.items():
-        if child.poll() is not None:
-            raise ProcessError(f"{name} ended early with {child.returncode}.", fix="Its log is in the state directory.")
-    if deadline.passed:
-        raise ProcessError("the run did not end in time.", fix="See the logs in the state directory.")
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

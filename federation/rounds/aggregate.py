@@ -17,6 +17,10 @@ Float64Array = npt.NDArray[np.float64]
 TRIM_COHORTS_MIN = 4
 """With fewer cohorts there is nobody to outvote a bad one."""
 TRIM_SHARE = 0.25
+ITEM_PRIOR = 5.0
+"""Events that an item is taken to have had at least, so that a single one does not move it far."""
+NOISE_FLOOR = 3.0
+"""Deviations of the noise below which an item's mass is not believed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +107,29 @@ def server_step(
     """FedAvgM (Hsu et al. 2019): momentum = momentum * old + update; core += learning rate * momentum."""
     velocity = momentum * state.momentum + update
     return ServerState(core=state.core + learning_rate * velocity, momentum=velocity)
+
+
+def item_step(
+    core: Float64Array, mean: Float64Array, *, weight: float, deviation: float, learning_rate: float
+) -> Float64Array:
+    """The items' parameters after one look at them: gradient over mass, row by row, noise taken into account.
+
+    For whitened directions the mass is the diagonal of the Hessian to first order, so this is a damped Newton step
+    of the softmax regression. A row that its noise explains does not move (positive-part James-Stein, per row).
+
+    Args:
+        core: `[rows, rank]`.
+        mean: `[rows, rank + 1]`, per user: gradients, and in the last column the mass.
+        weight: users in the mean.
+        deviation: of the noise in each coordinate of `mean`.
+        learning_rate: 1 is a whole Newton step; frequent items need less.
+    """
+    gradient, mass = mean[:, :-1], mean[:, -1] / 2.0
+    lengths = np.maximum((gradient**2).sum(axis=1), np.finfo(np.float64).tiny)
+    kept = np.maximum(0.0, 1.0 - gradient.shape[1] * deviation**2 / lengths)
+    floor = max(ITEM_PRIOR / max(weight, 1.0), NOISE_FLOOR * deviation)
+    step: Float64Array = learning_rate * (gradient * kept[:, None]) / np.maximum(mass, floor)[:, None]
+    return core + step
 
 
 def principal_basis(item_vectors: npt.NDArray[np.floating], rank: int) -> npt.NDArray[np.float32]:

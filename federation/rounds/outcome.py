@@ -1,6 +1,7 @@
 """What a run of rounds leaves behind: a new adapter in a file and a summary; central makes a candidate of it."""
 
 import io
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,15 @@ from infra.plumbing.errors import AtollError
 from infra.plumbing.files import write_atomically
 
 OUTCOME_FILE = "outcome.json"
+ITEM_MOVES_FILE = "items.npz"
+
+
+@dataclass(frozen=True, slots=True)
+class ItemMoves:
+    """How far the vectors of some items move: `rows [moved]` of the catalogue, `moves [moved, dim] float32`."""
+
+    rows: npt.NDArray[np.int32]
+    moves: npt.NDArray[np.float32]
 
 
 class OutcomeError(AtollError):
@@ -57,12 +67,16 @@ class RunOutcome(GlobalMessage, frozen=True, kw_only=True):
     delta: Global[float]
     adapter_path: Global[str]
     """The new adapter, relative to the outcome's own folder."""
+    items_path: Global[str] = ""
+    """The items' moves (`rows`, `moves`), likewise; empty when items were not what was trained."""
     stopped: Global[str] = ""
     """Why the run ended early; empty when it did not."""
 
 
-def save_outcome(directory: Path, outcome: RunOutcome, adapter: npt.NDArray[np.float32]) -> Path:
-    """Write the adapter, then the summary that names it. Returns the summary's path.
+def save_outcome(
+    directory: Path, outcome: RunOutcome, adapter: npt.NDArray[np.float32], *, items: ItemMoves | None = None
+) -> Path:
+    """Write the adapter and the items' moves, then the summary that names them. Returns the summary's path.
 
     Raises:
         OutcomeError: the adapter is not a square matrix of finite numbers.
@@ -71,13 +85,19 @@ def save_outcome(directory: Path, outcome: RunOutcome, adapter: npt.NDArray[np.f
     buffer = io.BytesIO()
     np.save(buffer, adapter.astype(np.float32), allow_pickle=False)
     write_atomically(directory / FEDERATED_ADAPTER, buffer.getvalue())
+    named = msgspec.structs.replace(outcome, adapter_path=FEDERATED_ADAPTER)
+    if items is not None:
+        named = msgspec.structs.replace(named, items_path=ITEM_MOVES_FILE)
+        moved = io.BytesIO()
+        np.savez(moved, rows=items.rows, moves=items.moves)
+        write_atomically(directory / ITEM_MOVES_FILE, moved.getvalue())
     path = directory / OUTCOME_FILE
-    write_atomically(path, msgspec.json.encode(msgspec.structs.replace(outcome, adapter_path=FEDERATED_ADAPTER)))
+    write_atomically(path, msgspec.json.encode(named))
     return path
 
 
 def load_outcome(directory: Path) -> RunOutcome:
-    """Read what `save_outcome` wrote; `adapter_path` comes back as a full path.
+    """Read what `save_outcome` wrote; its paths come back as full ones.
 
     Raises:
         OutcomeError: there is none, or it cannot be read.
@@ -88,7 +108,10 @@ def load_outcome(directory: Path) -> RunOutcome:
         raise OutcomeError(
             f"there is no outcome of a federated run in {directory}.", fix="Run a round first."
         ) from error
-    return msgspec.structs.replace(outcome, adapter_path=str(directory / outcome.adapter_path))
+    return msgspec.structs.replace(
+        outcome, adapter_path=str(directory / outcome.adapter_path),
+        items_path=str(directory / outcome.items_path) if outcome.items_path else "",
+    )  # fmt: skip
 
 
 def load_adapter(path: Path) -> npt.NDArray[np.float32]:

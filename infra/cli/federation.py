@@ -37,6 +37,20 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     rounds.add_argument("--canary", default="", help="a secret planted in every simulated phone's sensitive history")
     rounds.add_argument("--epsilon-max", type=float, default=20.0, help="the budget; fixed by the ledger's first round")
     rounds.add_argument("--noise", type=float, default=1.0, help="noise multiplier of each region's own noise")
+    rounds.add_argument(
+        "--train",
+        choices=("core", "items"),
+        default="core",
+        help="the adapter's core, or the vectors of a slice of items",
+    )
+    rounds.add_argument(
+        "--category", action="append", default=[], metavar="NAME",
+        help="with --train items: the slice is the items in any of these; may be repeated",
+    )  # fmt: skip
+    rounds.add_argument(
+        "--plain", action="store_true",
+        help="no TLS between SuperLink and SuperNodes, where a capture is to be read",
+    )  # fmt: skip
     for name, run, says in (
         ("status", _status, "the last run's outcome and what the ledger says"),
         ("ledger", _ledger, "verify the hash-chained privacy ledger and show it"),
@@ -95,7 +109,9 @@ def _round(arguments: argparse.Namespace) -> int:
                 epsilon_max=arguments.epsilon_max,
                 noise_multiplier=arguments.noise,
             ),
+            training=_training(arguments),
             superlink_port=port,
+            tls=not arguments.plain,
         )
     result = msgspec.to_builtins(outcome) | {"phones": report}
     spent = "infinite" if outcome.epsilon is None else f"{outcome.epsilon:.3g}"
@@ -104,6 +120,18 @@ def _round(arguments: argparse.Namespace) -> int:
     )
     emit(arguments, result, f"{text}\nadapter: {outcome.adapter_path}")
     return 0 if outcome.ok else 1
+
+
+def _training(arguments: argparse.Namespace) -> Any:
+    from federation.flower.plan import TrainingPlan
+    from federation.messages import Part
+
+    if arguments.train == Part.CORE:
+        return TrainingPlan()
+    # An items update is a sum over a phone's events, so its norm is of another size.
+    return TrainingPlan(
+        part=Part.ITEMS, categories=tuple(arguments.category), rank=16, clipping_norm=10.0, server_learning_rate=0.3
+    )
 
 
 @contextmanager

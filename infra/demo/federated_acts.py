@@ -32,7 +32,7 @@ async def rounds(play: Play, bundle: Path) -> Path | None:
         outcome = await play.command(
             "federation", "federate", "round", "--state", str(world.state), "--release", str(bundle),
             "--rounds", str(ROUNDS), "--phones", str(PHONES_PER_REGION), "--dataset", str(play.dataset),
-            "--canary", canary,
+            "--canary", canary, "--plain",  # what crosses between region and central is captured and searched here
         )  # fmt: skip
     report = outcome["phones"]
     regions = {part["region"] for one in outcome["rounds"] for part in one["regions"]}

@@ -130,15 +130,25 @@ class _Tap:
         self._ready.set()
         await self._stop.wait()
         server.close()
-        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
             task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+        except OSError:
+            writer.close()
+            return
+        try:
             await asyncio.gather(self._copy(reader, far_writer), self._copy(far_reader, writer))
         except (OSError, asyncio.CancelledError):
-            writer.close()
+            pass
+        finally:
+            for one in (writer, far_writer):
+                one.close()
+            await asyncio.gather(*(one.wait_closed() for one in (writer, far_writer)), return_exceptions=True)
 
     async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while chunk := await reader.read(65536):
@@ -146,6 +156,35 @@ class _Tap:
             writer.write(chunk)
             await writer.drain()
         writer.close()
+
+
+@pytest.mark.slow
+def test_with_tls_and_node_authentication_nothing_can_be_read_and_a_killed_server_app_goes_on(world: _World) -> None:
+    superlink_port = free_ports(1)[0]
+    tap = _Tap(superlink_port)
+    tapped = msgspec.structs.replace(world.links["us-east"], superlink_address=f"127.0.0.1:{tap.port}")
+    pid_file = world.directory / "run" / "outcome" / "server-app.pid"
+    killed: list[int] = []
+
+    def kill_the_server_app_once() -> None:
+        _wait_until(pid_file.exists)
+        killed.append(int(pid_file.read_text()))
+        os.kill(killed[0], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_the_server_app_once)
+    killer.start()
+    outcome = run_round(
+        state_directory=world.directory / "run", release_directory=world.release,
+        regions=world.links | {"us-east": tapped}, privacy=world.privacy, training=TrainingPlan(rank=3),
+        superlink_port=superlink_port, timeout_s=180.0,
+    )  # fmt: skip
+    killer.join()
+    tap.close()
+    assert (outcome.ok, len(outcome.rounds), len(killed)) == (True, 1, 1)
+    assert ledger(world.directory / "ledger.jsonl").rounds == 1
+    assert len(tap.recorded) > 1000
+    assert outcome.rounds[0].round_id.encode() not in tap.recorded
+    assert descendants_of_flower() == []
 
 
 @pytest.mark.slow
@@ -157,7 +196,7 @@ def test_a_round_in_a_real_deployment(world: _World) -> None:
     outcome = run_round(
         state_directory=world.directory / "run", release_directory=world.release,
         regions=links | {"us-east": tapped}, privacy=world.privacy, training=TrainingPlan(rank=3),
-        superlink_port=superlink_port, timeout_s=180.0,
+        superlink_port=superlink_port, timeout_s=180.0, tls=False,
     )  # fmt: skip
     tap.close()
     assert (outcome.ok, len(outcome.rounds)) == (True, 1)

@@ -1,8 +1,10 @@
 """Flower's two sides without Flower's processes, and the supervisor's pieces."""
 
+import contextlib
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -20,6 +22,7 @@ from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from federation.flower import supervisor
+from federation.flower.certificates import make_credentials
 from federation.flower.client_app import BODY, PLAN, RESULT, Gateway, train
 from federation.flower.deployment import DeploymentError, run_rounds
 from federation.flower.plan import PROGRESS_FILE, DeploymentPlan, PrivacyPlan, RegionLink, RunPlan
@@ -218,13 +221,18 @@ def test_flowers_processes_reach_nothing_outside(tmp_path: Path) -> None:
 def test_a_supernode_goes_where_its_link_says_and_is_never_told_a_key(tmp_path: Path) -> None:
     plan = _deployment(tmp_path)
     link = RegionLink(gateway_url="http://127.0.0.1:7", round_key_file="/k", superlink_address="127.0.0.1:9")
-    command = supernode_command(tmp_path, link, plan, 8)
+    command = supernode_command(tmp_path, "us-east", _with_link(plan, link), 8, None)
     assert command[command.index("--superlink") + 1] == "127.0.0.1:9"
     assert command[-1] == 'gateway="http://127.0.0.1:7" round-key-file="/k"'
-    direct = supernode_command(tmp_path, msgspec.structs.replace(link, superlink_address=""), plan, 8)
+    direct = supernode_command(tmp_path, "us-east", _with_link(plan, link, superlink_address=""), 8, None)
     assert direct[direct.index("--superlink") + 1] == f"127.0.0.1:{plan.superlink_port}"
     with pytest.raises(ProcessError, match="quotes"):
-        supernode_command(tmp_path, msgspec.structs.replace(link, round_key_file='a"b'), plan, 8)
+        supernode_command(tmp_path, "us-east", _with_link(plan, link, round_key_file='a"b'), 8, None)
+
+
+def _with_link(plan: DeploymentPlan, link: RegionLink, **changes) -> DeploymentPlan:
+    changed = msgspec.structs.replace(link, **changes)
+    return msgspec.structs.replace(plan, run=msgspec.structs.replace(plan.run, regions={"us-east": changed}))
 
 
 _FAMILY = """
@@ -319,27 +327,87 @@ class _Child:
         return self.returncode
 
 
+def _running(plan: DeploymentPlan, *, within_s: float = 10.0) -> supervisor._Deployment:
+    return supervisor._Deployment(plan, {}, None, supervisor.Deadline(ManualClock(), within_s))
+
+
 def test_the_supervisor_notices_what_ended_early_failed_or_took_too_long(tmp_path: Path) -> None:
     plan = _deployment(tmp_path)
-    supervisor._prepare(plan, tmp_path)
-    in_time = supervisor.Deadline(ManualClock(), 10.0)
-    wait = supervisor._wait_for_outcome
-    alive = _Child(None)
-    with pytest.raises(ProcessError, match="superlink ended early with 1"):
-        wait(plan, {"superlink": _Child(1)}, alive, in_time)  # type: ignore[dict-item,arg-type]
-    with pytest.raises(ProcessError, match="flwr run ended with 2"):
-        wait(plan, {}, _Child(2), in_time)  # type: ignore[arg-type]
+    supervisor._prepare(plan, tmp_path, None)
     with pytest.raises(ProcessError, match="in time"):
-        wait(plan, {}, alive, supervisor.Deadline(ManualClock(), -1.0))  # type: ignore[arg-type]
-    with pytest.raises(ProcessError, match="ended early"):
-        supervisor._wait_for_port(plan.superlink_port, {"superlink": _Child(1)}, in_time)  # type: ignore[dict-item]
+        _running(plan, within_s=-1.0).wait_for_outcome()
+    run = _running(plan)
+    run._superlink = _Child(1)  # type: ignore[assignment]
+    with pytest.raises(ProcessError, match="superlink ended early with 1"):
+        run.wait_for_outcome()
+    run = _running(plan)
+    run._submitted = _Child(2)  # type: ignore[assignment]
+    with pytest.raises(ProcessError, match="flwr run ended with 2"):
+        run.wait_for_outcome()
     (tmp_path / "outcome" / "failure.txt").write_text("no luck\n")
     with pytest.raises(ProcessError, match="no luck"):
-        wait(plan, {}, alive, in_time)  # type: ignore[arg-type]
+        _running(plan).wait_for_outcome()
     (tmp_path / "outcome" / "outcome.json").write_text("{}")
-    wait(plan, {}, alive, in_time)  # type: ignore[arg-type]
-    supervisor._prepare(plan, tmp_path)
+    _running(plan).wait_for_outcome()
+    supervisor._prepare(plan, tmp_path, None)
     assert not (tmp_path / "outcome" / "outcome.json").exists()
+
+
+def test_what_was_killed_is_started_again_a_bounded_number_of_times(tmp_path: Path) -> None:
+    plan = msgspec.structs.replace(_deployment(tmp_path), restarts_max=3)
+    supervisor._prepare(plan, tmp_path, None)
+    run = _running(plan)
+    started: list[str] = []
+
+    def start_and_die(_command: list[str], log: str) -> _Child:
+        started.append(log)
+        return _Child(-9)
+
+    run._start = start_and_die  # type: ignore[method-assign,assignment]
+    run.start_supernode("r1", 1)
+    with pytest.raises(ProcessError, match="once too often"):
+        run.wait_for_outcome()
+    assert started == ["supernode-r1.log"] * 4
+
+
+def test_a_server_app_that_was_killed_is_submitted_again(tmp_path: Path) -> None:
+    plan = _deployment(tmp_path)
+    supervisor._prepare(plan, tmp_path, None)
+    run = _running(plan)
+    assert not run._server_app_died()
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    file = tmp_path / "outcome" / "server-app.pid"
+    file.write_text(str(child.pid))
+    assert not run._server_app_died()
+    child.kill()
+    child.wait(20)
+    assert run._server_app_died()
+    submitted: list[list[str]] = []
+
+    def start_and_finish(command: list[str], _log: str) -> _Child:
+        submitted.append(command)
+        (tmp_path / "outcome" / "outcome.json").write_text("{}")
+        return _Child(None)
+
+    run._start = start_and_finish  # type: ignore[method-assign,assignment]
+    run.wait_for_outcome()
+    assert [command[1] for command in submitted] == ["run"]
+
+
+def test_credentials_verify_against_their_authority_and_are_private(tmp_path: Path) -> None:
+    made = make_credentials(tmp_path, host="127.0.0.1", regions=("us-east",), clock=SystemClock())
+    context = ssl.create_default_context(cafile=str(made.authority))
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(made.certificate, made.key)
+    ours, theirs = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = context.wrap_bio(theirs, ours, server_hostname="127.0.0.1")
+    peer = server.wrap_bio(ours, theirs, server_side=True)
+    for one in (client, peer, client, peer, client):
+        with contextlib.suppress(ssl.SSLWantReadError):
+            one.do_handshake()
+    assert client.version() == "TLSv1.3"
+    for secret in (made.key, made.node_key("us-east")):
+        assert secret.stat().st_mode & 0o077 == 0
 
 
 def test_a_run_without_an_outcome_says_where_to_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

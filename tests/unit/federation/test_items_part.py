@@ -1,0 +1,132 @@
+"""Training the vectors of a slice of items: what a phone sends, and what the server makes of it."""
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from federation.device.model import item_statistics, moved_items
+from federation.device.tower import load_device_release
+from federation.device.training import TrainingError, train_round
+from federation.flower.plan import TrainingPlan
+from federation.messages import Part, rows_of, to_bytes
+from federation.rounds.aggregate import item_step
+from federation.rounds.directions import made_up_queries, whitened_directions
+from federation.rounds.outcome import OutcomeError
+from federation.rounds.parts import shared_part, slice_rows
+from infra.plumbing.errors import InvalidInputError
+from tests.unit.federation.building import DIM, ITEMS, history, round_plan, small_release, write_release
+
+ROWS = np.arange(0, ITEMS, 4, dtype=np.int32)
+RANK = 3
+
+
+def _plan(**changes):
+    plan = msgspec.structs.replace(
+        round_plan(rank=RANK), part=Part.ITEMS, rows=ROWS.astype("<i4").tobytes(),
+        core=to_bytes(np.zeros((len(ROWS), RANK))), clipping_norm=5.0,
+    )  # fmt: skip
+    return msgspec.structs.replace(plan, **changes)
+
+
+def test_the_statistics_are_the_gradient_of_the_likelihood() -> None:
+    rng = np.random.default_rng(4)
+    vectors, base = rng.normal(size=(ITEMS, DIM)), rng.normal(size=(9, DIM))
+    targets = rng.integers(0, ITEMS, size=9)
+    directions = rng.normal(size=(DIM, RANK))
+
+    def likelihood(core: np.ndarray) -> float:
+        logits = base @ (vectors + np.zeros((ITEMS, DIM))).T
+        logits[:, ROWS] += base @ directions @ core.T
+        return float((logits[np.arange(9), targets] - np.log(np.exp(logits).sum(axis=1))).sum())
+
+    found = item_statistics(base, targets, vectors=vectors, rows=ROWS, directions=directions)
+    for row, column in ((0, 0), (3, 2), (9, 1)):
+        step = np.zeros((len(ROWS), RANK))
+        step[row, column] = 1e-6
+        slope = (likelihood(step) - likelihood(-step)) / 2e-6
+        assert found[row, column] == pytest.approx(slope, abs=1e-5)
+    assert (found[:, -1] > 0.0).all()
+    observed = np.isin(targets, ROWS).sum()
+    assert found[:, -1].sum() > observed
+
+
+def test_every_phone_answers_for_the_whole_slice_whatever_it_has_seen() -> None:
+    release = small_release()
+    seen = history(30)
+    for known in (seen, history(30, seed=9), history(0)):
+        trained = train_round(_plan(), release, known, rng=np.random.default_rng(0))
+        assert trained.update.shape == (len(ROWS), RANK + 1)
+        assert np.linalg.norm(trained.update) <= 5.0 * (1 + 1e-6)
+    # Items that never came up are moved too (down), so zero rows do not tell what is in a history.
+    assert (train_round(_plan(), release, seen, rng=np.random.default_rng(0)).update != 0.0).all()
+
+
+def test_a_slice_beyond_the_catalogue_is_refused() -> None:
+    plan = _plan(rows=np.array([ITEMS], dtype="<i4").tobytes(), core=to_bytes(np.zeros((1, RANK))))
+    with pytest.raises(TrainingError, match="items"):
+        train_round(plan, small_release(), history(5), rng=np.random.default_rng(0))
+    for rows in (b"", b"123", np.array([1, 1], "<i4").tobytes(), np.array([-1], "<i4").tobytes()):
+        with pytest.raises(InvalidInputError):
+            rows_of(_plan(rows=rows))
+
+
+def test_steps_recover_items_that_the_release_does_not_know() -> None:
+    """Many phones with a taste of their own: held-out likelihood rises to near that of the true vectors."""
+    rng = np.random.default_rng(7)
+    truth = rng.normal(size=(ITEMS, DIM)).astype(np.float32)
+    start = truth.copy()
+    start[ROWS] = 0.0
+    base = rng.normal(size=(4000, DIM)).astype(np.float32)
+    logits = base @ truth.T
+    chances = np.exp(logits - logits.max(axis=1, keepdims=True))
+    chances /= chances.sum(axis=1, keepdims=True)
+    targets = np.array([rng.choice(ITEMS, p=row) for row in chances])
+    directions = whitened_directions(base, DIM)
+    core = np.zeros((len(ROWS), DIM))
+
+    def loss(vectors: np.ndarray) -> float:
+        scores = base[3000:] @ vectors.T
+        return float(np.mean(np.log(np.exp(scores).sum(axis=1)) - scores[np.arange(1000), targets[3000:]]))
+
+    for _ in range(15):
+        vectors = moved_items(start, rows=ROWS, core=core, directions=directions)
+        total = item_statistics(base[:3000], targets[:3000], vectors=vectors, rows=ROWS, directions=directions)
+        core = item_step(core, total / 3000, weight=3000, deviation=0.0, learning_rate=0.5)
+    before, after, best = (
+        loss(start),
+        loss(moved_items(start, rows=ROWS, core=core, directions=directions)),
+        loss(truth),
+    )
+    assert (before - after) / (before - best) > 0.9
+
+
+def test_rows_that_noise_explains_do_not_move() -> None:
+    mean = np.zeros((4, RANK + 1))
+    mean[0, :RANK], mean[:, -1] = 5.0, 1.0
+    mean[1, :RANK] = 0.01
+    core = item_step(np.zeros((4, RANK)), mean, weight=100, deviation=0.1, learning_rate=1.0)
+    assert (core[0] > 0.0).all()
+    np.testing.assert_array_equal(core[1:], 0.0)
+
+
+def test_the_part_is_made_of_the_release_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    release = write_release(tmp_path)
+    assert len(slice_rows(release, ("quiet",))) == ITEMS // 4
+    assert len(slice_rows(release, ())) == ITEMS
+    with pytest.raises(OutcomeError, match="no item in nonsense"):
+        slice_rows(release, ("nonsense",))
+    training = TrainingPlan(part=Part.ITEMS, categories=("quiet",), rank=RANK)
+    part, again = shared_part(training, release), shared_part(training, release)
+    np.testing.assert_array_equal(part.basis, again.basis)
+    assert part.step(np.ones((ITEMS // 4, RANK + 1)), weight=10, deviation=0.0) > 0.0
+    again.restore(*part.saved())
+    np.testing.assert_array_equal(again.core, part.core)
+    moves = part.items()
+    assert moves is not None
+    assert moves.moves.shape == (ITEMS // 4, DIM)
+    queries = made_up_queries(load_device_release(release), count=20)
+    assert queries.shape == (20, DIM)
+    with pytest.raises(ValueError, match="rank"):
+        whitened_directions(queries, DIM + 1)

@@ -29,8 +29,8 @@ TIERS_OF_COMMAND: dict[str, tuple[str, ...]] = {
     "events": ("infra", "region"),
     "world": ALL_SERVING,
     "demo": (*ALL_SERVING, "central"),
-    "bench": ("bench", *ALL_SERVING, "central"),
-    "test": ("development", *ALL_SERVING, "central"),
+    "bench": ("bench", *ALL_SERVING, "central", "device"),
+    "test": ("development", *ALL_SERVING, "central", "device"),
 }
 
 

@@ -110,25 +110,35 @@ def server_step(
 
 
 def item_step(
-    core: Float64Array, mean: Float64Array, *, weight: float, deviation: float, learning_rate: float
-) -> Float64Array:
-    """The items' parameters after one look at them: gradient over mass, row by row, noise taken into account.
+    core: Float64Array, mean: Float64Array, *, centre: Float64Array, weight: float, deviation: float,
+    learning_rate: float,
+) -> Float64Array:  # fmt: skip
+    """The items' parameters after one look at them: popularity by proportional fitting, tastes by a damped Newton step.
 
-    For whitened directions the mass is the diagonal of the Hessian to first order, so this is a damped Newton step
-    of the softmax regression. A row that its noise explains does not move (positive-part James-Stein, per row).
+    How often an item came up and how often it was expected follow from the mass (their sum) and the gradient along
+    popularity (their difference). Popularity moves by the log of their ratio, which fits one item alone exactly and
+    cannot overshoot; tastes by gradient over mass, which is Newton's step to first order, tastes being whitened. A row
+    whose tastes its noise explains does not move in them (positive-part James-Stein, per row).
 
     Args:
-        core: `[rows, rank]`.
+        core: `[rows, rank]`, the last column popularity.
         mean: `[rows, rank + 1]`, per user: gradients, and in the last column the mass.
+        centre: `[rank - 1]`, the mean of the tastes' features.
         weight: users in the mean.
         deviation: of the noise in each coordinate of `mean`.
-        learning_rate: 1 is a whole Newton step; frequent items need less.
+        learning_rate: of the tastes, and of the logarithm.
     """
-    gradient, mass = mean[:, :-1], mean[:, -1] / 2.0
-    lengths = np.maximum((gradient**2).sum(axis=1), np.finfo(np.float64).tiny)
-    kept = np.maximum(0.0, 1.0 - gradient.shape[1] * deviation**2 / lengths)
+    mass, excess = np.maximum(mean[:, -1], 0.0), mean[:, -2]
     floor = max(ITEM_PRIOR / max(weight, 1.0), NOISE_FLOOR * deviation)
-    step: Float64Array = learning_rate * (gradient * kept[:, None]) / np.maximum(mass, floor)[:, None]
+    seen, expected = np.maximum((mass + excess) / 2.0, 0.0), np.maximum((mass - excess) / 2.0, 0.0)
+    popularity = np.log((seen + floor) / (expected + floor))
+    tastes = mean[:, :-2] - excess[:, None] * centre
+    lengths = np.maximum((tastes**2).sum(axis=1), np.finfo(np.float64).tiny)
+    # Taking the centre off brings the noise of `excess` along.
+    variance = deviation**2 * (tastes.shape[1] + float(centre @ centre))
+    kept = np.maximum(0.0, 1.0 - variance / lengths)
+    taste_step = tastes * kept[:, None] / np.maximum(np.maximum(seen, expected), floor)[:, None]
+    step: Float64Array = learning_rate * np.column_stack([taste_step, popularity])
     return core + step
 
 

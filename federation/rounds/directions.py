@@ -5,6 +5,7 @@ catalogue says that they are taken. What matters is the scale of user vectors al
 """
 
 import hashlib
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -33,19 +34,34 @@ def made_up_queries(release: DeviceRelease, *, count: int = QUERIES) -> npt.NDAr
     return vectors
 
 
-def whitened_directions(queries: npt.NDArray[np.floating], rank: int) -> npt.NDArray[np.float32]:
-    """The `rank` largest directions of these vectors, scaled so that a vector's parts have unit size: `[dim, rank]`.
+@dataclass(frozen=True, slots=True)
+class Directions:
+    """`basis [dim, rank]`: tastes, whitened, and in the last column popularity; `centre [rank - 1]`.
+
+    A user vector `u` has the tastes ``u @ basis[:, :-1] - centre``, of mean zero and about unit size over users, and
+    ``u @ basis[:, -1]`` is near 1 for everybody: an item moved along that column becomes more popular with all alike.
+    """
+
+    basis: npt.NDArray[np.float32]
+    centre: npt.NDArray[np.float64]
+
+
+def directions_of(queries: npt.NDArray[np.floating], rank: int) -> Directions:
+    """Popularity and the `rank - 1` largest directions of taste among these user vectors.
 
     Raises:
-        ValueError: rank is below 1 or above dim.
+        ValueError: rank is below 2 or above dim.
     """
     dim = queries.shape[1]
-    if not 1 <= rank <= dim:
-        raise ValueError(f"the rank must lie between 1 and {dim}, not {rank}")
+    if not 2 <= rank <= dim:
+        raise ValueError(f"the rank must lie between 2 and {dim}, not {rank}")
     wide = queries.astype(np.float64)
-    values, vectors = np.linalg.eigh(wide.T @ wide / len(wide))
-    largest = values[::-1][:rank]
-    directions: npt.NDArray[np.float32] = (vectors[:, ::-1][:, :rank] / np.sqrt(largest + DAMPING * largest[0])).astype(
-        np.float32
-    )
-    return directions
+    mean = wide.mean(axis=0)
+    values, vectors = np.linalg.eigh(np.cov(wide, rowvar=False))
+    largest = values[::-1][: rank - 1]
+    tastes = vectors[:, ::-1][:, : rank - 1] / np.sqrt(largest + DAMPING * largest[0])
+    second = wide.T @ wide / len(wide)
+    # What comes nearest to 1 for every user vector, in least squares.
+    popularity = np.linalg.solve(second + 1e-3 * np.trace(second) / dim * np.eye(dim), mean)
+    basis = np.column_stack([tastes, popularity]).astype(np.float32)
+    return Directions(basis, mean @ tastes)

@@ -22,7 +22,7 @@ from federation.rounds.aggregate import (
     server_step,
     stepped_adapter,
 )
-from federation.rounds.directions import made_up_queries, whitened_directions
+from federation.rounds.directions import Directions, directions_of, made_up_queries
 from federation.rounds.outcome import ItemMoves, OutcomeError, load_adapter
 from infra.contracts.release import CATALOGUE, FEDERATED_ADAPTER, ITEM_VECTORS, CatalogueItem
 
@@ -138,15 +138,16 @@ class ItemsPart(_Part):
     part = Part.ITEMS
 
     def __init__(
-        self, training: TrainingPlan, *, released: Float32Array, basis: Float32Array, rows: npt.NDArray[np.int32]
+        self, training: TrainingPlan, *, released: Float32Array, directions: Directions, rows: npt.NDArray[np.int32]
     ) -> None:
-        super().__init__(training, released=released, basis=basis, rows=len(rows))
+        super().__init__(training, released=released, basis=directions.basis, rows=len(rows))
         self.rows = rows
+        self._centre = directions.centre
 
     def step(self, mean: Float64Array, *, weight: float, deviation: float) -> float:
-        """A damped Newton step, row by row."""
+        """Popularity and tastes of each item, row by row."""
         core = item_step(
-            self._state.core, mean, weight=weight, deviation=deviation,
+            self._state.core, mean, centre=self._centre, weight=weight, deviation=deviation,
             learning_rate=self._training.server_learning_rate,
         )  # fmt: skip
         moved = float(np.linalg.norm(core - self._state.core))
@@ -174,8 +175,8 @@ def shared_part(training: TrainingPlan, release: Path) -> SharedPart:
     if training.part is Part.CORE:
         return CorePart(training, released=released, basis=principal_basis(vectors, rank), rows=rank)
     rows = slice_rows(release, training.categories)
-    directions = whitened_directions(made_up_queries(load_device_release(release)), rank)
-    return ItemsPart(training, released=released, basis=directions, rows=rows)
+    directions = directions_of(made_up_queries(load_device_release(release)), rank)
+    return ItemsPart(training, released=released, directions=directions, rows=rows)
 
 
 def slice_rows(release: Path, categories: Sequence[str]) -> npt.NDArray[np.int32]:

@@ -42,13 +42,13 @@ class Credentials:
         """The SuperLink's private key."""
         return self.directory / "superlink.key"
 
-    def node_key(self, region: str) -> Path:
-        """Private key of a region's SuperNode."""
-        return self.directory / f"supernode-{region}.key"
+    def node_key(self, region: str, start: int = 0) -> Path:
+        """Private key of a region's SuperNode, by how often it was started."""
+        return self.directory / f"supernode-{region}-{start}.key"
 
-    def node_public(self, region: str) -> Path:
+    def node_public(self, region: str, start: int = 0) -> Path:
         """Public key of a region's SuperNode, to be registered at the SuperLink."""
-        return self.directory / f"supernode-{region}.pub"
+        return self.directory / f"supernode-{region}-{start}.pub"
 
 
 def make_credentials(directory: Path, *, host: str, regions: Sequence[str], clock: Clock) -> Credentials:
@@ -77,18 +77,19 @@ def make_credentials(directory: Path, *, host: str, regions: Sequence[str], cloc
         server.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()), mode=0o600,
     )  # fmt: skip
     for region in regions:
-        _node_keys(made, region)
+        make_node_keys(made, region)
     return made
 
 
-def _node_keys(made: Credentials, region: str) -> None:
+def make_node_keys(made: Credentials, region: str, start: int = 0) -> None:
+    """A key pair for one start: the SuperLink takes a key that it believes online for an impostor's."""
     key = ec.generate_private_key(ec.SECP384R1())
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
     )
     public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-    write_atomically(made.node_key(region), private, mode=0o600)
-    write_atomically(made.node_public(region), public)
+    write_atomically(made.node_key(region, start), private, mode=0o600)
+    write_atomically(made.node_public(region, start), public)
 
 
 def _builder(

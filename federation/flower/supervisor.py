@@ -17,7 +17,7 @@ from types import FrameType
 
 import msgspec
 
-from federation.flower.certificates import Credentials, make_credentials
+from federation.flower.certificates import Credentials, make_credentials, make_node_keys
 from federation.flower.plan import PROGRESS_FILE, SERVER_APP_FILE, DeploymentPlan
 from federation.flower.processes import ProcessError, adopt_orphans, die_with_parent, end_descendants, start
 from federation.rounds.outcome import ITEM_MOVES_FILE, OUTCOME_FILE
@@ -103,8 +103,9 @@ def _run(plan: DeploymentPlan, environment: Mapping[str, str], clock: Clock) -> 
     _prepare(plan, state, keys)
     run = _Deployment(plan, environment, keys, Deadline(clock, plan.timeout_s))
     run.start_superlink()
-    run.register_nodes()
+    # One after the other: each takes an interpreter's start, but together they would write one configuration.
     for region, port in zip(regions, free_ports(len(regions)), strict=True):
+        run.register_node(region)
         run.start_supernode(region, port)
     run.submit()
     run.wait_for_outcome()
@@ -126,6 +127,8 @@ class _Deployment:
         self._superlink: subprocess.Popen[bytes] | None = None
         self._supernodes: dict[str, tuple[subprocess.Popen[bytes], int]] = {}
         self._submitted: subprocess.Popen[bytes] | None = None
+        self._starts: dict[str, int] = {}
+        """How often each region's SuperNode was started again."""
         self._restarts = 0
 
     def start_superlink(self) -> None:
@@ -139,27 +142,32 @@ class _Deployment:
                     return
             time.sleep(_LOOK_S)
 
-    def register_nodes(self) -> None:
-        """Tell the SuperLink which SuperNodes it may let in."""
+    def register_node(self, region: str) -> None:
+        """Tell the SuperLink the key of a region's SuperNode."""
         if self._keys is None:
             return
-        commands = [
-            [str(self._tools / "flwr"), "supernode", "register", str(self._keys.node_public(region)), _CONNECTION]
-            for region in sorted(self._plan.run.regions)
-        ]
-        # One after the other: each takes an interpreter's start, but together they would write one configuration.
-        for command in commands:
-            registering = self._start(command, "register.log")
-            while (code := registering.poll()) is None:
-                self._require_time()
-                time.sleep(_LOOK_S)
-            if code:
-                raise ProcessError(f"a SuperNode could not be registered ({code}).", fix="See register.log.")
+        public = self._keys.node_public(region, self._starts.get(region, 0))
+        command = [str(self._tools / "flwr"), "supernode", "register", str(public), _CONNECTION]
+        registering = self._start(command, "register.log")
+        while (code := registering.poll()) is None:
+            self._require_time()
+            time.sleep(_LOOK_S)
+        if code:
+            raise ProcessError(f"a SuperNode could not be registered ({code}).", fix="See register.log.")
 
     def start_supernode(self, region: str, port: int) -> None:
         """Start one region's SuperNode."""
-        command = supernode_command(self._tools, region, self._plan, port, self._keys)
+        key = None if self._keys is None else self._keys.node_key(region, self._starts.get(region, 0))
+        command = supernode_command(self._tools, region, self._plan, port, self._keys, key)
         self._supernodes[region] = (self._start(command, f"supernode-{region}.log"), port)
+
+    def _start_supernode_again(self, region: str, port: int) -> None:
+        # Until heartbeats run out the SuperLink takes the old key for online, and would refuse it: a new one.
+        self._starts[region] = self._starts.get(region, 0) + 1
+        if self._keys is not None:
+            make_node_keys(self._keys, region, self._starts[region])
+        self.register_node(region)
+        self.start_supernode(region, port)
 
     def submit(self) -> None:
         """Submit the run: Flower starts the ServerApp."""
@@ -183,7 +191,7 @@ class _Deployment:
             for region, (process, port) in list(self._supernodes.items()):
                 if process.poll() is not None:
                     self._count_restart(f"supernode {region}", process.returncode)
-                    self.start_supernode(region, port)
+                    self._start_supernode_again(region, port)
             if self._submitted is not None and self._submitted.poll():
                 raise ProcessError(f"flwr run ended with {self._submitted.returncode}.", fix="See flwr-run.log.")
             if self._server_app_died():
@@ -263,17 +271,15 @@ def flower_environment(plan: DeploymentPlan, inherited: Mapping[str, str]) -> di
 
 
 def supernode_command(
-    tools: Path, region: str, plan: DeploymentPlan, port: int, keys: Credentials | None
-) -> list[str]:  # fmt: skip
+    tools: Path, region: str, plan: DeploymentPlan, port: int, keys: Credentials | None, key: Path | None = None
+) -> list[str]:
     """The SuperNode of one region; its ClientApp learns the gateway and where its key lies, not the key."""
     link = plan.run.regions[region]
     superlink = link.superlink_address or f"{HOST}:{plan.superlink_port}"
     config = f"gateway={_quoted(link.gateway_url)} round-key-file={_quoted(link.round_key_file)}"
     secured = ["--insecure"]
-    if keys is not None:
-        secured = [
-            "--root-certificates", str(keys.authority), "--auth-supernode-private-key", str(keys.node_key(region)),
-        ]  # fmt: skip
+    if keys is not None and key is not None:
+        secured = ["--root-certificates", str(keys.authority), "--auth-supernode-private-key", str(key)]
     return [
         str(tools / "flower-supernode"), *secured, "--superlink", superlink, "--host", HOST, "--port", str(port),
         "--node-config", config,

@@ -33,6 +33,7 @@ from infra.plumbing.progress import Progress, SilentProgress
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from central.evaluation.cold import ColdFigures
     from central.release.build import Bundle
     from central.training.saved import SavedModel
 
@@ -185,6 +186,30 @@ def evaluate(
     if report is not None:
         write_report(evaluation, report)
     return evaluation
+
+
+def evaluate_cold(
+    *, model: Path, dataset: Path, minutes: float | None = None, progress: Progress | None = None
+) -> "ColdFigures":
+    """Trains the model's towers anew without a tenth of the items, and asks for those by their metadata.
+
+    Args:
+        model: a trained model folder: its settings are used, not its weights.
+        dataset: the dataset folder that it was trained on.
+        minutes: wall time for the training at most.
+        progress: told while it runs.
+
+    Raises:
+        InvalidInputError: not a model, not its dataset, or items without categories.
+    """
+    _check(minutes is None or 0.0 < minutes <= MINUTES_MAX, f"minutes must lie above 0 and up to {MINUTES_MAX:.0f}.")
+    card = read_model_card(model)
+    data = load_dataset(dataset, ties=card.ties, seed=card.retrieval.seed)
+
+    from central.evaluation.cold import evaluate_cold_items  # noqa: PLC0415
+
+    told = progress or SilentProgress()
+    return evaluate_cold_items(data, card.retrieval, clock=SystemClock(), progress=told, minutes=minutes)
 
 
 def _variant(model: Path, dataset: Path) -> tuple[str, dict[str, float]]:

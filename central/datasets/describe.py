@@ -8,6 +8,7 @@ from central.datasets.interactions import Interactions
 
 SPARSE_PER_USER = 5
 DAY_S = 86_400.0
+LARGE_INTERACTIONS = 2_000_000
 
 
 class Description(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,6 +26,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     per_user_p90: float
     per_item_median: float
     days: float
+    timestamps: bool
     sequences: bool
     metadata: bool
     categories: tuple[str, ...]
@@ -46,8 +48,9 @@ def describe(data: Interactions) -> Description:
         density=round(data.rows.size / (data.num_users * len(data.items)), 6),
         per_user_median=float(np.median(lengths)), per_user_p90=float(np.quantile(lengths, 0.9)),
         per_item_median=float(np.median(per_item)), days=round(float(times.max() - times.min()) / DAY_S, 2),
-        sequences=data.card.has_times and tied < 0.99, metadata=bool(data.items.categories),
-        categories=data.items.categories, evaluated_users=int((lengths >= SEQUENCE_MIN).sum()),
+        timestamps=data.card.has_times, sequences=data.card.has_times and tied < 0.99,
+        metadata=bool(data.items.categories), categories=data.items.categories,
+        evaluated_users=int((lengths >= SEQUENCE_MIN).sum()),
         tied_share=round(tied, 4), implies=(),
     )  # fmt: skip
     return msgspec.structs.replace(description, implies=tuple(_implications(description)))
@@ -55,7 +58,12 @@ def describe(data: Interactions) -> Description:
 
 def _implications(seen: Description) -> list[str]:
     said = []
-    if not seen.sequences:
+    if not seen.timestamps:
+        said.append(
+            "No timestamps, so no sequence: each history is a set in random order, the tower does not know positions, "
+            "and the test is one of a user's interactions at random."
+        )
+    elif not seen.sequences:
         said.append("No usable timestamps: the order of the file is taken for the order in time; gaps mean nothing.")
     elif seen.tied_share > 0.1:
         said.append(
@@ -64,6 +72,11 @@ def _implications(seen: Description) -> list[str]:
         )
     if not seen.metadata:
         said.append("No categories: an item without interactions cannot get a vector, and no list is by category.")
+    explicit = seen.event_types.get("rating", 0) / max(sum(seen.event_types.values()), 1)
+    if explicit < 0.5:
+        said.append("Mostly implicit events: what was not touched is unknown, not disliked.")
+    if seen.interactions > LARGE_INTERACTIONS:
+        said.append("Large: fewer epochs by default; give --minutes to bound the training.")
     if len(seen.regions) == 1:
         said.append(f"All users are in {next(iter(seen.regions))}: give users.csv a region column to spread them.")
     if seen.evaluated_users < seen.users:

@@ -48,6 +48,8 @@ class Items:
 class Interactions:
     """All interactions that enter a history, sorted by (user, time, row of the file).
 
+    Without timestamps each user's interactions are shuffled instead.
+
     `users`, `rows`, `strengths`: `[n] int32`; `times_s`: `[n] float64`; `starts`: `[num_users + 1] int64`, where
     each user's part begins; `user_regions`: `[num_users] int32`, index into `regions`. `held_out`:
     `[num_users] int32`, how many of the user's last interactions a given split keeps for the test, else None.
@@ -104,6 +106,7 @@ def load_dataset(folder: Path, *, ties: str = "file", seed: int = 0) -> Interact
     Args:
         folder: holds `dataset.json`.
         ties: `file`: interactions of one user at one moment stay in the order of the file; `random`: they are shuffled.
+            Without timestamps they always are.
         seed: of that shuffle.
 
     Raises:
@@ -114,7 +117,8 @@ def load_dataset(folder: Path, *, ties: str = "file", seed: int = 0) -> Interact
     items, row_of = _read_items(folder, item_index)
     columns = replace(columns, rows=row_of[columns.rows])
     tie = np.arange(columns.users.size)
-    if ties == "random":
+    if ties == "random" or not card.has_times:
+        # Without timestamps the order of the file may be that of the items: it must not pass for an order in time.
         np.random.default_rng(seed).shuffle(tie)
     order = np.lexsort((tie, columns.times_s, columns.is_test, columns.users))
     regions, user_regions = _read_regions(folder, user_ids)

@@ -12,6 +12,10 @@ from infra.plumbing.errors import InvalidInputError
 FULL_SOFTMAX_ITEMS_MAX: Final = 20_000
 """Up to here every step ranks the target against the whole catalogue; above, against the batch, log-Q corrected."""
 SMALL_INTERACTIONS: Final = 300_000
+EPOCHS: Final = 20
+EPOCHS_MIN: Final = 3
+TOKENS_MAX: Final = 30_000_000
+"""Positions that a large dataset is trained on at most, all epochs together, EPOCHS_MIN epochs at least."""
 TOKENS_MIN: Final = 1_800_000
 """Positions that a small dataset is trained on at least, all epochs together."""
 EPOCHS_MAX: Final = 60
@@ -41,6 +45,8 @@ class RetrievalConfig(msgspec.Struct, frozen=True, kw_only=True):
     item_dropout: float = 0.02
     """Share of the items that a step knows by their metadata only, so that an unseen item has a vector."""
     ema: float = 0.998
+    positions: bool = True
+    """Whether the tower knows the order of a history; without timestamps there is none."""
     context: bool = True
     """Whether the tower reads strengths and gaps, or the items only."""
     full_softmax: bool = True
@@ -108,7 +114,7 @@ def read_model_card(folder: Path) -> ModelCard:
 def default_config(data: Interactions, *, seed: int, bfloat16: bool, context: bool = True) -> RetrievalConfig:
     """Sizes by the amount of data: history length by the users' lengths, width and epochs by the interactions."""
     small = data.rows.size < SMALL_INTERACTIONS
-    epochs = 20
+    epochs = int(np.clip(TOKENS_MAX // max(data.rows.size, 1), EPOCHS_MIN, EPOCHS))
     if small:
         epochs = int(np.clip(TOKENS_MIN // max(data.rows.size, 1), 12, EPOCHS_MAX))
     return RetrievalConfig(
@@ -119,6 +125,7 @@ def default_config(data: Interactions, *, seed: int, bfloat16: bool, context: bo
         learning_rate=3e-3 if small else 2e-3,
         # The schedule ends at zero, and the last third of it brings the most: only a long standstill ends a run.
         patience=max(5, epochs // 2),
+        positions=data.card.has_times,
         context=context,
         full_softmax=len(data.items) <= FULL_SOFTMAX_ITEMS_MAX,
         bfloat16=bfloat16,

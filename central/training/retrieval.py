@@ -1,6 +1,6 @@
 """The retrieval model: two towers under one TensorFlow Recommenders model, and the loop that trains it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,13 +15,15 @@ from central.training.losses import full_softmax_loss
 from central.training.runtime import keras, seed_everything, tf, tfrs
 from central.training.towers import ItemTower, PackedInput, UserTower, packed_from_history
 from central.training.windows import EventTable, WindowBatch, epoch_batches, event_table, history_batch
-from infra.contracts.features import FloatArray
+from infra.contracts.features import FloatArray, HistoryInput
 from infra.plumbing.clock import Clock
 from infra.plumbing.progress import Progress
 
 ENCODE_BATCH: Final = 64
 VALIDATION_USERS_MAX: Final = 2000
 PROGRESS_STEPS: Final = 1000
+_SLOTS: Final = ("m", "v")
+"""What Adam keeps of every variable, by its own names."""
 
 
 class TwoTowerModel(tfrs.Model):  # type: ignore[misc]
@@ -187,7 +189,7 @@ class _Trainer:
         weights = Weights(
             variables=[variable.numpy() for variable in self._variables],
             averages=[average.numpy() for average in self._averages],
-            best=self._best_weights, optimizer=self._model.optimizer.get_weights(),
+            best=self._best_weights, optimizer=self._moments(),
         )  # fmt: skip
         self._checkpoint.save(state, weights)
 
@@ -204,8 +206,27 @@ class _Trainer:
         for held, values in ((self._variables, weights.variables), (self._averages, weights.averages)):
             for variable, value in zip(held, values, strict=True):
                 variable.assign(value)
-        self._model.optimizer._create_all_weights(self._variables)  # noqa: SLF001 (its moments exist after a first step only)
-        self._model.optimizer.set_weights(weights.optimizer)
+        self._set_moments(weights.optimizer)
+
+    def _moments(self) -> list[npt.NDArray[Any]]:
+        """The optimiser's step count, and its two moments of every variable; zeros for one that has no gradient."""
+        optimizer = self._model.optimizer
+        kept = [optimizer.iterations.numpy()]
+        for variable in self._variables:
+            for slot in _SLOTS:
+                try:
+                    kept.append(optimizer.get_slot(variable, slot).numpy())
+                except KeyError:
+                    kept.append(np.zeros(variable.shape, dtype=np.float32))
+        return kept
+
+    def _set_moments(self, kept: list[npt.NDArray[Any]]) -> None:
+        optimizer = self._model.optimizer
+        optimizer.iterations.assign(int(kept[0]))
+        values = iter(kept[1:])
+        for variable in self._variables:
+            for slot in _SLOTS:
+                optimizer.add_slot(variable, slot).assign(next(values))
 
     def _batches(self) -> list[WindowBatch]:
         config = self._config
@@ -257,6 +278,17 @@ def encode_histories(
     users: npt.NDArray[np.int32],
 ) -> FloatArray:
     """User vectors `[len(at), dim]` for the histories that end before each position of `at`."""
+
+    def histories(which: npt.NDArray[np.int64]) -> HistoryInput:
+        return history_batch(table, starts[users[at[which]]], at[which], model.config.history_length)
+
+    return encode_batches(model, histories, len(at))
+
+
+def encode_batches(
+    model: TwoTowerModel, histories: Callable[[npt.NDArray[np.int64]], HistoryInput], count: int
+) -> FloatArray:
+    """User vectors `[count, dim]`; `histories` makes the tower's inputs of the queries with the given numbers."""
     items = model.items.table()
 
     @tf.function(autograph=False)  # type: ignore[untyped-decorator]
@@ -264,10 +296,9 @@ def encode_histories(
         return model.users(packed_from_history(*history), items, training=False, last_only=True)[:, 0]
 
     parts = []
-    for chunk in _chunks(at, ENCODE_BATCH):
+    for chunk in _chunks(np.arange(count), ENCODE_BATCH):
         padded = np.concatenate([chunk, np.repeat(chunk[-1:], ENCODE_BATCH - len(chunk))])
-        history = history_batch(table, starts[users[padded]], padded, model.config.history_length)
-        parts.append(encode(*(tf.constant(part) for part in history)).numpy()[: len(chunk)])
+        parts.append(encode(*(tf.constant(part) for part in histories(padded))).numpy()[: len(chunk)])
     vectors: FloatArray = np.concatenate(parts)
     return vectors
 

@@ -106,7 +106,8 @@ class UserTower(tf.Module):  # type: ignore[misc]
         # request of an exported tower, once it is too large to be folded into a constant (55 ms at 1 M items).
         known = tf.cast(inputs.items > 0, tf.float32)[:, :, None]
         hidden = tf.gather(table, tf.maximum(inputs.items - 1, 0)) * known * float(np.sqrt(self.config.dim))
-        hidden += tf.gather(self.positions, inputs.positions)
+        if self.config.positions:
+            hidden += tf.gather(self.positions, inputs.positions)
         if self.config.context:
             hidden += tf.gather(self.strengths, inputs.strengths)
             hidden += tf.gather(self.gaps_before, inputs.gaps_before)

@@ -95,6 +95,11 @@ def _register_evaluate(commands: Any) -> None:
         help="a model of the same dataset that was trained otherwise (--items-only, --ties random, --seed): its "
         "figures stand beside; may be given again",
     )  # fmt: skip
+    parser.add_argument(
+        "--cold-items", action="store_true",
+        help="train the towers anew without a tenth of the items and ask for those by their metadata; nothing else",
+    )  # fmt: skip
+    parser.add_argument("--minutes", type=float, default=None, help="how long --cold-items may train at most")
     parser.add_argument("--report", type=Path, default=None, metavar="FILE", help="write an HTML page with plots")
     parser.add_argument(
         "--no-served", action="store_true", help="leave out the funnel as a region serves it (ScaNN, ranker, rules)"
@@ -227,6 +232,9 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from infra.cli.evaluating import evaluate_everything
 
     dataset = _ready(arguments.dataset)
+    if arguments.cold_items:
+        _evaluate_cold(arguments, dataset)
+        return
     with progress_bar() as progress:
         report = evaluate_everything(
             dataset=dataset, model=arguments.model, bundle=arguments.bundle, served=not arguments.no_served,
@@ -236,6 +244,18 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     rows += [{"": name, **_headline(figures)} for name, figures in report["stage"].items()]
     rows += [{"": name, **_headline(figures)} for name, figures in report["variants"].items()]
     emit(arguments, report, f"{report['dataset']}: {report['protocol']}\n{table(rows)}")
+
+
+def _evaluate_cold(arguments: argparse.Namespace, dataset: Path) -> None:
+    from central.commands import evaluate_cold
+
+    with progress_bar() as progress:
+        found = evaluate_cold(model=arguments.model, dataset=dataset, minutes=arguments.minutes, progress=progress)
+    emit(
+        arguments, found,
+        f"{found.items} cold items, {found.queries} interactions with them: HR@10 {found.hr10:.4f}, by popularity of "
+        f"the category {found.popularity_by_category_hr10:.4f}, at random {found.random_hr10:.4f}",
+    )  # fmt: skip
 
 
 def _headline(figures: dict[str, float]) -> dict[str, float | None]:

@@ -11,6 +11,7 @@ from central.datasets.importing import CARD
 from central.datasets.interactions import load_dataset, read_card
 from central.datasets.rows import region_of_zip_code
 from central.datasets.text import DatasetError
+from central.training.config import default_config
 from infra.plumbing.errors import ConflictError
 from tests.unit.central.conftest import synthetic_rows, write_csv, write_synthetic
 
@@ -155,19 +156,21 @@ def test_iso_timestamps_and_event_types(tmp_path: Path) -> None:
     assert loaded.items.ids[loaded.rows[loaded.starts[1] - 1]] == "i3"
 
 
-def test_without_timestamps_the_order_of_the_file_is_kept_and_said(tmp_path: Path) -> None:
+def test_without_timestamps_there_is_no_sequence_and_it_is_said(tmp_path: Path) -> None:
     folder = tmp_path / "raw"
     folder.mkdir()
     rows = [(user, item) for user, item, _, _ in synthetic_rows(users=20, items=30)]
     write_csv(folder / "interactions.csv", "user_id,item_id", list(rows))
     card = import_dataset(source=str(folder), out=tmp_path / "out")
     assert card.has_times is False
-    loaded = load_dataset(tmp_path / "out")
-    first = [loaded.items.ids[row] for row in loaded.rows[: loaded.starts[1]]]
-    assert first == [item for user, item in rows if user == "u0"]
+    loaded, other = load_dataset(tmp_path / "out"), load_dataset(tmp_path / "out", seed=1)
+    first, again = ([seen.items.ids[row] for row in seen.rows[: seen.starts[1]]] for seen in (loaded, other))
+    assert sorted(first) == sorted(again) == sorted(item for user, item in rows if user == "u0")
+    assert first != again
+    assert default_config(loaded, seed=0, bfloat16=False).positions is False
     said = describe_dataset(dataset=tmp_path / "out")
     assert said.sequences is False
-    assert any("No usable timestamps" in line for line in said.implies)
+    assert any("No timestamps, so no sequence" in line for line in said.implies)
     assert any("No categories" in line for line in said.implies)
     assert any("All users are in us-central" in line for line in said.implies)
 

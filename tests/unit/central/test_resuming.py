@@ -8,8 +8,13 @@ import numpy as np
 import pytest
 
 from central.commands import evaluate, train
+from central.datasets.interactions import Interactions, leave_last_out
 from central.training.checkpoint import Checkpoint, TrainingState, Weights
-from central.training.config import read_model_card
+from central.training.config import RetrievalConfig, read_model_card
+from central.training.retrieval import TwoTowerModel, _corpus, _Trainer
+from central.training.runtime import seed_everything
+from infra.plumbing.clock import ManualClock
+from infra.plumbing.progress import SilentProgress
 
 ROOT = Path(__file__).parents[3]
 EPOCHS = 6
@@ -97,3 +102,32 @@ def test_a_killed_training_goes_on_and_ends_like_one_that_was_not(dataset_folder
     assert not killed.with_name(".killed.checkpoint").exists()
     one, two = (evaluate(model=path, dataset=dataset_folder).stage["retrieval"]["ndcg10"] for path in (whole, killed))
     assert two == pytest.approx(one, abs=0.06)  # two standard errors of 60 users
+
+
+@pytest.mark.parametrize("context", [True, False])
+def test_the_moments_of_the_optimiser_come_back_to_their_own_variables(
+    data: Interactions, tmp_path: Path, context: bool
+) -> None:
+    """Also those of a tower that reads items only, where some variables have no gradient and so no moments."""
+    config = RetrievalConfig(
+        dim=8, layers=1, heads=2, history_length=12, batch_tokens=96, epochs=1, context=context, positions=context
+    )
+    trainers = []
+    for _ in range(2):
+        seed_everything(0)
+        split = leave_last_out(data)
+        trainer = _Trainer(
+            model=TwoTowerModel(config=config, data=data, item_shares=np.ones(40, dtype=np.float32)),
+            corpus=_corpus(data, split, config), clock=ManualClock(), progress=SilentProgress(),
+            checkpoint=Checkpoint(tmp_path / "kept", run="one"),
+        )  # fmt: skip
+        trainers.append(trainer)
+    first, second = trainers
+    first.fit(budget_s=None)
+    second._go_on()
+    assert first._moments()[0] == second._moments()[0] > 0
+    for one, two in zip(first._moments(), second._moments(), strict=True):
+        assert np.array_equal(one, two)
+    assert any(np.abs(moment).max() > 0 for moment in second._moments()[1:])
+    assert second._finished
+    assert second.curve == first.curve

@@ -154,3 +154,14 @@ def test_bfloat16_is_read_off_the_machine(tmp_path: Path) -> None:
     assert prefers_bfloat16(tmp_path / "new")
     assert not prefers_bfloat16(tmp_path / "old")
     assert not prefers_bfloat16(tmp_path / "absent")
+
+
+def test_without_positions_the_order_of_the_earlier_history_does_not_matter(data: Interactions) -> None:
+    config = msgspec.structs.replace(TINY, positions=False, context=False, layers=1)
+    model = TwoTowerModel(config=config, data=data, item_shares=np.ones(40, dtype=np.float32))
+    histories = np.ones((4, 2, 12), dtype=np.int32)
+    histories[0] = np.arange(1, 13)
+    histories[0, 1, :11] = np.arange(11, 0, -1)
+    table = model.items.table()
+    one, other = model.users(packed_from_history(*histories), table, training=False, last_only=True).numpy()
+    assert np.allclose(one, other, atol=1e-5)

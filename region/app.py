@@ -14,7 +14,6 @@ from pathlib import Path
 import msgspec
 from aiohttp import web
 
-from infra.contracts.events import UNLABELLED, ItemLabels
 from infra.contracts.messages import INVALIDATION_TOPIC, Invalidation
 from infra.contracts.release import Manifest
 from infra.plumbing.clock import Clock, SystemClock
@@ -47,11 +46,13 @@ from region.events.waking import Waker
 from region.funnel.compute import ComputePool
 from region.funnel.dry_run import RequestLog
 from region.funnel.funnel import Funnel
+from region.funnel.labels import labels_of
 from region.funnel.live import LiveTrend
 from region.funnel.metrics import FunnelMetrics
 from region.funnel.recommender import Recommender
 from region.funnel.release import LoadedRelease, open_release
 from region.funnel.ruling import Rulings
+from region.funnel.sampling import Sampler
 from region.releases.activation import Activator
 from region.releases.audit import AuditLog
 from region.releases.following import Follower
@@ -61,6 +62,7 @@ from region.releases.trials import Trials
 from region.retrieval.process import RetrievalProcess
 from region.rules.book import RuleBook, load_rules
 from region.rules.regional import Withdrawals
+from region.sampling.served import ServedSamples
 from region.settings import RegionSettings
 from region.store.opening import open_store
 from region.store.port import Store
@@ -70,8 +72,7 @@ COMPUTE_PENDING_MAX = 64
 """About 64 lists at a few milliseconds each: what would wait longer is better asked of another node."""
 LIVE_REFRESH_S = 2.0
 HEAR_RETRY_S = 1.0
-LABELS_MAX = 8
-"""Categories of an item that go into the log beside an event."""
+SAMPLES_WRITE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +109,7 @@ class Answers:
     compute: ComputePool
     metrics: FunnelMetrics
     requests: RequestLog
+    samples: ServedSamples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,11 +135,15 @@ async def run(settings: RegionSettings, stop: asyncio.Event, *, clock: Clock | N
         )
         stack.callback(telemetry.close)
         stack.enter_context(_rooms_logging_to(telemetry.logger))
-        node = await open_node(settings, stack, telemetry, clock or SystemClock())
+        clock = clock or SystemClock()
+        node = await open_node(settings, stack, telemetry, clock)
         background = Background(logger=telemetry.logger, registry=telemetry.registry)
         async with background.running(
             {
                 "live-trend": background.repeat("live-trend", node.answers.live.refresh, every_s=LIVE_REFRESH_S),
+                "samples": background.repeat(
+                    "samples", partial(node.answers.samples.keep, clock), every_s=SAMPLES_WRITE_S
+                ),
                 "withdrawals": background.repeat(
                     "withdrawals", lambda: hear_withdrawals(node.data.grid, node.data.withdrawals), every_s=HEAR_RETRY_S
                 ),
@@ -176,7 +182,7 @@ async def open_node(settings: RegionSettings, stack: AsyncExitStack, telemetry: 
     stack.push_async_callback(lists.close)
     taking = Intake(
         log=data.log, clock=clock, wake=data.waker.wake, registry=telemetry.registry,
-        labels=partial(labels_of, releases.activator),
+        labels=lambda item: labels_of(releases.activator.current, item),
     )  # fmt: skip
     intake = CountedEvents(intake=taking, trials=releases.trials)
     choices = Choices(store=data.store, announcer=data.announcer)
@@ -241,16 +247,6 @@ def status_of(settings: RegionSettings, data: Data, releases: Releases, answers:
 def waits_for(activator: Activator[LoadedRelease]) -> str | None:
     """What a node waits for before it takes requests; None when it is ready."""
     return None if activator.active_release is not None else "an active release"
-
-
-def labels_of(activator: Activator[LoadedRelease], item: str) -> ItemLabels:
-    """What the active release's catalogue says of an item; nothing for an item that it does not know."""
-    release = activator.current
-    row = release.tables.row_of.get(item) if release is not None else None
-    if release is None or row is None:
-        return UNLABELLED
-    known = release.tables.items[row]
-    return ItemLabels(categories=known.categories[:LABELS_MAX], brand=known.brand, creator=known.creator)
 
 
 async def hear_withdrawals(grid: Grid, withdrawals: Withdrawals) -> None:
@@ -361,11 +357,14 @@ def _open_answers(
         compute=compute, live=live, withdrawals=data.withdrawals,
         rulings=Rulings(data.book, on_error=metrics.rule_failed), on_blocked=metrics.kept_out,
     )  # fmt: skip
+    samples = ServedSamples(Path(settings.state_directory))
     recommender = Recommender(
         region=settings.region, store=data.store, funnel=funnel, lease=releases.activator.lease, clock=clock,
-        telemetry=telemetry, metrics=metrics, requests=requests,
+        telemetry=telemetry, metrics=metrics, requests=requests, sampler=Sampler(samples),
     )  # fmt: skip
-    return Answers(recommender=recommender, live=live, compute=compute, metrics=metrics, requests=requests)
+    return Answers(
+        recommender=recommender, live=live, compute=compute, metrics=metrics, requests=requests, samples=samples
+    )
 
 
 def _trusted_root(settings: RegionSettings) -> bytes:

@@ -4,7 +4,21 @@ import argparse
 import os
 import sys
 
-from infra.cli import api, bench, central, demo, events, federation, keys, region, rules, servers, testing, world
+from infra.cli import (
+    api,
+    bench,
+    central,
+    demo,
+    events,
+    features,
+    federation,
+    keys,
+    region,
+    rules,
+    servers,
+    testing,
+    world,
+)
 from infra.plumbing.errors import AtollError
 
 VERSION = "0.1.0"
@@ -20,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"atoll {VERSION}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for room in (demo, testing, world, servers, central, region, rules, events, federation, bench, keys, api):
+    for room in (demo, testing, world, servers, central, region, rules, events, features, federation, bench, keys, api):
         room.register(commands)
     return parser
 

@@ -27,6 +27,7 @@ TIERS_OF_COMMAND: dict[str, tuple[str, ...]] = {
     "api": ("edge",),
     "rules": ("region", "infra"),
     "events": ("infra", "region"),
+    "features": ("infra", "region", "batch"),
     "world": ALL_SERVING,
     "demo": (*ALL_SERVING, "central"),
     "bench": ("bench", *ALL_SERVING, "central", "device"),

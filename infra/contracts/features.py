@@ -30,6 +30,8 @@ AFFINITIES_MAX = 32
 """Names kept per kind and subject; beyond it the one whose decayed value is nearest to zero is forgotten."""
 TREND_BUCKET_MS = 600_000
 """Width of a bucket of the trending sketches."""
+INTEREST_STRENGTH = 3
+"""Below it (dislike, skip, a film left at once) an event is no sign that an item is wanted."""
 ITEM_BUCKET_MS = 86_400_000
 """Width of a bucket of an item's counters (impressions, clicks, interactions, purchases)."""
 EASE_EVENTS = 300

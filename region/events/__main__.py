@@ -15,9 +15,11 @@ from infra.plumbing.keys import RegionKeys
 from infra.plumbing.progress import LineProgress, SilentProgress
 from infra.plumbing.settings import load_settings
 from region.events.dead_letters import replay_letters
+from region.events.exporting import export_events
 from region.events.opening import open_dead_letters, open_log
 from region.events.replaying import Replayer
 from region.events.schema_check import check_event_schema
+from region.sampling.served import read_samples
 from region.seed.seeding import seed
 from region.settings import RegionSettings
 from region.store.opening import apply_rules, open_store
@@ -77,7 +79,24 @@ async def replay_dead(settings: RegionSettings, _given: argparse.Namespace) -> o
         await log.close()
 
 
+async def export(settings: RegionSettings, given: argparse.Namespace) -> object:
+    """Write the log as flat rows, and the sampled requests beside them, for `region.batch`."""
+    if given.out is None:
+        raise InvalidInputError("say where to: --out DIR.")
+    live, log = open_store(settings, read_timeout_s=READ_TIMEOUT_S), open_log(settings)
+    rules = apply_rules(settings)
+    try:
+        return await export_events(
+            log=log, store=live, rules=rules, samples=read_samples(Path(settings.state_directory)), to=given.out,
+            progress=LineProgress(sys.stderr),
+        )  # fmt: skip
+    finally:
+        await live.close()
+        await log.close()
+
+
 VERBS: dict[str, Callable[[RegionSettings, argparse.Namespace], Awaitable[object]]] = {
+    "export": export,
     "replay": replay,
     "list-letters": list_letters,
     "replay-letters": replay_dead,
@@ -101,7 +120,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--settings", type=Path, required=True, help="the node's settings (.toml or .json)")
     parser.add_argument("--dataset", type=Path, default=None, help="replay: the dataset that the store was seeded from")
     parser.add_argument("--hold-out-last", action="store_true", help="replay: as it was seeded")
-    parser.add_argument("--out", type=Path, default=None, help="replay: keep the rebuilt store in this file")
+    parser.add_argument("--out", type=Path, default=None, help="replay: the rebuilt store's file; export: folder")
     try:
         result = uvloop.run(run(parser.parse_args(arguments)))
     except (AtollError, OSError) as error:

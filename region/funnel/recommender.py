@@ -23,6 +23,7 @@ from region.funnel.metrics import FunnelMetrics
 from region.funnel.plans import OPTED_OUT_LIFETIME, Budget, lifetime_for
 from region.funnel.recording import Recorder
 from region.funnel.release import LoadedRelease
+from region.funnel.sampling import Sampler
 from region.funnel.tagging import tags_of
 from region.store.port import Store, UserRow
 
@@ -44,12 +45,15 @@ class Recommender:
         funnel: what makes slates.
         lease: holds the active release open for the length of a `with` block (`Activator.lease`).
         requests: told every request of the region's own edges, for dry runs of rules.
+        sampler: told every answered call, for parity checks.
     """
 
     def __init__(
         self, *, region: str, store: Store, funnel: Funnel, lease: Lease,
         clock: Clock, telemetry: Telemetry, metrics: FunnelMetrics, requests: RequestLog,
+        sampler: Sampler | None = None,
     ) -> None:  # fmt: skip
+        self._sampler = sampler
         self._region = region
         self._store = store
         self._funnel = funnel
@@ -74,6 +78,8 @@ class Recommender:
         """
         self._requests.note(request, now_s=self._clock.monotonic_s())
         call, items = await self._run(request, lease or self._lease)
+        if self._sampler is not None:
+            self._sampler(call, monotonic_s=self._clock.monotonic_s())
         degraded = tuple(call.recorder.degraded)
         return HomeAnswer(
             items=items,

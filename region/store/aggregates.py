@@ -17,15 +17,13 @@ import msgspec
 from datasketches import frequent_items_error_type, frequent_strings_sketch
 
 from infra.contracts.events import EventType, EventWeights, enters_history
-from infra.contracts.features import ITEM_BUCKET_MS, TREND_BUCKET_MS
+from infra.contracts.features import INTEREST_STRENGTH, ITEM_BUCKET_MS, TREND_BUCKET_MS
 from region.store.port import ItemCount, ItemCounters, OffsetEvent
 
 TREND, ITEM = "trend", "item"
 EVERYTHING = ""
 """The scope of the trend over all categories."""
 CATEGORIES_PER_EVENT_MAX = 8
-INTEREST_STRENGTH = 3
-"""Below it (dislike, skip, a film left at once) an event is no sign that an item is wanted."""
 _LG_EVERYTHING, _LG_CATEGORY, _LG_MERGED = 11, 9, 14
 """2^lg slots, 3/4 of them used: 1,536 items a bucket, 384 of a category (at most 45 and 12 KB), 12,288 merged."""
 

@@ -1,0 +1,1 @@
+"""Sampled requests with the feature values that answered them: what a parity check replays."""

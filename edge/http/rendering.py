@@ -136,7 +136,7 @@ def _headers(served: Served, page: Page) -> dict[str, str]:
         "ETag": page.etag,
         "Age": str(int(served.age_s)),
         "Cache-Control": caller_control(served.answer, fresh_for_s=served.fresh_for_s, age_s=served.age_s),
-        "Vary": "Authorization, Atoll-Session, Atoll-User-Vector",
+        "Vary": "Authorization, Atoll-Session, Atoll-User-Vector, Atoll-Key, Atoll-User",
         "Cache-Status": served.cache,
         "Atoll-Step": served.step.value,
         "Atoll-Release": served.answer.release,

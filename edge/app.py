@@ -12,6 +12,7 @@ import aiohttp
 from aiohttp import web
 
 from edge.answering.parts import Parts
+from edge.answering.warming import Warmer
 from edge.background import Background
 from edge.cache.entry import Entry
 from edge.cache.filling import FillingSettings, ListFiller
@@ -21,6 +22,7 @@ from edge.cache.shared import SharedLists
 from edge.compatibility.desk import CompatibleDesk
 from edge.compatibility.gorse import GorseDoor
 from edge.compatibility.personalize import PersonalizeDoor
+from edge.draining import Drain
 from edge.hot.learning import listen_in
 from edge.hot.path import HotParts, HotPath
 from edge.hot.protocol import HotRunner, is_supported
@@ -57,6 +59,7 @@ from infra.plumbing.service_keys import KeyRing
 from infra.plumbing.telemetry import Telemetry
 
 HOT_PATH = web.AppKey("atoll_hot_path", HotPath)
+DRAIN = web.AppKey("atoll_drain", Drain)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,11 +91,15 @@ class Edge:
     metrics: EdgeMetrics
     cache: L1Cache[Entry]
     answers: ReadyAnswers
+    warmer: Warmer
+    drain: Drain
 
     def waits_for(self) -> str | None:
         """What this edge waits for before it can answer; None when it can."""
+        if self.drain.begun:
+            return "its end: it is draining"
         if self.shelf.current is not None or self.targets.answered(self.parts.own_region):
-            return None
+            return None if self.warmer.is_done else "lists that were in demand before it was stopped"
         return "the release's lists, or an answer of the home region"
 
 
@@ -150,6 +157,11 @@ def build(outside: Outside, region: RegionPort, metrics: EdgeMetrics) -> Edge:
     return Edge(
         parts=parts, targets=targets, shelf=shelf, library=library, ledger=ledger, background=background,
         prober=prober, metrics=metrics, cache=cache, answers=answers,
+        drain=Drain(),
+        warmer=Warmer(
+            path=Path(settings.state_directory) / "warm-keys.json", cache=cache, filler=filler, dispatcher=dispatcher,
+            within_s=settings.warm_within_s,
+        ),
     )  # fmt: skip
 
 
@@ -208,12 +220,15 @@ async def make_app(outside: Outside, stack: AsyncExitStack) -> web.Application:
     app.add_routes([*PersonalizeDoor(desk=desk).routes(), *GorseDoor(desk=desk).routes()])
     app.add_routes([*routes.table(), *operations_routes(telemetry, edge.waits_for)])
     app.on_response_prepare.append(_secure)
+    app[DRAIN] = edge.drain
+    app.on_response_prepare.append(edge.drain.on_prepare)
     if settings.hot_path:
         hot = HotPath(
             HotParts(
                 identities=identities, caller_limits=caller_limits, address_limits=address_limits, ledger=edge.ledger,
                 answers=edge.answers, metrics=metrics, stats=stats, telemetry=telemetry,
                 clock=outside.clock,
+                drain=edge.drain,
             )
         )  # fmt: skip
         app[HOT_PATH] = hot
@@ -252,7 +267,7 @@ async def _run(edge: Edge, outside: Outside, stack: AsyncExitStack) -> None:
         clock=outside.clock, uniform=outside.uniform, metrics=edge.metrics, on_release=released,
     )  # fmt: skip
     lag = watch_lag(edge.parts.lag, outside.clock)
-    for work in (edge.shelf.run(), edge.prober.run(), lag, *listening):
+    for work in (edge.shelf.run(), edge.prober.run(), edge.warmer.run(), lag, *listening):
         _keep(work, stack, outside.telemetry)
 
 

@@ -4,7 +4,9 @@ import asyncio
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from edge.app import Outside, make_app, runner_of
+from aiohttp import web
+
+from edge.app import DRAIN, Outside, make_app, runner_of
 from edge.settings import EdgeSettings
 from infra.plumbing.clock import SystemClock
 from infra.plumbing.errors import SettingsError
@@ -53,7 +55,13 @@ async def run(settings: EdgeSettings, stop: asyncio.Event) -> None:
         await serve(
             app, host=settings.host, port=settings.port, stop=stop, telemetry=telemetry,
             make_runner=runner_of(app, settings, telemetry), tls=settings.tls,
+            before_end=lambda: _drained(app, settings.drain_s),
         )  # fmt: skip
+
+
+async def _drained(app: web.Application, seconds: float) -> None:
+    app[DRAIN].begun = True
+    await asyncio.sleep(seconds)
 
 
 def _trusted_root(settings: EdgeSettings) -> bytes:

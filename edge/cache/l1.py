@@ -104,6 +104,10 @@ class L1Cache(Generic[V]):
         held = self._held.get(key)
         return None if held is None else held.value
 
+    def items(self) -> list[tuple[Hashable, V]]:
+        """Every key and value, in no order that means anything."""
+        return [(key, held.value) for key, held in self._held.items()]
+
     def put(self, key: Hashable, value: V) -> bool:
         """Keep `value`; returns False when it is larger than the cache. A key that is held keeps its place."""
         size = value.size_bytes()

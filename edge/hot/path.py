@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from edge.cache.invalidation import Ledger
 from edge.cache.policy import Standing
+from edge.draining import Drain
 from edge.hot.heads import HeadReader
 from edge.hot.ready import Offer, Pattern, Ready, ReadyAnswers, Sent, WallSecond
 from edge.http.identity import Identities
@@ -37,6 +38,7 @@ class HotParts:
     caller_limits: CallerLimits
     address_limits: CallerLimits
     ledger: Ledger
+    drain: Drain
     answers: ReadyAnswers
     metrics: EdgeMetrics
     stats: RequestStats
@@ -52,7 +54,7 @@ class HotPath:
         self._reader = HeadReader()
         self._second = WallSecond(parts.clock)
         self._ids = RequestIds()
-        self._find, self._ledger = parts.answers.get, parts.ledger
+        self._find, self._ledger, self._drain = parts.answers.get, parts.ledger, parts.drain
         self._recall = parts.identities.recall
         self._caller_allowed, self._address_allowed = parts.caller_limits.allow, parts.address_limits.allow
         self._monotonic_s = parts.clock.monotonic_s
@@ -73,7 +75,7 @@ class HotPath:
         """
         reader = self._reader
         target = reader.read(data)
-        if target is None:
+        if target is None or self._drain.begun:
             return None
         now_s = self._monotonic_s()
         second = self._second

@@ -77,8 +77,11 @@ def run_with_settings(
 async def serve(
     app: web.Application, *, host: str, port: int, stop: asyncio.Event, telemetry: Telemetry,
     make_runner: Callable[..., web.AppRunner] = GuardedRunner, tls: ListenTls | None = None,
+    before_end: Callable[[], Awaitable[None]] | None = None,
 ) -> None:  # fmt: skip
-    """Serve `app` until `stop` is set, then drain. `make_runner` is for connections that are not aiohttp's own.
+    """Serve `app` until `stop` is set, then drain.
+
+    `make_runner` is for connections that are not aiohttp's own, `before_end` for what is done while it still answers.
 
     Raises:
         SettingsError: the address cannot be bound, or a TLS file cannot be used.
@@ -99,6 +102,8 @@ async def serve(
         telemetry.logger.info("listening", extra={"fields": {"host": host, "port": port}})
         await stop.wait()
         telemetry.logger.info("draining")
+        if before_end is not None:
+            await before_end()
     finally:
         for task in beside:
             task.cancel()

@@ -106,10 +106,11 @@ class _Pass:
         self._page = min(page, slots, count)
         self._quota_page = page
         self._diversifier = diversifier(layout.diversity, offer.relevance, offer.unit_vectors, slots=slots)
-        self._behind = np.zeros(count, dtype=np.float32)
+        # What is added to a value: what keeps backfill behind, and what keeps out what is placed.
+        self._open = np.zeros(count, dtype=np.float32)
         if offer.backfill:
-            self._behind[count - offer.backfill :] = BACKFILL_VALUE - np.arange(offer.backfill)
-        self._relevance = offer.relevance + self._behind
+            self._open[count - offer.backfill :] = BACKFILL_VALUE - np.arange(offer.backfill)
+        self._relevance = offer.relevance + self._open
         self._taken = np.zeros(count, dtype=np.bool_)
         self._held = np.zeros(len(layout.quotas.names) if layout.quotas else 0, dtype=np.int64)
         self._met = np.zeros(len(layout.floors.names) if layout.floors else 0, dtype=np.int64)
@@ -125,7 +126,7 @@ class _Pass:
                 self._take(int(open_[0]), (promoted.name,))
                 return
         due = self._floors_due(position)
-        values = np.where(self._taken, -np.inf, self._diversifier.values() + self._behind)
+        values = self._diversifier.values() + self._open
         choice, names = self._choose(values, position, due)
         if self._layout.diversity.strength and not names and not self._is_most_relevant(choice):
             names = ("diversity",)
@@ -183,12 +184,13 @@ class _Pass:
         return ~_any_of(quotas.members[:, full])
 
     def _is_most_relevant(self, choice: int) -> bool:
-        return bool(np.where(self._taken, -np.inf, self._relevance).max() <= self._relevance[choice])
+        return bool(self._relevance.max() <= self._relevance[choice])
 
     def _take(self, choice: int, names: tuple[str, ...]) -> None:
         self.order.append(choice)
         self.touched.append(names)
         self._taken[choice] = True
+        self._open[choice] = self._relevance[choice] = -np.inf
         self._diversifier.place(choice)
         if self._layout.quotas is not None:
             self._held += self._layout.quotas.members[choice]

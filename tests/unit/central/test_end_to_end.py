@@ -215,7 +215,7 @@ def test_a_candidate_is_judged_against_the_active_release(
 def test_a_build_that_fails_leaves_nothing(
     model: Path, dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full_disk(*arguments: object) -> None:
+    def full_disk(*arguments: object, **named: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(building, "build_index", full_disk)

@@ -146,7 +146,8 @@ def is_ready(session: aiohttp.ClientSession, url: str) -> Callable[[], Awaitable
 async def test_an_edge_whose_region_is_gone_from_the_start_answers_from_the_release(
     place: Place, session: aiohttp.ClientSession
 ) -> None:
-    async with place.edge("one") as url:
+    # No region, no grid, nothing on the edge's own disk: only the release repository answers.
+    async with place.edge("one", grid=str(place.root / "no-grid.sock")) as url:
         await until(is_ready(session, url))
         status, headers = await answers(session, f"{url}/v1/recommendations/similar?item=item-3&n=3")
         assert (status, headers["Atoll-Step"], headers["Atoll-Release"]) == (200, "release", place.release)

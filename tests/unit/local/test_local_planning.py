@@ -96,6 +96,16 @@ def test_every_process_has_settings_that_its_own_program_reads(tmp_path: Path) -
     assert tiers["wan"] == tiers["balancer"] == tiers["repository"] == "/envs/infra/python"
 
 
+def test_with_home_links_edges_reach_their_own_region_over_a_link_that_keeps_nothing(tmp_path: Path) -> None:
+    plan, ports, layout = plan_of(msgspec.structs.replace(TWO, home_links=True), tmp_path)
+    edge = msgspec.json.decode(plan.files[layout.region("east") / "edge-1.json"], type=EdgeSettings)
+    assert edge.home_urls == (f"http://127.0.0.1:{ports['east--east']}",)
+    wan = msgspec.json.decode(plan.files[layout.settings("wan")], type=WanSettings)
+    links = {link.name: link for link in wan.links}
+    assert (links["east--east"].target_port, links["east--east"].captured) == (ports["east/api"], False)
+    assert links["east--west"].captured
+
+
 def test_a_world_behind_haproxy_runs_it(tmp_path: Path) -> None:
     plan, ports, layout = plan_of(msgspec.structs.replace(TWO, balancer="haproxy"), tmp_path)
     assert plan.processes[-1].command == ("/usr/sbin/haproxy", "-db", "-f", str(layout.state / "haproxy.cfg"))

@@ -18,7 +18,7 @@ from infra.local.wan.capture import CaptureRecord, CaptureWriter, Direction, cut
 from infra.local.wan.link import Link
 from infra.local.wan.process import Wan, run_wan
 from infra.local.wan.settings import LinkSettings, WanSettings
-from infra.local.wan.shaping import Lane, LinkMode, LinkShape
+from infra.local.wan.shaping import LOSSES_MAX, RETRANSMIT_S, Lane, LinkMode, LinkShape, losses_of
 from infra.plumbing.clock import ManualClock, SystemClock
 from infra.plumbing.errors import InvalidInputError, NotFoundError, SettingsError
 from infra.plumbing.telemetry import TelemetrySettings, start_telemetry
@@ -96,6 +96,30 @@ def test_chunks_arrive_in_order_after_bandwidth_and_latency() -> None:
     assert lane.arrival_s(shape, 100, 0.0) == pytest.approx(0.15)
     assert lane.arrival_s(shape, 100, 0.0) == pytest.approx(0.25)
     assert lane.arrival_s(LinkShape(), 100, 5.0) == 5.0
+
+
+def test_a_lost_packet_comes_later_and_holds_up_what_is_behind_it() -> None:
+    lane, lossy = Lane(), LinkShape(loss=0.3)
+    assert lane.arrival_s(lossy, 100, 1.0) == 1.0
+    assert lane.arrival_s(lossy, 100, 1.0, losses=2) == pytest.approx(1.0 + 3 * RETRANSMIT_S)
+    assert lane.arrival_s(lossy, 100, 1.0) == pytest.approx(1.0 + 3 * RETRANSMIT_S)
+    draws = iter([0.1, 0.29, 0.31])
+    assert losses_of(lossy, lambda: next(draws)) == 2
+    assert losses_of(lossy, lambda: 0.0) == LOSSES_MAX
+
+
+async def test_a_link_can_answer_errors_in_the_place_of_its_far_end(tmp_path: Path) -> None:
+    async with link_to(tmp_path) as link:
+        link.change(LinkShape(mode=LinkMode.ERRORS))
+        reader, writer = await asyncio.open_connection("127.0.0.1", link.settings.port)
+        writer.write(b"POST /v1/recommend HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.1 500 ")
+        writer.close()
+        link.change(LinkShape())
+        reader, writer = await asyncio.open_connection("127.0.0.1", link.settings.port)
+        writer.write(b"hello")
+        assert await reader.readexactly(5) == b"hello"
+        writer.close()
 
 
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

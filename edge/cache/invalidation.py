@@ -8,7 +8,7 @@ silent (`edge.cache.pulse`), by SILENT_LIFE_S for personal lists.
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Collection, Container, Iterable
 from dataclasses import dataclass
 
 import msgspec
@@ -28,6 +28,8 @@ RESUBSCRIBE_S = 0.2
 SETTLE_MS = 2_000
 SWITCH_GRACE_S = 0.4
 """How long lists of the release before are still shown, each at most until it is made anew."""
+CONFIRM_S = 30.0
+"""How long what the grid withdrew holds without the region's own word."""
 SILENT_LIFE_S = 1.0
 """While nothing can be heard of its subject's events, a personal list is made anew after so long."""
 
@@ -53,7 +55,8 @@ class Ledger:
     def __init__(self, *, clock: Clock) -> None:
         self._clock = clock
         self._subjects: OrderedDict[str, SubjectNotes] = OrderedDict()
-        self._withdrawn: OrderedDict[str, None] = OrderedDict()
+        self._withdrawn: OrderedDict[str, float] = OrderedDict()
+        """By item: when the grid said so; -inf for what the region itself says."""
         self._distrusted_before_s = float("-inf")
         self._other_rules_before_s = float("-inf")
         self._no_trial_before_s = float("-inf")
@@ -93,12 +96,23 @@ class Ledger:
         self.edition += 1
 
     def replace_withdrawn(self, items: Iterable[str]) -> bool:
-        """The region's own word on what is withdrawn; returns whether that is news."""
-        wanted = set(items)
-        if wanted == self._withdrawn.keys():
+        """The region's own word on what is withdrawn; returns whether that is news.
+
+        The answer may be older than what the grid said in the meantime, or come from a node that has not heard yet::
+
+            asked ...... node answers: nothing withdrawn ............ the answer is taken: x would be shown again
+                                          x withdrawn, heard over the grid
+
+        so what the grid withdrew stays withdrawn for CONFIRM_S whatever the answer leaves out.
+        """
+        recent_s = self._clock.monotonic_s() - CONFIRM_S
+        held = {item: at_s for item, at_s in self._withdrawn.items() if at_s > recent_s}
+        wanted = OrderedDict.fromkeys(items, float("-inf")) | held
+        if wanted.keys() == self._withdrawn.keys():
             return False
-        self._withdrawn = OrderedDict.fromkeys(wanted)
-        _add_bounded(self._withdrawn, (), WITHDRAWN_MAX)
+        while len(wanted) > WITHDRAWN_MAX:
+            wanted.popitem(last=False)
+        self._withdrawn = wanted
         self.withdrawn_epoch += 1
         return True
 
@@ -139,7 +153,7 @@ class Ledger:
         return self._get(subject).consumed or ()
 
     @property
-    def withdrawn(self) -> Container[str]:
+    def withdrawn(self) -> Collection[str]:
         """Items that nobody may be shown."""
         return self._withdrawn
 
@@ -211,7 +225,11 @@ class Ledger:
         notes.epoch = self._epochs
 
     def _note_items(self, message: Invalidation) -> None:
-        _add_bounded(self._withdrawn, message.withdrawn, WITHDRAWN_MAX)
+        for item in message.withdrawn:
+            self._withdrawn[item] = self._clock.monotonic_s()
+            self._withdrawn.move_to_end(item)
+        while len(self._withdrawn) > WITHDRAWN_MAX:
+            self._withdrawn.popitem(last=False)
         for item in message.restored:
             self._withdrawn.pop(item, None)
         self.withdrawn_epoch += 1
@@ -227,7 +245,11 @@ def _add_bounded(into: OrderedDict[str, None], items: Iterable[str], size_max: i
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ear:
-    """Who else listens: `pulse` for the pulses of `node`, `missed` for moments at which messages may have been lost."""
+    """Who else listens.
+
+    pulse: for the pulses of `node`.
+    missed: called when messages may have been lost, and when items were withdrawn or restored, which is written down.
+    """
 
     node: str
     pulse: Pulse
@@ -266,6 +288,8 @@ async def follow_invalidations(
                         ear.pulse.heard()
                 else:
                     _take(message, ledger, counted, on_release)
+                    if ear is not None and (message.withdrawn or message.restored):
+                        ear.missed()
         except GridUnavailableError:
             counted("lost")
         await asyncio.sleep(RESUBSCRIBE_S)

@@ -33,7 +33,7 @@ class NoticeKeeper:
         urls: the nodes of the home region; each is asked, for an operator's word may have reached one only.
         directory: where the withdrawn items are kept.
         calm_s: time between two askings while all is well.
-        counted: told `answered`, `failed` or `kept` (the file could not be written: `unkept`).
+        counted: told `answered` or `failed` of every asking, and `unkept` when the file cannot be used.
         on_release: told the release that the region answers from.
     """
 
@@ -55,6 +55,8 @@ class NoticeKeeper:
         self._digests: dict[str, str] = {}
         self._seen: dict[str, tuple[str, int]] = {}
         """By node: its boot, and the number of the newest purge taken from it."""
+        self._written: frozenset[str] | None = None
+        """What lies on the disk, as far as this process wrote or read it."""
         self._wake = asyncio.Event()
 
     async def start(self) -> None:
@@ -66,6 +68,7 @@ class NoticeKeeper:
         except (OSError, msgspec.DecodeError):
             self._counted("unkept")
             kept = ()
+        self._written = frozenset(kept)
         self._ledger.replace_withdrawn(kept)
         await self.ask()
 
@@ -92,6 +95,7 @@ class NoticeKeeper:
         answered = {url: notices for url, notices in zip(self._urls, answers, strict=True) if notices is not None}
         self._counted("answered" if answered else "failed")
         if not answered:
+            await self._write_down()
             return False
         for url, notices in answered.items():
             self._take_purges(url, notices)
@@ -100,7 +104,8 @@ class NoticeKeeper:
         # Of a node that did not answer nothing is held on to: what it had withdrawn may have been restored.
         self._withdrawn = {url: items for url, items in self._withdrawn.items() if url in answered}
         self._digests = {url: digest for url, digest in self._digests.items() if url in answered}
-        await self._hold(frozenset().union(*self._withdrawn.values()))
+        self._ledger.replace_withdrawn(frozenset().union(*self._withdrawn.values()))
+        await self._write_down()
         return True
 
     async def _ask_node(self, url: str) -> Notices | None:
@@ -123,14 +128,17 @@ class NoticeKeeper:
         if notices.release is not None and self._ledger.silent and self._ledger.switch(notices.release):
             self._on_release(notices.release)
 
-    async def _hold(self, withdrawn: frozenset[str]) -> None:
-        if not self._ledger.replace_withdrawn(withdrawn):
+    async def _write_down(self) -> None:
+        """Keep what is withdrawn now for the next start."""
+        withdrawn = frozenset(self._ledger.withdrawn)
+        if withdrawn == self._written:
             return
-        content = msgspec.json.encode(sorted(withdrawn))
         try:
-            await asyncio.to_thread(write_atomically, self._file, content)
+            await asyncio.to_thread(write_atomically, self._file, msgspec.json.encode(sorted(withdrawn)))
         except OSError:
             self._counted("unkept")  # It holds in memory all the same.
+        else:
+            self._written = withdrawn
 
 
 async def keep_pulse(

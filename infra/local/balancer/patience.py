@@ -7,7 +7,7 @@ given up early <= SHARE * calls + RESERVE.
 from dataclasses import dataclass
 
 SHARE = 0.1
-RESERVE = 20.0
+RESERVE = 50.0
 
 
 @dataclass(slots=True)

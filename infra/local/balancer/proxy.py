@@ -53,6 +53,9 @@ class Attempt:
     """The whole body when it was small enough to hold, else None: it is streamed from `answer`."""
     sent: bool = True
     """Whether the edge may have seen the call."""
+    given_up_early: bool = False
+    """Whether it was not given all the time that it may take: that speaks for haste, not against the edge, and whether
+    it is frozen the probes find out."""
 
 
 class Proxy:
@@ -143,15 +146,17 @@ class Proxy:
 
     def _note(self, edge: EdgeAddress, attempt: Attempt) -> None:
         self._attempts.labels(edge.name, attempt.outcome.value).inc()
-        self._board.note_call(edge.name, attempt.outcome)
         if attempt.outcome is Outcome.SILENT:
             self._patience.note_given_up()
+        if not attempt.given_up_early:
+            self._board.note_call(edge.name, attempt.outcome)
 
     async def _attempt(self, call: Call, edge: EdgeAddress) -> Attempt:
         url = URL(base_url(edge) + call.target, encoded=True)
         answer: ClientResponse | None = None
+        timeout_s = self._timeout_s(call)
         try:
-            async with asyncio.timeout(self._timeout_s(call)):
+            async with asyncio.timeout(timeout_s):
                 answer = await self._session.request(
                     call.method, url, headers=call.headers, data=call.body, allow_redirects=False
                 )
@@ -160,7 +165,7 @@ class Proxy:
             return Attempt(Outcome.BROKEN, sent=False)
         except TimeoutError:
             _drop(answer)
-            return Attempt(Outcome.SILENT)
+            return Attempt(Outcome.SILENT, given_up_early=timeout_s < self._settings.answer_timeout_s)
         except aiohttp.ClientError:
             _drop(answer)
             return Attempt(Outcome.BROKEN)

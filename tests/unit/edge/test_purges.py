@@ -1,19 +1,23 @@
 """Purges by item and by tag, the pulse, and what an edge asks its region for."""
 
 import asyncio
+import random
+from collections import Counter
 from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.cache.entry import Entry
-from edge.cache.invalidation import SILENT_LIFE_S, Ledger
+from edge.cache.invalidation import CONFIRM_S, SILENT_LIFE_S, Ledger
+from edge.cache.notices import NoticeKeeper
 from edge.cache.policy import Life, Standing
 from edge.cache.pulse import LATE_S, REFUSALS_MAX, SILENT_S, Pulse
 from edge.cache.purges import PurgeNotes
-from infra.contracts.messages import INVALIDATION_TOPIC, MORE_TAGS, Invalidation
+from infra.contracts.messages import INVALIDATION_TOPIC, MORE_TAGS, Invalidation, Notices, NoticesCall
 from infra.contracts.residency import encode_regional
 from infra.plumbing.clock import ManualClock
+from tests.sim.edge.faulty import FaultyRegions
 from tests.unit.edge.conftest import World
 from tests.unit.edge.fakes import answer
 
@@ -143,3 +147,35 @@ async def test_with_the_grid_cut_purges_and_withdrawals_arrive_over_the_region(w
     assert len(world.home.calls("/v1/recommend")) == calls + 1
     world.grid.available = True
     await until(lambda: world.metric("atoll_edge_grid_silent") == 0)
+
+
+async def test_an_answer_from_before_a_withdrawal_does_not_bring_the_item_back(tmp_path: Path) -> None:
+    clock, counts = ManualClock(), Counter[str]()
+    ledger = Ledger(clock=clock)
+
+    class Region(FaultyRegions):
+        async def notices(self, url: str, call: NoticesCall, *, timeout_s: float) -> Notices:
+            digest = ",".join(sorted(told))
+            old = Notices(boot="b", release=None, withdrawn=tuple(told), withdrawn_digest=digest, purges=())
+            if not told:
+                # While the answer is on its way, an operator withdraws x, and the grid is quicker.
+                told.append("x")
+                ledger.apply(Invalidation(withdrawn=("x",)))
+            return old
+
+    told: list[str] = []
+    keeper = NoticeKeeper(
+        region=Region(random.Random(0), [], {}), urls=["http://one"], ledger=ledger, clock=ManualClock(),
+        uniform=lambda low, high: low, directory=tmp_path, calm_s=1.0, counted=lambda what: counts.update([what]),
+        on_release=lambda _: None,
+    )  # fmt: skip
+    assert await keeper.ask()
+    assert "x" in ledger.withdrawn
+    clock.advance(CONFIRM_S + 1)
+    assert await keeper.ask()
+    assert "x" in ledger.withdrawn
+    told.clear()
+    told_nothing = ledger.replace_withdrawn(told)
+    assert told_nothing
+    assert "x" not in ledger.withdrawn
+    assert (tmp_path / "withdrawn.json").read_bytes() == b'["x"]'

@@ -14,13 +14,22 @@ from central.datasets.importing import CARD, SEQUENCE_MIN, DatasetCard
 from central.datasets.plain import INTERACTIONS, ITEMS, TEST, USERS
 from central.datasets.rows import ITEM_COLUMNS
 from central.datasets.text import DatasetError
-from infra.contracts.events import EventType, enters_history, event_strength
+from infra.contracts.events import (
+    DEFAULT_WEIGHTS,
+    EventType,
+    EventWeights,
+    enters_history,
+    event_strength,
+    parse_weights,
+)
 from infra.contracts.features import IntArray
 
 TEST_SHARE: Final = 0.1
 """Of the interactions, behind the moment of a split by time."""
 CATEGORIES_MAX: Final = 64
 """Only the most frequent categories become features; the rest stays in the catalogue as text."""
+WEIGHTS = "event_weights.toml"
+"""A region's own event weights, beside the data that they are for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,11 +220,12 @@ def _read_interactions(folder: Path, card: DatasetCard) -> tuple[_Columns, tuple
     is_test = np.zeros(total, dtype=np.bool_)
     at = 0
     memo: dict[tuple[str, str], int] = {}
+    weights = _weights(folder)
     for name in (INTERACTIONS, TEST) if card.test_interactions else (INTERACTIONS,):
         for fields in _data_rows(folder / name):
             kind = (fields[-2], fields[-1])
             if kind not in memo:
-                memo[kind] = _strength(*kind)
+                memo[kind] = _strength(*kind, weights)
             if memo[kind] and at < total:
                 user[at] = users.setdefault(fields[0], len(users))
                 row[at] = items.setdefault(fields[1], len(items))
@@ -227,10 +237,23 @@ def _read_interactions(folder: Path, card: DatasetCard) -> tuple[_Columns, tuple
     return columns, tuple(users), items
 
 
-def _strength(kind: str, value: str) -> int:
+def _strength(kind: str, value: str, weights: EventWeights) -> int:
     """Strength of an event, 0 for one that does not enter a history."""
     event_type = EventType(kind)
-    return event_strength(event_type, float(value) if value else None) if enters_history(event_type) else 0
+    if not enters_history(event_type):
+        return 0
+    return event_strength(event_type, float(value) if value else None, weights=weights)
+
+
+def _weights(folder: Path) -> EventWeights:
+    """The event weights that the dataset carries (a region's own file), or the shipped ones."""
+    path = folder / WEIGHTS
+    if not path.is_file():
+        return DEFAULT_WEIGHTS
+    try:
+        return parse_weights(path.read_bytes())
+    except ValueError as error:  # msgspec's errors are ValueErrors
+        raise DatasetError(f"{path} cannot be used: {error}", fix="Copy the region's own file there again.") from None
 
 
 def _data_rows(path: Path) -> Iterator[list[str]]:

@@ -10,6 +10,7 @@ from central.datasets.interactions import Interactions, category_weights, given_
 from central.datasets.text import DatasetError
 from central.evaluation.splits import split_for
 from central.release.build import _named_extras
+from infra.contracts import event_weights
 from infra.plumbing.errors import InvalidInputError
 from tests.unit.central.conftest import write_csv, write_synthetic
 
@@ -28,6 +29,24 @@ def test_sorted_by_user_time_and_row_of_the_file(tmp_path: Path) -> None:
     }
     assert order["b"] == ["i0", "i1", "i4"]
     assert order["a"] == ["i3", "i5", "i2"]
+
+
+def test_a_dataset_may_carry_its_regions_own_weights(tmp_path: Path) -> None:
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    write_csv(
+        folder / "interactions.csv", "user_id,item_id,timestamp,event_type",
+        [(f"u{n % 4}", f"i{n % 12}", n, "view") for n in range(60)],
+    )  # fmt: skip
+    import_dataset(source=str(folder), out=tmp_path / "out")
+    assert set(load_dataset(tmp_path / "out").strengths.tolist()) == {3}
+    shipped = Path(event_weights.__file__).with_name("event_weights.toml").read_text()
+    own = tmp_path / "out" / "event_weights.toml"
+    own.write_text(shipped.replace("view = { strength = 3", "view = { strength = 2"))
+    assert set(load_dataset(tmp_path / "out").strengths.tolist()) == {2}
+    own.write_text("version = 2")
+    with pytest.raises(DatasetError, match="cannot be used"):
+        load_dataset(tmp_path / "out")
 
 
 def test_random_ties_shuffle_only_what_is_tied(dataset_folder: Path, data: Interactions) -> None:

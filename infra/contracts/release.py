@@ -31,8 +31,8 @@ USER_TOWER = "user_tower.tflite"
 """LiteRT; inputs as `infra.contracts.features.HistoryInput`, each `[1, history_length] int32`, named by field;
 output `[1, dim] float32`."""
 ITEM_TOWER = "item_tower.tflite"
-"""LiteRT; input `categories [1, num_categories] float32`; output `[1, dim] float32`: a vector for an item that has
-metadata only."""
+"""LiteRT; input `categories [1, num_categories] float32`, one column of zeros where there are none; output
+`[1, dim] float32`: a vector for an item that has metadata only."""
 RANKER = "ranker.tflite"
 """LiteRT; input `features [ranker_batch, num_ranking_inputs] float32`; output `[ranker_batch, num_heads] float32`,
 probabilities, head 0 is the one to rank by."""

@@ -85,7 +85,8 @@ class TowerSet:
         )
         self._item = Model(
             directory / ITEM_TOWER,
-            inputs={"categories": ((1, shape.num_categories), np.float32)},
+            # A tensor without elements is no input: where nothing has a category, one column of zeros stands for none.
+            inputs={"categories": ((1, max(shape.num_categories, 1)), np.float32)},
             output=(1, shape.dim),
         )
         self._padded = np.zeros(batch, dtype=np.float32)
@@ -105,7 +106,8 @@ class TowerSet:
 
     def item_vector(self, categories: FloatArray) -> FloatArray:
         """See `Towers`."""
-        vector: FloatArray = self._item.run({"categories": categories[None, :].astype(np.float32)})[0]
+        shares = categories if categories.size else np.zeros(1, dtype=np.float32)
+        vector: FloatArray = self._item.run({"categories": shares[None, :].astype(np.float32)})[0]
         return vector
 
 

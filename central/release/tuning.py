@@ -4,7 +4,7 @@ A grid of search settings is tried on queries near the catalogue and the cheapes
 taken. Cost is counted in vectors looked at, not in time, so that the same vectors give the same release.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -80,7 +80,7 @@ def exact_neighbours(vectors: FloatArray, queries: FloatArray, count: int) -> In
     return rows
 
 
-def recall_of(found: IntArray, exact: IntArray) -> float:
+def recall_of(found: Iterable[IntArray], exact: IntArray) -> float:
     """Share of the `exact` rows that `found` holds, over all queries."""
     hits = sum(np.intersect1d(one, other).size for one, other in zip(found, exact, strict=True))
     return float(hits / max(exact.size, 1))
@@ -89,10 +89,11 @@ def recall_of(found: IntArray, exact: IntArray) -> float:
 def _tried(searcher: Any, queries: FloatArray, exact: IntArray, leaves: int, count: int) -> Iterator[IndexTrial]:
     for leaves_to_search in sorted({max(1, round(leaves * share)) for share in _SEARCH_SHARES}):
         for reorder in _REORDERS:
-            found, _ = searcher.search_batched(queries, exact.shape[1], reorder, leaves_to_search)
+            # One by one, as a region asks: a batch finds more at the same settings (.986 for .970 at 1 M items).
+            found = [searcher.search(query, exact.shape[1], reorder, leaves_to_search)[0] for query in queries]
             yield IndexTrial(
                 leaves_to_search=leaves_to_search,
                 reorder=reorder,
-                recall=round(recall_of(np.asarray(found), exact), 4),
+                recall=round(recall_of(found, exact), 4),
                 cost=count * leaves_to_search / leaves + REORDER_COST * reorder + leaves,
             )

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.cli.output import add_json_option, emit, progress_bar, table
+from infra.cli.servers import bring_servers
 
 STATE = Path(".atoll/world")
 REPOSITORY = Path(".atoll/repository")
@@ -28,6 +29,9 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         "--dataset", type=Path, default=None, metavar="DIR", help="fill the regions' stores from this dataset"
     )
     up.add_argument("--balancer", choices=("embedded", "haproxy"), default=None)
+    up.add_argument("--store", choices=("sqlite", "cassandra"), default=None)
+    up.add_argument("--grid", choices=("embedded", "hazelcast"), default=None)
+    up.add_argument("--log", choices=("sqlite", "kafka"), default=None)
     up.add_argument("--print-config", action="store_true", help="print the configuration as TOML and start nothing")
     _leaf(verbs, "status", _status, "show every process", "./atoll world status")
     for name, run, says in (
@@ -36,7 +40,7 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     ):
         parser = _leaf(verbs, name, run, says, f"./atoll world {name} us-east")
         parser.add_argument("region")
-        parser.add_argument("--part", default="all", help="all, core, edges, grid, api, worker or gateway")
+        parser.add_argument("--part", default="all", help="all, core, edges, grid, store, api, worker or gateway")
     _leaf(verbs, "down", _down, "end everything; nothing is left running", "./atoll world down")
 
 
@@ -60,13 +64,15 @@ def _configuration(arguments: argparse.Namespace) -> Any:
 
     default = with_absolute_directories(default_configuration(), Path.cwd())
     found = load_configuration(arguments.config) if arguments.config else default
-    if arguments.balancer:
-        found = msgspec.structs.replace(found, balancer=arguments.balancer)
+    for part in ("balancer", "store", "grid", "log"):
+        if chosen := getattr(arguments, part):
+            found = msgspec.structs.replace(found, **{part: chosen})
     return found
 
 
 def _up(arguments: argparse.Namespace) -> None:
     from infra.local.configuration import render_configuration
+    from infra.local.servers.of_world import kinds_of
     from infra.local.world import start_world
 
     configuration = _configuration(arguments)
@@ -74,6 +80,8 @@ def _up(arguments: argparse.Namespace) -> None:
         print(render_configuration(configuration), end="")
         return
     with progress_bar() as progress:
+        if kinds_of(configuration):
+            bring_servers(progress)
         world = start_world(
             configuration, arguments.state, repository=arguments.repository or REPOSITORY, dataset=arguments.dataset,
             progress=progress,

@@ -17,6 +17,7 @@ CENTRAL_FLOWER = "central-flower"
 """The two far ends of links that are not regions: the release repository, and Flower's SuperLink."""
 RESERVED_NAMES = frozenset({CENTRAL, CENTRAL_FLOWER, "logs", "spans", "capture", "run"})
 BALANCERS = ("embedded", "haproxy")
+STORES, GRIDS, LOGS = ("sqlite", "cassandra"), ("embedded", "hazelcast"), ("sqlite", "kafka")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 _REGION_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
@@ -61,6 +62,12 @@ class WorldConfiguration(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
 
     regions: tuple[RegionConfiguration, ...]
     balancer: str = "embedded"
+    store: str = "sqlite"
+    """`cassandra`: a cluster of its own per region (./atoll servers install)."""
+    grid: str = "embedded"
+    """`hazelcast`: one per region."""
+    log: str = "sqlite"
+    """`kafka`: one broker for this machine, a topic per region."""
     host: str = "127.0.0.1"
     log_level: str = "INFO"
     channel: str = "stable"
@@ -152,6 +159,9 @@ def validate_configuration(configuration: WorldConfiguration) -> None:
         "Add or remove [[regions]].",
     )
     _one_of("balancer", configuration.balancer, BALANCERS)
+    _one_of("store", configuration.store, STORES)
+    _one_of("grid", configuration.grid, GRIDS)
+    _one_of("log", configuration.log, LOGS)
     _one_of("log_level", configuration.log_level, LOG_LEVELS)
     _require(0.0 <= configuration.sample_ratio <= 1.0, "sample_ratio is not between 0 and 1.", "Set 0.05, say.")
     _require(configuration.capture_bytes_max >= 1 << 20, "capture_bytes_max is under 1 MiB.", "Set it higher.")
@@ -213,6 +223,9 @@ def render_configuration(configuration: WorldConfiguration) -> str:
     lines = [
         "# A world of Atoll on one machine. `./atoll world up` reads this file.",
         f"balancer = {_text(configuration.balancer)}          # embedded | haproxy",
+        f"store = {_text(configuration.store)}               # sqlite | cassandra",
+        f"grid = {_text(configuration.grid)}              # embedded | hazelcast",
+        f"log = {_text(configuration.log)}                 # sqlite | kafka",
         f"host = {_text(configuration.host)}",
         f"log_level = {_text(configuration.log_level)}",
         f"channel = {_text(configuration.channel)}            # which releases the regions follow",

@@ -1,7 +1,7 @@
 """From a configuration and ports to processes and their settings. Pure: nothing is written or started here."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -14,6 +14,7 @@ from infra.local.haproxy import render_haproxy
 from infra.local.layout import Layout
 from infra.local.records import Part, ProbeKind, ProcessPlan
 from infra.local.repository.process import RepositorySettings
+from infra.local.servers.of_world import WorldServers
 from infra.local.wan.settings import LinkSettings, WanSettings
 from infra.plumbing.telemetry import TelemetrySettings
 from region.settings import RegionSettings
@@ -40,6 +41,7 @@ class PlanInput:
     repository: Path
     python_of: PythonOf
     haproxy: str = ""
+    servers: WorldServers = field(default_factory=WorldServers)
 
 
 def edge_name(region: str, number: int) -> str:
@@ -80,7 +82,7 @@ def port_names(configuration: WorldConfiguration) -> tuple[str, ...]:
 def plan_world(given: PlanInput) -> WorldPlan:
     """All processes and settings of the world."""
     files: dict[Path, bytes] = {}
-    processes = [_wan(given, files), _repository(given, files)]
+    processes = [_wan(given, files), _repository(given, files), *given.servers.processes("")]
     for region in given.configuration.regions:
         processes += _region(given, region, files)
     processes.append(_haproxy(given, files) if given.configuration.balancer == "haproxy" else _balancer(given, files))
@@ -160,10 +162,7 @@ def _region(given: PlanInput, region: RegionConfiguration, files: dict[Path, byt
     file = _put(files, layout.region(name) / "region.json", _region_settings(given, name))
     python, edge_python = given.python_of("region"), given.python_of("edge")
     return [
-        ProcessPlan(
-            name=f"{name}/grid", part=Part.GRID, region=name, probe=ProbeKind.HTTP,
-            address=_address(given, f"{name}/grid"), command=_grid_command(given, name, edge_python),
-        ),
+        *_grid_and_store(given, name, edge_python),
         ProcessPlan(
             name=f"{name}/api", part=Part.API, region=name, stage=1, probe=ProbeKind.HTTP,
             address=_address(given, f"{name}/api"), command=(python, "-m", "region", "--settings", file),
@@ -175,6 +174,17 @@ def _region(given: PlanInput, region: RegionConfiguration, files: dict[Path, byt
         *(_edge(given, region, number, files) for number in range(1, region.edges + 1)),
         _gateway(given, name, files),
     ]  # fmt: skip
+
+
+def _grid_and_store(given: PlanInput, name: str, edge_python: str) -> list[ProcessPlan]:
+    servers = given.servers.processes(name)
+    if any(server.part is Part.GRID for server in servers):
+        return servers
+    embedded = ProcessPlan(
+        name=f"{name}/grid", part=Part.GRID, region=name, probe=ProbeKind.HTTP,
+        address=_address(given, f"{name}/grid"), command=_grid_command(given, name, edge_python),
+    )  # fmt: skip
+    return [embedded, *servers]
 
 
 def _grid_command(given: PlanInput, region: str, python: str) -> tuple[str, ...]:
@@ -203,7 +213,9 @@ def _region_settings(given: PlanInput, name: str) -> RegionSettings:
         poll_interval_s=given.configuration.poll_interval_s,
         keys_file=str(layout.keys(name)),
         trust_file=str(layout.trust),
-        grid=str(layout.grid(name)),
+        grid=given.servers.grid(name, str(layout.grid(name))),
+        store=given.servers.store(name),
+        log=given.servers.log(name),
         telemetry=_telemetry(given, f"{name}/api"),
     )
 
@@ -227,7 +239,7 @@ def _edge(given: PlanInput, region: RegionConfiguration, number: int, files: dic
         keys_file=str(layout.keys(region.name)),
         service_keys_file=str(layout.service_keys(region.name)),
         trust_file=str(layout.trust),
-        grid=str(layout.grid(region.name)),
+        grid=given.servers.grid(region.name, str(layout.grid(region.name))),
         telemetry=_telemetry(given, name),
     )
     file = _put(files, layout.region(region.name) / f"{node}.json", settings)

@@ -15,6 +15,7 @@ from infra.local.layout import Layout
 from infra.local.planning import PlanInput, plan_world, port_names
 from infra.local.ports import assign_ports, is_port_free
 from infra.local.records import WorldRecord
+from infra.local.servers.of_world import prepare_servers, serving_stores
 from infra.local.tiers import source_root, tier_python
 from infra.plumbing.clock import Clock
 from infra.plumbing.errors import AtollError, ConflictError, InvalidInputError
@@ -77,6 +78,7 @@ def prepare_world(configuration: WorldConfiguration, layout: Layout, *, reposito
             repository=repository.resolve(),
             python_of=lambda tier: tier_python(tier, environments),
             haproxy=haproxy,
+            servers=prepare_servers(configuration, layout),
         )
     )
     for path, content in plan.files.items():
@@ -132,9 +134,17 @@ def seed_regions(record: WorldRecord, layout: Layout, seeding: Seeding, *, progr
     """
     wanted = _seed_record(seeding)
     waiting = [region for region in record.configuration.region_names if _needs_seed(layout, region, wanted)]
-    total, running = len(waiting), dict[str, subprocess.Popen[bytes]]()
-    end_s = clock.monotonic_s() + SEED_TIMEOUT_S
+    total = len(waiting)
     progress.advance(0, total, "regions seeded")
+    with serving_stores(record.configuration if waiting else None, layout, clock=clock, progress=progress):
+        _seed_all(record, layout, seeding, waiting, progress=progress, clock=clock)
+
+
+def _seed_all(
+    record: WorldRecord, layout: Layout, seeding: Seeding, waiting: list[str], *, progress: Progress, clock: Clock
+) -> None:
+    wanted, total, running = _seed_record(seeding), len(waiting), dict[str, subprocess.Popen[bytes]]()
+    end_s = clock.monotonic_s() + SEED_TIMEOUT_S
     try:
         while waiting or running:
             while waiting and len(running) < SEEDS_AT_ONCE_MAX:

@@ -27,6 +27,8 @@ async def probe(kind: ProbeKind, address: str, *, timeout_s: float) -> Finding:
         async with asyncio.timeout(timeout_s):
             if kind is ProbeKind.UNIX:
                 return await _connect(address)
+            if kind is ProbeKind.TCP:
+                return await _connect_port(address)
             return await _get_ready(address)
     except TimeoutError:
         return Finding(live=False, ready=False, detail=f"no answer within {timeout_s:g} s")
@@ -48,6 +50,15 @@ def judge(answer: bytes) -> Finding:
 
 async def _connect(path: str) -> Finding:
     _reader, writer = await asyncio.open_unix_connection(path)
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+    return Finding(live=True, ready=True)
+
+
+async def _connect_port(address: str) -> Finding:
+    host, _, port = address.rpartition(":")
+    _reader, writer = await asyncio.open_connection(host, int(port))
     writer.close()
     with contextlib.suppress(OSError):
         await writer.wait_closed()

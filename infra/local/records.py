@@ -11,6 +11,8 @@ class Part(enum.StrEnum):
     """What a process is in its region, or among the shared ones."""
 
     GRID = "grid"
+    STORE = "store"
+    LOG = "log"
     API = "api"
     WORKER = "worker"
     EDGE = "edge"
@@ -20,12 +22,13 @@ class Part(enum.StrEnum):
     WAN = "wan"
 
 
-CORE_PARTS = frozenset({Part.GRID, Part.API, Part.WORKER})
+CORE_PARTS = frozenset({Part.GRID, Part.STORE, Part.API, Part.WORKER})
 KILLABLE: dict[str, frozenset[Part]] = {
-    "all": frozenset({Part.GRID, Part.API, Part.WORKER, Part.EDGE, Part.GATEWAY}),
+    "all": frozenset({Part.GRID, Part.STORE, Part.API, Part.WORKER, Part.EDGE, Part.GATEWAY}),
     "core": CORE_PARTS,
     "edges": frozenset({Part.EDGE}),
     "grid": frozenset({Part.GRID}),
+    "store": frozenset({Part.STORE}),
     "api": frozenset({Part.API}),
     "worker": frozenset({Part.WORKER}),
     "gateway": frozenset({Part.GATEWAY}),
@@ -38,6 +41,8 @@ class ProbeKind(enum.StrEnum):
 
     HTTP = "http"
     """GET /health/ready."""
+    TCP = "tcp"
+    """Somebody accepts connections at a port."""
     UNIX = "unix"
     """Somebody accepts connections at a Unix socket."""
 

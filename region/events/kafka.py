@@ -1,0 +1,297 @@
+"""The log on Kafka: one topic per region, partitions by subject, acknowledged when the broker's disks have it.
+
+* `append` is one idempotent producer with `acks=all`: what the producer itself sends twice counts once. What a caller
+  sends again is recognised as long as this process remembers it; a record that it does not recognise is appended, and
+  recognised by the store when it is applied.
+* `read` assigns partitions by hand, without a consumer group: the position lives with the store, beside what it stands
+  for, so that both move together.
+* Kafka counts from 0, this project from 1: a record's offset here is Kafka's plus one.
+
+The broker must sync what it acknowledges, by its own setting (`log.flush.interval.messages=1`) or by having copies in
+several places of the region.
+"""
+
+import asyncio
+import hashlib
+import logging
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError
+from prometheus_client import CollectorRegistry, Counter
+
+from infra.contracts.events import LoggedEvent
+from infra.plumbing.addresses import PartAddress
+from infra.plumbing.errors import OverloadedError, SettingsError
+from region.events.port import AppendResult, LogUnavailableError
+from region.events.records import decode_record, encode_record
+from region.store.port import OffsetEvent, Position
+
+OPTIONS = frozenset({"partitions", "copies"})
+PARTITIONS_DEFAULT = 4
+REMEMBERED_MAX = 100_000
+"""Event ids that an appending process remembers: some minutes of a busy one, about 100 bytes each."""
+_APPEND_TIMEOUT_S = 10.0
+_READ_TIMEOUT_S = 5.0
+_CONNECT_TIMEOUT_S = 10.0
+_DIGEST_BYTES = 16
+
+
+def partition_of(subject: str, partitions: int) -> int:
+    """Where a subject's events are; the same in every process, whatever a client's default is."""
+    digest = hashlib.blake2b(subject.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % partitions
+
+
+class KafkaLog:
+    """`region.events.port.Log` over one topic. Connects at the first use; a broker that is not there is no error then.
+
+    Args:
+        address: brokers and topic; `partitions` and `copies` hold when the topic is made, and partitions must stay.
+        queue_max: events that may wait for their acknowledgement; more are refused.
+        retention_s: how long the broker keeps records at most, should nobody expire them.
+        registry: where failures are counted.
+    """
+
+    def __init__(
+        self, address: PartAddress, *, queue_max: int, retention_s: float, registry: CollectorRegistry | None = None
+    ) -> None:
+        self._address = address
+        self._topic = address.name
+        self._partitions = address.number("partitions", PARTITIONS_DEFAULT)
+        self._queue_max = queue_max
+        self._retention_ms = round(retention_s * 1000)
+        self._waiting = 0
+        self._remembered: OrderedDict[bytes, None] = OrderedDict()
+        self._in_flight: dict[bytes, asyncio.Future[None]] = {}
+        self._producer: AIOKafkaProducer | None = None
+        self._consumer: AIOKafkaConsumer | None = None
+        self._topic_is_there = False
+        self._connecting = asyncio.Lock()
+        self._reading = asyncio.Lock()
+        self._failures = Counter(
+            "atoll_log_unavailable", "Calls that were not served, by lane and cause.", ("lane", "cause"),
+            registry=registry if registry is not None else CollectorRegistry(),
+        )  # fmt: skip
+        # It reports every attempt to reconnect; failures are counted here.
+        logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+
+    async def append(self, records: Sequence[LoggedEvent]) -> AppendResult:
+        """Returns when the broker has acknowledged every record.
+
+        Raises:
+            OverloadedError: too many events wait already; nothing was taken.
+            LogUnavailableError: not everything was acknowledged in time; sending again is safe.
+        """
+        if self._waiting + len(records) > self._queue_max:
+            raise OverloadedError("too many events wait to be written.", fix="Send them again in a moment.")
+        self._waiting += len(records)
+        outcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        new, others = self._unknown(records)
+        self._in_flight |= dict.fromkeys(new, outcome)
+        try:
+            async with self._served("append", _APPEND_TIMEOUT_S):
+                await self._send(new.values())
+                # Somebody else is sending these; they are acknowledged when those are.
+                await asyncio.gather(*(asyncio.shield(other) for other in others))
+        except BaseException:
+            outcome.set_exception(LogUnavailableError("the same events were not acknowledged to another caller."))
+            outcome.exception()  # it is no error that nobody waits for it
+            raise
+        else:
+            outcome.set_result(None)
+            self._remember(new)
+        finally:
+            self._waiting -= len(records)
+            for digest in new:
+                del self._in_flight[digest]
+        return AppendResult(accepted=len(new), duplicates=len(records) - len(new))
+
+    async def read(self, *, after: Position, limit: int) -> list[OffsetEvent]:
+        """Records behind `after`; what is there now, without waiting for more."""
+        async with self._reading, self._served("read", _READ_TIMEOUT_S):
+            consumer = await self._consuming()
+            ends = await consumer.end_offsets(self._all)
+            starts = await consumer.beginning_offsets(self._all)
+            wanted = {
+                one: max(after[one.partition], starts[one])
+                for one in self._all
+                if one.partition in after and max(after[one.partition], starts[one]) < ends[one]
+            }
+            return await self._fetch(consumer, wanted, limit) if wanted else []
+
+    async def last_offsets(self) -> dict[int, int]:
+        """The highest offset ever given in every partition."""
+        async with self._reading, self._served("read", _READ_TIMEOUT_S):
+            ends = await (await self._consuming()).end_offsets(self._all)
+            return {one.partition: end for one, end in sorted(ends.items())}
+
+    async def expire(self, *, before_ms: int) -> int:
+        """Forget each partition's records up to the first one received at `before_ms` or later."""
+        async with self._reading, self._served("expire", _READ_TIMEOUT_S):
+            consumer = await self._consuming()
+            starts = await consumer.beginning_offsets(self._all)
+            ends = await consumer.end_offsets(self._all)
+            firsts = await consumer.offsets_for_times(dict.fromkeys(self._all, before_ms))
+            keep_from = {one: firsts[one].offset if firsts.get(one) else ends[one] for one in self._all}
+            gone = {one: offset for one, offset in keep_from.items() if offset > starts[one]}
+            if gone:
+                async with self._administering() as admin:
+                    await admin.delete_records(
+                        {one: RecordsToDelete(before_offset=offset) for one, offset in gone.items()}
+                    )
+            return sum(offset - starts[one] for one, offset in gone.items())
+
+    async def close(self) -> None:
+        """Send what waits and let go of the connections."""
+        for client in (self._producer, self._consumer):
+            if client is not None:
+                with suppress(KafkaError, TimeoutError):
+                    await client.stop()
+        self._producer = self._consumer = None
+
+    @property
+    def _all(self) -> list[TopicPartition]:
+        return [TopicPartition(self._topic, number) for number in range(self._partitions)]
+
+    async def _fetch(
+        self, consumer: AIOKafkaConsumer, wanted: dict[TopicPartition, int], limit: int
+    ) -> list[OffsetEvent]:
+        # Partitions with nothing to read must not be waited for, nor may they hold up those that have.
+        idle = [one for one in self._all if one not in wanted]
+        consumer.pause(*idle)
+        consumer.resume(*wanted)
+        for one, offset in wanted.items():
+            if await consumer.position(one) != offset:
+                consumer.seek(one, offset)
+        while True:
+            found = await consumer.getmany(*wanted, timeout_ms=round(_READ_TIMEOUT_S * 1000), max_records=limit)
+            records = [
+                decode_record(record.offset + 1, record.value, partition=one.partition)
+                for one, batch in found.items()
+                for record in batch
+            ]
+            if records:
+                return records
+
+    async def _send(self, records: Collection[LoggedEvent]) -> None:
+        if not records:
+            return
+        producer = await self._producing()
+        sent = [
+            await producer.send(
+                self._topic, value=encode_record(record), key=record.subject.encode(),
+                partition=partition_of(record.subject, self._partitions), timestamp_ms=record.received_ms,
+            )
+            for record in records
+        ]  # fmt: skip
+        await asyncio.gather(*sent)
+
+    def _unknown(self, records: Sequence[LoggedEvent]) -> tuple[dict[bytes, LoggedEvent], set["asyncio.Future[None]"]]:
+        """Records that must be sent, by digest; and the outcomes of those that another call is sending now."""
+        new: dict[bytes, LoggedEvent] = {}
+        others: set[asyncio.Future[None]] = set()
+        for record in records:
+            identity = f"{record.subject} {record.event.event_id}".encode()
+            digest = hashlib.blake2b(identity, digest_size=_DIGEST_BYTES).digest()
+            if digest in self._in_flight:
+                others.add(self._in_flight[digest])
+            elif digest not in self._remembered:
+                new.setdefault(digest, record)
+        return new, others
+
+    def _remember(self, new: dict[bytes, LoggedEvent]) -> None:
+        """Only what was acknowledged: what failed must be taken when it is sent again."""
+        self._remembered.update(dict.fromkeys(new))
+        while len(self._remembered) > REMEMBERED_MAX:
+            self._remembered.popitem(last=False)
+
+    @asynccontextmanager
+    async def _served(self, lane: str, timeout_s: float) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(timeout_s):
+                yield
+        except TimeoutError as error:
+            self._failures.labels(lane, "timeout").inc()
+            raise LogUnavailableError(f"Kafka did not answer within {timeout_s:g} s.") from error
+        except (KafkaError, OSError) as error:
+            self._failures.labels(lane, "error").inc()
+            raise LogUnavailableError(
+                f"Kafka failed: {type(error).__name__}.", fix="See whether its brokers run."
+            ) from error
+
+    async def _producing(self) -> AIOKafkaProducer:
+        async with self._connecting:
+            if self._producer is None:
+                await self._ensure_topic()
+                producer = AIOKafkaProducer(
+                    bootstrap_servers=self._address.host_ports, acks="all", enable_idempotence=True, linger_ms=0,
+                    request_timeout_ms=5000, retry_backoff_ms=50, metadata_max_age_ms=30_000, max_batch_size=131_072,
+                )  # fmt: skip
+                self._producer = await _started(producer)
+            return self._producer
+
+    async def _consuming(self) -> AIOKafkaConsumer:
+        async with self._connecting:
+            if self._consumer is None:
+                await self._ensure_topic()
+                consumer = AIOKafkaConsumer(
+                    bootstrap_servers=self._address.host_ports, enable_auto_commit=False, auto_offset_reset="earliest",
+                    fetch_max_wait_ms=100, request_timeout_ms=5000, retry_backoff_ms=50, metadata_max_age_ms=30_000,
+                )  # fmt: skip
+                consumer = await _started(consumer)
+                consumer.assign(self._all)
+                for one in self._all:
+                    consumer.seek(one, 0)
+                self._consumer = consumer
+            return self._consumer
+
+    async def _ensure_topic(self) -> None:
+        """Make the topic, or see that it has as many partitions as the settings say.
+
+        Raises:
+            SettingsError: it has another number: subjects would be elsewhere than their earlier events.
+        """
+        if self._topic_is_there:
+            return
+        settings = {"retention.ms": str(self._retention_ms), "message.timestamp.type": "CreateTime"}
+        topic = NewTopic(
+            self._topic, num_partitions=self._partitions, replication_factor=self._address.number("copies", 1),
+            topic_configs=settings,
+        )  # fmt: skip
+        async with self._administering() as admin:
+            with suppress(TopicAlreadyExistsError):
+                await admin.create_topics([topic])
+            (found,) = await admin.describe_topics([self._topic])
+        count = len(found["partitions"])
+        if count and count != self._partitions:
+            raise SettingsError(
+                f"the topic {self._topic} has {count} partitions, the settings say {self._partitions}.",
+                fix=f"Append ?partitions={count} to the log's address; a topic's partitions must not change.",
+            )
+        self._topic_is_there = count > 0
+
+    @asynccontextmanager
+    async def _administering(self) -> AsyncIterator[AIOKafkaAdminClient]:
+        admin = AIOKafkaAdminClient(bootstrap_servers=self._address.host_ports, request_timeout_ms=5000)
+        try:
+            await admin.start()
+            yield admin
+        finally:
+            with suppress(KafkaError):
+                await admin.close()
+
+
+async def _started(client: Any) -> Any:
+    """A client that is up; one that does not come up leaves nothing behind."""
+    try:
+        await client.start()
+    except BaseException:
+        with suppress(KafkaError, TimeoutError):
+            await client.stop()
+        raise
+    return client

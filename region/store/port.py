@@ -18,7 +18,7 @@ class StoreUnavailableError(UnavailableError):
     """The store did not answer in time; the funnel goes on without the user's row and says so."""
 
 
-class HistoryEntry(RegionalMessage, frozen=True, kw_only=True):
+class HistoryEntry(RegionalMessage, frozen=True):
     """One interaction: which item, how strong (`infra.contracts.events.event_strength`), when."""
 
     item: Regional[str]

@@ -1,0 +1,155 @@
+"""A user row read through our store on Cassandra, against the bare driver's prepared statement on the same rows.
+
+Both read the same partitions in the same order from one node, started for this run. Ours ends with a `UserRow` that a
+request can use, the driver's with the bytes. Alone: one read after the other. Throughput: IN_FLIGHT reads at any time,
+ours from asyncio, the driver's through its own callbacks. Options: `rows` (2000), `history` (100), `reads` (4000).
+"""
+
+import asyncio
+import statistics
+import threading
+from typing import Any
+
+from infra.bench.catalogue import BenchRequest
+from infra.bench.results import Measured, at_least, at_most, medians, percentile
+from infra.bench.servers import running_servers
+from infra.local.servers.kinds import ServerKind
+from infra.local.servers.plans import ServerPlan, store_address
+from infra.plumbing.addresses import parse_address
+from infra.plumbing.clock import Clock
+
+IN_FLIGHT = 64
+WARM_UP = 1000
+NOW_MS = 1_700_000_000_000
+
+
+def run(request: BenchRequest) -> Measured:
+    """Start a node, fill it, measure in turn."""
+    with running_servers(request, ServerKind.CASSANDRA) as servers:
+        runs = asyncio.run(_measure(request, servers[ServerKind.CASSANDRA]))
+    figures = medians(runs)
+    return Measured(
+        figures=figures,
+        bars=(
+            at_most("read alone, p50 against the bare driver", figures["read_p50_ratio_driver"], 1.25, unit="ratio"),
+            at_least("throughput against the bare driver", figures["throughput_ratio_driver"], 0.85, unit="ratio"),
+        ),
+        notes=(f"{IN_FLIGHT} reads in flight for throughput; client and node share the machine's cores",),
+    )
+
+
+async def _measure(request: BenchRequest, plan: ServerPlan) -> list[dict[str, float]]:
+    # The region tier: loaded when it is measured.
+    from region.store.applying import ApplyRules  # noqa: PLC0415
+    from region.store.cassandra import CassandraStore  # noqa: PLC0415
+    from region.store.cassandra_link import CassandraLink  # noqa: PLC0415
+
+    rows, reads = int(request.number("rows", 2000)), int(request.number("reads", 600 if request.quick else 4000))
+    address = parse_address(store_address(plan), scheme="cassandra", options=CassandraLink.OPTIONS)
+    store = CassandraStore(
+        address, clock=request.clock, rules=ApplyRules(history_max=1000), read_timeout_s=10.0, write_timeout_s=30.0
+    )
+    subjects = [f"{number:032x}" for number in range(rows)]
+    await store.write_rows([_row(subject, int(request.number("history", 100))) for subject in subjects])
+    cluster = CassandraLink.make_cluster(address, plan.region)
+    session = await asyncio.to_thread(cluster.connect, address.name)
+    statement = session.prepare("SELECT content FROM rows WHERE subject = ?")
+    runs: list[dict[str, float]] = []
+    try:
+        await _warm(store, session, statement, subjects)
+        for number in range(request.runs):
+            runs.append(await _pair(store, session, statement, subjects, reads, request.clock))
+            request.progress.advance(number + 1, request.runs, "paired runs")
+    finally:
+        await asyncio.to_thread(cluster.shutdown)
+        await store.close()
+    return runs
+
+
+def _row(subject: str, history: int) -> Any:
+    from region.store.port import HistoryEntry, UserRow  # noqa: PLC0415
+
+    entries = tuple(
+        HistoryEntry(item=f"item-{number * 7919 % 100_000}", strength=4, at_ms=NOW_MS + number)
+        for number in range(history)
+    )
+    return UserRow(subject=subject, version=1, history=entries, last_event_ms=NOW_MS + history)
+
+
+async def _warm(store: Any, session: Any, statement: Any, subjects: list[str]) -> None:
+    """The node compiles what it runs often; neither side shall pay for it."""
+    for number in range(WARM_UP):
+        await store.read(subjects[number % len(subjects)])
+    await asyncio.to_thread(lambda: [session.execute(statement, (subject,)) for subject in subjects[:WARM_UP]])
+
+
+async def _pair(
+    store: Any, session: Any, statement: Any, subjects: list[str], reads: int, clock: Clock
+) -> dict[str, float]:
+    order = [subjects[number * 31 % len(subjects)] for number in range(reads)]
+    alone = order[: max(200, reads // 4)]
+    ours_s = await _ours_alone(store, alone, clock)
+    bare_s = await asyncio.to_thread(_bare_alone, session, statement, alone, clock)
+    ours_rate = reads / await _ours_together(store, order, clock)
+    bare_rate = reads / await asyncio.to_thread(_bare_together, session, statement, order, clock)
+    return {
+        "read_p50_ratio_driver": statistics.median(ours_s) / statistics.median(bare_s),
+        "throughput_ratio_driver": ours_rate / bare_rate,
+        "read_p50_ms": statistics.median(ours_s) * 1000,
+        "read_p99_ms": percentile(ours_s, 0.99) * 1000,
+        "driver_read_p50_ms": statistics.median(bare_s) * 1000,
+        "reads_per_s": ours_rate,
+        "driver_reads_per_s": bare_rate,
+    }
+
+
+async def _ours_alone(store: Any, order: list[str], clock: Clock) -> list[float]:
+    seconds = []
+    for subject in order:
+        began_s = clock.monotonic_s()
+        await store.read(subject)
+        seconds.append(clock.monotonic_s() - began_s)
+    return seconds
+
+
+def _bare_alone(session: Any, statement: Any, order: list[str], clock: Clock) -> list[float]:
+    seconds = []
+    for subject in order:
+        began_s = clock.monotonic_s()
+        session.execute(statement, (subject,)).one()
+        seconds.append(clock.monotonic_s() - began_s)
+    return seconds
+
+
+async def _ours_together(store: Any, order: list[str], clock: Clock) -> float:
+    waiting = iter(order)
+
+    async def caller() -> None:
+        for subject in waiting:
+            await store.read(subject)
+
+    began_s = clock.monotonic_s()
+    await asyncio.gather(*(caller() for _ in range(IN_FLIGHT)))
+    return clock.monotonic_s() - began_s
+
+
+def _bare_together(session: Any, statement: Any, order: list[str], clock: Clock) -> float:
+    room, failed = threading.Semaphore(IN_FLIGHT), list[Exception]()
+
+    def ended(_rows: Any) -> None:
+        room.release()
+
+    def broke(error: Exception) -> None:
+        failed.append(error)
+        room.release()
+
+    began_s = clock.monotonic_s()
+    for subject in order:
+        room.acquire()
+        session.execute_async(statement, (subject,)).add_callbacks(ended, broke)
+    for _ in range(IN_FLIGHT):
+        room.acquire()
+    took_s = clock.monotonic_s() - began_s
+    if failed:
+        raise failed[0]
+    return took_s

@@ -16,7 +16,7 @@ The interleaving that decides the first two::
     read 3: "GET ..."                                 -> parked, nothing owed: the hot path may answer
 
 aiohttp offers no hook for this, so the handler reads fields that are not part of its interface (NEEDED). If a version
-comes without one of them, `hot_runner` says so and serves without the short cut.
+comes without one of them, the edge says so and serves without the short cut (`edge.app.runner_of`).
 """
 
 import asyncio

@@ -53,6 +53,8 @@ from region.funnel.recommender import Recommender
 from region.funnel.release import LoadedRelease, open_release
 from region.funnel.ruling import Rulings
 from region.funnel.sampling import Sampler
+from region.privacy.hearing import hear_erasures
+from region.privacy.opening import Known, Privacy, open_privacy
 from region.releases.activation import Activator
 from region.releases.audit import AuditLog
 from region.releases.following import Follower
@@ -110,6 +112,7 @@ class Answers:
     metrics: FunnelMetrics
     requests: RequestLog
     samples: ServedSamples
+    rulings: Rulings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +124,7 @@ class Node:
     releases: Releases
     answers: Answers
     board: NoticeBoard
+    privacy: Privacy
 
 
 async def run(settings: RegionSettings, stop: asyncio.Event, *, clock: Clock | None = None) -> None:
@@ -149,6 +153,9 @@ async def run(settings: RegionSettings, stop: asyncio.Event, *, clock: Clock | N
                 ),
                 "purges": background.repeat(
                     "purges", lambda: hear_purges(node.data.grid, node.board), every_s=HEAR_RETRY_S
+                ),
+                "erasures": background.repeat(
+                    "erasures", lambda: hear_erasures(node.data.grid, node.privacy.heard_by), every_s=HEAR_RETRY_S
                 ),
                 "rules": background.repeat(
                     "rules",
@@ -196,12 +203,9 @@ async def open_node(settings: RegionSettings, stack: AsyncExitStack, telemetry: 
     )
     operators_only = operator_door(keys.operator_key)
     operators = OperatorDoors(
-        withdrawals=data.withdrawals,
-        announcer=data.announcer,
-        operators_only=operators_only,
-        status=lambda: status_of(settings, data, releases, answers),
-        body_bytes_max=settings.body_bytes_max,
-    )
+        withdrawals=data.withdrawals, announcer=data.announcer, operators_only=operators_only,
+        status=lambda: status_of(settings, data, releases, answers), body_bytes_max=settings.body_bytes_max,
+    )  # fmt: skip
     rules = RuleDoors(
         region=settings.region, book=data.book, recommender=answers.recommender, requests=answers.requests,
         activator=releases.activator, announcer=data.announcer, grid=data.grid, clock=clock,
@@ -215,19 +219,25 @@ async def open_node(settings: RegionSettings, stack: AsyncExitStack, telemetry: 
         board=board, announcer=data.announcer, home_only=service_door(keys.service_key), operators_only=operators_only,
         body_bytes_max=settings.body_bytes_max,
     )  # fmt: skip
-    app.add_routes([*callers.routes(), *operators.routes(), *notices.routes(), *rules.routes()])
+    known = Known(
+        store=data.store, log=data.log, samples=answers.samples, requests=answers.requests,
+        pages=answers.rulings.pages, trials=releases.trials,
+    )  # fmt: skip
+    privacy = open_privacy(
+        settings, stack, keys=keys, known=known, announcer=data.announcer, activator=releases.activator, clock=clock,
+        registry=telemetry.registry,
+    )  # fmt: skip
+    rooms = (callers, operators, notices, rules, privacy.doors)
+    app.add_routes([route for room in rooms for route in room.routes()])
     app.add_routes(
         operator_routes(
-            store=releases.store,
-            activator=releases.activator,
-            trials=releases.trials,
-            audit=releases.audit,
+            store=releases.store, activator=releases.activator, trials=releases.trials, audit=releases.audit,
             authorize=operators_only,
         )
-    )
+    )  # fmt: skip
     app.add_routes(operations_routes(telemetry, lambda: waits_for(releases.activator)))
     app.add_routes([metrics_targets(settings.region, releases.retrievals)])
-    return Node(app=app, data=data, releases=releases, answers=answers, board=board)
+    return Node(app=app, data=data, releases=releases, answers=answers, board=board, privacy=privacy)
 
 
 def status_of(settings: RegionSettings, data: Data, releases: Releases, answers: Answers) -> StatusAnswer:
@@ -292,15 +302,10 @@ def _open_data(settings: RegionSettings, stack: AsyncExitStack, telemetry: Telem
     stack.push_async_callback(log.close)
     waker = Waker(grid=grid, registry=registry)
     stack.push_async_callback(waker.close)
+    announcer = Announcer(grid=grid, registry=registry)
     return Data(
-        grid=grid,
-        store=store,
-        log=log,
-        waker=waker,
-        announcer=Announcer(grid=grid, registry=registry),
-        withdrawals=withdrawals,
-        book=book,
-    )
+        grid=grid, store=store, log=log, waker=waker, announcer=announcer, withdrawals=withdrawals, book=book
+    )  # fmt: skip
 
 
 def _open_releases(
@@ -352,10 +357,10 @@ def _open_answers(
     stack.callback(compute.close)
     live = LiveTrend(clock=clock, store=data.store)
     metrics = FunnelMetrics(telemetry.registry)
-    requests = RequestLog()
+    requests, rulings = RequestLog(), Rulings(data.book, on_error=metrics.rule_failed)
     funnel = Funnel(
         compute=compute, live=live, withdrawals=data.withdrawals,
-        rulings=Rulings(data.book, on_error=metrics.rule_failed), on_blocked=metrics.kept_out,
+        rulings=rulings, on_blocked=metrics.kept_out,
     )  # fmt: skip
     samples = ServedSamples(Path(settings.state_directory))
     recommender = Recommender(
@@ -363,8 +368,9 @@ def _open_answers(
         telemetry=telemetry, metrics=metrics, requests=requests, sampler=Sampler(samples),
     )  # fmt: skip
     return Answers(
-        recommender=recommender, live=live, compute=compute, metrics=metrics, requests=requests, samples=samples
-    )
+        recommender=recommender, live=live, compute=compute, metrics=metrics, requests=requests, samples=samples,
+        rulings=rulings,
+    )  # fmt: skip
 
 
 def _trusted_root(settings: RegionSettings) -> bytes:

@@ -41,7 +41,7 @@ class SubjectNotes:
     version: int = 0
     opted_out: bool = False
     opted_out_version: int = 0
-    """Personal lists below this version were made before the subject opted out."""
+    """Personal lists below this version were made before the subject opted out or was erased."""
     consumed: OrderedDict[str, None] | None = None
     epoch: int = 0
 
@@ -212,9 +212,15 @@ class Ledger:
         notes = self._notes_for(str(message.subject))
         newer = message.subject_version >= notes.version
         notes.version = max(notes.version, message.subject_version)
+        if message.erased and newer:
+            notes.opted_out = False
         if message.opted_out is not None and newer:
             notes.opted_out = message.opted_out
             notes.opted_out_version = message.subject_version if message.opted_out else 0
+        if message.erased:
+            # Lists of before are as forbidden as those from before an opt-out; what follows is like of any subject.
+            notes.opted_out_version = max(notes.opted_out_version, message.subject_version)
+            notes.consumed = None
         if message.consumed:
             notes.consumed = notes.consumed or OrderedDict()
             _add_bounded(notes.consumed, message.consumed, CONSUMED_MAX)

@@ -13,6 +13,7 @@ from infra.cli import (
     features,
     federation,
     keys,
+    privacy,
     region,
     rules,
     servers,
@@ -34,7 +35,22 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"atoll {VERSION}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for room in (demo, testing, world, servers, central, region, rules, events, features, federation, bench, keys, api):
+    for room in (
+        demo,
+        testing,
+        world,
+        servers,
+        central,
+        region,
+        privacy,
+        rules,
+        events,
+        features,
+        federation,
+        bench,
+        keys,
+        api,
+    ):
         room.register(commands)
     return parser
 

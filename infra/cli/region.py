@@ -1,4 +1,4 @@
-"""`atoll region REGION ...`: the operator's day, and `atoll privacy`: the data protection officer's."""
+"""`atoll region REGION ...`: the operator's day."""
 
 import argparse
 from pathlib import Path
@@ -6,11 +6,11 @@ from typing import Any
 
 from infra.cli.output import add_json_option, emit, table
 from infra.cli.world import add_state_option
-from infra.plumbing.errors import AtollError, InvalidInputError, UnavailableError
+from infra.plumbing.errors import AtollError, InvalidInputError
 
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """`atoll region` and `atoll privacy`."""
+    """`atoll region`."""
     text = "operate one region's releases"
     region = commands.add_parser("region", help=text, description=f"{text}. Example: ./atoll region us-east releases")
     region.add_argument("region", help="the region's name")
@@ -51,7 +51,6 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         metavar="KIND:NAME",
         help="category:drama, brand:acme",
     )
-    _register_privacy(commands)
 
 
 def _leaf(verbs: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
@@ -257,41 +256,3 @@ def _purge(arguments: argparse.Namespace) -> None:
 
 def _told(edges_told: bool) -> str:  # noqa: FBT001 - a sentence for a fact
     return "The edges know." if edges_told else "The grid does not answer: the edges ask within a second or two."
-
-
-def _register_privacy(commands: Any) -> None:
-    text = "a user's choices"
-    privacy = commands.add_parser(
-        "privacy", help=text, description=f"{text}. Example: ./atoll privacy opt-out --region us-east --user 42"
-    )
-    verbs = privacy.add_subparsers(metavar="VERB", required=True)
-    says = "answer a user from popularity only, from the next answer on; --undo takes it back"
-    opt_out = verbs.add_parser(
-        "opt-out", help=says, description=f"{says}. Example: ./atoll privacy opt-out --region us-east --user 42"
-    )
-    opt_out.add_argument("--region", required=True, help="the user's home region")
-    opt_out.add_argument("--user", required=True, help="the user's id, as the application knows it")
-    opt_out.add_argument("--undo", action="store_true")
-    add_state_option(opt_out)
-    add_json_option(opt_out)
-    opt_out.set_defaults(run=_opt_out)
-
-
-def _opt_out(arguments: argparse.Namespace) -> None:
-    import urllib3
-
-    from infra.local.world import open_world
-    from infra.plumbing.clock import SystemClock
-    from infra.plumbing.tokens import issue_token
-
-    world = open_world(arguments.state)
-    token = issue_token(world.keys(arguments.region), arguments.user, clock=SystemClock(), life_s=60)
-    opted_out = not arguments.undo
-    answer = urllib3.request(
-        "PUT", f"{world.edge_urls(arguments.region)[0]}/v1/privacy/opt-out", json={"opted_out": opted_out},
-        headers={"Authorization": f"Bearer {token}"}, timeout=10.0, retries=False,
-    )  # fmt: skip
-    if answer.status != 200:
-        raise UnavailableError(f"the edge answered {answer.status}: {answer.data[:300].decode(errors='replace')}")
-    text = "The user's lists are not personal any more." if opted_out else "The user's lists are personal again."
-    emit(arguments, {"region": arguments.region, "opted_out": opted_out}, text)

@@ -276,6 +276,8 @@ class Invalidation(RegionalMessage, frozen=True, kw_only=True):
     consumed: Regional[tuple[str, ...]] = ()
     """Items that must leave the subject's cached lists at once."""
     opted_out: Regional[bool | None] = None
+    erased: Regional[bool] = False
+    """The subject was erased: nothing of it below `subject_version` is kept or shown, anywhere in the region."""
     release: Global[str | None] = None
     """The release that the region answers from now."""
     withdrawn: Global[tuple[str, ...]] = ()

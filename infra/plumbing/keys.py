@@ -76,6 +76,11 @@ class RegionKeys(msgspec.Struct, frozen=True, kw_only=True):
         """The subject of an anonymous session: `s` and 32 hex digits; its row in the store expires."""
         return "s" + self.pseudonym("session", session_id)
 
+    @property
+    def receipt_private(self) -> bytes:
+        """Ed25519 seed that signs receipts of erasures. Not an issuer's: it is never retired, receipts last."""
+        return hmac.new(self.issuer_private, b"atoll erasure receipts", hashlib.sha256).digest()
+
     def issuer_keys(self) -> dict[str, bytes]:
         """Private issuer keys whose tokens hold, by `kid`, oldest first."""
         keys = {self.region: self.issuer_private, **{issuer.kid: issuer.private for issuer in self.issuers}}
@@ -132,6 +137,9 @@ class PublicKeys(msgspec.Struct, frozen=True, kw_only=True):
     issuers: dict[str, bytes] = msgspec.field(default_factory=dict)
     """Public issuer keys whose tokens hold, by `kid`; empty in files of before there were several."""
 
+    receipt_public: bytes = b""
+    """Verifies receipts of erasures; empty in files of before there were any."""
+
     def issuer(self, region: str, kid: str) -> bytes | None:
         """The public key of `kid`, if it is one of this region's whose tokens hold."""
         return self.issuers.get(kid) if self.issuers else self.issuer_public if kid == region else None
@@ -155,6 +163,7 @@ class TrustDirectory(msgspec.Struct, frozen=True, kw_only=True):
                 key.region: PublicKeys(
                     issuer_public=_public(key.issuer_private),
                     issuers={kid: _public(private) for kid, private in key.issuer_keys().items()},
+                    receipt_public=_public(key.receipt_private),
                     relay_public=X25519PrivateKey.from_private_bytes(key.relay_private).public_key().public_bytes_raw(),
                 )
                 for key in keys

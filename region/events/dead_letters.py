@@ -17,7 +17,7 @@ from infra.contracts.events import LoggedEvent
 from infra.contracts.residency import Global, Regional, RegionalMessage
 from region.events.port import Log, LogUnavailableError
 from region.events.records import decode_record
-from region.store.database import Database, transaction
+from region.store.database import Database, scrub, transaction
 from region.store.lane import Lane, LaneMetrics
 from region.store.port import OffsetEvent
 
@@ -108,6 +108,23 @@ class DeadLetters:
         """Forget one."""
         await self._execute("remove_letter", letter.partition, letter.offset)
 
+    async def count_of(self, subject: str) -> int:
+        """How many say a subject's name, read or unreadable."""
+
+        def work(connection: sqlite3.Connection) -> int:
+            return int(connection.execute(self._queries["count_subject"], (subject.encode(),)).fetchone()[0])
+
+        return await self._lane.call(work, timeout_s=_TIMEOUT_S)
+
+    async def forget(self, subject: str) -> int:
+        """Erase those that say a subject's name; returns how many."""
+        return await self._execute("forget_subject", subject.encode())
+
+    async def scrub(self) -> str:
+        """Have the write-ahead log, which still shows pages of before, written back and cut to nothing."""
+        await self._lane.call(scrub, timeout_s=_TIMEOUT_S)
+        return ""
+
     async def expire(self, *, before_ms: int) -> int:
         """Forget those noted before a moment; returns how many."""
         return await self._execute("expire_letters", before_ms)
@@ -126,7 +143,7 @@ class DeadLetters:
 
         return await self._lane.call(work, timeout_s=_TIMEOUT_S)
 
-    async def _execute(self, query: str, *wanted: int) -> int:
+    async def _execute(self, query: str, *wanted: int | bytes) -> int:
         def work(connection: sqlite3.Connection) -> int:
             return connection.execute(self._queries[query], wanted).rowcount
 

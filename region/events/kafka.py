@@ -27,7 +27,7 @@ from prometheus_client import CollectorRegistry, Counter
 from infra.contracts.events import LoggedEvent
 from infra.plumbing.addresses import PartAddress
 from infra.plumbing.errors import OverloadedError, SettingsError
-from region.events.port import AppendResult, LogUnavailableError
+from region.events.port import AppendResult, LogForgotten, LogUnavailableError
 from region.events.records import decode_record, encode_record
 from region.store.port import OffsetEvent, Position
 
@@ -36,6 +36,7 @@ PARTITIONS_DEFAULT = 4
 REMEMBERED_MAX = 100_000
 """Event ids that an appending process remembers: some minutes of a busy one, about 100 bytes each."""
 _APPEND_TIMEOUT_S = 10.0
+_SCAN_PAGE = 5_000
 _READ_TIMEOUT_S = 5.0
 _CONNECT_TIMEOUT_S = 10.0
 _DIGEST_BYTES = 16
@@ -129,6 +130,34 @@ class KafkaLog:
         async with self._reading, self._served("read", _READ_TIMEOUT_S):
             ends = await (await self._consuming()).end_offsets(self._all)
             return {one.partition: end for one, end in sorted(ends.items())}
+
+    async def of_subject(self, subject: str, *, after: Position, limit: int) -> list[OffsetEvent]:
+        """Records of one subject behind `after`. Kafka has no index: the subject's partition is read through."""
+        partition = partition_of(subject, self._partitions)
+        position, end = after.get(partition, 0), (await self.last_offsets())[partition]
+        found: list[OffsetEvent] = []
+        while position < end and len(found) < limit:
+            page = await self.read(after={partition: position}, limit=_SCAN_PAGE)
+            if not page:
+                break
+            found += [one for one in page if one.logged.subject == subject]
+            position = page[-1].offset
+        return found[:limit]
+
+    async def count_of(self, subject: str) -> int:
+        """How many records there are of a subject; reads its partition through."""
+        partition, after, count = partition_of(subject, self._partitions), 0, 0
+        while page := await self.of_subject(subject, after={partition: after}, limit=_SCAN_PAGE):
+            count, after = count + len(page), page[-1].offset
+        return count
+
+    async def forget(self, subject: str) -> LogForgotten:  # noqa: ARG002 - nobody can be told apart here
+        """Nothing can be taken out; says where the log ends, so that nothing of before is applied any more."""
+        return LogForgotten(records=0, through=await self.last_offsets(), kept_ms=self._retention_ms)
+
+    async def scrub(self) -> str:
+        """Nothing can be done: only the oldest records ever leave."""
+        return "Kafka deletes no single record: kept until retention"
 
     async def expire(self, *, before_ms: int) -> int:
         """Forget each partition's records up to the first one received at `before_ms` or later."""

@@ -1,10 +1,11 @@
 """The log in memory: what tests and other packages use in place of a file. Same rules, nothing durable."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 
 from infra.contracts.events import LoggedEvent
 from infra.plumbing.errors import OverloadedError
-from region.events.port import AppendResult, LogUnavailableError
+from region.events.port import AppendResult, LogForgotten, LogUnavailableError
 from region.store.port import OffsetEvent, Position
 
 
@@ -39,14 +40,36 @@ class MemoryLog:
         self._require()
         if 0 not in after:
             return []
-        first_offset = self._last_offset - len(self._records) + 1
-        start = max(0, after[0] + 1 - first_offset)
+        start = bisect_right(self._records, after[0], key=lambda record: record.offset)
         return self._records[start : start + limit]
 
     async def last_offsets(self) -> dict[int, int]:
         """The highest offset ever given."""
         self._require()
         return {0: self._last_offset}
+
+    async def of_subject(self, subject: str, *, after: Position, limit: int) -> list[OffsetEvent]:
+        """Records of one subject behind `after`."""
+        self._require()
+        start = after.get(0, 0)
+        return [one for one in self._records if one.offset > start and one.logged.subject == subject][:limit]
+
+    async def count_of(self, subject: str) -> int:
+        """How many records there are of a subject."""
+        self._require()
+        return sum(one.logged.subject == subject for one in self._records)
+
+    async def forget(self, subject: str) -> LogForgotten:
+        """Erase every record of a subject."""
+        self._require()
+        kept = [one for one in self._records if one.logged.subject != subject]
+        gone, self._records = len(self._records) - len(kept), kept
+        self._ids = {identity for identity in self._ids if identity[0] != subject}
+        return LogForgotten(records=gone, through={0: self._last_offset})
+
+    async def scrub(self) -> str:
+        """Nothing is on a disk."""
+        return ""
 
     async def expire(self, *, before_ms: int) -> int:
         """Forget the oldest records, up to the first one received at `before_ms` or later."""

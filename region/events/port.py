@@ -20,6 +20,16 @@ class AppendResult(RegionalMessage, frozen=True, kw_only=True):
     duplicates: Global[int]
 
 
+class LogForgotten(RegionalMessage, frozen=True, kw_only=True):
+    """What a log had of a subject that it forgot."""
+
+    records: Global[int]
+    through: Global[dict[int, int]]
+    """Where each partition ended at that moment: what is logged behind came later."""
+    kept_ms: Global[int] = 0
+    """How long records that cannot be taken out are kept from now on at most."""
+
+
 class Log(Protocol):
     """A durable record of events in one or more partitions, each of them ordered; a subject's events are in one.
 
@@ -35,7 +45,8 @@ class Log(Protocol):
     async def read(self, *, after: Position, limit: int) -> list[OffsetEvent]:
         """Records of the partitions that `after` names, behind their offsets, at most `limit` in all.
 
-        Each partition's come in order and without a gap; how partitions are mixed is not said.
+        Each partition's come in order and without a gap but for what was forgotten; how partitions are mixed is not
+        said.
         """
         ...
 
@@ -44,6 +55,22 @@ class Log(Protocol):
 
         An offset never goes back, not even when records expire; the set of partitions never changes.
         """
+        ...
+
+    async def of_subject(self, subject: str, *, after: Position, limit: int) -> list[OffsetEvent]:
+        """Records of one subject behind `after` (a partition that it does not name: from its start), in order."""
+        ...
+
+    async def count_of(self, subject: str) -> int:
+        """How many records there are of a subject."""
+        ...
+
+    async def forget(self, subject: str) -> LogForgotten:
+        """Erase every record of a subject, where the log can; returns when that is durable."""
+        ...
+
+    async def scrub(self) -> str:
+        """Have the bytes of what was forgotten leave the log's files too; returns what cannot, "" if all did."""
         ...
 
     async def expire(self, *, before_ms: int) -> int:

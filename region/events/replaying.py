@@ -14,7 +14,7 @@ from infra.plumbing.clock import Clock
 from infra.plumbing.progress import Progress
 from region.events.port import Log
 from region.events.streaming import BATCH_MAX
-from region.store.port import ItemCount, ItemCounters, OffsetEvent, Position, Store, UserRow
+from region.store.port import Erasure, ItemCount, ItemCounters, OffsetEvent, Position, Store, UserRow
 from region.store.subjects import is_session
 
 ROUNDS_MAX = 5
@@ -75,6 +75,7 @@ class Replayer:
         self._position: dict[int, int] = {}
         self._subjects: dict[str, UserRow | None] = {}
         self._partitions: dict[str, int] = {}
+        self._erasures: dict[str, Erasure | None] = {}
         self._events = self._broken = self._done = 0
 
     async def run(self) -> ReplayReport:
@@ -122,11 +123,23 @@ class Replayer:
             self._broken += 1
             return False
         subject = event.logged.subject
+        if await self._is_erased(event):
+            return False
         self._partitions[subject] = event.partition
         row = self._subjects.get(subject)
         if row is None or row.offset < event.offset:
             row = self._subjects[subject] = await self._live.read(subject)
         return row is None or not any(first <= event.offset <= last for first, last in row.ignored)
+
+    async def _is_erased(self, event: OffsetEvent) -> bool:
+        """Whether the event is of before its subject's erasure: a log brought back from a copy may hold such."""
+        subject = event.logged.subject
+        if subject not in self._erasures:
+            erasure = self._erasures[subject] = await self._live.erasure(subject)
+            if erasure is not None:
+                await self._fresh.forget(subject, erasure)
+        erasure = self._erasures[subject]
+        return erasure is not None and erasure.covers(event)
 
     async def _compare(self) -> _Found:
         found = _Found()

@@ -9,9 +9,9 @@ from prometheus_client import CollectorRegistry, Histogram
 
 from infra.contracts.events import LoggedEvent
 from region.events.group_commit import GroupCommitter
-from region.events.port import AppendResult, LogUnavailableError
+from region.events.port import AppendResult, LogForgotten, LogUnavailableError
 from region.events.records import decode_record, encode_record
-from region.store.database import BUSY_TIMEOUT_S, Database
+from region.store.database import BUSY_TIMEOUT_S, Database, scrub, transaction
 from region.store.lane import Lane, LaneMetrics
 from region.store.port import OffsetEvent, Position
 
@@ -82,6 +82,39 @@ class SqliteLog:
             return {0: int(found[0]) if found is not None else 0}
 
         return await self._reads.call(work, timeout_s=_TIMEOUT_S)
+
+    async def of_subject(self, subject: str, *, after: Position, limit: int) -> list[OffsetEvent]:
+        """Records of one subject behind `after`."""
+
+        def work(connection: sqlite3.Connection) -> list[OffsetEvent]:
+            found = connection.execute(self._queries["read_subject"], (subject, after.get(0, 0), limit))
+            return [decode_record(position, body) for position, body in found]
+
+        return await self._reads.call(work, timeout_s=_TIMEOUT_S)
+
+    async def count_of(self, subject: str) -> int:
+        """How many records there are of a subject."""
+
+        def work(connection: sqlite3.Connection) -> int:
+            return int(connection.execute(self._queries["count_subject"], (subject,)).fetchone()[0])
+
+        return await self._reads.call(work, timeout_s=_TIMEOUT_S)
+
+    async def forget(self, subject: str) -> LogForgotten:
+        """Erase every record of a subject, in one transaction."""
+
+        def work(connection: sqlite3.Connection) -> LogForgotten:
+            with transaction(connection):
+                records = connection.execute(self._queries["forget_subject"], (subject,)).rowcount
+                last = connection.execute(self._queries["last_position"]).fetchone()
+            return LogForgotten(records=records, through={0: int(last[0]) if last is not None else 0})
+
+        return await self._deletes.call(work, timeout_s=_TIMEOUT_S)
+
+    async def scrub(self) -> str:
+        """Have the write-ahead log, which still shows pages of before, written back and cut to nothing."""
+        await self._deletes.call(scrub, timeout_s=_TIMEOUT_S)
+        return ""
 
     async def expire(self, *, before_ms: int) -> int:
         """Forget the oldest records, up to the first one received at `before_ms` or later."""

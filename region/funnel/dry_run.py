@@ -42,6 +42,10 @@ class RequestLog:
         self._requests.clear()
         self._requests.extend(kept)
 
+    def of_subject(self, subject: str) -> list[HomeRequest]:
+        """What the subject asked, the newest last."""
+        return [request for request in self._requests if request.subject == subject]
+
     def latest(self, count: int) -> tuple[HomeRequest, ...]:
         """The last `count` requests, the newest last."""
         return tuple(self._requests)[-count:] if count > 0 else ()

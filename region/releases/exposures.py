@@ -37,6 +37,15 @@ class Exposures:
         if subject in self._took:
             self._took[subject] = True
 
+    def count_of(self, subject: str) -> int:
+        """1 for a subject that was shown something, else 0."""
+        return int(subject in self._took)
+
+    def forget(self, subject: str) -> None:
+        """Nothing about the subject is kept; what was counted of it stays in the sums."""
+        self._took.pop(subject, None)
+        self._waiting = deque(one for one in self._waiting if one[1] != subject)
+
     def run_out(self, *, now_s: float) -> list[tuple[Arm, bool]]:
         """Arm and outcome of the subjects whose window is over, each once.
 

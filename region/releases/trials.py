@@ -248,6 +248,15 @@ class Trials(Generic[L]):
             return
         trial.exposures.took(subject)
 
+    def count_of(self, subject: str) -> int:
+        """1 for a subject that the trial under way has shown something, else 0."""
+        return self._trial.exposures.count_of(subject) if self._trial is not None else 0
+
+    def forget(self, subject: str) -> None:
+        """The trial under way knows nothing of the subject any more."""
+        if self._trial is not None:
+            self._trial.exposures.forget(subject)
+
     async def look(self) -> Verdict | None:
         """Weigh what came in since the last look and carry out what follows; None when nothing is tried."""
         trial = self._trial

@@ -49,6 +49,10 @@ class PageHistory:
         with self._mutex:
             self._pages.pop(subject, None)
 
+    def count_of(self, subject: str) -> int:
+        """How many pages of the subject are kept."""
+        return len(self._of(subject))
+
     def last(self, subject: str, *, release: str, surface: str, since_s: float) -> IntArray | None:
         """The last page on this surface, of this release and not older than `since_s`; None without one."""
         pages = self._of(subject)

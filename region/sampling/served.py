@@ -95,6 +95,12 @@ class ServedSamples:
         """Write on a thread. Raises as `write` does."""
         await asyncio.to_thread(self.write, now_ms=clock.now_ms())
 
+    def of_subject(self, subject: str) -> list[ServedSample]:
+        """Every sample of a subject, the oldest first. Blocks."""
+        with self._lock:
+            kept = [*_read(self._older), *_read(self._path), *self._pending]
+        return [one for one in kept if one.subject == subject]
+
     def forget(self, subject: str) -> int:
         """Drop every sample of a subject; returns how many. Blocks."""
         with self._lock:

@@ -15,6 +15,8 @@ Rules, in this order, for each event in log order:
 8. Session, counters and affinities follow every event; `infra.contracts.features` defines them, the labels come with
    the event. Counts over items: see `region.store.aggregates`.
 
+9. What an erasure covers (`region.store.port.Erasure`) has no effect: an erased subject begins anew or not at all.
+
 Exactly once without a transaction over several keys: an adapter writes the aggregates first, then the rows, then the
 offsets. Whatever was written before a kill knows the offset of what it took in, and is passed over when the batch, or
 a longer one, is applied again; whoever's row was written is told of again. With one transaction the order is free.
@@ -28,8 +30,8 @@ from dataclasses import dataclass, replace
 from infra.contracts.events import DEFAULT_WEIGHTS, Event, EventType, EventWeights, LoggedEvent, enters_history
 from infra.contracts.features import AFFINITIES_MAX, SESSION_GAP_MS, TREND_BUCKET_MS, DecayedValue
 from region.store.aggregates import AggregateKey, Aggregates, Load
-from region.store.port import AppliedChange, OffsetEvent, Position, Session, SubjectCounters, UserRow
-from region.store.state import DAY_MS, RowContent, SubjectState, WriterNotes, from_row
+from region.store.port import AppliedChange, Erasure, OffsetEvent, Position, Session, SubjectCounters, UserRow
+from region.store.state import DAY_MS, RowContent, SubjectState, WriterNotes, begin_state, from_row
 from region.store.subjects import is_session
 
 BUCKET_MS = TREND_BUCKET_MS
@@ -66,23 +68,25 @@ class Outcome:
 
 def apply_events(
     events: Iterable[OffsetEvent], *, applied: Position, load: Callable[[str], SubjectState | None],
-    load_aggregate: Load = lambda _key: None, rules: ApplyRules,
+    load_aggregate: Load = lambda _key: None, load_erasure: Callable[[str], Erasure | None] = lambda _subject: None,
+    rules: ApplyRules,
 ) -> Outcome:  # fmt: skip
     """Apply `events` behind the position `applied` to what `load` and `load_aggregate` give (None: never heard of)."""
     offsets: dict[int, int] = {}
     states: dict[str, SubjectState] = {}
+    erasures = _Erasures(load_erasure)
     aggregates = Aggregates(load_aggregate)
     consumed: dict[str, list[str]] = {}
     for record in sorted(events, key=lambda event: (event.partition, event.offset)):
         if record.offset <= max(applied.get(record.partition, 0), offsets.get(record.partition, 0)):
             continue
         offsets[record.partition] = record.offset
-        if record.broken:
+        if record.broken or erasures.cover(record):
             continue
         subject = record.logged.subject
         state = states.get(subject)
         if state is None:
-            state = states[subject] = load(subject) or SubjectState()
+            state = states[subject] = load(subject) or begin_state(erasures.of(subject))
         if record.offset <= state.row.offset:
             _tell_again(state, record.logged, consumed)
             continue
@@ -98,6 +102,24 @@ def apply_events(
         for subject, items in consumed.items()
     ]
     return Outcome(offsets=offsets, states=states, aggregates=aggregates.encoded(), changes=changes)
+
+
+class _Erasures:
+    """The erasures of a batch's subjects, each loaded once."""
+
+    def __init__(self, load: Callable[[str], Erasure | None]) -> None:
+        self._load = load
+        self._known: dict[str, Erasure | None] = {}
+
+    def of(self, subject: str) -> Erasure | None:
+        if subject not in self._known:
+            self._known[subject] = self._load(subject)
+        return self._known[subject]
+
+    def cover(self, record: OffsetEvent) -> bool:
+        """Whether the event is of before its subject's erasure."""
+        erasure = self.of(record.logged.subject)
+        return erasure is not None and erasure.covers(record)
 
 
 def apply_event(state: SubjectState, record: OffsetEvent, *, rules: ApplyRules) -> bool:

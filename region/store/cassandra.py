@@ -42,9 +42,28 @@ from region.store.aggregates import (
 )
 from region.store.applying import COUNTS_LIFE_MS, ApplyRules, apply_events, bare_state, choose, replace_state
 from region.store.cassandra_link import CassandraLink
-from region.store.port import AppliedChange, ItemCount, ItemCounters, OffsetEvent, StoreUnavailableError, UserRow
-from region.store.state import SubjectState, decode_state, encode_content, encode_notes, row_of
-from region.store.subjects import is_session
+from region.store.port import (
+    AppliedChange,
+    Erasure,
+    Forgotten,
+    ItemCount,
+    ItemCounters,
+    OffsetEvent,
+    StoreUnavailableError,
+    UserRow,
+)
+from region.store.state import (
+    SubjectState,
+    begin_state,
+    decode_erasure,
+    decode_state,
+    encode_content,
+    encode_erasure,
+    encode_notes,
+    row_of,
+    to_row,
+)
+from region.store.subjects import erasure_mark, is_session
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -52,6 +71,8 @@ AT_ONCE_MAX = 64
 """Rows loaded or written at the same time by one `apply`."""
 CONFLICTS_MAX = 16
 """So often a row is tried again because somebody else wrote it meanwhile."""
+ERASURE_LIFE_S = 730 * 86_400
+"""As long as a log, or a copy of it, may hold what was erased, and a phone tell of it."""
 _WRITE_TIMEOUT_S = 10.0
 _Loaded = tuple[SubjectState | None, int | None]
 """A state and the revision that it was read at."""
@@ -83,10 +104,11 @@ class CassandraStore:
     async def read(self, subject: str) -> UserRow | None:
         """The subject's row, or None."""
         found = await self._link.ask("read_subject", (subject,), timeout_s=self._read_timeout_s)
-        if not found:
-            return None
-        content = found[0][0] or found[0][1]
-        return row_of(subject, content) if content is not None else None
+        content = (found[0][0] or found[0][1]) if found else None
+        if content is not None:
+            return row_of(subject, content)
+        erasure = await self._load_erasure(subject, timeout_s=self._read_timeout_s)
+        return to_row(subject, begin_state(erasure).row) if erasure is not None else None
 
     async def apply(self, events: Sequence[OffsetEvent]) -> list[AppliedChange]:
         """Apply events behind the applied offsets: aggregates, then rows, then offsets."""
@@ -95,12 +117,15 @@ class CassandraStore:
         if not pending:
             return []
         whole = [event for event in pending if not event.broken]
-        loaded = dict(await _at_once(self._load_named, dict.fromkeys(event.logged.subject for event in whole)))
+        subjects = list(dict.fromkeys(event.logged.subject for event in whole))
+        # The erasures last: a row of before one that was just kept is older than it, and its update has no effect.
+        loaded = dict(await _at_once(self._load_named, subjects))
+        erasures = dict(zip(subjects, await _at_once(self.erasure, subjects), strict=True))
         keys = dict.fromkeys(key for event in whole for key in keys_of(event, self._rules.weights))
         aggregates = dict(await _at_once(self._load_aggregate, keys))
         outcome = apply_events(
             pending, applied=applied, load=lambda subject: loaded[subject][0], load_aggregate=aggregates.get,
-            rules=self._rules,
+            load_erasure=erasures.get, rules=self._rules,
         )  # fmt: skip
         await _at_once(self._save_aggregate, outcome.aggregates.items())
 
@@ -123,9 +148,10 @@ class CassandraStore:
 
     async def set_opt_out(self, subject: str, *, opted_out: bool) -> int:
         """Set the subject's choice; returns the new version."""
+        erasure = await self.erasure(subject)
 
         def change(state: SubjectState | None) -> SubjectState:
-            state = state or SubjectState()
+            state = state or begin_state(erasure)
             choose(state, opted_out=opted_out, now_ms=self._clock.now_ms())
             return state
 
@@ -135,6 +161,8 @@ class CassandraStore:
         """Put whole rows, each by itself: an import that broke off is run again."""
 
         async def write(row: UserRow) -> None:
+            if await self.erasure(row.subject) is not None:
+                return
             await self._change(
                 row.subject,
                 lambda old: replace_state(old, row, now_ms=self._clock.now_ms(), rules=self._rules),
@@ -164,7 +192,33 @@ class CassandraStore:
         found = await _at_once(day, days)
         return sum_counters((pair for one in found for pair in one), limit=limit)
 
-    async def expire(self, *, sessions_before_ms: int, counts_before_ms: int, users_before_ms: int = 0) -> int:  # noqa: ARG002
+    async def forget(self, subject: str, erasure: Erasure) -> Forgotten:
+        """Keep the erasure, then delete the row: a worker that loads it meanwhile finds the one or misses the other."""
+        state, _ = await self._load(subject)
+        version = state.row.version if state is not None else 0
+        kept = erasure.after(await self.erasure(subject), version=version)
+        await self._link.ask(
+            "save_erasure", (erasure_mark(subject), encode_erasure(kept), ERASURE_LIFE_S),
+            timeout_s=self._write_timeout_s,
+        )  # fmt: skip
+        await self._link.ask("forget_subject", (subject,), timeout_s=self._write_timeout_s)
+        return Forgotten(rows=int(state is not None), erasure=kept)
+
+    async def erasure(self, subject: str) -> Erasure | None:
+        """The erasure kept of a subject."""
+        return await self._load_erasure(subject, timeout_s=self._write_timeout_s)
+
+    async def holds(self, subject: str) -> int:
+        """Rows kept of a subject."""
+        return int((await self._load(subject))[0] is not None)
+
+    async def scrub(self) -> str:
+        """Nothing can be done from here: what was deleted leaves the data files when Cassandra compacts them."""
+        return "deleted; its bytes leave Cassandra's data files with compaction after gc_grace_seconds"
+
+    async def expire(
+        self, *, sessions_before_ms: int, counts_before_ms: int, users_before_ms: int = 0, erasures_before_ms: int = 0  # noqa: ARG002
+    ) -> int:  # fmt: skip
         """Nothing is left to do: everything that has a life carries it as time to live."""
         return 0
 
@@ -175,13 +229,17 @@ class CassandraStore:
     async def _apply_again(self, subject: str, events: Sequence[OffsetEvent]) -> list[AppliedChange]:
         """Somebody else wrote the row meanwhile: apply to what is there now. What was counted stays counted."""
         changes: list[AppliedChange] = []
+        erasure = await self.erasure(subject)
 
         def change(state: SubjectState | None) -> SubjectState:
-            outcome = apply_events(events, applied={}, load=lambda _: state, rules=self._rules)
+            outcome = apply_events(
+                events, applied={}, load=lambda _: state, load_erasure=lambda _: erasure, rules=self._rules
+            )
             changes[:] = outcome.changes
             return outcome.states[subject]
 
-        await self._change(subject, change)
+        if erasure is None or not all(erasure.covers(event) for event in events):
+            await self._change(subject, change)
         return changes
 
     async def _change(self, subject: str, change: Callable[[SubjectState | None], SubjectState]) -> SubjectState:
@@ -229,6 +287,10 @@ class CassandraStore:
     def _life_s(self, subject: str) -> int:
         life_ms = self._rules.session_life_ms if is_session(subject) else self._rules.behaviour_life_ms
         return max(1, math.ceil(life_ms / 1000))
+
+    async def _load_erasure(self, subject: str, *, timeout_s: float) -> Erasure | None:
+        found = await self._link.ask("load_erasure", (erasure_mark(subject),), timeout_s=timeout_s)
+        return decode_erasure(found[0][0]) if found else None
 
     async def _load_aggregate(self, key: AggregateKey) -> tuple[AggregateKey, bytes | None]:
         query = "load_item_day" if key.kind == ITEM else "load_trend"

@@ -60,6 +60,8 @@ class Database:
         connection.execute(f"PRAGMA synchronous = {self.synchronous}")
         connection.execute(f"PRAGMA journal_size_limit = {_JOURNAL_BYTES_MAX}")
         connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+        # What is deleted is written over with zeros: an erased subject must not stand in a free page.
+        connection.execute("PRAGMA secure_delete = ON")
         if read_only:
             connection.execute("PRAGMA query_only = ON")
         return connection
@@ -125,6 +127,29 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+@contextmanager
+def durable(connection: sqlite3.Connection, database: Database) -> Iterator[None]:
+    """Commits of the block are synced, however the database does it else."""
+    connection.execute("PRAGMA synchronous = FULL")
+    try:
+        yield
+    finally:
+        connection.execute(f"PRAGMA synchronous = {database.synchronous}")
+
+
+def scrub(connection: sqlite3.Connection) -> None:
+    """Write the write-ahead log back into the file and cut it to nothing: it still shows pages of before.
+
+    Waits for readers that look at an older state, for the busy timeout at most.
+
+    Raises:
+        sqlite3.OperationalError: a reader or writer did not make room; nothing is lost.
+    """
+    (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    if busy:
+        raise sqlite3.OperationalError("the write-ahead log could not be cut: the file is in use")
 
 
 def _statements(script: str) -> Iterator[str]:

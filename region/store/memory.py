@@ -8,14 +8,16 @@ from region.store.aggregates import EVERYTHING, ITEM, TREND, AggregateKey, merge
 from region.store.applying import ApplyRules, apply_events, bare_state, choose, replace_state
 from region.store.port import (
     AppliedChange,
+    Erasure,
+    Forgotten,
     ItemCount,
     ItemCounters,
     OffsetEvent,
     StoreUnavailableError,
     UserRow,
 )
-from region.store.state import SubjectState, decode_state, encode_content, encode_notes, row_of
-from region.store.subjects import is_session
+from region.store.state import SubjectState, begin_state, decode_state, encode_content, encode_notes, row_of, to_row
+from region.store.subjects import erasure_mark, is_session
 
 
 class MemoryStore:
@@ -31,19 +33,24 @@ class MemoryStore:
         self._rows: dict[str, tuple[bytes, bytes]] = {}
         self._aggregates: dict[AggregateKey, bytes] = {}
         self._applied: dict[int, int] = {}
+        self._erasures: dict[str, Erasure] = {}
 
     async def read(self, subject: str) -> UserRow | None:
         """The subject's row, or None."""
         self._require()
         kept = self._rows.get(subject)
-        return row_of(subject, kept[0]) if kept is not None else None
+        if kept is not None:
+            return row_of(subject, kept[0])
+        erasure = self._erasure(subject)
+        return to_row(subject, begin_state(erasure).row) if erasure is not None else None
 
     async def apply(self, events: Sequence[OffsetEvent]) -> list[AppliedChange]:
         """Apply events behind the applied offset."""
         self._require()
         outcome = apply_events(
-            events, applied=self._applied, load=self._load, load_aggregate=self._aggregates.get, rules=self._rules
-        )
+            events, applied=self._applied, load=self._load, load_aggregate=self._aggregates.get,
+            load_erasure=self._erasure, rules=self._rules,
+        )  # fmt: skip
         self._aggregates.update(outcome.aggregates)
         self._save(outcome.states)
         self._applied.update(outcome.offsets)
@@ -57,7 +64,7 @@ class MemoryStore:
     async def set_opt_out(self, subject: str, *, opted_out: bool) -> int:
         """Set the subject's choice; returns the new version."""
         self._require()
-        state = self._load(subject) or SubjectState()
+        state = self._load(subject) or begin_state(self._erasure(subject))
         version = choose(state, opted_out=opted_out, now_ms=self._clock.now_ms())
         self._save({subject: state})
         return version
@@ -67,6 +74,8 @@ class MemoryStore:
         self._require()
         now_ms = self._clock.now_ms()
         for row in rows:
+            if self._erasure(row.subject) is not None:
+                continue
             state = replace_state(self._load(row.subject), row, now_ms=now_ms, rules=self._rules)
             self._save({row.subject: state})
 
@@ -91,7 +100,32 @@ class MemoryStore:
         ]
         return sum_counters(wanted, limit=limit)
 
-    async def expire(self, *, sessions_before_ms: int, counts_before_ms: int, users_before_ms: int = 0) -> int:
+    async def forget(self, subject: str, erasure: Erasure) -> Forgotten:
+        """Erase the subject's row and keep the erasure."""
+        self._require()
+        state = self._load(subject)
+        kept = erasure.after(self._erasure(subject), version=state.row.version if state is not None else 0)
+        self._rows.pop(subject, None)
+        self._erasures[erasure_mark(subject)] = kept
+        return Forgotten(rows=int(state is not None), erasure=kept)
+
+    async def erasure(self, subject: str) -> Erasure | None:
+        """The erasure kept of a subject."""
+        self._require()
+        return self._erasure(subject)
+
+    async def holds(self, subject: str) -> int:
+        """Rows kept of a subject."""
+        self._require()
+        return int(subject in self._rows)
+
+    async def scrub(self) -> str:
+        """Nothing is on a disk."""
+        return ""
+
+    async def expire(
+        self, *, sessions_before_ms: int, counts_before_ms: int, users_before_ms: int = 0, erasures_before_ms: int = 0
+    ) -> int:  # fmt: skip
         """Forget old sessions, counts and rows; returns how many."""
         self._require()
         now_ms, gone = max(self._clock.now_ms(), users_before_ms), 0
@@ -111,10 +145,16 @@ class MemoryStore:
         ]
         for key in buckets:
             del self._aggregates[key]
-        return gone + len(buckets)
+        old = [mark for mark, erasure in self._erasures.items() if erasure.erased_ms < erasures_before_ms]
+        for mark in old:
+            del self._erasures[mark]
+        return gone + len(buckets) + len(old)
 
     async def close(self) -> None:
         """Nothing to let go of."""
+
+    def _erasure(self, subject: str) -> Erasure | None:
+        return self._erasures.get(erasure_mark(subject))
 
     def _load(self, subject: str) -> SubjectState | None:
         kept = self._rows.get(subject)

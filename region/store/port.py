@@ -144,6 +144,42 @@ Position = Mapping[int, int]
 """A place in the log: partition -> offset of the last event in front of it; 0 stands before a partition's first."""
 
 
+class Erasure(RegionalMessage, frozen=True, kw_only=True):
+    """That a subject was erased, so that nothing of before comes back. Kept under its `erasure_mark`, not its name."""
+
+    erased_ms: Regional[int]
+    through: Regional[dict[int, int]]
+    """Where each partition of the log ended when the subject's records left it."""
+    version: Regional[int] = 0
+    """What the subject's row begins with, should it come back: an edge takes lists below for older ones."""
+
+    def covers(self, record: OffsetEvent) -> bool:
+        """Whether an event is of before: logged by then, or told late of a moment before."""
+        logged_before = record.offset <= self.through.get(record.partition, 0)
+        return logged_before or record.logged.event.at_ms <= self.erased_ms
+
+    def after(self, earlier: "Erasure | None", *, version: int) -> "Erasure":
+        """This one on top of an earlier one of the same subject, whose row had reached `version`."""
+        if earlier is None:
+            return Erasure(
+                erased_ms=self.erased_ms, through=self.through, version=max(self.version, version + 1)
+            )  # fmt: skip
+        partitions = earlier.through.keys() | self.through.keys()
+        return Erasure(
+            erased_ms=max(self.erased_ms, earlier.erased_ms),
+            through={one: max(earlier.through.get(one, 0), self.through.get(one, 0)) for one in sorted(partitions)},
+            version=max(self.version, earlier.version + 1, version + 1),
+        )
+
+
+class Forgotten(RegionalMessage, frozen=True, kw_only=True):
+    """What a store had of a subject that it forgot."""
+
+    rows: Regional[int]
+    erasure: Regional[Erasure]
+    """As it is kept; its version is what edges are told."""
+
+
 class Store(Protocol):
     """One writer (the worker) applies events; many readers. Every call may raise `StoreUnavailableError`."""
 
@@ -182,8 +218,30 @@ class Store(Protocol):
         """Counters of the items most shown or interacted with since a moment (to the day), most first."""
         ...
 
-    async def expire(self, *, sessions_before_ms: int, counts_before_ms: int, users_before_ms: int = 0) -> int:
-        """Forget sessions, counts and users' rows that were not touched since; returns how many went.
+    async def forget(self, subject: str, erasure: Erasure) -> Forgotten:
+        """Erase the subject's row and keep the erasure: no event that it covers and no import brings the row back.
+
+        The choice about personal lists goes with the row. Until the subject is heard of again `read` gives an empty
+        row that only has a version. Forgetting twice is forgetting once, later.
+        """
+        ...
+
+    async def erasure(self, subject: str) -> Erasure | None:
+        """The erasure kept of a subject."""
+        ...
+
+    async def holds(self, subject: str) -> int:
+        """Rows kept of a subject: 0 or 1."""
+        ...
+
+    async def scrub(self) -> str:
+        """Have the bytes of what was forgotten leave the store's files too; returns what cannot, "" if all did."""
+        ...
+
+    async def expire(
+        self, *, sessions_before_ms: int, counts_before_ms: int, users_before_ms: int = 0, erasures_before_ms: int = 0
+    ) -> int:  # fmt: skip
+        """Forget sessions, counts and users' rows that were not touched since, and older erasures; says how many went.
 
         Of a user who opted out the choice stays, and nothing else. A store whose rows carry a time to live forgets by
         itself what has one.

@@ -17,10 +17,12 @@ from infra.contracts.features import ITEM_BUCKET_MS, TREND_BUCKET_MS
 from infra.plumbing.clock import Clock
 from region.store.aggregates import EVERYTHING, ITEM, TREND, AggregateKey, merge_trends, sum_counters
 from region.store.applying import ApplyRules, apply_events, bare_state, choose, replace_state
-from region.store.database import BUSY_TIMEOUT_S, Database, transaction
+from region.store.database import BUSY_TIMEOUT_S, Database, durable, scrub, transaction
 from region.store.lane import Lane, LaneMetrics, Work
 from region.store.port import (
     AppliedChange,
+    Erasure,
+    Forgotten,
     ItemCount,
     ItemCounters,
     OffsetEvent,
@@ -29,14 +31,18 @@ from region.store.port import (
 )
 from region.store.state import (
     SubjectState,
+    begin_state,
+    decode_erasure,
     decode_state,
     encode_content,
+    encode_erasure,
     encode_notes,
     row_of,
+    to_row,
     upgrade_content,
     upgrade_notes,
 )
-from region.store.subjects import is_session
+from region.store.subjects import erasure_mark, is_session
 
 T = TypeVar("T")
 STORE_DATABASE = Database(
@@ -90,7 +96,10 @@ class SqliteStore:
 
         def work(connection: sqlite3.Connection) -> UserRow | None:
             found = connection.execute(self._queries["read_subject"], (subject,)).fetchone()
-            return row_of(subject, found[0]) if found is not None else None
+            if found is not None:
+                return row_of(subject, found[0])
+            erasure = self._load_erasure(connection, subject)
+            return to_row(subject, begin_state(erasure).row) if erasure is not None else None
 
         return await self._reads.call(work, timeout_s=self._read_timeout_s)
 
@@ -104,6 +113,7 @@ class SqliteStore:
                     applied=self._read_offsets(connection),
                     load=partial(self._load, connection),
                     load_aggregate=partial(self._load_aggregate, connection),
+                    load_erasure=partial(self._load_erasure, connection),
                     rules=self._rules,
                 )
                 changed = [(*key, content) for key, content in outcome.aggregates.items()]
@@ -122,14 +132,10 @@ class SqliteStore:
         """Set the subject's choice, synced to the disk; returns the new version."""
 
         def work(connection: sqlite3.Connection) -> int:
-            connection.execute("PRAGMA synchronous = FULL")
-            try:
-                with transaction(connection):
-                    state = self._load(connection, subject) or SubjectState()
-                    version = choose(state, opted_out=opted_out, now_ms=self._clock.now_ms())
-                    self._save(connection, {subject: state})
-            finally:
-                connection.execute(f"PRAGMA synchronous = {STORE_DATABASE.synchronous}")
+            with durable(connection, STORE_DATABASE), transaction(connection):
+                state = self._load(connection, subject) or begin_state(self._load_erasure(connection, subject))
+                version = choose(state, opted_out=opted_out, now_ms=self._clock.now_ms())
+                self._save(connection, {subject: state})
             return version
 
         return await self._write(work)
@@ -145,6 +151,7 @@ class SqliteStore:
                         self._load(connection, row.subject), row, now_ms=now_ms, rules=self._rules
                     )
                     for row in rows
+                    if self._load_erasure(connection, row.subject) is None
                 }
                 self._save(connection, states)
 
@@ -170,11 +177,48 @@ class SqliteStore:
 
         return await self._scans.call(work, timeout_s=self._scan_timeout_s)
 
-    async def expire(self, *, sessions_before_ms: int, counts_before_ms: int, users_before_ms: int = 0) -> int:
+    async def forget(self, subject: str, erasure: Erasure) -> Forgotten:
+        """Erase the subject's row and keep the erasure, synced to the disk."""
+
+        def work(connection: sqlite3.Connection) -> Forgotten:
+            with durable(connection, STORE_DATABASE), transaction(connection):
+                state = self._load(connection, subject)
+                version = state.row.version if state is not None else 0
+                kept = erasure.after(self._load_erasure(connection, subject), version=version)
+                rows = connection.execute(self._queries["forget_subject"], (subject,)).rowcount
+                mark = (erasure_mark(subject), kept.erased_ms, encode_erasure(kept))
+                connection.execute(self._queries["save_erasure"], mark)
+            return Forgotten(rows=rows, erasure=kept)
+
+        return await self._write(work)
+
+    async def erasure(self, subject: str) -> Erasure | None:
+        """The erasure kept of a subject."""
+        return await self._reads.call(
+            lambda connection: self._load_erasure(connection, subject), timeout_s=self._read_timeout_s
+        )
+
+    async def holds(self, subject: str) -> int:
+        """Rows kept of a subject."""
+
+        def work(connection: sqlite3.Connection) -> int:
+            return int(connection.execute(self._queries["count_subject"], (subject,)).fetchone()[0])
+
+        return await self._reads.call(work, timeout_s=self._read_timeout_s)
+
+    async def scrub(self) -> str:
+        """Have the write-ahead log, which still shows pages of before, written back and cut to nothing."""
+        await self._write(scrub)
+        return ""
+
+    async def expire(
+        self, *, sessions_before_ms: int, counts_before_ms: int, users_before_ms: int = 0, erasures_before_ms: int = 0
+    ) -> int:  # fmt: skip
         """Forget old sessions, counts and rows, a chunk a transaction; returns how many."""
         gone = await self._delete("expire_sessions", sessions_before_ms)
         gone += await self._delete("expire_users", users_before_ms)
         gone += await self._bare_choices(users_before_ms)
+        gone += await self._delete("expire_erasures", erasures_before_ms)
         gone += await self._delete("expire_aggregates", TREND, counts_before_ms - TREND_BUCKET_MS)
         return gone + await self._delete("expire_aggregates", ITEM, counts_before_ms - ITEM_BUCKET_MS)
 
@@ -222,6 +266,10 @@ class SqliteStore:
     def _load(self, connection: sqlite3.Connection, subject: str) -> SubjectState | None:
         found = connection.execute(self._queries["load_state"], (subject,)).fetchone()
         return decode_state(*found) if found is not None else None
+
+    def _load_erasure(self, connection: sqlite3.Connection, subject: str) -> Erasure | None:
+        found = connection.execute(self._queries["load_erasure"], (erasure_mark(subject),)).fetchone()
+        return decode_erasure(found[0]) if found is not None else None
 
     def _load_aggregate(self, connection: sqlite3.Connection, key: AggregateKey) -> bytes | None:
         found = connection.execute(self._queries["load_aggregate"], key).fetchone()

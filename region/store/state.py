@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from infra.contracts.features import AFFINITY_KINDS, DecayedValue
-from region.store.port import Affinity, HistoryEntry, Session, SubjectCounters, UserRow
+from region.store.port import Affinity, Erasure, HistoryEntry, Session, SubjectCounters, UserRow
 
 DAY_MS = 86_400_000
 
@@ -57,9 +57,15 @@ class SubjectState:
     notes: WriterNotes = field(default_factory=WriterNotes)
 
 
+def begin_state(erasure: Erasure | None) -> SubjectState:
+    """The state of a subject of whom there is no row."""
+    return SubjectState() if erasure is None else SubjectState(RowContent(version=erasure.version))
+
+
 _ENCODER = msgspec.msgpack.Encoder()
 _CONTENT = msgspec.msgpack.Decoder(RowContent)
 _NOTES = msgspec.msgpack.Decoder(WriterNotes)
+_ERASURE = msgspec.msgpack.Decoder(Erasure)
 
 
 def encode_content(state: SubjectState) -> bytes:
@@ -70,6 +76,20 @@ def encode_content(state: SubjectState) -> bytes:
 def encode_notes(state: SubjectState) -> bytes:
     """What `decode_state` needs besides."""
     return _ENCODER.encode(state.notes)
+
+
+def encode_erasure(erasure: Erasure) -> bytes:
+    """What `decode_erasure` reads."""
+    return _ENCODER.encode(erasure)
+
+
+def decode_erasure(content: bytes) -> Erasure:
+    """Inverse of `encode_erasure`.
+
+    Raises:
+        msgspec.DecodeError: the bytes are of something else.
+    """
+    return _ERASURE.decode(content)
 
 
 def decode_state(content: bytes, notes: bytes) -> SubjectState:

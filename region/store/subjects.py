@@ -5,6 +5,7 @@ A user is 32 hex digits (`RegionKeys.pseudonym("user", user_id)`), an anonymous 
 so that a raw user id cannot end up in the log or the store.
 """
 
+import hashlib
 import re
 
 from infra.plumbing.keys import RegionKeys
@@ -30,3 +31,11 @@ def is_subject(name: str) -> bool:
 def is_session(subject: str) -> bool:
     """Whether the subject is an anonymous session, whose row expires."""
     return subject.startswith("s")
+
+
+def erasure_mark(subject: str) -> str:
+    """Under what an erasure is kept: a hash from which the subject cannot be told, while who has it can find the mark.
+
+    A pseudonym is 128 bits that look random to everybody without the region's key, so there is nothing to guess.
+    """
+    return hashlib.blake2b(subject.encode(), digest_size=16, person=b"atoll-erasure").hexdigest()

@@ -16,6 +16,7 @@ from infra.plumbing.http.middleware import frame, operations_routes
 from infra.plumbing.http.serving import serve
 from infra.plumbing.telemetry import Telemetry, start_telemetry
 from region.events.dead_letters import DeadLetters
+from region.events.intake import AGE_MAX_MS
 from region.events.opening import open_dead_letters, open_log
 from region.events.port import Log
 from region.events.schema_check import check_event_schema
@@ -124,6 +125,8 @@ class Worker:
             sessions_before_ms=now_ms - round((self._settings.session_life_s + SESSION_MARGIN_S) * 1000),
             counts_before_ms=now_ms - COUNTS_LIFE_MS,
             users_before_ms=now_ms - round(self._settings.behaviour_life_s * 1000),
+            # As long as a log, or a copy of it, may hold what was erased, and a phone tell of it.
+            erasures_before_ms=now_ms - max(AGE_MAX_MS, round(self._settings.log_retention_s * 1000)),
         )
         records = await self._log.expire(before_ms=now_ms - round(self._settings.log_retention_s * 1000))
         if self._dead_letters is not None:

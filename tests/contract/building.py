@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 
 from infra.contracts.events import Event, EventType, ItemLabels, LoggedEvent
 from region.store.port import OffsetEvent
@@ -57,3 +58,8 @@ async def until(done: Callable[[], bool]) -> None:
     """Let the loop turn until something is so; the test's own time-out bounds it."""
     while not done():  # noqa: ASYNC110 - what is waited for tells nobody
         await asyncio.sleep(0)
+
+
+def stands_in_files(directory: Path, secret: str) -> bool:
+    """Whether a name can be found in any file of a directory, byte by byte."""
+    return any(secret.encode() in path.read_bytes() for path in directory.iterdir())

@@ -13,7 +13,7 @@ from region.events.kafka import OPTIONS, KafkaLog
 from region.events.memory import MemoryLog
 from region.events.port import Log
 from region.events.sqlite import SqliteLog
-from tests.contract.building import ALICE, BOB, NOW_MS, logged
+from tests.contract.building import ALICE, BOB, NOW_MS, logged, stands_in_files
 from tests.support.servers import Servers
 
 QUEUE_MAX = 200
@@ -128,3 +128,36 @@ async def test_expire_forgets_the_oldest_and_never_gives_an_offset_twice(log: Lo
     if isinstance(log, KafkaLog):
         return  # it remembers ids, not records
     assert (await log.append([logged(1)])).accepted == 1, "a forgotten id is new again; the store remembers its own"
+
+
+async def test_the_records_of_one_subject_are_read_and_erased_and_no_offset_is_given_again(log: Log) -> None:
+    await log.append([logged(1), logged(2, subject=BOB), logged(3), logged(4, subject=BOB), logged(5)])
+    assert [one.offset for one in await log.of_subject(ALICE, after={}, limit=2)] == [1, 3]
+    assert [one.offset for one in await log.of_subject(ALICE, after={0: 3}, limit=2)] == [5]
+    forgotten = await log.forget(ALICE)
+    assert forgotten.through == {0: 5}
+    if isinstance(log, KafkaLog):
+        assert (forgotten.records, forgotten.kept_ms > 0) == (0, True)
+        assert await log.count_of(ALICE) == 3
+        assert "retention" in await log.scrub()
+        return  # it deletes no single record, and says so
+    assert (forgotten.records, forgotten.kept_ms) == (3, 0)
+    assert await log.count_of(ALICE) == 0
+    assert await log.scrub() == ""
+    assert [one.offset for one in await log.read(after={0: 0}, limit=10)] == [2, 4]
+    assert [one.offset for one in await log.read(after={0: 2}, limit=10)] == [4]
+    assert await log.last_offsets() == {0: 5}
+    await log.append([logged(1)])
+    assert [one.offset for one in await log.read(after={0: 4}, limit=10)] == [6]
+
+
+async def test_nothing_of_an_erased_subject_stands_in_the_files(tmp_path: Path) -> None:
+    opened = SqliteLog(tmp_path / "log.sqlite", queue_max=QUEUE_MAX)
+    for number in range(60):
+        await opened.append([logged(number, subject=f"{number % 7:032x}")])
+    secret = f"{3:032x}"
+    assert stands_in_files(tmp_path, secret)
+    await opened.forget(secret)
+    await opened.scrub()
+    assert not stands_in_files(tmp_path, secret)
+    await opened.close()

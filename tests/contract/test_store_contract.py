@@ -15,9 +15,9 @@ from region.events.records import break_record
 from region.store.applying import BUCKET_MS, EVENT_IDS_MAX, ApplyRules
 from region.store.cassandra import CassandraStore
 from region.store.memory import MemoryStore
-from region.store.port import HistoryEntry, OffsetEvent, Session, Store, SubjectCounters, UserRow
+from region.store.port import Erasure, HistoryEntry, OffsetEvent, Session, Store, SubjectCounters, UserRow
 from region.store.sqlite import SqliteStore
-from tests.contract.building import ALICE, BOB, NOW_MS, VISITOR, placed
+from tests.contract.building import ALICE, BOB, NOW_MS, VISITOR, placed, stands_in_files
 from tests.support.keyspaces import Keyspace
 
 HISTORY_MAX = 5
@@ -325,3 +325,66 @@ def test_rows_are_a_function_of_the_log_however_it_is_cut(
                 await sqlite.close()
 
     asyncio.run(run())
+
+
+def erased(*, through: int, at_ms: int = NOW_MS) -> Erasure:
+    return Erasure(erased_ms=at_ms, through={0: through})
+
+
+async def test_an_erased_subject_is_gone_and_no_event_of_before_brings_it_back(store: Store) -> None:
+    await store.apply([placed(1, item="x"), placed(2, item="y"), placed(3, subject=BOB, item="z")])
+    forgotten = await store.forget(ALICE, erased(through=3))
+    assert (forgotten.rows, forgotten.erasure.version) == (1, 3)
+    assert await store.holds(ALICE) == 0
+    assert await items_of(store) == []
+    assert await items_of(store, BOB) == ["z"]
+    # Told late of a moment before; and read from the log before the records left it.
+    late = [placed(4, item="late", at_ms=NOW_MS - 5), placed(5, number=9, subject=BOB, item="w")]
+    await store.apply(late)
+    assert await store.holds(ALICE) == 0
+    assert await items_of(store, BOB) == ["z", "w"]
+    await store.write_rows([UserRow(subject=ALICE, history=(HistoryEntry(item="old", strength=3, at_ms=1),))])
+    assert await store.holds(ALICE) == 0
+
+
+async def test_records_of_before_an_erasure_have_no_effect_whatever_moment_they_tell_of(store: Store) -> None:
+    await store.forget(ALICE, erased(through=2))
+    changes = await store.apply([placed(1, item="x", at_ms=NOW_MS + 50), placed(2, item="y", at_ms=NOW_MS + 60)])
+    assert changes == []
+    assert await store.holds(ALICE) == 0
+
+
+async def test_a_subject_that_comes_back_begins_anew_above_every_version_of_before(store: Store) -> None:
+    await store.apply([placed(1, item="x"), placed(2, item="y")])
+    await store.set_opt_out(ALICE, opted_out=True)
+    kept = (await store.forget(ALICE, erased(through=2))).erasure
+    assert kept.version == 4
+    row = await store.read(ALICE)
+    assert row is not None
+    assert (row.version, row.history, row.opted_out) == (4, (), False)
+    (change,) = await store.apply([placed(3, item="new")])
+    assert (change.version, change.consumed) == (5, ("new",))
+    assert await items_of(store) == ["new"]
+    again = (await store.forget(ALICE, erased(through=3, at_ms=NOW_MS + 10))).erasure
+    assert (again.version, again.through, again.erased_ms) == (6, {0: 3}, NOW_MS + 10)
+    assert await store.erasure(ALICE) == again
+    assert await store.set_opt_out(ALICE, opted_out=True) == 7
+
+
+async def test_erasures_are_kept_until_they_are_old(asked_store: Store) -> None:
+    await asked_store.forget(ALICE, erased(through=0))
+    assert await asked_store.expire(sessions_before_ms=0, counts_before_ms=0, erasures_before_ms=NOW_MS) == 0
+    assert await asked_store.expire(sessions_before_ms=0, counts_before_ms=0, erasures_before_ms=NOW_MS + 1) == 1
+    assert await asked_store.erasure(ALICE) is None
+
+
+async def test_nothing_of_an_erased_subject_stands_in_the_files(tmp_path: Path) -> None:
+    opened = SqliteStore(tmp_path / "store.sqlite", clock=CLOCK, history_max=HISTORY_MAX, read_timeout_s=5.0)
+    for number in range(1, 40):
+        await opened.apply([placed(number, subject=f"{number % 7:032x}", item=f"film-{number}")])
+    secret = f"{3:032x}"
+    assert stands_in_files(tmp_path, secret)
+    await opened.forget(secret, erased(through=39))
+    await opened.scrub()
+    assert not stands_in_files(tmp_path, secret)
+    await opened.close()

@@ -124,7 +124,8 @@ def test_a_transaction_is_all_or_nothing(tmp_path: Path) -> None:
 def test_every_query_of_the_adapters_is_a_file() -> None:
     assert set(STORE_DATABASE.queries()) >= {"read_subject", "save_state", "trending"}
     assert set(LOG_DATABASE.queries()) == {
-        "append_record", "expire_records", "first_kept", "last_position", "read_records",
+        "append_record", "count_subject", "expire_records", "first_kept", "forget_subject", "last_position",
+        "read_records", "read_subject",
     }  # fmt: skip
 
 

@@ -1,0 +1,130 @@
+"""`atoll privacy`: the data protection officer's day: choices, exports, erasures, receipts."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from infra.cli.output import add_json_option, emit, table
+from infra.cli.region import add_door_options, door_of
+from infra.cli.world import add_state_option
+from infra.plumbing.errors import AtollError, InvalidInputError, UnavailableError
+
+
+def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """`atoll privacy opt-out|export|erase|verify-receipt`."""
+    text = "a user's rights: no personal lists, everything handed out, everything erased"
+    privacy = commands.add_parser(
+        "privacy", help=text, description=f"{text}. Example: ./atoll privacy erase --region us-east --user 42"
+    )
+    verbs = privacy.add_subparsers(metavar="VERB", required=True)
+    opt_out = _leaf(
+        verbs, "opt-out", _opt_out, "answer a user from popularity only, from the next answer on; --undo takes it back"
+    )
+    _whom(opt_out, add_state_option)
+    opt_out.add_argument("--undo", action="store_true")
+    export = _leaf(verbs, "export", _export, "write everything that the region has of a user as JSON")
+    _whom(export, add_door_options)
+    export.add_argument("--out", type=Path, default=None, metavar="FILE", help="where to; else it is printed")
+    erase = _leaf(verbs, "erase", _erase, "erase a user everywhere in the region; writes a signed receipt")
+    _whom(erase, add_door_options)
+    erase.add_argument("--receipt", type=Path, default=None, metavar="FILE", help="where the receipt is written")
+    verify = _leaf(verbs, "verify-receipt", _verify, "say whether a region signed a receipt, and what it says")
+    verify.add_argument("receipt", type=Path, metavar="FILE")
+    add_state_option(verify)
+    verify.add_argument("--trust", type=Path, default=None, metavar="FILE", help="the trust directory, without a world")
+
+
+def _leaf(verbs: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
+    words = "receipt.json" if name == "verify-receipt" else "--region us-east --user 42"
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        name, help=text, description=f"{text}. Example: ./atoll privacy {name} {words}"
+    )
+    add_json_option(parser)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _whom(parser: argparse.ArgumentParser, add_where: Any) -> None:
+    parser.add_argument("--region", required=True, help="the user's home region")
+    parser.add_argument("--user", required=True, help="the user's id, as the application knows it")
+    add_where(parser)
+
+
+def _opt_out(arguments: argparse.Namespace) -> None:
+    import urllib3
+
+    from infra.local.world import open_world
+    from infra.plumbing.clock import SystemClock
+    from infra.plumbing.tokens import issue_token
+
+    world = open_world(arguments.state)
+    token = issue_token(world.keys(arguments.region), arguments.user, clock=SystemClock(), life_s=60)
+    opted_out = not arguments.undo
+    answer = urllib3.request(
+        "PUT", f"{world.edge_urls(arguments.region)[0]}/v1/privacy/opt-out", json={"opted_out": opted_out},
+        headers={"Authorization": f"Bearer {token}"}, timeout=10.0, retries=False,
+    )  # fmt: skip
+    if answer.status != 200:
+        raise UnavailableError(f"the edge answered {answer.status}: {answer.data[:300].decode(errors='replace')}")
+    text = "The user's lists are not personal any more." if opted_out else "The user's lists are personal again."
+    emit(arguments, {"region": arguments.region, "opted_out": opted_out}, text)
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    import msgspec
+
+    from region.privacy import commands
+
+    answer = commands.export(*door_of(arguments), user=arguments.user)
+    if not answer.complete:
+        raise AtollError(
+            "the log holds more events of this user than one export takes.",
+            fix="Export the region's log: ./atoll events export.",
+        )
+    if arguments.out is None:
+        print(msgspec.json.format(msgspec.json.encode(answer), indent=2).decode())
+        return
+    arguments.out.write_bytes(msgspec.json.encode(answer))
+    counts = {"events": len(answer.events), "samples": len(answer.samples), "requests": len(answer.requests)}
+    emit(arguments, counts, f"{len(answer.events)} events and all else are in {arguments.out}")
+
+
+def _erase(arguments: argparse.Namespace) -> None:
+    import msgspec
+
+    from region.privacy import commands
+
+    signed = commands.erase(*door_of(arguments), user=arguments.user)
+    path = arguments.receipt or Path(f"erasure-{signed.receipt.mark[:12]}.json")
+    try:
+        path.write_bytes(msgspec.json.encode(signed))
+    except OSError as error:
+        raise InvalidInputError(f"the receipt could not be written: {error}. The user is erased.") from error
+    emit(arguments, {**msgspec.to_builtins(signed), "file": str(path)}, f"{_text(signed.receipt)}\nreceipt: {path}")
+
+
+def _verify(arguments: argparse.Namespace) -> None:
+    from infra.local.layout import Layout
+    from infra.plumbing.keys import TrustDirectory
+    from region.privacy.receipts import read_receipt
+
+    trust = TrustDirectory.load(arguments.trust or Layout(state=arguments.state).trust)
+    try:
+        content = arguments.receipt.read_bytes()
+    except OSError as error:
+        raise InvalidInputError(f"{arguments.receipt} cannot be read: {error.strerror}.") from error
+    receipt = read_receipt(content, trust)
+    emit(arguments, receipt, f"signed by {receipt.region}\n{_text(receipt)}")
+
+
+def _text(receipt: Any) -> str:
+    rows = [
+        {"place": one.place, "what": one.what, "before": one.before, "removed": one.removed, "after": one.after,
+         "remains": one.remains}
+        for one in receipt.places
+    ]  # fmt: skip
+    state = "complete" if receipt.complete else "NOT complete: see `after` and `remains`"
+    seconds = (receipt.finished_ms - receipt.erased_ms) / 1000
+    told = "" if receipt.edges_told else "\nthe grid does not answer: cached lists run out by themselves"
+    untouched = "\n".join(f"not touched: {one}" for one in receipt.not_reached)
+    return f"{table(rows)}\n{state}, in {seconds:.2f} s, mark {receipt.mark}{told}\n{untouched}"

@@ -1,0 +1,5 @@
+SELECT position, body
+FROM records
+WHERE subject = ? AND position > ?
+ORDER BY position
+LIMIT ?;

@@ -1,0 +1,71 @@
+"""Exporting a subject: everything that this node can find of it, in one message of the region."""
+
+from collections.abc import Sequence
+
+from infra.plumbing.clock import Clock
+from region.events.dead_letters import DeadLetters
+from region.events.port import Log
+from region.funnel.dry_run import RequestLog
+from region.privacy.messages import ExportedEvent, SubjectExport
+from region.privacy.places import Place
+from region.sampling.served import ServedSamples
+from region.store.port import Store
+
+EVENTS_MAX = 100_000
+_PAGE = 1_000
+
+
+class Exporter:
+    """Reads every place for one subject.
+
+    Args:
+        memory: further places, of which an export says how much they have.
+    """
+
+    def __init__(
+        self, *, region: str, log: Log, store: Store, letters: DeadLetters, samples: ServedSamples,
+        requests: RequestLog, memory: Sequence[Place], clock: Clock, events_max: int = EVENTS_MAX,
+    ) -> None:  # fmt: skip
+        self._region = region
+        self._log = log
+        self._store = store
+        self._letters = letters
+        self._samples = samples
+        self._requests = requests
+        self._memory = tuple(memory)
+        self._clock = clock
+        self._events_max = events_max
+
+    async def export(self, subject: str) -> SubjectExport:
+        """Everything of a subject.
+
+        Raises:
+            UnavailableError: a place does not answer: half an export is none.
+        """
+        held = await self._store.holds(subject)
+        row = await self._store.read(subject) if held else None
+        events = await self._events(subject)
+        return SubjectExport(
+            region=self._region, exported_ms=self._clock.now_ms(), subject=subject,
+            opted_out=row is not None and row.opted_out, row=row, events=events[: self._events_max],
+            unreadable=await self._letters.count_of(subject), samples=tuple(self._samples.of_subject(subject)),
+            requests=tuple(self._requests.of_subject(subject)),
+            memory={place.name: await place.count(subject) for place in self._memory},
+            erasure=await self._store.erasure(subject), complete=len(events) <= self._events_max,
+        )  # fmt: skip
+
+    async def _events(self, subject: str) -> tuple[ExportedEvent, ...]:
+        """The subject's records, one more than are given out at most."""
+        events: list[ExportedEvent] = []
+        for partition in sorted(await self._log.last_offsets()):
+            after = 0
+            while len(events) <= self._events_max:
+                page = await self._log.of_subject(subject, after={partition: after}, limit=_PAGE)
+                own = [one for one in page if one.partition == partition]
+                events += [
+                    ExportedEvent(partition=one.partition, offset=one.offset, logged=one.logged) for one in own
+                ]  # fmt: skip
+                if len(own) < _PAGE:
+                    break
+                after = own[-1].offset
+        return tuple(events)

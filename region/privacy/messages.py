@@ -1,0 +1,91 @@
+"""What is said about one subject: only inside its region, and to itself."""
+
+from infra.contracts.events import LoggedEvent
+from infra.contracts.messages import HomeRequest
+from infra.contracts.residency import Global, Regional, RegionalMessage
+from region.sampling.served import ServedSample
+from region.store.port import Erasure, UserRow
+
+EXPORT_FORMAT = "atoll-subject-export/1"
+RECEIPT_FORMAT = "atoll-erasure-receipt/1"
+
+
+class SubjectCall(RegionalMessage, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whom it is about: a user by the id that its application knows, or any subject by its pseudonym; one of them."""
+
+    user: Regional[str | None] = None
+    subject: Regional[str | None] = None
+
+
+class ExportedEvent(RegionalMessage, frozen=True, kw_only=True):
+    """One event of the log, with its place there."""
+
+    partition: Regional[int]
+    offset: Regional[int]
+    logged: Regional[LoggedEvent]
+
+
+class SubjectExport(RegionalMessage, frozen=True, kw_only=True):
+    """Everything the region has of a subject."""
+
+    format: Global[str] = EXPORT_FORMAT
+    region: Global[str]
+    exported_ms: Regional[int]
+    subject: Regional[str]
+    opted_out: Regional[bool]
+    row: Regional[UserRow | None]
+    """What lists are made from: history, counters, leanings, session."""
+    events: Regional[tuple[ExportedEvent, ...]]
+    """The event log, in its order."""
+    unreadable: Regional[int]
+    """Dead letters that name the subject."""
+    samples: Regional[tuple[ServedSample, ...]]
+    """Requests whose features were sampled."""
+    requests: Regional[tuple[HomeRequest, ...]]
+    """Requests that this node has in memory, for dry runs of rules."""
+    memory: Regional[dict[str, int]]
+    """Further things that this node has in memory, by place."""
+    erasure: Regional[Erasure | None]
+    """The mark of an earlier erasure."""
+    complete: Regional[bool]
+    """False: the log holds more events than one export takes; the oldest are here."""
+
+
+class PlaceReceipt(RegionalMessage, frozen=True, kw_only=True):
+    """What became of one place."""
+
+    place: Global[str]
+    what: Global[str]
+    """What is counted."""
+    before: Regional[int]
+    removed: Regional[int]
+    after: Regional[int]
+    """Counted anew, by a read of its own, when everything was done."""
+    remains: Regional[str] = ""
+    """What cannot be made to go at once, and when it will."""
+
+
+class ErasureReceipt(RegionalMessage, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """That a subject was erased. It names the subject by its `erasure_mark` only."""
+
+    format: Global[str] = RECEIPT_FORMAT
+    region: Global[str]
+    node: Regional[str]
+    mark: Regional[str]
+    erased_ms: Regional[int]
+    """What happened until then has gone and does not come back."""
+    finished_ms: Regional[int]
+    places: Regional[tuple[PlaceReceipt, ...]]
+    edges_told: Regional[bool]
+    """Whether the grid took the word to the edges and other nodes; if not, cached lists run out by themselves."""
+    complete: Regional[bool]
+    """Every place was empty at the end, and nothing remains anywhere."""
+    not_reached: Regional[tuple[str, ...]]
+    """What this erasure does not touch, and why."""
+
+
+class SignedReceipt(RegionalMessage, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A receipt and the region's Ed25519 signature over it, base64."""
+
+    receipt: Regional[ErasureReceipt]
+    signature: Global[str]

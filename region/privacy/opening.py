@@ -1,0 +1,80 @@
+"""The privacy room of a node, composed."""
+
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from infra.plumbing.clock import Clock
+from infra.plumbing.keys import RegionKeys
+from region.api.announcing import Announcer
+from region.api.doors import operator_door, service_door
+from region.events.opening import open_dead_letters
+from region.events.port import Log
+from region.funnel.dry_run import RequestLog
+from region.privacy.doors import PrivacyDoors
+from region.privacy.erasing import Eraser
+from region.privacy.exporting import Exporter
+from region.privacy.places import Place, letters_place, memory_places, samples_place
+from region.privacy.receipts import sign_receipt
+from region.releases.activation import Activator
+from region.releases.trials import Trials
+from region.rules.history import PageHistory
+from region.sampling.served import ServedSamples
+from region.settings import RegionSettings
+from region.store.port import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Privacy:
+    """Its doors, and the places of this node that must hear what other nodes erase."""
+
+    doors: PrivacyDoors
+    heard_by: tuple[Place, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """The parts of the node that know subjects."""
+
+    store: Store
+    log: Log
+    samples: ServedSamples
+    requests: RequestLog
+    pages: PageHistory
+    trials: "Trials[Any]"
+
+
+def open_privacy(
+    settings: RegionSettings, stack: AsyncExitStack, *, keys: RegionKeys, known: Known, announcer: Announcer,
+    activator: "Activator[Any]", clock: Clock, registry: CollectorRegistry,
+) -> Privacy:  # fmt: skip
+    """Build the room; `stack` closes what it opens.
+
+    Raises:
+        SettingsError: the dead letters' file cannot be used.
+    """
+    letters = open_dead_letters(settings, registry=registry)
+    stack.push_async_callback(letters.close)
+    memory = memory_places(requests=known.requests, pages=known.pages, trials=known.trials)
+    own = (samples_place(known.samples), *memory)
+
+    async def record(action: str, who: str, outcome: str, detail: str) -> None:
+        active = activator.active_release
+        await activator.operations.record(action, who, active, active, outcome, detail)
+
+    eraser = Eraser(
+        region=settings.region, node=settings.node, log=known.log, store=known.store,
+        places=(letters_place(letters), *own), announcer=announcer, clock=clock, sign=partial(sign_receipt, keys=keys),
+    )  # fmt: skip
+    exporter = Exporter(
+        region=settings.region, log=known.log, store=known.store, letters=letters, samples=known.samples,
+        requests=known.requests, memory=memory[1:], clock=clock,
+    )  # fmt: skip
+    doors = PrivacyDoors(
+        keys=keys, exporter=exporter, eraser=eraser, home_only=service_door(keys.service_key),
+        operators_only=operator_door(keys.operator_key), record=record,
+    )  # fmt: skip
+    return Privacy(doors=doors, heard_by=own)

@@ -1,0 +1,282 @@
+"""A subject's rights over the doors: exported complete against the log, erased everywhere, and not coming back."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+from prometheus_client import CollectorRegistry
+
+from infra.contracts.messages import INVALIDATION_TOPIC, HomeRequest, Invalidation, RecommendationType
+from infra.plumbing.clock import ManualClock
+from infra.plumbing.errors import InvalidInputError
+from infra.plumbing.grid.memory import MemoryGrid
+from infra.plumbing.http.middleware import frame
+from infra.plumbing.keys import RegionKeys, TrustDirectory
+from infra.plumbing.progress import SilentProgress
+from infra.plumbing.telemetry import TelemetrySettings, start_telemetry
+from region.api.announcing import Announcer
+from region.events.dead_letters import DeadLetters
+from region.events.records import break_record
+from region.events.replaying import Replayer
+from region.events.sqlite import SqliteLog
+from region.events.streaming import Streaming
+from region.funnel.dry_run import RequestLog
+from region.privacy.hearing import hear_erasures
+from region.privacy.messages import ErasureReceipt, SignedReceipt, SubjectExport
+from region.privacy.opening import Known, open_privacy
+from region.privacy.places import Place, Scrubber
+from region.privacy.receipts import read_receipt, sign_receipt
+from region.releases.exposures import Exposures
+from region.releases.trial import Arm
+from region.rules.history import Page, PageHistory
+from region.sampling.served import ServedSample, ServedSamples
+from region.settings import RegionSettings
+from region.store.memory import MemoryStore
+from region.store.sqlite import SqliteStore
+from region.store.subjects import erasure_mark, user_subject
+from tests.contract.building import BOB, NOW_MS, logged, placed, stands_in_files
+
+KEYS = RegionKeys.generate("us-east")
+ALICE = user_subject(KEYS, "42")
+OPERATOR = {"Authorization": f"Operator {KEYS.operator_key}"}
+
+
+class Region:
+    """A node's rooms that know subjects, on real files, and the doors to their rights."""
+
+    def __init__(self, state: Path, stack: AsyncExitStack) -> None:
+        self.state = state
+        self.clock = ManualClock(wall_ms=NOW_MS + 1_000_000)
+        self.grid = MemoryGrid(clock=self.clock)
+        self.log = SqliteLog(state / "log.sqlite", queue_max=100)
+        self.store = SqliteStore(state / "store.sqlite", clock=self.clock, read_timeout_s=5.0, scan_timeout_s=5.0)
+        self.samples, self.requests, self.pages = ServedSamples(state), RequestLog(), PageHistory()
+        self.exposures = Exposures(window_s=60.0)
+        self.audit: list[tuple[Any, ...]] = []
+        settings = RegionSettings(
+            node="r1", region="us-east", port=1, worker_port=2, state_directory=str(state), repository_url="",
+            trusted_root="", keys_file="", trust_file="", grid="memory",
+        )  # fmt: skip
+        known = Known(
+            store=self.store, log=self.log, samples=self.samples, requests=self.requests, pages=self.pages,
+            trials=self.exposures,  # type: ignore[arg-type]  # the two calls that are made of it
+        )  # fmt: skip
+        self.privacy = open_privacy(
+            settings, stack, keys=KEYS, known=known, announcer=Announcer(grid=self.grid, registry=CollectorRegistry()),
+            activator=SimpleNamespace(active_release="r", operations=self),  # type: ignore[arg-type]
+            clock=self.clock, registry=CollectorRegistry(),
+        )  # fmt: skip
+        telemetry = start_telemetry(service="region", region="us-east", node="r1", settings=TelemetrySettings())
+        stack.callback(telemetry.close)
+        app = web.Application(middlewares=[frame(telemetry, self.clock)])
+        app.add_routes(self.privacy.doors.routes())
+        self.client: TestClient[web.Request, web.Application] = TestClient(TestServer(app))
+
+    async def record(self, *entry: Any) -> bool:
+        self.audit.append(entry)
+        return True
+
+    async def live(self) -> None:
+        """Have two subjects leave traces at every place."""
+        await self.log.append(
+            [logged(1, subject=ALICE), logged(2, subject=BOB), logged(3, subject=ALICE), logged(4, subject=ALICE)]
+        )
+        await self.work()
+        letters = DeadLetters(self.state / "dead-letters.sqlite")
+        await letters.add([break_record(placed(3, subject=ALICE), "no good")], now_ms=NOW_MS)
+        await letters.add([break_record(placed(2, subject=BOB), "no good")], now_ms=NOW_MS)
+        await letters.close()
+        for name, subject in (("a", ALICE), ("b", BOB)):
+            self.samples.note(ServedSample(sample=name, subject=subject, offset=1, now_ms=NOW_MS, release="r"))
+            self.requests.note(
+                HomeRequest(type=RecommendationType.PERSONAL, subject=subject), now_s=float(ord(name))
+            )  # fmt: skip
+            self.pages.remember(subject, Page(1.0, "r", "home", np.zeros(1, dtype=np.int32)))
+            self.exposures.shown(subject, Arm.CONTROL, now_s=0.0)
+        self.samples.write(now_ms=NOW_MS)
+
+    async def work(self) -> None:
+        streaming = Streaming(
+            log=self.log, store=self.store, grid=self.grid, clock=self.clock, registry=CollectorRegistry()
+        )  # fmt: skip
+        await streaming.start()
+        await streaming.step()
+
+    async def ask(self, verb: str, **whom: str) -> bytes:
+        response = await self.client.post(f"/operator/v1/privacy/{verb}", json=whom, headers=OPERATOR)
+        assert response.status == 200, await response.text()
+        return await response.read()
+
+
+@pytest.fixture
+async def region(tmp_path: Path) -> AsyncIterator[Region]:
+    async with AsyncExitStack() as stack:
+        built = Region(tmp_path, stack)
+        stack.push_async_callback(built.store.close)
+        stack.push_async_callback(built.log.close)
+        await built.live()
+        await stack.enter_async_context(built.client)
+        yield built
+
+
+async def test_an_export_is_complete_against_the_log(region: Region) -> None:
+    export = msgspec.json.decode(await region.ask("export", user="42"), type=SubjectExport)
+    whole = await region.log.read(after={0: 0}, limit=100)
+    assert [(one.offset, one.logged) for one in export.events] == [
+        (one.offset, one.logged) for one in whole if one.logged.subject == ALICE
+    ]
+    assert export.complete
+    assert export.row == await region.store.read(ALICE)
+    assert export.row is not None
+    assert len(export.row.history) == 3
+    assert (export.unreadable, [one.sample for one in export.samples], len(export.requests)) == (1, ["a"], 1)
+    assert export.memory == {"pages shown": 1, "exposures of a trial": 1}
+    assert BOB.encode() not in msgspec.json.encode(export)
+
+
+async def test_erasing_leaves_nothing_of_the_subject_and_all_of_the_others(region: Region) -> None:
+    assert stands_in_files(region.state, ALICE)
+    signed = msgspec.json.decode(await region.ask("erase", user="42"), type=SignedReceipt)
+    receipt = signed.receipt
+    found = {one.place: (one.before, one.removed, one.after) for one in receipt.places}
+    assert found == {
+        "event log": (3, 3, 0), "store": (1, 1, 0), "dead letters": (1, 1, 0), "sampled requests": (1, 1, 0),
+        "requests for dry runs": (1, 1, 0), "pages shown": (1, 1, 0), "exposures of a trial": (1, 1, 0),
+    }  # fmt: skip
+    assert receipt.complete
+    assert not stands_in_files(region.state, ALICE)
+    assert await region.log.count_of(BOB) == 1
+    assert await region.store.holds(BOB) == 1
+    assert len(region.samples.of_subject(BOB)) == region.pages.count_of(BOB) == region.exposures.count_of(BOB) == 1
+    assert all(ALICE not in str(entry) for entry in region.audit)
+    assert erasure_mark(ALICE) in str(region.audit[-1])
+
+
+async def test_a_receipt_holds_as_it_was_signed_only(region: Region) -> None:
+    content = await region.ask("erase", user="42")
+    trust = TrustDirectory.of([KEYS])
+    assert read_receipt(content, trust).mark == erasure_mark(ALICE)
+    for forged in (content.replace(b'"removed":3', b'"removed":4'), content.replace(b"complete", b"completed"), b"{}"):
+        with pytest.raises(InvalidInputError):
+            read_receipt(forged, trust)
+    stranger = msgspec.structs.replace(RegionKeys.generate("us-east"), region="us-east")
+    with pytest.raises(InvalidInputError, match="signature"):
+        read_receipt(content, TrustDirectory.of([stranger]))
+    with pytest.raises(InvalidInputError, match="no receipt key"):
+        read_receipt(content, TrustDirectory(regions={}))
+
+
+async def test_a_log_from_a_copy_and_a_phone_that_is_late_bring_nobody_back(region: Region) -> None:
+    await region.ask("erase", user="42")
+    # As if the log had been restored, and a phone told late: the worker and a replay both meet such records.
+    await region.log.append([logged(10, subject=ALICE, at_ms=NOW_MS), logged(11, subject=BOB)])
+    await region.work()
+    assert await region.store.holds(ALICE) == 0
+    fresh = MemoryStore(clock=region.clock)
+    replayer = Replayer(
+        log=region.log, live=region.store, fresh=fresh, clock=region.clock, progress=SilentProgress()
+    )  # fmt: skip
+    report = await replayer.run()
+    assert {name for name in report.differences if name not in ("trending", "item_counters")} == set()
+    assert await fresh.holds(ALICE) == 0
+    assert await fresh.holds(BOB) == 1
+
+
+async def test_whoever_comes_back_is_somebody_new_and_a_replay_says_the_same(region: Region) -> None:
+    await region.ask("erase", user="42")
+    later_ms = region.clock.now_ms() + 5
+    await region.log.append([logged(20, subject=ALICE, at_ms=later_ms, item="new")])
+    await region.work()
+    row = await region.store.read(ALICE)
+    assert row is not None
+    assert ([one.item for one in row.history], row.version) == (["new"], 5)
+    fresh = MemoryStore(clock=region.clock)
+    await Replayer(
+        log=region.log, live=region.store, fresh=fresh, clock=region.clock, progress=SilentProgress()
+    ).run()  # fmt: skip
+    assert (await fresh.read(ALICE)) == row
+
+
+async def test_edges_and_other_nodes_are_told(region: Region) -> None:
+    heard: asyncio.Queue[bytes | None] = asyncio.Queue()
+
+    async def listen() -> None:
+        async for message in region.grid.subscribe(INVALIDATION_TOPIC):
+            heard.put_nowait(message)
+
+    other = PageHistory()
+    other.remember(ALICE, Page(1.0, "r", "home", np.zeros(1, dtype=np.int32)))
+    gone = asyncio.Event()
+
+    async def forget(subject: str) -> int:
+        other.forget(subject)
+        gone.set()
+        return 1
+
+    place = Place(name="another node", what="pages", count=forget, forget=forget)
+    tasks = [asyncio.create_task(listen()), asyncio.create_task(hear_erasures(region.grid, [place]))]
+    await asyncio.sleep(0)
+    await region.ask("erase", subject=ALICE)
+    while not (message := msgspec.json.decode(await heard.get() or b"{}", type=Invalidation)).erased:
+        pass
+    assert (message.subject, message.subject_version) == (ALICE, 4)
+    await gone.wait()
+    assert other.count_of(ALICE) == 0
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+
+
+@pytest.mark.parametrize("whom", [{}, {"user": "1", "subject": ALICE}, {"subject": "raw-id"}, {"who": "1"}])
+async def test_a_call_names_one_subject(region: Region, whom: dict[str, str]) -> None:
+    response = await region.client.post("/operator/v1/privacy/erase", json=whom, headers=OPERATOR)
+    assert response.status == 400
+
+
+async def test_only_operators_and_own_edges_come_in(region: Region) -> None:
+    for path in ("/operator/v1/privacy/export", "/v1/privacy/erase"):
+        response = await region.client.post(path, json={"subject": ALICE})
+        assert response.status == 401
+    assert await region.store.holds(ALICE) == 1
+
+
+async def test_a_scrub_begins_after_whatever_was_deleted_before_it_was_asked_for() -> None:
+    begun, going = 0, asyncio.Event()
+
+    async def scrub() -> str:
+        nonlocal begun
+        begun += 1
+        await going.wait()
+        return ""
+
+    scrubber = Scrubber(scrub)
+    first = asyncio.create_task(scrubber.run())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    others = [asyncio.create_task(scrubber.run()) for _ in range(5)]
+    await asyncio.sleep(0)
+    assert begun == 1
+    going.set()
+    await asyncio.gather(first, *others)
+    assert begun == 2
+
+
+def test_the_signature_is_over_every_field() -> None:
+    receipt = ErasureReceipt(
+        region="us-east", node="r1", mark="m", erased_ms=1, finished_ms=2, places=(), edges_told=True, complete=True,
+        not_reached=(),
+    )  # fmt: skip
+    signed = sign_receipt(receipt, KEYS)
+    trust = TrustDirectory.of([KEYS])
+    for name, value in {"node": "r2", "mark": "n", "erased_ms": 0, "complete": False, "edges_told": False}.items():
+        changed = msgspec.structs.replace(signed, receipt=msgspec.structs.replace(receipt, **{name: value}))
+        with pytest.raises(InvalidInputError):
+            read_receipt(msgspec.json.encode(changed), trust)

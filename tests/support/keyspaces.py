@@ -9,7 +9,7 @@ from infra.plumbing.addresses import parse_address
 from region.store.cassandra_link import CassandraLink
 from region.store.keyspace import migrate
 
-TABLES = ("rows", "trends", "item_days", "progress")
+TABLES = ("rows", "trends", "item_days", "progress", "erasures")
 
 
 class Keyspace:

@@ -1,0 +1,242 @@
+"""Erasing people while events flow: seconds until the last receipt, and what a search of all files finds afterwards.
+
+A real region process and its worker on embedded stores. In each run `subjects` people (default 1000) are heard of:
+their events are logged and applied, some ask for lists, some have a dead letter. Then they are erased, ERASERS at a
+time, each with one more batch of events under way a moment before, while other people's events go on. When the worker
+has caught up, every file of the node but its releases is searched byte by byte for their names: SQLite's free pages
+and write-ahead logs, samples, audit, logs, spans. The same search before has to find every one of them. Each receipt's
+signature is verified. Options: `subjects`, `events` (per subject, default 10), `items` (of the release, default 2000).
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import re
+import subprocess
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from pathlib import Path
+
+import aiohttp
+import msgspec
+
+from infra.bench.catalogue import BenchRequest
+from infra.bench.miss.node import Node, made_release, personal, running_node
+from infra.bench.results import Bar, Measured, at_least, at_most, medians
+from infra.contracts.events import Event, EventBatch, EventType, LoggedEvent
+from infra.contracts.residency import encode_regional
+from infra.local.tiers import source_root, tier_python
+from infra.plumbing.clock import Clock, SystemClock
+from infra.plumbing.errors import UnavailableError
+from infra.plumbing.keys import TrustDirectory
+from infra.plumbing.settings import load_settings
+from region.events.dead_letters import DeadLetters
+from region.events.opening import open_log
+from region.events.records import break_record
+from region.privacy.receipts import read_receipt
+from region.settings import RegionSettings
+from region.store.opening import open_store
+from region.store.port import OffsetEvent
+
+GOAL_S = 60.0
+ERASERS = 8
+OTHERS = 2
+"""Connections over which other people's events go on."""
+PAUSE_S = 0.01
+"""Between two batches of such a connection: load, not a flood."""
+LETTER_EVERY = 10
+LIST_EVERY = 5
+CAUGHT_UP_WITHIN_S = 120.0
+_NAME = re.compile(rb"(?=([0-9a-f]{32}))")
+
+
+def run(request: BenchRequest) -> Measured:
+    """One node, `request.runs` times other people."""
+    subjects = int(request.number("subjects", 50 if request.quick else 1_000))
+    events = int(request.number("events", 10))
+    release = made_release(request, int(request.number("items", 2_000)))
+    runs = []
+    with running_node(request, release) as node, _working(request, node):
+        for number in range(request.runs):
+            people = [hashlib.sha256(f"{number}.{one}".encode()).hexdigest()[:32] for one in range(subjects)]
+            runs.append(asyncio.run(_Round(node, request.clock, people, events).measure()))
+            request.progress.advance(number + 1, request.runs, "rounds of erasures")
+    figures = medians(runs)
+    # One name that is found in one run is one too many.
+    figures["found"] = max(one["found"] for one in runs)
+    return Measured(figures=figures, bars=_bars(figures, subjects), notes=_notes(subjects, events))
+
+
+def _bars(figures: dict[str, float], subjects: int) -> tuple[Bar, ...]:
+    return (
+        at_most("erased subjects that a search of all files finds", figures["found"], 0.0, unit="subjects"),
+        at_most(f"{subjects} subjects erased under load", figures["seconds"], GOAL_S, unit="s"),
+        at_least("share of subjects that the search finds before", figures["found_before"], 1.0, unit=""),
+        at_least("share of receipts that verify and are complete", figures["receipts_complete"], 1.0, unit=""),
+    )
+
+
+def _notes(subjects: int, events: int) -> tuple[str, ...]:
+    return (
+        f"{subjects} subjects a run, {events} events each and one more a moment before; SQLite log and store.",
+        "Searched: the node's state directory and its logs and spans, as raw bytes, in the pseudonym's own form. "
+        "Not searched: memory dumps of the processes, and blocks that the file system has freed.",
+        "No edge takes part; that edges drop an erased subject's lists is shown by tests.",
+    )
+
+
+@contextlib.contextmanager
+def _working(request: BenchRequest, node: Node) -> Iterator[None]:
+    """The node's worker, until the block ends."""
+    place = node.state.parent
+    with (place / "worker.log").open("ab") as log:
+        process = subprocess.Popen(
+            [tier_python("region", request.environments), "-m", "region.worker", "--settings",
+             str(place / "region.json")],
+            cwd=source_root(), stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+        try:
+            yield
+        finally:
+            process.terminate()
+            try:
+                process.wait(10.0)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+class _Round:
+    """One run: these people are heard of, erased, and looked for."""
+
+    def __init__(self, node: Node, clock: Clock, people: Sequence[str], events: int) -> None:
+        self._node = node
+        self._clock = clock
+        self._people = people
+        self._events = events
+        self._url = f"http://127.0.0.1:{node.server.port}"
+        self._sent = 0
+        self._trust = TrustDirectory.load(node.state.parent / "trust.json")
+
+    async def measure(self) -> dict[str, float]:
+        connector = aiohttp.TCPConnector(limit=ERASERS + OTHERS + 1)
+        async with aiohttp.ClientSession(connector=connector) as session:
+            await _at_once(self._people, lambda one: self._live(session, one))
+            await self._letters()
+            await self._caught_up()
+            before = await asyncio.to_thread(found_names, self._node.state.parent, frozenset(self._people))
+            stop = asyncio.Event()
+            others = [asyncio.create_task(self._others(session, number, stop)) for number in range(OTHERS)]
+            started_s = self._clock.monotonic_s()
+            complete = await _at_once(self._people, lambda one: self._erase(session, one))
+            seconds = self._clock.monotonic_s() - started_s
+            stop.set()
+            meanwhile = sum(await asyncio.gather(*others))
+            await self._caught_up()
+        after = await asyncio.to_thread(found_names, self._node.state.parent, frozenset(self._people))
+        return {
+            "found": float(len(after)), "seconds": seconds, "found_before": len(before) / len(self._people),
+            "receipts_complete": sum(complete) / len(complete), "other_events_per_s": meanwhile / seconds,
+        }  # fmt: skip
+
+    async def _live(self, session: aiohttp.ClientSession, subject: str) -> bool:
+        await self._log(session, subject, self._events)
+        if int(subject[:8], 16) % LIST_EVERY == 0:
+            await self._post(session, "/v1/recommend", encode_regional(personal(subject)))
+        return True
+
+    async def _erase(self, session: aiohttp.ClientSession, subject: str) -> bool:
+        await self._log(session, subject, 1)
+        body = msgspec.json.encode({"subject": subject})
+        return read_receipt(await self._post(session, "/operator/v1/privacy/erase", body), self._trust).complete
+
+    async def _others(self, session: aiohttp.ClientSession, number: int, stop: asyncio.Event) -> int:
+        """Events of people who stay; returns how many were acknowledged."""
+        sent = 0
+        while not stop.is_set():
+            subject = self._node.subjects[(sent + number) % len(self._node.subjects)]
+            await self._log(session, subject, 5)
+            sent += 5
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PAUSE_S):
+                    await stop.wait()
+        return sent
+
+    async def _log(self, session: aiohttp.ClientSession, subject: str, count: int) -> None:
+        now_ms = self._clock.now_ms()
+        events = tuple(self._event(now_ms - 1_000) for _ in range(count))
+        await self._post(session, "/v1/events", encode_regional(EventBatch(subject=subject, events=events)))
+
+    def _event(self, at_ms: int) -> Event:
+        self._sent += 1
+        return Event(
+            event_id=f"{self._people[0][:12]}.{self._sent}", type=EventType.CLICK, item=f"item-{self._sent % 500}",
+            at_ms=at_ms,
+        )  # fmt: skip
+
+    async def _post(self, session: aiohttp.ClientSession, path: str, body: bytes) -> bytes:
+        headers = {
+            "Atoll-Service-Key": self._node.key, "Authorization": f"Operator {self._node.operator_key}",
+            "Content-Type": "application/json",
+        }  # fmt: skip
+        async with session.post(self._url + path, data=body, headers=headers) as response:
+            content = await response.read()
+            if response.status != 200:
+                raise UnavailableError(f"{path} answered {response.status}: {content[:300].decode(errors='replace')}")
+            return content
+
+    async def _letters(self) -> None:
+        """Dead letters of some, as a worker would have left them."""
+        now_ms = self._clock.now_ms()
+        letters = DeadLetters(self._node.state / "dead-letters.sqlite")
+        try:
+            records = [
+                OffsetEvent(
+                    offset=number + 1, partition=1_000 + int(self._people[0][:6], 16),
+                    logged=LoggedEvent(subject=subject, event=self._event(now_ms), received_ms=now_ms),
+                )
+                for number, subject in enumerate(self._people[::LETTER_EVERY])
+            ]  # fmt: skip
+            await letters.add([break_record(one, "it could not be applied") for one in records], now_ms=now_ms)
+        finally:
+            await letters.close()
+
+    async def _caught_up(self) -> None:
+        """Wait until the worker has applied what the log holds.
+
+        Raises:
+            UnavailableError: it has not within CAUGHT_UP_WITHIN_S.
+        """
+        settings = load_settings(self._node.state.parent / "region.json", RegionSettings)
+        store, log = open_store(settings, clock=SystemClock(), read_timeout_s=5.0), open_log(settings)
+        try:
+            ends_s = self._clock.monotonic_s() + CAUGHT_UP_WITHIN_S
+            while self._clock.monotonic_s() < ends_s:
+                records = await log.read(after={0: 0} | await store.applied_offsets(), limit=1)
+                if not records:
+                    return
+                await asyncio.sleep(0.2)
+        finally:
+            await store.close()
+            await log.close()
+        raise UnavailableError("the worker did not catch up.")
+
+
+def found_names(place: Path, names: frozenset[str]) -> set[str]:
+    """Those of `names` (32 hex digits each) that stand in a file under `place`, releases left out, byte by byte."""
+    wanted = {name.encode() for name in names}
+    found: set[bytes] = set()
+    for path in sorted(place.rglob("*")):
+        if path.is_file() and "releases" not in path.relative_to(place).parts:
+            found.update(wanted.intersection(match[1] for match in _NAME.finditer(path.read_bytes())))
+    return {name.decode() for name in found}
+
+
+async def _at_once(people: Sequence[str], act: Callable[[str], Awaitable[bool]]) -> list[bool]:
+    """`act` for each of `people`, ERASERS at a time."""
+    room = asyncio.Semaphore(ERASERS)
+
+    async def one(subject: str) -> bool:
+        async with room:
+            return await act(subject)
+
+    return await asyncio.gather(*(one(subject) for subject in people))

@@ -265,6 +265,7 @@ async def _run(edge: Edge, outside: Outside, stack: AsyncExitStack) -> None:
     listening = await start_listening(
         settings=outside.settings, ledger=edge.ledger, grid=outside.grid, region=edge.parts.region,
         clock=outside.clock, uniform=outside.uniform, metrics=edge.metrics, on_release=released,
+        on_erased=edge.parts.filler.drop_subject,
     )  # fmt: skip
     lag = watch_lag(edge.parts.lag, outside.clock)
     for work in (edge.shelf.run(), edge.prober.run(), edge.warmer.run(), lag, *listening):

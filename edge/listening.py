@@ -17,7 +17,7 @@ from infra.plumbing.grid.port import Grid
 
 async def start_listening(
     *, settings: EdgeSettings, ledger: Ledger, grid: Grid, region: RegionPort, clock: Clock, uniform: Uniform,
-    metrics: EdgeMetrics, on_release: Callable[[str], None],
+    metrics: EdgeMetrics, on_release: Callable[[str], None], on_erased: Callable[[str], None],
 ) -> list[Coroutine[Any, Any, None]]:  # fmt: skip
     """Learn what holds now, as far as the region answers; returns the work that keeps it true.
 
@@ -32,7 +32,7 @@ async def start_listening(
     pulse = Pulse()
     follow = follow_invalidations(
         grid, ledger, counted=lambda kind: metrics.invalidations.labels(kind).inc(), on_release=on_release,
-        ear=Ear(node=settings.node, pulse=pulse, missed=keeper.hurry),
+        on_erased=on_erased, ear=Ear(node=settings.node, pulse=pulse, missed=keeper.hurry),
     )  # fmt: skip
     metrics.watch("grid_silent", "1 while the grid carries no messages to this edge.", lambda: float(ledger.silent))
     beat = keep_pulse(grid, ledger, pulse, node=settings.node, clock=clock, silent=keeper.hurry)

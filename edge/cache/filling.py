@@ -125,6 +125,12 @@ class ListFiller:
         until_s = self._refused.get(key)
         return until_s is not None and self._clock.monotonic_s() < until_s
 
+    def drop_subject(self, subject: str) -> None:
+        """Nothing of an erased subject is kept: here at once, in the grid what this edge knows of, in a moment."""
+        for key in self._cache.discard_where(lambda key: isinstance(key, ListKey) and key.subject == subject):
+            if isinstance(key, ListKey):
+                self._background.spawn(self._shared.discard(key))
+
     def count_call(self, key: ListKey) -> None:
         """One more call to the region for `key`, whoever wants it: explained or storming, one list is not all there is.
 

@@ -268,6 +268,7 @@ async def follow_invalidations(
     *,
     counted: Callable[[str], None],
     on_release: Callable[[str], None],
+    on_erased: Callable[[str], None] = lambda _subject: None,
     ear: Ear | None = None,
 ) -> None:
     """Feed `ledger` from the grid until cancelled. A grid that is away is asked again after RESUBSCRIBE_S.
@@ -278,6 +279,7 @@ async def follow_invalidations(
         counted: told the kind of every message: `subject`, `release`, `rules`, `items`, `purge`, `reconnected`,
             `malformed` or `lost`; pulses are not counted.
         on_release: told the release of every release switch.
+        on_erased: told every subject that was erased.
         ear: who else listens.
     """
     while True:
@@ -294,6 +296,8 @@ async def follow_invalidations(
                         ear.pulse.heard()
                 else:
                     _take(message, ledger, counted, on_release)
+                    if message.erased and message.subject is not None:
+                        on_erased(message.subject)
                     if ear is not None and (message.withdrawn or message.restored):
                         ear.missed()
         except GridUnavailableError:

@@ -128,6 +128,15 @@ class L1Cache(Generic[V]):
         self._drop(held)
         return True
 
+    def discard_where(self, matches: Callable[[Hashable], bool]) -> list[Hashable]:
+        """Forget every key that matches, what is remembered of evicted ones too; returns those that were held."""
+        found = [key for key in self._held if matches(key)]
+        for key in found:
+            self.discard(key)
+        for key in [key for key in self._ghosts if matches(key)]:
+            self._ghost_bytes -= self._ghosts.pop(key)
+        return found
+
     def _replace(self, key: Hashable, value: V, size: int) -> bool:
         held = self._held.get(key)
         if held is None:

@@ -73,6 +73,18 @@ class SharedLists:
         self._breaker = succeeded(self._breaker)
         self._counted("stored")
 
+    async def discard(self, key: ListKey) -> None:
+        """Have the grid forget `key`; quietly gives up: what is left runs out by itself, and is of an old version."""
+        if not self._may_ask():
+            return
+        try:
+            async with asyncio.timeout(4 * self._timeout_s):
+                await self._grid.delete(grid_key(key))
+        except (TimeoutError, GridUnavailableError):
+            self._note_failure()
+            return
+        self._breaker = succeeded(self._breaker)
+
     def _may_ask(self) -> bool:
         now_s = self._clock.monotonic_s()
         if not allows(self._breaker, now_s=now_s):

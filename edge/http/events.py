@@ -82,7 +82,7 @@ async def take_events(parts: Parts, batch: EventBatch, caller: Caller, *, timeou
         ack = await _take_events(parts, batch, caller, timeout_s)
     except AtollError as error:
         parts.metrics.events.labels(type(error).__name__).inc()
-        raise _for_caller(error) from error
+        raise for_caller(error) from error
     parts.metrics.events.labels("acknowledged").inc()
     return ack
 
@@ -104,7 +104,7 @@ async def opt_out(parts: Parts, caller: Caller, *, opted_out: bool, timeout_s: f
             return
         version = await _choose(parts, OptOutCall(subject=caller.subject, opted_out=opted_out), attempts, timeout_s)
     except RegionCallError as error:
-        raise _for_caller(error) from error
+        raise for_caller(error) from error
     parts.ledger.apply(Invalidation(subject=caller.subject, subject_version=version, opted_out=opted_out))
 
 
@@ -140,7 +140,8 @@ async def _take_events(parts: Parts, batch: EventBatch, caller: Caller, timeout_
     return reply.answer
 
 
-def _for_caller(error: AtollError) -> AtollError:
+def for_caller(error: AtollError) -> AtollError:
+    """What a caller is told of a failed call to the region."""
     if not isinstance(error, RegionCallError):
         return error
     if error.failure is CallFailure.REFUSED:

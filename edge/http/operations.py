@@ -20,6 +20,7 @@ from edge.http.parameters import (
     VECTOR_HEADERS,
     Parameter,
 )
+from edge.http.rights import Export
 from infra.contracts.events import EventAck
 from infra.contracts.messages import DegradationStep, RecommendationType
 
@@ -128,6 +129,22 @@ OPERATIONS: Final = (
         callers=(TOKEN,), parameters=(REQUEST_ID_HEADER,), body=CallerChoice,
         answers=(Answer(status=200, says="The choice holds.", body=ChoiceBody),),
         refusals=(*_EVERYBODY, "content-too-large"),
+    ),
+    Operation(
+        id="export", method="GET", path="/v1/privacy/export", tag="privacy", summary="What is known of me",
+        says="Everything that the caller's home region has of them, as JSON: history, events, choice, samples. Only at "
+        "an edge of that region; elsewhere the answer says where to go.",
+        callers=(TOKEN,), parameters=(REQUEST_ID_HEADER,),
+        answers=(Answer(status=200, says="All of it.", body=Export),),
+        refusals=(*_EVERYBODY, "overloaded"),
+    ),
+    Operation(
+        id="erase", method="DELETE", path="/v1/privacy/me", tag="privacy", summary="Forget me",
+        says="Everything that the caller's home region has of them is erased. The answer is a receipt that the region "
+        "signed: keep it. Whoever comes back is somebody new. Only at an edge of that region.",
+        callers=(TOKEN,), parameters=(REQUEST_ID_HEADER,),
+        answers=(Answer(status=200, says="The signed receipt.", body=Export),),
+        refusals=(*_EVERYBODY, "overloaded"),
     ),
     Operation(
         id="document", method="GET", path="/openapi.json", tag="about", summary="This document",

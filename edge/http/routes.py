@@ -19,7 +19,9 @@ from edge.http.operations import OPERATIONS
 from edge.http.pages import page_routes, problem_page
 from edge.http.query import parse_deadline_ms, parse_list_query
 from edge.http.rendering import list_response, offer_of
+from edge.http.rights import RightsDesk
 from edge.limits.buckets import CallerLimits
+from edge.routing.port import Right
 from edge.settings import EdgeSettings
 from infra.contracts.residency import encode_regional
 from infra.plumbing.http.bodies import body_in_time
@@ -56,6 +58,7 @@ class EdgeRoutes:
             parts=parts, width=settings.bulk_width, calls_max=settings.bulk_calls_max,
             deadline_s=settings.bulk_deadline_ms / 1000,
         )  # fmt: skip
+        self._rights = RightsDesk(parts)
         self._document = encode_document(openapi_document(OPERATIONS))
 
     def table(self) -> list[web.RouteDef]:
@@ -64,6 +67,8 @@ class EdgeRoutes:
             "recommendations": self.recommendations,
             "events": self.events,
             "opt_out": self.opt_out,
+            "export": self.export,
+            "erase": self.erase,
             "bulk": self.bulk,
             "document": self.document,
             "problem": problem_page,
@@ -132,6 +137,18 @@ class EdgeRoutes:
         timeout_s = self._settings.event_deadline_ms / 1000
         await opt_out(self._parts, caller, opted_out=opted_out, timeout_s=timeout_s)
         return _json(msgspec.json.encode({"opted_out": opted_out}))
+
+    async def export(self, request: web.Request) -> web.Response:
+        """`GET /v1/privacy/export`."""
+        return await self._exercise(request, Right.EXPORT)
+
+    async def erase(self, request: web.Request) -> web.Response:
+        """`DELETE /v1/privacy/me`."""
+        return await self._exercise(request, Right.ERASE)
+
+    async def _exercise(self, request: web.Request, right: Right) -> web.Response:
+        caller = self._admitted(request)
+        return self._too_many(request) if caller is None else _json(await self._rights.exercise(right, caller))
 
     async def _body(self, request: web.Request) -> bytes:
         return await body_in_time(request, timeout_s=self._settings.body_timeout_s)

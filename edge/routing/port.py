@@ -13,6 +13,7 @@ from infra.contracts.messages import (
     NoticesCall,
     OptOutAnswer,
     OptOutCall,
+    RightsCall,
     SealedAnswer,
     SealedCall,
 )
@@ -30,6 +31,13 @@ class CallFailure(enum.StrEnum):
     """The node is well and says that the call itself is wrong (4xx): asking another node would not help."""
     SHED = "shed"
     """No call was made: every node that could answer has as many in flight as it can carry."""
+
+
+class Right(enum.StrEnum):
+    """What a subject may ask of its region."""
+
+    EXPORT = "export"
+    ERASE = "erase"
 
 
 class RegionCallError(AtollError):
@@ -62,6 +70,10 @@ class RegionPort(Protocol):
 
     async def opt_out(self, url: str, call: OptOutCall, *, timeout_s: float) -> OptOutAnswer:
         """A subject's choice to a node of this edge's own region."""
+        ...
+
+    async def exercise(self, url: str, right: Right, call: RightsCall, *, timeout_s: float) -> bytes:
+        """A subject's right to a node of this edge's own region; returns its answer as it stands."""
         ...
 
     async def notices(self, url: str, call: NoticesCall, *, timeout_s: float) -> Notices:

@@ -8,7 +8,7 @@ import aiohttp
 import msgspec
 from opentelemetry.trace import SpanKind, StatusCode
 
-from edge.routing.port import CallFailure, RegionCallError
+from edge.routing.port import CallFailure, RegionCallError, Right
 from infra.contracts.events import EventAck, EventBatch
 from infra.contracts.messages import (
     AwayAnswer,
@@ -19,6 +19,7 @@ from infra.contracts.messages import (
     NoticesCall,
     OptOutAnswer,
     OptOutCall,
+    RightsCall,
     SealedAnswer,
     SealedCall,
 )
@@ -26,6 +27,8 @@ from infra.contracts.residency import encode_global, encode_regional
 from infra.plumbing.telemetry import Telemetry, inject
 
 ANSWER_BYTES_MAX = 1 << 20
+EXPORT_BYTES_MAX = 64 << 20
+"""A hundred thousand events, which is what one export takes."""
 NOTICES_BYTES_MAX = 16 << 20
 """A hundred thousand withdrawn items, and purges."""
 _READ_BYTES = 1 << 16
@@ -79,6 +82,11 @@ class HttpRegion:
         body = encode_regional(call)
         return _decoded(await self._post(url, "/v1/privacy/opt-out", body, self._own, timeout_s), OptOutAnswer)
 
+    async def exercise(self, url: str, right: Right, call: RightsCall, *, timeout_s: float) -> bytes:
+        """See `RegionPort.exercise`."""
+        path = f"/v1/privacy/{right.value}"
+        return await self._post(url, path, encode_regional(call), self._own, timeout_s, bytes_max=EXPORT_BYTES_MAX)
+
     async def notices(self, url: str, call: NoticesCall, *, timeout_s: float) -> Notices:
         """See `RegionPort.notices`. Without a span: it belongs to no request."""
         body = await self._exchange(
@@ -90,14 +98,17 @@ class HttpRegion:
         """See `RegionPort.probe`. Without a span: it belongs to no request."""
         await self._exchange("GET", url + "/health/ready", None, {}, timeout_s)
 
-    async def _post(self, url: str, path: str, body: bytes, headers: dict[str, str], timeout_s: float) -> bytes:
+    async def _post(
+        self, url: str, path: str, body: bytes, headers: dict[str, str], timeout_s: float,
+        *, bytes_max: int = ANSWER_BYTES_MAX,
+    ) -> bytes:  # fmt: skip
         with self._telemetry.span(f"POST {path}", kind=SpanKind.CLIENT) as span:
             sent = dict(headers)
             inject(sent)
             # `tracestate` is free text of the caller's: it may hold anything, so it goes no further.
             sent.pop("tracestate", None)
             try:
-                answer = await self._exchange("POST", url + path, body, sent, timeout_s)
+                answer = await self._exchange("POST", url + path, body, sent, timeout_s, bytes_max=bytes_max)
             except RegionCallError as error:
                 span.set_status(StatusCode.ERROR, error.failure.value)
                 self._counted(path, error.failure.value)

@@ -333,6 +333,12 @@ class OptOutCall(RegionalMessage, frozen=True, kw_only=True):
     opted_out: Regional[bool]
 
 
+class RightsCall(RegionalMessage, frozen=True, kw_only=True):
+    """A subject wants what the region has of it, or wants it erased; told by an edge of the home region."""
+
+    subject: Regional[str]
+
+
 class OptOutAnswer(RegionalMessage, frozen=True, kw_only=True):
     """The choice is durable; lists of the subject below `version` no longer hold."""
 

@@ -5,7 +5,7 @@ import random
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
-from edge.routing.port import CallFailure, RegionCallError
+from edge.routing.port import CallFailure, RegionCallError, Right
 from infra.contracts.events import EventAck, EventBatch
 from infra.contracts.messages import (
     AwayAnswer,
@@ -18,6 +18,7 @@ from infra.contracts.messages import (
     OptOutAnswer,
     OptOutCall,
     ReasonCode,
+    RightsCall,
     SealedAnswer,
     SealedCall,
     SlateItem,
@@ -118,6 +119,9 @@ class FaultyRegions:
         raise RegionCallError(CallFailure.UNREACHABLE)
 
     async def send_events(self, url: str, batch: EventBatch, *, timeout_s: float) -> EventAck:
+        raise RegionCallError(CallFailure.UNREACHABLE)
+
+    async def exercise(self, url: str, right: Right, call: RightsCall, *, timeout_s: float) -> bytes:
         raise RegionCallError(CallFailure.UNREACHABLE)
 
     async def opt_out(self, url: str, call: OptOutCall, *, timeout_s: float) -> OptOutAnswer:

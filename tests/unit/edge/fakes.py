@@ -161,6 +161,8 @@ class FakeRegion:
                 web.post("/v1/relay", self._relay),
                 web.post("/v1/events", self._events),
                 web.post("/v1/privacy/opt-out", self._opt_out),
+                web.post("/v1/privacy/export", self._export),
+                web.post("/v1/privacy/erase", self._erase),
                 web.get("/health/ready", self._health),
             ]
         )
@@ -268,6 +270,14 @@ class FakeRegion:
     async def _events(self, request: web.Request) -> web.Response:
         batch = msgspec.json.decode(await request.read(), type=EventBatch)
         return web.Response(body=encode_regional(EventAck(accepted=len(batch.events), duplicates=0)))
+
+    async def _export(self, request: web.Request) -> web.Response:
+        return web.json_response({"subject": msgspec.json.decode(await request.read())["subject"]})
+
+    async def _erase(self, request: web.Request) -> web.Response:
+        subject = msgspec.json.decode(await request.read())["subject"]
+        self.versions[subject] = self.versions.get(subject, 0) + 1
+        return web.json_response({"receipt": {"mark": "m"}, "signature": "s"})
 
     async def _opt_out(self, request: web.Request) -> web.Response:
         subject = msgspec.json.decode(await request.read())["subject"]

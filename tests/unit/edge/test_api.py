@@ -529,6 +529,27 @@ async def test_opting_out_needs_a_token_and_the_home_region(world: World) -> Non
     assert down.status == 503
 
 
+async def test_a_user_gets_everything_and_is_forgotten_at_home_only(world: World) -> None:
+    client = await world.edge()
+    token = world.token()
+    await items(client, PERSONAL, headers=token)
+    response = await client.get("/v1/privacy/export", headers=token)
+    assert (response.status, response.headers["Cache-Control"]) == (200, "no-store")
+    assert await response.json() == {"subject": world.subject()}
+    calls = len(world.home.calls("/v1/recommend")) + len(world.replica.calls("/v1/recommend"))
+    response = await client.delete("/v1/privacy/me", headers=token)
+    assert (response.status, await response.json()) == (200, {"receipt": {"mark": "m"}, "signature": "s"})
+    await items(client, PERSONAL, headers=token)
+    # The list of before is gone from this edge: it is made anew.
+    assert len(world.home.calls("/v1/recommend")) + len(world.replica.calls("/v1/recommend")) == calls + 1
+    away = await client.delete("/v1/privacy/me", headers=world.token("bob", region="near"))
+    assert away.status == 403
+    assert "Send this call to an edge of near" in await away.text()
+    assert (await client.get("/v1/privacy/export")).status == 401
+    world.kill("home", "replica")
+    assert (await client.delete("/v1/privacy/me", headers=token)).status == 503
+
+
 # ---- travellers
 
 

@@ -41,6 +41,18 @@ def test_bytes_stay_bounded_and_add_up(steps: list[tuple[str, int, int]]) -> Non
         assert not set(cache._ghosts) & set(cache._held)
 
 
+def test_keys_that_match_are_forgotten_and_counted_out() -> None:
+    cache: L1Cache[Blob] = L1Cache(bytes_max=1000)
+    for number in range(30):
+        cache.put(number, Blob(100))
+    held = {key for key, _ in cache.items()}
+    assert set(cache.discard_where(lambda key: isinstance(key, int) and key % 2 == 0)) == {
+        key for key in held if isinstance(key, int) and key % 2 == 0
+    }
+    assert {key for key, _ in cache.items()} == {key for key in held if isinstance(key, int) and key % 2}
+    assert cache.size_bytes == 100 * len(cache)
+
+
 def test_a_scan_does_not_push_out_what_is_asked_for() -> None:
     cache: L1Cache[Blob] = L1Cache(bytes_max=1000)
     for _ in range(3):

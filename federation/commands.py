@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from federation.flower.deployment import run_rounds
+from federation.flower.deployment import RunOptions, run_rounds
 from federation.flower.plan import PrivacyPlan, RegionLink, TrainingPlan
 from federation.privacy.ledger import LedgerEntry, read_ledger, spent_rounds
 from federation.rounds.outcome import OUTCOME_FILE, RunOutcome, load_outcome
@@ -32,8 +32,7 @@ class FederationStatus(GlobalMessage, frozen=True, kw_only=True):
 
 def run_round(
     *, state_directory: Path, release_directory: Path, regions: Mapping[str, RegionLink], privacy: PrivacyPlan,
-    rounds: int = 1, training: TrainingPlan | None = None, superlink_port: int = 0, timeout_s: float = 240.0,
-    tls: bool = True,
+    rounds: int = 1, training: TrainingPlan | None = None, options: RunOptions | None = None,
 ) -> RunOutcome:  # fmt: skip
     """One run in a Flower deployment; see `federation.flower.deployment.run_rounds`.
 
@@ -42,7 +41,7 @@ def run_round(
     """
     return run_rounds(
         state_directory=state_directory, release_directory=release_directory, regions=regions, rounds=rounds,
-        privacy=privacy, training=training, superlink_port=superlink_port, timeout_s=timeout_s, tls=tls,
+        privacy=privacy, training=training, options=options,
     )  # fmt: skip
 
 

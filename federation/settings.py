@@ -90,4 +90,6 @@ class PhonesSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """The trained adapter, if there is one when the rounds are over: gains are measured with it then."""
     report_file: str = ""
     """Where the report is written; empty: standard output only."""
+    targets_file: str = ""
+    """Where Prometheus is told of this process's `/metrics` (`file_sd_configs`); empty: it has none."""
     telemetry: TelemetrySettings = TelemetrySettings()

@@ -1,9 +1,11 @@
 """Running rounds for real: a supervisor with SuperLink and SuperNodes, from one call, leaving nothing behind."""
 
+import contextlib
 import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -11,12 +13,31 @@ import msgspec
 import federation
 from federation.flower.plan import DeploymentPlan, PrivacyPlan, RegionLink, RunPlan, TrainingPlan
 from federation.flower.supervisor import FAILURE_FILE, free_ports
+from federation.flower.watching import steps, steps_done
 from federation.rounds.outcome import OUTCOME_FILE, RunOutcome, load_outcome
 from infra.plumbing.environment import environment_with
 from infra.plumbing.errors import AtollError
 from infra.plumbing.files import write_atomically
+from infra.plumbing.progress import Progress, SilentProgress
 
 _GRACE_S = 20.0
+_LOOK_S = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """How a run is carried out, whatever it trains.
+
+    superlink_port: where the SuperLink listens; 0 picks a free port.
+    timeout_s: after which the run is ended.
+    tls: whether SuperLink and SuperNodes speak TLS and SuperNodes prove who they are.
+    progress: told of every process that is up and every round that is over.
+    """
+
+    superlink_port: int = 0
+    timeout_s: float = 240.0
+    tls: bool = True
+    progress: Progress = field(default_factory=SilentProgress)
 
 
 class DeploymentError(AtollError):
@@ -25,8 +46,7 @@ class DeploymentError(AtollError):
 
 def run_rounds(
     *, state_directory: Path, release_directory: Path, regions: Mapping[str, RegionLink], rounds: int,
-    privacy: PrivacyPlan, training: TrainingPlan | None = None, superlink_port: int = 0, timeout_s: float = 240.0,
-    tls: bool = True,
+    privacy: PrivacyPlan, training: TrainingPlan | None = None, options: RunOptions | None = None,
 ) -> RunOutcome:  # fmt: skip
     """Train `rounds` rounds over these regions in a Flower deployment, and return what came of it.
 
@@ -40,27 +60,25 @@ def run_rounds(
         rounds: how many rounds.
         privacy: ledger, noise and budget.
         training: how the core is trained.
-        superlink_port: where the SuperLink listens; 0 picks a free port.
-        timeout_s: after which the run is ended.
-        tls: whether SuperLink and SuperNodes speak TLS and SuperNodes prove who they are.
+        options: how it is carried out.
 
     Raises:
         DeploymentError: no outcome; says which process failed and where its log is.
     """
-    state = state_directory.resolve()
+    state, options = state_directory.resolve(), options or RunOptions()
     outcome = state / "outcome"
     run = RunPlan(
         rounds=rounds, regions=dict(regions), release_directory=str(release_directory.resolve()),
         outcome_directory=str(outcome), training=training or TrainingPlan(), privacy=privacy,
     )  # fmt: skip
     plan = DeploymentPlan(
-        run=run, state_directory=str(state), superlink_port=superlink_port or free_ports(1)[0],
-        import_root=str(Path(federation.__file__).resolve().parents[1]), timeout_s=timeout_s,
-        tls=tls,
+        run=run, state_directory=str(state), superlink_port=options.superlink_port or free_ports(1)[0],
+        import_root=str(Path(federation.__file__).resolve().parents[1]), timeout_s=options.timeout_s,
+        tls=options.tls,
     )  # fmt: skip
     plan_file = state / "deployment-plan.json"
     write_atomically(plan_file, msgspec.json.encode(plan))
-    code = _supervised(plan, plan_file, state / "supervisor.log", timeout_s + _GRACE_S)
+    code = _supervised(plan, plan_file, state / "supervisor.log", options.timeout_s + _GRACE_S, options.progress)
     if code != 0 or not (outcome / OUTCOME_FILE).exists():
         failure = outcome / FAILURE_FILE
         reason = failure.read_text().strip() if failure.exists() else f"the supervisor ended with {code}."
@@ -68,7 +86,7 @@ def run_rounds(
     return load_outcome(outcome)
 
 
-def _supervised(plan: DeploymentPlan, plan_file: Path, log_file: Path, timeout_s: float) -> int:
+def _supervised(plan: DeploymentPlan, plan_file: Path, log_file: Path, timeout_s: float, progress: Progress) -> int:
     """Run the supervisor; on an exception here (Ctrl-C, say) it is told to end and waited for."""
     command = [sys.executable, "-m", "federation.flower", "--plan", str(plan_file), "--parent", str(os.getpid())]
     environment = environment_with({"PYTHONPATH": plan.import_root})
@@ -79,10 +97,19 @@ def _supervised(plan: DeploymentPlan, plan_file: Path, log_file: Path, timeout_s
             cwd=plan.state_directory, start_new_session=True,
         )  # fmt: skip
     try:
-        return supervisor.wait(timeout=timeout_s)
-    except subprocess.TimeoutExpired:
-        return -1
+        return _wait(supervisor, plan, since_s=plan_file.stat().st_mtime, timeout_s=timeout_s, progress=progress)
     finally:
         if supervisor.poll() is None:
             supervisor.terminate()
             supervisor.wait(timeout=_GRACE_S)
+
+
+def _wait(
+    supervisor: "subprocess.Popen[bytes]", plan: DeploymentPlan, *, since_s: float, timeout_s: float, progress: Progress
+) -> int:
+    """The supervisor's exit code, or -1 when it goes on after `timeout_s`; says on the way how far the run is."""
+    for _ in range(max(1, round(timeout_s / _LOOK_S))):
+        progress.advance(steps_done(plan, since_s=since_s), steps(plan), "federated run")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return supervisor.wait(timeout=_LOOK_S)
+    return -1

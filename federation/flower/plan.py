@@ -7,6 +7,8 @@ import msgspec
 from federation.messages import Part
 
 PROGRESS_FILE = "progress.jsonl"
+TARGETS = "targets"
+"""Folder below the state directory that tells Prometheus of processes that live for one run (`file_sd_configs`)."""
 """In the outcome directory: a line per finished round while a run goes on."""
 
 SERVER_APP_FILE = "server-app.pid"

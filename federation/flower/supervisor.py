@@ -18,7 +18,7 @@ from types import FrameType
 import msgspec
 
 from federation.flower.certificates import Credentials, make_credentials, make_node_keys
-from federation.flower.plan import PROGRESS_FILE, SERVER_APP_FILE, DeploymentPlan
+from federation.flower.plan import PROGRESS_FILE, SERVER_APP_FILE, TARGETS, DeploymentPlan
 from federation.flower.processes import ProcessError, adopt_orphans, die_with_parent, end_descendants, start
 from federation.rounds.outcome import ITEM_MOVES_FILE, OUTCOME_FILE
 from infra.contracts.release import FEDERATED_ADAPTER
@@ -92,6 +92,11 @@ def supervise(plan: DeploymentPlan, *, parent: int, environment: Mapping[str, st
         _run(plan, flower_environment(plan, environment), clock)
     finally:
         end_descendants(clock=clock)
+        _targets_file(plan).unlink(missing_ok=True)
+
+
+def _targets_file(plan: DeploymentPlan) -> Path:
+    return Path(plan.state_directory) / TARGETS / "flower.json"
 
 
 def _run(plan: DeploymentPlan, environment: Mapping[str, str], clock: Clock) -> None:
@@ -102,6 +107,7 @@ def _run(plan: DeploymentPlan, environment: Mapping[str, str], clock: Clock) -> 
         keys = make_credentials(state / "credentials", host=HOST, regions=regions, clock=clock)
     _prepare(plan, state, keys)
     run = _Deployment(plan, environment, keys, Deadline(clock, plan.timeout_s))
+    run.start_exporter()
     run.start_superlink()
     # One after the other: each takes an interpreter's start, but together they would write one configuration.
     for region, port in zip(regions, free_ports(len(regions)), strict=True):
@@ -130,6 +136,14 @@ class _Deployment:
         self._starts: dict[str, int] = {}
         """How often each region's SuperNode was started again."""
         self._restarts = 0
+
+    def start_exporter(self) -> None:
+        """Flower's processes have no page of figures: one stands beside them. It ends with this process."""
+        command = [
+            sys.executable, "-m", "federation.flower.exporter", "--watch", str(os.getpid()),
+            "--targets", str(_targets_file(self._plan)),
+        ]  # fmt: skip
+        self._start(command, "exporter.log")
 
     def start_superlink(self) -> None:
         """Start it and wait until it listens."""

@@ -8,6 +8,8 @@ from pathlib import Path
 import msgspec
 
 from federation.device.tower import load_device_release
+from federation.metrics_page import metrics_page
+from federation.phones.metrics import phones_registry
 from federation.phones.simulator import Simulator
 from federation.settings import PhonesSettings
 from infra.plumbing.clock import SystemClock
@@ -26,8 +28,11 @@ def main() -> int:
         settings = load_settings(path, PhonesSettings)
         release = load_device_release(Path(settings.release_directory))
         simulator = Simulator(settings, release=release, clock=SystemClock())
+        targets = Path(settings.targets_file) if settings.targets_file else None
+        registry = phones_registry(phones=simulator.size, counts=simulator.counts)
         try:
-            await simulator.run(stop)
+            with metrics_page(registry, targets_file=targets, process="phones"):
+                await simulator.run(stop)
             report = msgspec.json.encode(simulator.report())
         finally:
             simulator.close()

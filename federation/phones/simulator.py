@@ -151,6 +151,20 @@ class Simulator:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
 
+    def counts(self) -> dict[str, int]:
+        """What happened until now, by name; nothing in it is about one phone."""
+        return {
+            "tasks": self._tally.tasks,
+            "accepted": sum(phone.accepted for phone in self._phones),
+            "refused": self._tally.refused,
+            "dropouts": self._tally.dropouts,
+        }
+
+    @property
+    def size(self) -> int:
+        """How many phones there are."""
+        return len(self._phones)
+
     def report(self) -> PhonesReport:
         """What happened, with the gain measured now; trains every phone's personal part, so it takes a while."""
         table, adapted = self._gains()

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from infra.cli.output import add_json_option, emit, table
+from infra.cli.output import add_json_option, emit, progress_bar, table
 from infra.cli.world import add_state_option
 
 PHONES_END_S = 120.0
@@ -82,6 +82,7 @@ def _round(arguments: argparse.Namespace) -> int:
     import msgspec
 
     from federation import commands
+    from federation.flower.deployment import RunOptions
     from federation.flower.plan import PrivacyPlan, RegionLink
     from federation.flower.supervisor import free_ports
     from infra.local.world import open_world
@@ -97,7 +98,7 @@ def _round(arguments: argparse.Namespace) -> int:
             superlink_address=world.link_address(region),
         )
     state = _directory(arguments.state)
-    with _phones(arguments, world) as report:
+    with _phones(arguments, world) as report, progress_bar() as progress:
         outcome = commands.run_round(
             state_directory=state,
             release_directory=arguments.release,
@@ -110,8 +111,7 @@ def _round(arguments: argparse.Namespace) -> int:
                 noise_multiplier=arguments.noise,
             ),
             training=_training(arguments),
-            superlink_port=port,
-            tls=not arguments.plain,
+            options=RunOptions(superlink_port=port, tls=not arguments.plain, progress=progress),
         )
     result = msgspec.to_builtins(outcome) | {"phones": report}
     spent = "infinite" if outcome.epsilon is None else f"{outcome.epsilon:.3g}"
@@ -139,6 +139,7 @@ def _phones(arguments: argparse.Namespace, world: Any) -> Iterator[dict[str, Any
     """Simulated phones around a block; afterwards the dictionary holds their report."""
     import msgspec
 
+    from federation.flower.plan import TARGETS
     from federation.flower.processes import start
     from federation.settings import PhonesSettings
     from infra.local.tiers import source_root
@@ -166,6 +167,7 @@ def _phones(arguments: argparse.Namespace, world: Any) -> Iterator[dict[str, Any
         canary=arguments.canary,
         patience_s=600.0,
         report_file=str(report_file),
+        targets_file=str(state / TARGETS / "phones.json"),
         adapter_file=str(state / "outcome" / "adapter.npy"),
     )
     file = state / "phones.json"

@@ -3,14 +3,18 @@
 import contextlib
 import http.client
 from collections.abc import Iterable
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import msgspec
 
+from federation.flower.plan import TARGETS
 from infra.local.records import Part, ProcessState, ProcessStatus
 
 METRICS_BYTES_MAX = 16 << 20
 TIMEOUT_S = 5.0
+FEDERATION_TARGETS = Path("federation") / TARGETS
+"""Below the world's state: where `./atoll federate` tells of its processes."""
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,28 +24,32 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, str] = {}
 
 
-def scrape(processes: Iterable[ProcessStatus]) -> dict[str, str]:
+def scrape(processes: Iterable[ProcessStatus], short_lived: Path) -> dict[str, str]:
     """The text of `/metrics` of every process that answers, by its name.
 
-    A region's retrieval processes stand behind its API's name: `us-east/api/retrieval/<release>`.
+    A region's retrieval processes stand behind its API's name: `us-east/api/retrieval/<release>`. Those that live for
+    one federated run are named by what they are; `short_lived` is the folder that tells where they are.
     """
-    texts = {}
+    texts: dict[str, str] = {}
+    for file in sorted(short_lived.glob("*.json")):
+        texts |= _named(file.read_bytes(), prefix="")
     for process in processes:
         if ":" not in process.address or process.state not in (ProcessState.READY, ProcessState.LIVE):
             continue
         with contextlib.suppress(OSError, http.client.HTTPException):
             texts[process.name] = _get(process.address, "/metrics")
         if process.part is Part.API:
-            texts |= _children(process)
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                texts |= _named(_get(process.address, "/metrics/targets").encode(), prefix=process.name)
     return texts
 
 
-def _children(process: ProcessStatus) -> dict[str, str]:
+def _named(discovered: bytes, *, prefix: str) -> dict[str, str]:
+    """What the processes of a service discovery's answer say, by name; nothing of those that do not answer."""
     texts = {}
     with contextlib.suppress(OSError, http.client.HTTPException, msgspec.MsgspecError):
-        found = msgspec.json.decode(_get(process.address, "/metrics/targets"), type=tuple[Target, ...])
-        for target in found:
-            name = "/".join((process.name, target.labels.get("process", ""), target.labels.get("release", "")))
+        for target in msgspec.json.decode(discovered, type=tuple[Target, ...]):
+            name = "/".join(filter(None, (prefix, target.labels.get("process", ""), target.labels.get("release", ""))))
             for address in target.targets:
                 texts[name] = _get(address, "/metrics")
     return texts

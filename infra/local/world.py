@@ -23,7 +23,7 @@ from infra.local.leash import Leash, start_supervisor
 from infra.local.planning import link_name
 from infra.local.preparing import Seeding, prepare_world, seed_regions
 from infra.local.records import ProcessState, ProcessStatus, WorldRecord, WorldStatus
-from infra.local.scraping import scrape
+from infra.local.scraping import FEDERATION_TARGETS, scrape
 from infra.local.supervisor import is_locked, read_record
 from infra.local.wan.shaping import LinkShape
 from infra.plumbing.clock import Clock, SystemClock
@@ -215,7 +215,7 @@ class World:
 
     def metrics(self) -> dict[str, str]:
         """The text of `/metrics` of every process that answers, by its name; a region's retrieval processes too."""
-        return scrape(self.status().processes)
+        return scrape(self.status().processes, self._layout.state / FEDERATION_TARGETS)
 
     def detach(self) -> None:
         """Let the world outlive this process."""

@@ -23,7 +23,7 @@ import msgspec
 import numpy as np
 import psutil
 
-from federation.flower.deployment import run_rounds
+from federation.flower.deployment import RunOptions, run_rounds
 from federation.flower.plan import SERVER_APP_FILE, PrivacyPlan, RegionLink, TrainingPlan
 from federation.flower.supervisor import free_ports
 from federation.gateway.journal import Journal
@@ -251,7 +251,7 @@ def _phones_settings(world: Deployment, phones: int) -> PhonesSettings:
 def _rounds(world: Deployment, *, rounds: int, timeout_s: float) -> RunOutcome:
     return run_rounds(
         state_directory=world.folder / "run", release_directory=world.request.work / RELEASE, regions=world.links(),
-        rounds=rounds, training=TrainingPlan(rank=8), timeout_s=timeout_s,
+        rounds=rounds, training=TrainingPlan(rank=8), options=RunOptions(timeout_s=timeout_s),
         privacy=PrivacyPlan(
             ledger_file=str(world.folder / "ledger.jsonl"), population="bench", epsilon_max=1000.0,
             noise_multiplier=2.0,

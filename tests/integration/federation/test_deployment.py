@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from federation.commands import ledger, run_round
+from federation.flower.deployment import RunOptions
 from federation.flower.plan import PrivacyPlan, RegionLink, TrainingPlan
 from federation.flower.processes import descendants
 from federation.flower.supervisor import free_ports
@@ -176,7 +177,7 @@ def test_with_tls_and_node_authentication_nothing_can_be_read_and_a_killed_serve
     outcome = run_round(
         state_directory=world.directory / "run", release_directory=world.release,
         regions=world.links | {"us-east": tapped}, privacy=world.privacy, training=TrainingPlan(rank=3),
-        superlink_port=superlink_port, timeout_s=180.0,
+        options=RunOptions(superlink_port=superlink_port, timeout_s=180.0),
     )  # fmt: skip
     killer.join()
     tap.close()
@@ -196,7 +197,7 @@ def test_a_round_in_a_real_deployment(world: _World) -> None:
     outcome = run_round(
         state_directory=world.directory / "run", release_directory=world.release,
         regions=links | {"us-east": tapped}, privacy=world.privacy, training=TrainingPlan(rank=3),
-        superlink_port=superlink_port, timeout_s=180.0, tls=False,
+        options=RunOptions(superlink_port=superlink_port, timeout_s=180.0, tls=False),
     )  # fmt: skip
     tap.close()
     assert (outcome.ok, len(outcome.rounds)) == (True, 1)

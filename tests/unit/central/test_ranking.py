@@ -32,7 +32,7 @@ def lists_of(count: int, seed: int, *, secret_weight: float = 2.0) -> CandidateL
 @pytest.mark.parametrize("loss", RANKER_LOSSES)
 def test_every_loss_finds_what_retrieval_does_not_know(loss: str) -> None:
     learn, held_out, fresh = lists_of(300, 0), lists_of(100, 1), lists_of(300, 2)
-    trained = train_ranker(learn, held_out, RankerConfig(loss=loss, epochs=3), progress=SilentProgress())
+    trained = train_ranker(learn, held_out, RankerConfig(loss=loss, epochs=8), progress=SilentProgress())
     assert trained.held_out_ndcg10 > 1.3 * trained.held_out_retrieval_ndcg10
     assert trained.epochs[0] >= 1
     assert held_out_ndcg(trained.network, fresh) == pytest.approx(trained.held_out_ndcg10, abs=0.08)
@@ -46,7 +46,7 @@ def test_where_there_is_nothing_to_learn_the_retrieval_order_stays() -> None:
 
 def test_every_head_says_how_often_its_kind_comes() -> None:
     fresh = lists_of(600, 3)
-    trained = train_ranker(lists_of(400, 0), lists_of(200, 1), RankerConfig(epochs=4), progress=SilentProgress())
+    trained = train_ranker(lists_of(400, 0), lists_of(800, 1), RankerConfig(epochs=4), progress=SilentProgress())
     said = trained.network.probabilities(fresh.features.reshape(-1, len(RANKING_FEATURES))).numpy()
     said = said.reshape(len(fresh), WIDTH, len(HEADS)).astype(np.float64)
     hit = np.arange(WIDTH) == fresh.target_at[:, None]

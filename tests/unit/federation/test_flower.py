@@ -24,7 +24,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from federation.flower import supervisor
 from federation.flower.certificates import make_credentials
 from federation.flower.client_app import BODY, PLAN, RESULT, Gateway, train
-from federation.flower.deployment import DeploymentError, run_rounds
+from federation.flower.deployment import DeploymentError, RunOptions, run_rounds
 from federation.flower.plan import PROGRESS_FILE, DeploymentPlan, PrivacyPlan, RegionLink, RunPlan
 from federation.flower.processes import ProcessError, descendants, die_with_parent, start
 from federation.flower.server_app import GridRegions, main, run_plan
@@ -416,5 +416,5 @@ def test_a_run_without_an_outcome_says_where_to_look(tmp_path: Path, monkeypatch
     with pytest.raises(DeploymentError, match="supervisor ended with 1"):
         run_rounds(
             state_directory=tmp_path / "state", release_directory=Path(plan.release_directory), regions=plan.regions,
-            rounds=1, privacy=plan.privacy, timeout_s=10.0,
+            rounds=1, privacy=plan.privacy, options=RunOptions(timeout_s=10.0),
         )  # fmt: skip

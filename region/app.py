@@ -54,6 +54,7 @@ from region.funnel.release import LoadedRelease, open_release
 from region.funnel.ruling import Rulings
 from region.funnel.sampling import Sampler
 from region.privacy.hearing import hear_erasures
+from region.privacy.late import LateEvents
 from region.privacy.opening import Known, Privacy, open_privacy
 from region.releases.activation import Activator
 from region.releases.audit import AuditLog
@@ -191,16 +192,14 @@ async def open_node(settings: RegionSettings, stack: AsyncExitStack, telemetry: 
         log=data.log, clock=clock, wake=data.waker.wake, registry=telemetry.registry,
         labels=lambda item: labels_of(releases.activator.current, item),
     )  # fmt: skip
-    intake = CountedEvents(intake=taking, trials=releases.trials)
+    timely = LateEvents(intake=taking, store=data.store, clock=clock)
+    intake = CountedEvents(intake=timely, trials=releases.trials)
     choices = Choices(store=data.store, announcer=data.announcer)
     callers = CallerDoors(
-        recommender=lists,
-        intake=intake,
+        recommender=lists, intake=intake, choices=choices,
         relay=RelayDesk(keys=keys, trust=trust, clock=clock, recommender=lists, intake=intake, choices=choices),
-        choices=choices,
-        home_only=service_door(keys.service_key),
-        body_bytes_max=settings.body_bytes_max,
-    )
+        home_only=service_door(keys.service_key), body_bytes_max=settings.body_bytes_max,
+    )  # fmt: skip
     operators_only = operator_door(keys.operator_key)
     operators = OperatorDoors(
         withdrawals=data.withdrawals, announcer=data.announcer, operators_only=operators_only,
@@ -319,8 +318,7 @@ def _open_releases(
         clock=clock,
     )
     stack.callback(client.close)
-    store = ReleaseStore(state, source=client, clock=clock)
-    audit = AuditLog(state / "audit.jsonl")
+    store, audit = ReleaseStore(state, source=client, clock=clock), AuditLog(state / "audit.jsonl")
     numbers = itertools.count()
     retrievals: weakref.WeakSet[RetrievalProcess] = weakref.WeakSet()
 

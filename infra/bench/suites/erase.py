@@ -11,6 +11,7 @@ signature is verified. Options: `subjects`, `events` (per subject, default 10), 
 import asyncio
 import contextlib
 import hashlib
+import io
 import re
 import subprocess
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -22,7 +23,8 @@ import msgspec
 from infra.bench.catalogue import BenchRequest
 from infra.bench.miss.node import Node, made_release, personal, running_node
 from infra.bench.results import Bar, Measured, at_least, at_most, medians
-from infra.contracts.events import Event, EventBatch, EventType, LoggedEvent
+from infra.bench.serving.processes import family
+from infra.contracts.events import Event, EventAck, EventBatch, EventType, LoggedEvent
 from infra.contracts.residency import encode_regional
 from infra.local.tiers import source_root, tier_python
 from infra.plumbing.clock import Clock, SystemClock
@@ -43,9 +45,11 @@ OTHERS = 2
 """Connections over which other people's events go on."""
 PAUSE_S = 0.01
 """Between two batches of such a connection: load, not a flood."""
+LATE_MS = 600_000
 LETTER_EVERY = 10
 LIST_EVERY = 5
 CAUGHT_UP_WITHIN_S = 120.0
+_CHUNK = 4 << 20
 _NAME = re.compile(rb"(?=([0-9a-f]{32}))")
 
 
@@ -55,10 +59,10 @@ def run(request: BenchRequest) -> Measured:
     events = int(request.number("events", 10))
     release = made_release(request, int(request.number("items", 2_000)))
     runs = []
-    with running_node(request, release) as node, _working(request, node):
+    with running_node(request, release) as node, _working(request, node) as worker:
         for number in range(request.runs):
             people = [hashlib.sha256(f"{number}.{one}".encode()).hexdigest()[:32] for one in range(subjects)]
-            runs.append(asyncio.run(_Round(node, request.clock, people, events).measure()))
+            runs.append(asyncio.run(_Round(node, request.clock, people, events, worker_pids=family(worker)).measure()))
             request.progress.advance(number + 1, request.runs, "rounds of erasures")
     figures = medians(runs)
     # One name that is found in one run is one too many.
@@ -71,6 +75,13 @@ def _bars(figures: dict[str, float], subjects: int) -> tuple[Bar, ...]:
         at_most("erased subjects that a search of all files finds", figures["found"], 0.0, unit="subjects"),
         at_most(f"{subjects} subjects erased under load", figures["seconds"], GOAL_S, unit="s"),
         at_least("share of subjects that the search finds before", figures["found_before"], 1.0, unit=""),
+        at_most(
+            "erased subjects that a dump of the processes' memory shows",
+            figures["found_in_memory"],
+            0.0,
+            unit="subjects",
+        ),
+        at_least("share of late events that are refused", figures["late_refused"], 1.0, unit=""),
         at_least("share of receipts that verify and are complete", figures["receipts_complete"], 1.0, unit=""),
     )
 
@@ -79,14 +90,15 @@ def _notes(subjects: int, events: int) -> tuple[str, ...]:
     return (
         f"{subjects} subjects a run, {events} events each and one more a moment before; SQLite log and store.",
         "Searched: the node's state directory and its logs and spans, as raw bytes, in the pseudonym's own form. "
-        "Not searched: memory dumps of the processes, and blocks that the file system has freed.",
+        "Not searched: blocks that the file system has freed. `found` is of files and tables; `found_in_memory` is of "
+        "the processes' whole memory, where what Python has let go of is not written over.",
         "No edge takes part; that edges drop an erased subject's lists is shown by tests.",
     )
 
 
 @contextlib.contextmanager
-def _working(request: BenchRequest, node: Node) -> Iterator[None]:
-    """The node's worker, until the block ends."""
+def _working(request: BenchRequest, node: Node) -> Iterator[int]:
+    """The node's worker, until the block ends; its process id."""
     place = node.state.parent
     with (place / "worker.log").open("ab") as log:
         process = subprocess.Popen(
@@ -95,7 +107,7 @@ def _working(request: BenchRequest, node: Node) -> Iterator[None]:
             cwd=source_root(), stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
         try:
-            yield
+            yield process.pid
         finally:
             process.terminate()
             try:
@@ -108,7 +120,10 @@ def _working(request: BenchRequest, node: Node) -> Iterator[None]:
 class _Round:
     """One run: these people are heard of, erased, and looked for."""
 
-    def __init__(self, node: Node, clock: Clock, people: Sequence[str], events: int) -> None:
+    def __init__(
+        self, node: Node, clock: Clock, people: Sequence[str], events: int, *, worker_pids: Sequence[int]
+    ) -> None:  # fmt: skip
+        self._worker_pids = worker_pids
         self._node = node
         self._clock = clock
         self._people = people
@@ -129,13 +144,16 @@ class _Round:
             started_s = self._clock.monotonic_s()
             complete = await _at_once(self._people, lambda one: self._erase(session, one))
             seconds = self._clock.monotonic_s() - started_s
+            refused = await _at_once(self._people[::LETTER_EVERY], lambda one: self._tell_late(session, one))
             stop.set()
             meanwhile = sum(await asyncio.gather(*others))
             await self._caught_up()
+        dumped = await asyncio.to_thread(names_in_memory, self._pids(), frozenset(self._people))
         after = await asyncio.to_thread(found_names, self._node.state.parent, frozenset(self._people))
         return {
             "found": float(len(after)), "seconds": seconds, "found_before": len(before) / len(self._people),
             "receipts_complete": sum(complete) / len(complete), "other_events_per_s": meanwhile / seconds,
+            "late_refused": sum(refused) / len(refused), "found_in_memory": float(len(dumped)),
         }  # fmt: skip
 
     async def _live(self, session: aiohttp.ClientSession, subject: str) -> bool:
@@ -148,6 +166,16 @@ class _Round:
         await self._log(session, subject, 1)
         body = msgspec.json.encode({"subject": subject})
         return read_receipt(await self._post(session, "/operator/v1/privacy/erase", body), self._trust).complete
+
+    async def _tell_late(self, session: aiohttp.ClientSession, subject: str) -> bool:
+        """Tell of a moment before the erasure, as a phone does that was off; whether it was refused."""
+        event = self._event(self._clock.now_ms() - LATE_MS)
+        batch = EventBatch(subject=subject, events=(event,))
+        ack = msgspec.json.decode(await self._post(session, "/v1/events", encode_regional(batch)), type=EventAck)
+        return len(ack.rejected) == 1
+
+    def _pids(self) -> list[int]:
+        return [*self._node.pids, *self._worker_pids]
 
     async def _others(self, session: aiohttp.ClientSession, number: int, stop: asyncio.Event) -> int:
         """Events of people who stay; returns how many were acknowledged."""
@@ -229,6 +257,30 @@ def found_names(place: Path, names: frozenset[str]) -> set[str]:
         if path.is_file() and "releases" not in path.relative_to(place).parts:
             found.update(wanted.intersection(match[1] for match in _NAME.finditer(path.read_bytes())))
     return {name.decode() for name in found}
+
+
+def names_in_memory(pids: Sequence[int], names: frozenset[str]) -> set[str]:
+    """Those of `names` that stand in the writable memory of the processes, freed or not (Linux)."""
+    wanted = {name.encode() for name in names}
+    found: set[bytes] = set()
+    for pid in pids:
+        maps = Path(f"/proc/{pid}/maps").read_text().splitlines()
+        with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
+            for line in maps:
+                span, rights = line.split()[:2]
+                first, last = (int(one, 16) for one in span.split("-"))
+                if rights.startswith("rw"):
+                    found.update(wanted.intersection(_names_between(memory, first, last)))
+    return {name.decode() for name in found}
+
+
+def _names_between(memory: "io.FileIO", first: int, last: int) -> Iterator[bytes]:
+    """Every run of 32 hex digits between two addresses; what cannot be read is passed over."""
+    for start in range(first, last, _CHUNK):
+        with contextlib.suppress(OSError, ValueError, OverflowError):
+            memory.seek(start)
+            content = memory.read(min(last - start, _CHUNK + 31))
+            yield from (match[1] for match in _NAME.finditer(content))
 
 
 async def _at_once(people: Sequence[str], act: Callable[[str], Awaitable[bool]]) -> list[bool]:

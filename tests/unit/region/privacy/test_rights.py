@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
+from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
 
+from infra.contracts.event_schema import ReadBatch
+from infra.contracts.events import EventAck, EventBatch
 from infra.contracts.messages import INVALIDATION_TOPIC, HomeRequest, Invalidation, RecommendationType
 from infra.plumbing.clock import ManualClock
 from infra.plumbing.errors import InvalidInputError
@@ -30,6 +33,7 @@ from region.events.sqlite import SqliteLog
 from region.events.streaming import Streaming
 from region.funnel.dry_run import RequestLog
 from region.privacy.hearing import hear_erasures
+from region.privacy.late import REASON, LateEvents
 from region.privacy.messages import ErasureReceipt, SignedReceipt, SubjectExport
 from region.privacy.opening import Known, open_privacy
 from region.privacy.places import Place, Scrubber
@@ -42,7 +46,7 @@ from region.settings import RegionSettings
 from region.store.memory import MemoryStore
 from region.store.sqlite import SqliteStore
 from region.store.subjects import erasure_mark, user_subject
-from tests.contract.building import BOB, NOW_MS, logged, placed, stands_in_files
+from tests.contract.building import BOB, NOW_MS, an_event, logged, placed, stands_in_files
 
 KEYS = RegionKeys.generate("us-east")
 ALICE = user_subject(KEYS, "42")
@@ -280,3 +284,35 @@ def test_the_signature_is_over_every_field() -> None:
         changed = msgspec.structs.replace(signed, receipt=msgspec.structs.replace(receipt, **{name: value}))
         with pytest.raises(InvalidInputError):
             read_receipt(msgspec.json.encode(changed), trust)
+
+
+class Taken:
+    """Takes whatever it is given."""
+
+    def __init__(self) -> None:
+        self.read: list[ReadBatch] = []
+
+    async def take_read(self, read: ReadBatch) -> EventAck:
+        self.read.append(read)
+        return EventAck(accepted=len(read.batch.events), duplicates=0, rejected=read.rejected)
+
+
+def batch_of(*moments_ms: int) -> ReadBatch:
+    events = tuple(an_event(number, at_ms=at_ms) for number, at_ms in enumerate(moments_ms))
+    return ReadBatch(batch=EventBatch(subject=ALICE, events=events))
+
+
+async def test_what_is_told_late_of_before_an_erasure_is_refused_by_its_place(region: Region) -> None:
+    taken = Taken()
+    door = LateEvents(intake=taken, store=region.store, clock=region.clock)
+    erased_ms = region.clock.now_ms()
+    await region.ask("erase", user="42")
+    region.clock.advance(120.0)
+    ack = await door.take_read(batch_of(erased_ms - 5, erased_ms + 5, erased_ms - 70_000))
+    assert [(one.index, one.reason) for one in ack.rejected] == [(0, REASON), (2, REASON)]
+    assert [event.at_ms for event in taken.read[-1].batch.events] == [erased_ms + 5]
+    assert taken.read[-1].places == (1,)
+    # Somebody else's late events, and events in time, pass as they are.
+    for read in (replace(batch_of(1), batch=replace(batch_of(1).batch, subject=BOB)), batch_of(region.clock.now_ms())):
+        assert not (await door.take_read(read)).rejected
+        assert taken.read[-1] is read

@@ -113,6 +113,7 @@ class Funnel:
         """
         with call.recorder.stage("query", candidates_in=_brought(call)) as note:
             ruling = self._ruling(call)
+            call.recorder.lives = ruling.active.settings.lives
             query = understand(call, mix=ruling.active.settings.mix)
             note.candidates_out = query.history.size
         vector = await self._vector(call, query)

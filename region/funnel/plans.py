@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from infra.contracts.messages import SLATE_ITEMS_MAX, Lifetime, RecommendationType, Source
+from region.rules.schema import Lives
 
 BUDGET_DEFAULT_S = 0.1
 """Time for a request that names no deadline."""
@@ -111,8 +112,19 @@ def slots_for(n: int) -> int:
     return min(max(n * 3, n + 20), SLATE_ITEMS_MAX)
 
 
-def lifetime_for(kind: RecommendationType, degraded: tuple[str, ...]) -> Lifetime:
-    """How long an answer may be kept; short when a part of the region did not take part."""
+def lifetime_for(
+    kind: RecommendationType, degraded: tuple[str, ...], ruled: Mapping[RecommendationType, Lives]
+) -> Lifetime:
+    """How long an answer may be kept: as the region's rules say of its surface (`ruled`), else as usual for its kind.
+
+    Short when a part of the region did not take part, whatever the rules say.
+    """
     if any(part not in CALLER_NOTES for part in degraded):
         return DEGRADED_LIFETIME
-    return LIFETIMES[kind]
+    lives = ruled.get(kind)
+    if lives is None:
+        return LIFETIMES[kind]
+    return Lifetime(
+        max_age_s=lives.max_age_s, stale_while_revalidate_s=lives.stale_while_revalidate_s,
+        stale_if_error_s=lives.stale_if_error_s,
+    )  # fmt: skip

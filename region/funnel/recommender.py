@@ -165,7 +165,7 @@ def _is_personal(request: HomeRequest) -> bool:
 def _lifetime(call: Call, degraded: tuple[str, ...]) -> Lifetime:
     if call.row is not None and call.row.opted_out:
         return OPTED_OUT_LIFETIME
-    return lifetime_for(call.request.type, degraded)
+    return lifetime_for(call.request.type, degraded, call.recorder.lives)
 
 
 def _anonymous(request: AwayRequest) -> HomeRequest:

@@ -1,12 +1,13 @@
 """What one request's stages did: counts, times, skips; the slate's trace and the span of each heavy stage."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
-from infra.contracts.messages import StageTrace
+from infra.contracts.messages import RecommendationType, StageTrace
 from infra.plumbing.clock import Clock
 from infra.plumbing.telemetry import Telemetry
+from region.rules.schema import Lives
 
 SPANNED_STAGES = frozenset({"store", "user-tower", "ann", "ranker"})
 """Stages that leave the process or run a model: worth a span of their own."""
@@ -29,6 +30,8 @@ class Recorder:
     telemetry: Telemetry | None = None
     stages: list[StageTrace] = field(default_factory=list)
     degraded: list[str] = field(default_factory=list)
+    lives: Mapping[RecommendationType, Lives] = field(default_factory=dict)
+    """What the rules of this request say of how long its list may be kept."""
 
     @contextmanager
     def stage(self, name: str, *, candidates_in: int = 0) -> Iterator[StageNote]:

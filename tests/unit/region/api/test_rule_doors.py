@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from infra.contracts.messages import INVALIDATION_TOPIC, HomeRequest, Invalidation, RecommendationType
+from infra.contracts.messages import INVALIDATION_TOPIC, HomeRequest, Invalidation, RecommendationType, Surface
 from infra.plumbing.grid.memory import MemoryGrid
 from infra.plumbing.http.middleware import frame
 from region.api.announcing import Announcer
@@ -122,6 +122,16 @@ async def test_a_dry_run_tells_whose_pages_change_and_changes_nothing(region: Re
     assert {finding["rule"]: finding["matches"] for finding in answer["findings"]} == {"no-drama": 16}
     assert await ask(world) == before
     assert world.book.current is None
+
+
+async def test_a_list_lives_as_long_as_the_rules_of_its_surface_say(region: Region) -> None:
+    slate = "slate: {lives: {personal: {max_age_s: 90}}}\n"
+    surfaces = "surfaces: {cart: {lives: {personal: {max_age_s: 7}}}}\n"
+    status, answer = await region.post("publish", RULES + slate + surfaces)
+    assert status == 200, answer
+    for surface, max_age_s in ((Surface.HOME, 90), (Surface.CART, 7)):
+        request = HomeRequest(type=RecommendationType.PERSONAL, subject=SUBJECT, n=5, surface=surface)
+        assert (await region.world.recommender.home(request)).lifetime.max_age_s == max_age_s
 
 
 async def test_what_is_published_holds_at_once_and_is_told_and_audited(region: Region) -> None:

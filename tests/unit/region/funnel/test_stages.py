@@ -24,6 +24,7 @@ from region.funnel.plans import (
 from region.funnel.query import read_history
 from region.funnel.sources import Candidates, Trend, standing_of
 from region.funnel.tables import ReleaseTables, unit_rows
+from region.rules.schema import Lives
 from region.store.port import HistoryEntry
 from tests.unit.region.worlds import NOW_MS, bundle_tables
 
@@ -148,8 +149,12 @@ def test_slots_leave_room_to_filter_and_page() -> None:
 
 def test_lifetimes_shorten_only_for_parts_of_the_region() -> None:
     assert set(LIFETIMES) == set(RecommendationType)
-    assert lifetime_for(RecommendationType.PERSONAL, ("vector-release",)).max_age_s == 60
-    assert lifetime_for(RecommendationType.PERSONAL, ("unknown-item", "ann")) is DEGRADED_LIFETIME
+    assert lifetime_for(RecommendationType.PERSONAL, ("vector-release",), {}).max_age_s == 60
+    assert lifetime_for(RecommendationType.PERSONAL, ("unknown-item", "ann"), {}) is DEGRADED_LIFETIME
+    ruled = {RecommendationType.PERSONAL: Lives(max_age_s=7.0)}
+    assert lifetime_for(RecommendationType.PERSONAL, (), ruled).max_age_s == 7.0
+    assert lifetime_for(RecommendationType.SESSION, (), ruled).max_age_s != 7.0
+    assert lifetime_for(RecommendationType.PERSONAL, ("ann",), ruled) is DEGRADED_LIFETIME
 
 
 def test_budgets_run_out() -> None:

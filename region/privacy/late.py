@@ -15,6 +15,7 @@ from region.api.ports import EventTaker
 from region.store.port import Erasure, Store
 
 LATE_MS = 60_000
+TRIES_MAX = 5
 REASON = "it happened before its subject was erased"
 
 
@@ -31,11 +32,17 @@ class LateEvents:
         subject, late_ms = read.batch.subject, self._clock.now_ms() - LATE_MS
         if subject is None or all(event.at_ms > late_ms for event in read.batch.events):
             return await self._intake.take_read(read)
-        try:
-            erasure = await self._store.erasure(subject)
-        except UnavailableError:
-            erasure = None
+        erasure = await self._erasure(subject)
         return await self._intake.take_read(read if erasure is None else without_covered(read, erasure))
+
+    async def _erasure(self, subject: str) -> Erasure | None:
+        """The subject's erasure; None as well when the store does not answer: events are not turned away for that."""
+        for _ in range(TRIES_MAX):
+            try:
+                return await self._store.erasure(subject)
+            except UnavailableError:
+                continue  # each try has the store's own bound on time, and nobody waits for what is told late
+        return None
 
 
 def without_covered(read: ReadBatch, erasure: Erasure) -> ReadBatch:

@@ -121,9 +121,8 @@ class DeadLetters:
         return await self._execute("forget_subject", subject.encode())
 
     async def scrub(self) -> str:
-        """Have the write-ahead log, which still shows pages of before, written back and cut to nothing."""
-        await self._lane.call(scrub, timeout_s=_TIMEOUT_S)
-        return ""
+        """See `region.store.database.scrub`."""
+        return await self._lane.call(scrub, timeout_s=_TIMEOUT_S)
 
     async def expire(self, *, before_ms: int) -> int:
         """Forget those noted before a moment; returns how many."""

@@ -112,9 +112,8 @@ class SqliteLog:
         return await self._deletes.call(work, timeout_s=_TIMEOUT_S)
 
     async def scrub(self) -> str:
-        """Have the write-ahead log, which still shows pages of before, written back and cut to nothing."""
-        await self._deletes.call(scrub, timeout_s=_TIMEOUT_S)
-        return ""
+        """See `region.store.database.scrub`."""
+        return await self._deletes.call(scrub, timeout_s=_TIMEOUT_S)
 
     async def expire(self, *, before_ms: int) -> int:
         """Forget the oldest records, up to the first one received at `before_ms` or later."""

@@ -19,6 +19,8 @@ BUSY_TIMEOUT_S = 5.0
 """How long a writer waits for another process's transaction before it gives up."""
 _JOURNAL_BYTES_MAX = 64 << 20
 _CACHE_KIB = 16_384
+VACUUM_BYTES_MAX = 128 << 20
+"""About a second's work: nobody can write meanwhile."""
 _MIGRATION = re.compile(r"(\d{4})_[a-z_]+\.sql")
 
 
@@ -139,17 +141,24 @@ def durable(connection: sqlite3.Connection, database: Database) -> Iterator[None
         connection.execute(f"PRAGMA synchronous = {database.synchronous}")
 
 
-def scrub(connection: sqlite3.Connection) -> None:
-    """Write the write-ahead log back into the file and cut it to nothing: it still shows pages of before.
+def scrub(connection: sqlite3.Connection) -> str:
+    """Have the bytes of what was deleted leave the file and its write-ahead log; returns what cannot, "" if all did.
 
-    Waits for readers that look at an older state, for the busy timeout at most.
+    `secure_delete` writes over what is deleted, but not over copies that stay in the gaps of pages when SQLite moves
+    cells between them: the file is built anew. The write-ahead log still shows pages of before: it is cut. Waits for
+    readers and writers for the busy timeout at most; a file above VACUUM_BYTES_MAX would hold them up for too long.
 
     Raises:
         sqlite3.OperationalError: a reader or writer did not make room; nothing is lost.
     """
+    (pages,), (page_bytes,) = (connection.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size"))
+    is_small = pages * page_bytes <= VACUUM_BYTES_MAX
+    if is_small:
+        connection.execute("VACUUM")
     (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     if busy:
         raise sqlite3.OperationalError("the write-ahead log could not be cut: the file is in use")
+    return "" if is_small else "written over; gaps of pages may hold copies until VACUUM, too long for a file so large"
 
 
 def _statements(script: str) -> Iterator[str]:

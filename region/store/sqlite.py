@@ -207,9 +207,8 @@ class SqliteStore:
         return await self._reads.call(work, timeout_s=self._read_timeout_s)
 
     async def scrub(self) -> str:
-        """Have the write-ahead log, which still shows pages of before, written back and cut to nothing."""
-        await self._write(scrub)
-        return ""
+        """See `region.store.database.scrub`."""
+        return await self._write(scrub)
 
     async def expire(
         self, *, sessions_before_ms: int, counts_before_ms: int, users_before_ms: int = 0, erasures_before_ms: int = 0

@@ -7,6 +7,7 @@ anything else stops and says what to do. Several processes of a node may open th
 import fcntl
 import re
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ BUSY_TIMEOUT_S = 5.0
 """How long a writer waits for another process's transaction before it gives up."""
 _JOURNAL_BYTES_MAX = 64 << 20
 _CACHE_KIB = 16_384
+_CUTS_MAX = 100
+_CUT_PAUSE_S = 0.02
 VACUUM_BYTES_MAX = 128 << 20
 """About a second's work: nobody can write meanwhile."""
 _MIGRATION = re.compile(r"(\d{4})_[a-z_]+\.sql")
@@ -155,10 +158,18 @@ def scrub(connection: sqlite3.Connection) -> str:
     is_small = pages * page_bytes <= VACUUM_BYTES_MAX
     if is_small:
         connection.execute("VACUUM")
-    (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-    if busy:
-        raise sqlite3.OperationalError("the write-ahead log could not be cut: the file is in use")
+    _cut(connection)
     return "" if is_small else "written over; gaps of pages may hold copies until VACUUM, too long for a file so large"
+
+
+def _cut(connection: sqlite3.Connection) -> None:
+    """Cut the write-ahead log. SQLite waits for readers, but not for another connection's checkpoint: asked again."""
+    for _ in range(_CUTS_MAX):
+        (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if not busy:
+            return
+        time.sleep(_CUT_PAUSE_S)
+    raise sqlite3.OperationalError("the write-ahead log could not be cut: the file is in use")
 
 
 def _statements(script: str) -> Iterator[str]:

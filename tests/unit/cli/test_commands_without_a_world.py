@@ -1,0 +1,39 @@
+"""Commands that need a world or servers, where there are none: one line that says what to do, and exit code 2."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from infra.cli.__main__ import main
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("world", "status"), ("world", "kill", "us-east"), ("world", "heal", "us-east"),
+        ("region", "us-east", "releases"),
+        ("privacy", "opt-out", "--region", "us-east", "--user", "7"),
+        ("keys", "token", "--region", "us-east", "--user", "7"), ("keys", "list", "--region", "us-east"),
+        ("federate", "round", "--release", "nowhere"),
+    ],
+)  # fmt: skip
+def test_without_a_world_the_fix_is_named(words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main([*words, "--state", str(tmp_path / "none")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert "world up" in said
+
+
+def test_a_world_is_printed_before_it_is_started(capsys: pytest.CaptureFixture[str]):
+    assert main(["world", "up", "--print-config"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("[[regions]]") == 3
+    assert 'store = "' in printed
+
+
+def test_no_servers_are_said_to_be_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    code = main(["servers", "status", "--state", str(tmp_path), "--json", "-"])
+    said = capsys.readouterr()
+    assert code == 0, said.err
+    assert json.loads(said.out)["servers"] == []

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra.local.configuration import PortsConfiguration
@@ -27,6 +27,7 @@ from tests.unit.local.waiting import until
 Server = Callable[[asyncio.StreamReader, asyncio.StreamWriter], object]
 
 
+@settings(deadline=None)  # a busy machine pauses for longer than any reading takes
 @given(st.lists(st.tuples(st.sampled_from([Direction.OUT, Direction.BACK]), st.integers(0, 9), st.binary(max_size=99))))
 def test_what_is_recorded_is_read(records: list[tuple[Direction, int, bytes]]) -> None:
     import tempfile  # noqa: PLC0415 - hypothesis and function fixtures do not mix

@@ -87,8 +87,10 @@ class Checkpoint:
         return state, Weights(**groups)
 
     def remove(self) -> None:
-        """Forgets it: the run is over."""
+        """Forgets it, and what a killed run left half-written of it: the run is over."""
         self.path.unlink(missing_ok=True)
+        for half in self.path.parent.glob(f".{self.path.name}.*"):
+            half.unlink(missing_ok=True)
 
 
 def _numbered(weights: Weights, group: str) -> list[tuple[int, npt.NDArray[Any]]]:

@@ -131,3 +131,12 @@ def test_the_moments_of_the_optimiser_come_back_to_their_own_variables(
     assert any(np.abs(moment).max() > 0 for moment in second._moments()[1:])
     assert second._finished
     assert second.curve == first.curve
+
+
+def test_what_a_kill_left_half_written_goes_with_the_checkpoint(tmp_path: Path) -> None:
+    checkpoint = Checkpoint.beside(tmp_path / "model", 1)
+    half, other = tmp_path / "..model.checkpoint.h5cgftaq", tmp_path / ".other.checkpoint"
+    for path in (checkpoint.path, half, other):
+        path.touch()
+    checkpoint.remove()
+    assert list(tmp_path.iterdir()) == [other]

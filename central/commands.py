@@ -290,11 +290,12 @@ def derive_release(
     dataset: Path,
     adapter: "npt.ArrayLike",
     out: Path,
+    items: Path | None = None,
     allow_failed_gates: bool = False,
     progress: Progress | None = None,
     clock: Clock | None = None,
 ) -> Built:
-    """The candidate that a federated round gives: the release `parent` with another adapter; same gates.
+    """The candidate that a federated round gives: `parent` with another adapter, or items moved; same gates.
 
     Args:
         parent: the bundle that the round started from.
@@ -302,6 +303,7 @@ def derive_release(
         dataset: its dataset folder.
         adapter: `[dim, dim]` floats.
         out: folder of bundles.
+        items: the `items.npz` of a run over items; None leaves the items where they are.
         allow_failed_gates: build although a gate is shut; the manifest says so.
         progress: told while it runs.
         clock: the moment of creation.
@@ -314,11 +316,12 @@ def derive_release(
 
     import numpy as np  # noqa: PLC0415
 
-    from central.release.derive import derive_bundle  # noqa: PLC0415
+    from central.release.derive import ItemMoves, derive_bundle  # noqa: PLC0415
 
     bundle = derive_bundle(
         parent=parent, model=saved, data=data, adapter=np.asarray(adapter, dtype=np.float32), out=out,
         clock=clock or SystemClock(), progress=progress or SilentProgress(), allow_failed_gates=allow_failed_gates,
+        items=ItemMoves.read(items) if items else None,
     )  # fmt: skip
     return _built(bundle)
 

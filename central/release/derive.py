@@ -1,18 +1,26 @@
-"""Derives a candidate from a release: the same towers with another adapter, evaluated and built like any other."""
+"""Derives a candidate from a release: the same towers with another adapter, or with items that moved.
 
+What a federated round learned is evaluated and built like any other release. Where items moved, they moved everywhere:
+in the catalogue's vectors, in the index over them, and in the user tower, which reads a history by them.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import msgspec
 import numpy as np
 
 from central.datasets.interactions import Interactions
-from central.evaluation.protocol import Outcome, evaluate_model
+from central.evaluation.protocol import evaluate_model
 from central.evaluation.results import Evaluation
 from central.evaluation.splits import split_for
 from central.release.build import FEDERATED, Bundle, Candidate, build_bundle
 from central.training.saved import SavedModel
-from infra.contracts.features import FloatArray
-from infra.contracts.release import EVALUATION, Manifest
+from infra.contracts.features import FloatArray, IntArray
+from infra.contracts.release import EVALUATION, MOVED_ROWS, MOVES, Manifest
 from infra.plumbing.clock import Clock
 from infra.plumbing.errors import InvalidInputError
 from infra.plumbing.progress import Progress
@@ -20,7 +28,31 @@ from infra.plumbing.tuf_client.manifests import MANIFEST_FILE
 
 
 class ParentError(InvalidInputError):
-    """The bundle to derive from does not fit the model or the adapter."""
+    """The bundle to derive from does not fit the model, or what a round learned does not fit the bundle."""
+
+
+@dataclass(frozen=True, slots=True)
+class ItemMoves:
+    """How far the vectors of some items moved: catalogue rows `[moved] int32`, and moves `[moved, dim] float32`."""
+
+    rows: IntArray
+    moves: FloatArray
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """What a run over items left behind (`items.npz`).
+
+        Raises:
+            ParentError: it cannot be read.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return cls(arrays[MOVED_ROWS].astype(np.int32), arrays[MOVES].astype(np.float32))
+        except (OSError, ValueError, KeyError) as error:
+            raise ParentError(
+                f"{path} does not hold the moves of items: {error}.",
+                fix="Give the items.npz that ./atoll federate round --train items left.",
+            ) from None
 
 
 def read_bundle(folder: Path) -> tuple[Manifest, Evaluation]:
@@ -48,9 +80,10 @@ def derive_bundle(
     out: Path,
     clock: Clock,
     progress: Progress,
+    items: ItemMoves | None = None,
     allow_failed_gates: bool = False,
 ) -> Bundle:
-    """Builds the candidate `parent` with `adapter` in the user tower; the same gates as any release.
+    """Builds the candidate `parent` with `adapter` in the user tower and `items` moved; the same gates as any release.
 
     Args:
         parent: the bundle to derive from.
@@ -60,31 +93,44 @@ def derive_bundle(
         out: folder of bundles.
         clock: the moment of creation.
         progress: told while it runs.
+        items: how far some items moved, if they did.
         allow_failed_gates: build although a gate is shut.
 
     Raises:
-        ParentError: parent, model and adapter do not belong together.
+        ParentError: parent, model, adapter and moves do not belong together.
         GateError: a gate is shut.
     """
     manifest, active = read_bundle(parent)
     _check_fit(manifest, model, adapter)
+    _check_moves(items, manifest)
     split = split_for(data, model.card.protocol)
-    outcome = _evaluate_with(adapter, model, data, progress)
-    candidate = Candidate(
-        model=model, data=data, split=split, outcome=outcome, origin=FEDERATED, parent=manifest.release_id,
-        active=active, adapter=adapter.astype(np.float32), before=parent,
-    )  # fmt: skip
-    return build_bundle(candidate, out, clock=clock, progress=progress, allow_failed_gates=allow_failed_gates)
+    with _moved(model, adapter=adapter, items=items):
+        outcome = evaluate_model(model, data, split, progress=progress)
+        candidate = Candidate(
+            model=model, data=data, split=split, outcome=outcome, origin=FEDERATED, parent=manifest.release_id,
+            active=active, adapter=adapter.astype(np.float32), before=parent,
+        )  # fmt: skip
+        return build_bundle(candidate, out, clock=clock, progress=progress, allow_failed_gates=allow_failed_gates)
 
 
-def _evaluate_with(adapter: FloatArray, model: SavedModel, data: Interactions, progress: Progress) -> Outcome:
-    variable = model.towers.users.adapter
-    kept = variable.numpy()
-    variable.assign(adapter)
+@contextmanager
+def _moved(model: SavedModel, *, adapter: FloatArray, items: ItemMoves | None) -> Iterator[None]:
+    """The model as the round left it, and afterwards as it was.
+
+    An item moves by its own row, to which what follows from its metadata is added: so new items stay where they are.
+    """
+    final, own = model.towers.users.adapter, model.towers.items.ids
+    kept = final.numpy(), own.numpy()
+    final.assign(adapter)
+    if items is not None:
+        table = kept[1].copy()
+        table[items.rows] += items.moves
+        own.assign(table)
     try:
-        return evaluate_model(model, data, split_for(data, model.card.protocol), progress=progress)
+        yield
     finally:
-        variable.assign(kept)
+        final.assign(kept[0])
+        own.assign(kept[1])
 
 
 def _check_fit(manifest: Manifest, model: SavedModel, adapter: FloatArray) -> None:
@@ -93,3 +139,16 @@ def _check_fit(manifest: Manifest, model: SavedModel, adapter: FloatArray) -> No
         raise ParentError("the parent was built from another model.", fix="Give the model folder it was built from.")
     if adapter.shape != (dim, dim) or not np.isfinite(adapter).all():
         raise ParentError(f"the adapter must be [{dim}, {dim}] and finite, not {adapter.shape}.")
+
+
+def _check_moves(items: ItemMoves | None, manifest: Manifest) -> None:
+    if items is None:
+        return
+    rows, shape = items.rows, manifest.shape
+    if rows.ndim != 1 or items.moves.shape != (rows.size, shape.dim) or not np.isfinite(items.moves).all():
+        raise ParentError(f"the moves must be [{rows.size}, {shape.dim}] and finite, not {items.moves.shape}.")
+    if np.unique(rows).size != rows.size or not ((rows >= 0) & (rows < shape.num_items)).all():
+        raise ParentError(
+            f"the moves do not name rows of the parent's {shape.num_items} items, each once.",
+            fix="Derive from the release that the round was run on.",
+        )

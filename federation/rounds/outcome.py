@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from infra.contracts.release import FEDERATED_ADAPTER
+from infra.contracts.release import FEDERATED_ADAPTER, MOVED_ROWS, MOVES
 from infra.contracts.residency import Global, GlobalMessage
 from infra.plumbing.errors import AtollError
 from infra.plumbing.files import write_atomically
@@ -89,7 +89,7 @@ def save_outcome(
     if items is not None:
         named = msgspec.structs.replace(named, items_path=ITEM_MOVES_FILE)
         moved = io.BytesIO()
-        np.savez(moved, rows=items.rows, moves=items.moves)
+        np.savez(moved, allow_pickle=False, **{MOVED_ROWS: items.rows, MOVES: items.moves})
         write_atomically(directory / ITEM_MOVES_FILE, moved.getvalue())
     path = directory / OUTCOME_FILE
     write_atomically(path, msgspec.json.encode(named))

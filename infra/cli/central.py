@@ -117,7 +117,7 @@ def _register_release(commands: Any) -> None:
         "./atoll release build --dataset data/ml-100k --model models/first --out bundles",
     )  # fmt: skip
     derive = _leaf(
-        verbs, "derive", _derive, "make a candidate bundle from a model and an adapter that a federated round trained",
+        verbs, "derive", _derive, "make a candidate bundle from a model and what a federated round trained",
         "./atoll release derive --dataset data/ml-100k --model models/first --adapter FILE --parent BUNDLE --out DIR",
     )  # fmt: skip
     for parser in (build, derive):
@@ -129,6 +129,9 @@ def _register_release(commands: Any) -> None:
         )
     build.add_argument("--active", type=Path, default=None, metavar="BUNDLE", help="bundle that the gates compare with")
     derive.add_argument("--adapter", type=Path, required=True, metavar="FILE")
+    derive.add_argument(
+        "--items", type=Path, default=None, metavar="FILE", help="items.npz of a run with --train items"
+    )
     derive.add_argument(
         "--parent", type=Path, required=True, metavar="BUNDLE", help="bundle that the adapter was trained on"
     )
@@ -284,7 +287,7 @@ def _derive(arguments: argparse.Namespace) -> None:
         built = derive_release(
             dataset=dataset, model=arguments.model, parent=arguments.parent, out=arguments.out,
             adapter=np.load(arguments.adapter, allow_pickle=False), allow_failed_gates=arguments.allow_failed_gates,
-            progress=progress,
+            items=arguments.items, progress=progress,
         )  # fmt: skip
     emit(arguments, built, "\n".join([f"{built.release} in {built.path}", *built.sentences]))
 

@@ -118,7 +118,8 @@ def _round(arguments: argparse.Namespace) -> int:
     text = (
         f"{outcome.devices} updates in {len(outcome.rounds)} rounds; epsilon {spent} at delta {outcome.delta:g} in all"
     )
-    emit(arguments, result, f"{text}\nadapter: {outcome.adapter_path}")
+    learned = f"adapter: {outcome.adapter_path}" + (f"\nitems: {outcome.items_path}" if outcome.items_path else "")
+    emit(arguments, result, f"{text}\n{learned}")
     return 0 if outcome.ok else 1
 
 

@@ -62,6 +62,9 @@ MODEL_CARD = "model_card.md"
 RULES = "rules.json"  # Rules
 FEDERATED_ADAPTER = "adapter.npy"  # [dim, dim] float32: the tower's last linear map, which federated rounds train
 
+MOVED_ROWS, MOVES = "rows", "moves"
+"""Arrays of the `items.npz` that a federated run over items leaves: catalogue rows, and `[moved, dim]` to be added."""
+
 REQUIRED_FILES = frozenset(
     {
         USER_TOWER, ITEM_TOWER, RANKER, ITEM_VECTORS, ITEM_POPULARITY, ITEM_TREND, ITEM_CATEGORIES, SIMILAR_ROWS,

@@ -21,11 +21,17 @@ from central.release.tuning import exact_neighbours, recall_of
 from central.training import config as configuration
 from central.training import retrieval
 from central.training.config import ModelCard, ModelError, read_model_card
+from federation.rounds.outcome import ItemMoves, RunOutcome, save_outcome
 from infra.contracts import release as names
 from infra.contracts.features import HistoryInput, encode_history
 from infra.plumbing.clock import ManualClock
 from infra.plumbing.errors import ConflictError, InvalidInputError
 from infra.plumbing.progress import SilentProgress
+
+RUN = RunOutcome(
+    release="r", population="p", rounds=(), devices=9, ok=True, epsilon=1.0, epsilon_released=1.0, delta=1e-6,
+    adapter_path="",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +199,55 @@ def test_a_derived_release_differs_by_its_adapter_alone(
     with pytest.raises(ParentError, match="not a release bundle"):
         derive(adapter, model)
     assert [path.name for path in tmp_path.iterdir()] == [built.release]
+
+
+def test_items_that_a_round_moved_move_in_vectors_index_and_tower_alike(
+    bundle: Path, model: Path, dataset_folder: Path, tmp_path: Path
+) -> None:
+    adapter, old = np.load(bundle / names.FEDERATED_ADAPTER), np.load(bundle / names.ITEM_VECTORS)
+    rows = np.array([3, 7, 11], dtype=np.int32)
+    moves = 1e-2 * np.random.default_rng(0).normal(size=(3, old.shape[1])).astype(np.float32)
+
+    def moved(chosen: np.ndarray, by: np.ndarray) -> Built:
+        left = save_outcome(tmp_path / "run", RUN, adapter, items=ItemMoves(chosen, by)).parent
+        return derive_release(
+            parent=bundle, model=model, dataset=dataset_folder, adapter=adapter, items=left / "items.npz",
+            out=tmp_path / "out", clock=ManualClock(),
+        )  # fmt: skip
+
+    built = moved(rows, moves)
+    child = Path(built.path)
+    assert (built.origin, built.parent) == ("federated", bundle.name)
+    new = np.load(child / names.ITEM_VECTORS)
+    assert np.allclose(new[rows] - old[rows], moves, atol=1e-6)
+    assert np.array_equal(np.delete(new, rows, axis=0), np.delete(old, rows, axis=0))
+    found, _ = scann_ops_pybind.load_searcher(str(child.resolve() / names.SCANN_PREFIX)).search(
+        new[7], final_num_neighbors=5
+    )
+    assert found.tolist() == np.argsort(-(new @ new[7]), kind="stable")[:5].tolist()
+    length = manifest_of(child).shape.history_length
+
+    def differs(item: int) -> bool:
+        history = {name: np.ones((1, length), dtype=np.int32) for name in HistoryInput._fields} | {
+            "items": np.full((1, length), item, dtype=np.int32)
+        }
+        before, after = (
+            open_runner((path / names.USER_TOWER).read_bytes())(**history)["vector"] for path in (bundle, child)
+        )
+        return not np.allclose(before, after, atol=1e-5)
+
+    assert (differs(3 + 1), differs(4 + 1)) == (True, False)
+    with pytest.raises(GateError, match="does not pass"):
+        # The other way round the ring: whoever read on is now sent back.
+        moved(np.arange(len(old), dtype=np.int32), old[::-1] - old)
+    for wrong, by in ((rows + 1000, moves), (rows[[0, 0, 1]], moves), (rows, moves[:, :2]), (rows, moves * np.nan)):
+        with pytest.raises(ParentError, match="moves"):
+            moved(wrong, by)
+    with pytest.raises(ParentError, match="does not hold"):
+        derive_release(
+            parent=bundle, model=model, dataset=dataset_folder, adapter=adapter, items=model / "card.json",
+            out=tmp_path / "out",
+        )  # fmt: skip
 
 
 def test_a_candidate_is_judged_against_the_active_release(

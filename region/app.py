@@ -59,11 +59,13 @@ from region.privacy.opening import Known, Privacy, open_privacy
 from region.releases.activation import Activator
 from region.releases.audit import AuditLog
 from region.releases.following import Follower
+from region.releases.opening import open_client
 from region.releases.operator_api import operator_routes
 from region.releases.store import ReleaseDirectory, ReleaseStore
 from region.releases.trials import Trials
 from region.retrieval.process import RetrievalProcess
 from region.rules.book import RuleBook, load_rules
+from region.rules.proving import DelegatedProof
 from region.rules.regional import Withdrawals
 from region.sampling.served import ServedSamples
 from region.settings import RegionSettings
@@ -183,8 +185,9 @@ async def open_node(settings: RegionSettings, stack: AsyncExitStack, telemetry: 
     if keys.region != settings.region:
         raise SettingsError(f"the key file is of region {keys.region}, the settings of {settings.region}.")
     trust = LiveTrust(Path(settings.trust_file), clock=clock)
-    data = _open_data(settings, stack, telemetry, clock)
-    releases = _open_releases(settings, stack, data.announcer, clock)
+    client = open_client(settings, stack, clock)
+    data = _open_data(settings, stack, telemetry, clock, client)
+    releases = _open_releases(settings, stack, data.announcer, clock, client)
     answers = _open_answers(settings, stack, data, releases, telemetry, clock)
     lists = TrialDesk(recommender=answers.recommender, trials=releases.trials, clock=clock, registry=telemetry.registry)
     stack.push_async_callback(lists.close)
@@ -284,15 +287,14 @@ async def keep_release(
         raise
 
 
-def _open_data(settings: RegionSettings, stack: AsyncExitStack, telemetry: Telemetry, clock: Clock) -> Data:
+def _open_data(
+    settings: RegionSettings, stack: AsyncExitStack, telemetry: Telemetry, clock: Clock, client: ReleaseClient
+) -> Data:  # fmt: skip
     registry = telemetry.registry
     state = Path(settings.state_directory)
-    try:
-        state.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SettingsError(f"the state directory {state} cannot be made: {error.strerror}.") from error
     withdrawals = Withdrawals(state)
-    book = RuleBook(state / "rules", region=settings.region, first=load_rules(settings.rules_file))
+    proof = DelegatedProof(client, region=settings.region, clock=clock)
+    book = RuleBook(state / "rules", region=settings.region, first=load_rules(settings.rules_file), proof=proof)
     grid = connect_grid(settings.grid, clock=clock, registry=registry)
     stack.push_async_callback(grid.close)
     store = open_store(settings, clock=clock, registry=registry)
@@ -308,16 +310,9 @@ def _open_data(settings: RegionSettings, stack: AsyncExitStack, telemetry: Telem
 
 
 def _open_releases(
-    settings: RegionSettings, stack: AsyncExitStack, announcer: Announcer, clock: Clock
+    settings: RegionSettings, stack: AsyncExitStack, announcer: Announcer, clock: Clock, client: ReleaseClient
 ) -> Releases:  # fmt: skip
     state = Path(settings.state_directory)
-    client = ReleaseClient(
-        repository_url=settings.repository_url,
-        trusted_root=_trusted_root(settings),
-        metadata_dir=state / "tuf",
-        clock=clock,
-    )
-    stack.callback(client.close)
     store, audit = ReleaseStore(state, source=client, clock=clock), AuditLog(state / "audit.jsonl")
     numbers = itertools.count()
     retrievals: weakref.WeakSet[RetrievalProcess] = weakref.WeakSet()
@@ -369,16 +364,6 @@ def _open_answers(
         recommender=recommender, live=live, compute=compute, metrics=metrics, requests=requests, samples=samples,
         rulings=rulings,
     )  # fmt: skip
-
-
-def _trusted_root(settings: RegionSettings) -> bytes:
-    try:
-        return Path(settings.trusted_root).read_bytes()
-    except OSError as error:
-        raise SettingsError(
-            f"the trusted root {settings.trusted_root} cannot be read: {error.strerror}.",
-            fix="It comes with the installation; without it no release can be verified.",
-        ) from error
 
 
 @contextlib.contextmanager

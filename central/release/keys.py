@@ -1,23 +1,20 @@
-"""Signing keys of the release repository: Ed25519, one PEM file each, readable by their owner only.
+"""Signing keys of the release repository: one PEM file each (`infra.plumbing.tuf_client.signing`).
 
 Every role of The Update Framework has keys of its own, so that the ones which must be at hand every day (timestamp,
 snapshot) cannot sign a release, and the ones which sign releases cannot name new keys. The root keys are needed to
-start a repository and to renew its root; between the two they belong somewhere else than on this machine.
+start a repository, to renew its root and to rotate keys; between those they belong somewhere else than on this
+machine: in a folder of their own (a stick in a safe), encrypted if one likes.
 """
 
 import enum
 import os
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
-from infra.plumbing.errors import NotFoundError, SettingsError
-from infra.plumbing.files import write_atomically
+from infra.plumbing.errors import NotFoundError
 from infra.plumbing.tuf_client.library import CryptoSigner
+from infra.plumbing.tuf_client.signing import KeysError, create_signer, load_signer
 
 KEYS_PER_ROLE_MAX = 9
 TRUSTED_ROOT_FILE = "trusted-root.json"
@@ -48,8 +45,12 @@ DEFAULT_PLAN: Mapping[Role, RolePlan] = {
 }
 
 
-class KeysError(SettingsError):
-    """Signing keys are missing, too open, or not usable."""
+@dataclass(frozen=True, slots=True)
+class RootKeys:
+    """Where the root keys are, when they are not with the others, and what they are encrypted with."""
+
+    directory: Path
+    passphrase: bytes | None = None
 
 
 class KeysMissingError(NotFoundError):
@@ -71,16 +72,20 @@ def check_plan(plan: Mapping[Role, RolePlan]) -> None:
             )
 
 
-def create_keys(directory: Path, plan: Mapping[Role, RolePlan]) -> None:
-    """Make the keys of `plan` that are not there yet, mode 0600, in a directory of mode 0700. Never replaces a key."""
+def create_keys(directory: Path, plan: Mapping[Role, RolePlan], root: RootKeys | None = None) -> None:
+    """Make the keys of `plan` that are not there yet, in directories of mode 0700. Never replaces a key."""
     check_plan(plan)
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    directory.chmod(0o700)
     for role in Role:
+        place = home_of(directory, role, root)
+        place.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        place.directory.chmod(0o700)
         for number in range(1, plan[role].keys + 1):
-            path = key_path(directory, role, number)
-            if not path.exists():
-                write_atomically(path, CryptoSigner.generate_ed25519().private_bytes, mode=0o600)
+            create_signer(key_path(place.directory, role, number), passphrase=place.passphrase)
+
+
+def home_of(directory: Path, role: Role, root: RootKeys | None = None) -> RootKeys:
+    """Where the keys of `role` lie, given the directory of all keys and, if apart, of the root's."""
+    return root if root is not None and role is Role.ROOT else RootKeys(directory)
 
 
 def key_path(directory: Path, role: Role, number: int) -> Path:
@@ -88,24 +93,30 @@ def key_path(directory: Path, role: Role, number: int) -> Path:
     return directory / f"{role.value}-{number}.pem"
 
 
-def load_signers(directory: Path, role: Role) -> list[CryptoSigner]:
-    """Every key of `role` in `directory`, in order of their numbers; empty if there is none.
+def next_path(directory: Path, role: Role, number: int) -> Path:
+    """Where the key lies that is about to become key `number` of `role`."""
+    return directory / f".next-{role.value}-{number}.pem"
+
+
+def numbered_signers(directory: Path, role: Role, root: RootKeys | None = None) -> dict[int, CryptoSigner]:
+    """Every key of `role` that is here, by its number.
 
     Raises:
-        KeysError: a key file is readable by others, or is no Ed25519 key.
+        KeysError: a key file is readable by others, is encrypted otherwise, or is no Ed25519 key.
     """
-    paths = [key_path(directory, role, number) for number in range(1, KEYS_PER_ROLE_MAX + 1)]
-    return [_load_signer(path) for path in paths if path.exists()]
+    place = home_of(directory, role, root)
+    paths = {number: key_path(place.directory, role, number) for number in range(1, KEYS_PER_ROLE_MAX + 1)}
+    return {
+        number: load_signer(path, passphrase=place.passphrase)
+        for number, path in paths.items()
+        if os.path.lexists(path)
+    }
 
 
-def _load_signer(path: Path) -> CryptoSigner:
-    mode = stat.S_IMODE(os.stat(path).st_mode)
-    if mode & 0o077:
-        raise KeysError(f"the key {path} may be read by others (mode {mode:04o}).", fix=f"Run: chmod 600 {path}")
-    try:
-        private = load_pem_private_key(path.read_bytes(), None)
-    except (ValueError, TypeError) as error:
-        raise KeysError(f"{path} is not a readable private key: {error}.", fix="Restore it from its backup.") from error
-    if not isinstance(private, Ed25519PrivateKey):
-        raise KeysError(f"{path} is not an Ed25519 key.", fix="Restore it from its backup.")
-    return CryptoSigner(private)
+def load_signers(directory: Path, role: Role, root: RootKeys | None = None) -> list[CryptoSigner]:
+    """Every key of `role` that is here, in order of their numbers; empty if there is none.
+
+    Raises:
+        as `numbered_signers`.
+    """
+    return list(numbered_signers(directory, role, root).values())

@@ -14,14 +14,15 @@ lies beside the keys, or else whoever can write to the web server could have the
 """
 
 import contextlib
+import copy
 import datetime
 import fcntl
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from types import MappingProxyType
 
 from central.release.keys import (
     DEFAULT_PLAN,
@@ -29,13 +30,17 @@ from central.release.keys import (
     KeysMissingError,
     Role,
     RolePlan,
+    RootKeys,
     create_keys,
+    home_of,
     load_signers,
 )
 from infra.plumbing.clock import Clock
 from infra.plumbing.errors import AtollError, ConflictError, NotFoundError
 from infra.plumbing.files import write_atomically
 from infra.plumbing.tuf_client.library import (
+    CryptoSigner,
+    Delegations,
     Metadata,
     MetaFile,
     Root,
@@ -45,8 +50,7 @@ from infra.plumbing.tuf_client.library import (
     Timestamp,
     exceptions,
 )
-
-S = TypeVar("S", Root, Timestamp, Snapshot, Targets)
+from infra.plumbing.tuf_client.verifying import S, newest_root, verified
 
 DAY_S = 86_400
 LIFETIME_S: Mapping[Role, int] = {
@@ -55,6 +59,7 @@ LIFETIME_S: Mapping[Role, int] = {
     Role.SNAPSHOT: 7 * DAY_S,
     Role.TIMESTAMP: DAY_S,
 }
+NOBODY_ELSE: "Mapping[Role, Sequence[CryptoSigner]]" = MappingProxyType({})
 METADATA_VERSIONS_KEPT = 10
 """Old snapshots and targets stay for readers that are in the middle of a refresh."""
 LOCK_POLL_S = 0.05
@@ -101,11 +106,16 @@ class View:
 
 
 def init_repository(
-    *, repository: Path, keys: Path, clock: Clock, plan: Mapping[Role, RolePlan] = DEFAULT_PLAN
+    *,
+    repository: Path,
+    keys: Path,
+    clock: Clock,
+    plan: Mapping[Role, RolePlan] = DEFAULT_PLAN,
+    root_keys: RootKeys | None = None,
 ) -> bytes:
     """Make keys, the first root and an empty published state; returns the root that readers are to trust.
 
-    Running it again changes nothing; after a kill it completes what was begun.
+    Running it again changes nothing; after a kill it completes what was begun. `root_keys`: if they are to lie apart.
 
     Raises:
         ConflictError: the repository was started with other keys, or another publisher is at work.
@@ -121,12 +131,13 @@ def init_repository(
                 fix="Name the directory of the keys it was started with, or start in an empty directory.",
             )
         if not trusted.exists():
-            create_keys(keys, plan)
-            write_atomically(trusted, _first_root(keys, clock, plan))
+            create_keys(keys, plan, root_keys)
+            write_atomically(trusted, _first_root(keys, clock, plan, root_keys))
         if not first.exists():
             write_atomically(first, trusted.read_bytes())
         if not (layout.metadata / "timestamp.json").exists():
-            _write_state(layout, keys, clock, targets={}, versions=(1, 1, 1))
+            first_state = Targets(version=1, expires=_expiry(Role.TARGETS, clock), targets={})
+            _write_state(layout, keys, clock, first_state, versions=(1, 1, 1))
     return trusted.read_bytes()
 
 
@@ -181,15 +192,15 @@ def read_view(layout: Layout, keys: Path) -> View:
         RepositoryDamagedError: a part is missing, is not signed, or does not fit the others.
     """
     try:
-        root = _newest_root(layout, trusted_root(keys))
-        timestamp = _verified(root, Timestamp, (layout.metadata / "timestamp.json").read_bytes())
+        root = newest_root(trusted_root(keys), layout.metadata)
+        timestamp = verified(root, Timestamp, (layout.metadata / "timestamp.json").read_bytes())
         content = (layout.metadata / f"{timestamp.snapshot_meta.version}.snapshot.json").read_bytes()
         timestamp.snapshot_meta.verify_length_and_hashes(content)
-        snapshot = _verified(root, Snapshot, content)
+        snapshot = verified(root, Snapshot, content)
         meta = snapshot.meta["targets.json"]
         content = (layout.metadata / f"{meta.version}.targets.json").read_bytes()
         meta.verify_length_and_hashes(content)
-        return View(root, timestamp, snapshot, _verified(root, Targets, content))
+        return View(root, timestamp, snapshot, verified(root, Targets, content))
     except FileNotFoundError as error:
         raise RepositoryDamagedError(
             f"the repository lacks {error.filename}.",
@@ -202,10 +213,31 @@ def read_view(layout: Layout, keys: Path) -> View:
         ) from error
 
 
-def write_targets(layout: Layout, *, keys: Path, clock: Clock, view: View, targets: Mapping[str, TargetFile]) -> View:
-    """Make `targets` the published state: targets, snapshot, and last of all timestamp."""
+def write_targets(
+    layout: Layout,
+    *,
+    keys: Path,
+    clock: Clock,
+    view: View,
+    targets: Mapping[str, TargetFile],
+    delegations: Delegations | None = None,
+    also: Mapping[Role, Sequence[CryptoSigner]] = NOBODY_ELSE,
+) -> View:
+    """Make `targets` the published state: targets, snapshot, and last of all timestamp.
+
+    Args:
+        layout: the repository.
+        keys: the keys of the three roles.
+        clock: for expiry.
+        view: the state before.
+        targets: the files of the new state.
+        delegations: what is left to regions from now on; None: as before.
+        also: signers whom the next root names, beside those of the present one.
+    """
     versions = (view.targets.version + 1, view.snapshot.version + 1, view.timestamp.version + 1)
-    _write_state(layout, keys, clock, targets=targets, versions=versions)
+    kept = delegations if delegations is not None else view.targets.delegations
+    state = Targets(version=versions[0], expires=_expiry(Role.TARGETS, clock), targets=dict(targets), delegations=kept)
+    _write_state(layout, keys, clock, state, versions=versions, also=also)
     return read_view(layout, keys)
 
 
@@ -228,11 +260,14 @@ def refresh_timestamp(*, repository: Path, keys: Path, clock: Clock) -> int:
             content = _signed(view.root, Role.SNAPSHOT, snapshot, keys)
             write_atomically(layout.metadata / f"{version}.snapshot.json", content)
             meta = MetaFile.from_data(version, content, ["sha256"])
-        _write_timestamp(layout, keys, clock, view.root, view.timestamp.version + 1, meta)
-        return view.timestamp.version + 1
+        timestamp = Timestamp(
+            version=view.timestamp.version + 1, expires=_expiry(Role.TIMESTAMP, clock), snapshot_meta=meta
+        )  # fmt: skip
+        write_atomically(layout.metadata / "timestamp.json", _signed(view.root, Role.TIMESTAMP, timestamp, keys))
+        return timestamp.version
 
 
-def renew(*, repository: Path, keys: Path, clock: Clock) -> View:
+def renew(*, repository: Path, keys: Path, clock: Clock, root_keys: RootKeys | None = None) -> View:
     """Sign everything anew, the root too once half of its life is over: for a repository that publishes rarely.
 
     Raises:
@@ -243,7 +278,11 @@ def renew(*, repository: Path, keys: Path, clock: Clock) -> View:
     with publishing(layout, clock=clock):
         view = read_view(layout, keys)
         if _half_over(view.root, Role.ROOT, clock):
-            _renew_root(layout, keys, clock, view.root)
+            signers = load_signers(keys, Role.ROOT, root_keys)
+            place = home_of(keys, Role.ROOT, root_keys).directory
+            renewed = next_root(view.root, clock)
+            content = signed_by(view.root, Role.ROOT, renewed, signers, where=place)
+            write_atomically(layout.metadata / f"{renewed.version}.root.json", content)
             view = read_view(layout, keys)
         return write_targets(layout, keys=keys, clock=clock, view=view, targets=view.targets.targets)
 
@@ -266,86 +305,67 @@ def sweep(layout: Layout, *, before: View, after: View) -> None:
 
 
 def _write_state(
-    layout: Layout, keys: Path, clock: Clock, *, targets: Mapping[str, TargetFile], versions: tuple[int, int, int]
-) -> None:
-    root = _newest_root(layout, trusted_root(keys))
+    layout: Layout, keys: Path, clock: Clock, targets: Targets, *, versions: tuple[int, int, int],
+    also: Mapping[Role, Sequence[CryptoSigner]] = NOBODY_ELSE,
+) -> None:  # fmt: skip
+    root = newest_root(trusted_root(keys), layout.metadata)
     targets_version, snapshot_version, timestamp_version = versions
-    signed_targets = Targets(version=targets_version, expires=_expiry(Role.TARGETS, clock), targets=dict(targets))
-    content = _signed(root, Role.TARGETS, signed_targets, keys)
+    content = _signed(root, Role.TARGETS, targets, keys, also.get(Role.TARGETS, ()))
     write_atomically(layout.metadata / f"{targets_version}.targets.json", content)
     meta = {"targets.json": MetaFile.from_data(targets_version, content, ["sha256"])}
     snapshot = Snapshot(version=snapshot_version, expires=_expiry(Role.SNAPSHOT, clock), meta=meta)
-    content = _signed(root, Role.SNAPSHOT, snapshot, keys)
+    content = _signed(root, Role.SNAPSHOT, snapshot, keys, also.get(Role.SNAPSHOT, ()))
     write_atomically(layout.metadata / f"{snapshot_version}.snapshot.json", content)
-    snapshot_meta = MetaFile.from_data(snapshot_version, content, ["sha256"])
-    _write_timestamp(layout, keys, clock, root, timestamp_version, snapshot_meta)
+    timestamp = Timestamp(
+        version=timestamp_version, expires=_expiry(Role.TIMESTAMP, clock),
+        snapshot_meta=MetaFile.from_data(snapshot_version, content, ["sha256"]),
+    )  # fmt: skip
+    content = _signed(root, Role.TIMESTAMP, timestamp, keys, also.get(Role.TIMESTAMP, ()))
+    write_atomically(layout.metadata / "timestamp.json", content)
 
 
-def _write_timestamp(
-    layout: Layout, keys: Path, clock: Clock, root: Root, version: int, snapshot_meta: MetaFile
-) -> None:
-    timestamp = Timestamp(version=version, expires=_expiry(Role.TIMESTAMP, clock), snapshot_meta=snapshot_meta)
-    write_atomically(layout.metadata / "timestamp.json", _signed(root, Role.TIMESTAMP, timestamp, keys))
-
-
-def _first_root(keys: Path, clock: Clock, plan: Mapping[Role, RolePlan]) -> bytes:
+def _first_root(keys: Path, clock: Clock, plan: Mapping[Role, RolePlan], root_keys: RootKeys | None) -> bytes:
     root = Root(version=1, expires=_expiry(Role.ROOT, clock), consistent_snapshot=True)
     for role in Role:
-        for signer in load_signers(keys, role):
+        for signer in load_signers(keys, role, root_keys):
             root.add_key(signer.public_key, role.value)
         root.roles[role.value].threshold = plan[role].threshold
-    return _signed(root, Role.ROOT, root, keys)
+    return signed_by(root, Role.ROOT, root, load_signers(keys, Role.ROOT, root_keys), where=keys)
 
 
-def _renew_root(layout: Layout, keys: Path, clock: Clock, root: Root) -> None:
-    renewed = Root.from_dict(root.to_dict())
+def next_root(root: Root, clock: Clock) -> Root:
+    """A successor of `root` that says the same, with a whole life before it."""
+    renewed = Root.from_dict(copy.deepcopy(root.to_dict()))
     renewed.version += 1
     renewed.expires = _expiry(Role.ROOT, clock)
-    write_atomically(layout.metadata / f"{renewed.version}.root.json", _signed(root, Role.ROOT, renewed, keys))
+    return renewed
 
 
-def _signed(root: Root, role: Role, signed: S, keys: Path) -> bytes:
-    """Serialised `signed` under every key of `role` that is here and that `root` names.
+def _signed(root: Root, role: Role, signed: S, keys: Path, also: Sequence[CryptoSigner] = ()) -> bytes:
+    return signed_by(root, role, signed, [*load_signers(keys, role), *also], where=keys, also=also)
+
+
+def signed_by(
+    root: Root, role: Role, signed: S, signers: Sequence[CryptoSigner], *, where: Path,
+    also: Sequence[CryptoSigner] = (),
+) -> bytes:  # fmt: skip
+    """Serialised `signed` under those of `signers` that `root` names for `role`, and under those of `also`.
 
     Raises:
-        KeysMissingError: fewer than the threshold.
+        KeysMissingError: fewer than the threshold of `root`.
     """
     wanted = root.roles[role.value]
     metadata = Metadata(signed)
-    for signer in load_signers(keys, role):
-        if signer.public_key.keyid in wanted.keyids:
-            metadata.sign(signer, append=True)
-    if len(metadata.signatures) < wanted.threshold:
+    held = {signer.public_key.keyid: signer for signer in signers if signer.public_key.keyid in wanted.keyids}
+    if len(held) < wanted.threshold:
+        option = ", or name their folder with --root-keys (and --root-passphrase-file if they are encrypted)"
         raise KeysMissingError(
-            f"{len(metadata.signatures)} of {wanted.threshold} keys needed for the role {role.value} are in {keys}.",
-            fix=f"Put {role.value}-*.pem back for as long as this runs.",
+            f"{len(held)} of {wanted.threshold} keys needed for the role {role.value} are in {where}.",
+            fix=f"Put {role.value}-*.pem back for as long as this runs{option if role is Role.ROOT else ''}.",
         )
+    for signer in (held | {signer.public_key.keyid: signer for signer in also}).values():
+        metadata.sign(signer, append=True)
     return metadata.to_bytes()
-
-
-def _newest_root(layout: Layout, trusted: bytes) -> Root:
-    """Follow the chain of roots from the trusted one, each signed by the keys of the one before and its own."""
-    root = _verified(None, Root, trusted)
-    while (path := layout.metadata / f"{root.version + 1}.root.json").exists():
-        content = path.read_bytes()
-        successor = _verified(root, Root, content)
-        _verified(successor, Root, content)
-        if successor.version != root.version + 1:
-            raise exceptions.RepositoryError(f"{path.name} holds version {successor.version}")
-        root = successor
-    return root
-
-
-def _verified(root: Root | None, kind: type[S], content: bytes) -> S:
-    """Decode and verify; with no `root`, a root verifies itself."""
-    metadata = Metadata[S].from_bytes(content)
-    if not isinstance(metadata.signed, kind):
-        raise exceptions.RepositoryError(f"a {metadata.signed.type} file lies where {kind.type} is expected")
-    judge = root if root is not None else metadata.signed
-    if not isinstance(judge, Root):
-        raise exceptions.RepositoryError("only a root can vouch for itself")
-    judge.verify_delegate(kind.type, metadata.signed_bytes, metadata.signatures)
-    return metadata.signed
 
 
 def _expiry(role: Role, clock: Clock) -> datetime.datetime:

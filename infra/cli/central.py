@@ -5,10 +5,10 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from infra.cli.output import add_json_option, emit, progress_bar, table
+from infra.cli.output import emit, progress_bar, table
+from infra.cli.release_keys import leaf, leaf_repository, register_keys
 from infra.plumbing.clock import SystemClock
 
-REPOSITORY, RELEASE_KEYS = Path(".atoll/repository"), Path(".atoll/release-keys")
 IMPORTED = Path(".atoll/datasets")
 
 
@@ -20,20 +20,13 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     _register_release(commands)
 
 
-def _leaf(commands: Any, name: str, run: Any, text: str, example: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=f"{text}. Example: {example}")
-    add_json_option(parser)
-    parser.set_defaults(run=run)
-    return parser
-
-
 def _register_data(commands: Any) -> None:
     text = "datasets as plain folders"
     data = commands.add_parser(
         "data", help=text, description=f"{text}. Example: ./atoll data import ml-100k --to data/ml-100k"
     )
     verbs = data.add_subparsers(metavar="VERB", required=True)
-    importing = _leaf(
+    importing = leaf(
         verbs,
         "import",
         _import,
@@ -46,12 +39,12 @@ def _register_data(commands: Any) -> None:
         ("describe", _describe, "say what a dataset holds and what that implies"),
         ("validate", _validate, "check a plain dataset folder and say what is wrong with it"),
     ):
-        parser = _leaf(verbs, name, run, says, f"./atoll data {name} data/ml-100k")
+        parser = leaf(verbs, name, run, says, f"./atoll data {name} data/ml-100k")
         parser.add_argument("dataset", type=Path)
 
 
 def _register_train(commands: Any) -> None:
-    parser = _leaf(
+    parser = leaf(
         commands, "train", _train, "train the retrieval model and the ranker",
         "./atoll train --dataset data/ml-100k --out models/first",
     )  # fmt: skip
@@ -83,7 +76,7 @@ def _register_train(commands: Any) -> None:
 
 
 def _register_evaluate(commands: Any) -> None:
-    parser = _leaf(
+    parser = leaf(
         commands, "evaluate", _evaluate, "rank the whole catalogue for every user and compare with baselines",
         "./atoll evaluate --dataset data/ml-100k --model models/first --json -",
     )  # fmt: skip
@@ -112,11 +105,11 @@ def _register_release(commands: Any) -> None:
         "release", help=text, description=f"{text}. Example: ./atoll release list --repository .atoll/repository"
     )
     verbs = release.add_subparsers(metavar="VERB", required=True)
-    build = _leaf(
+    build = leaf(
         verbs, "build", _build, "make an immutable bundle of a trained model",
         "./atoll release build --dataset data/ml-100k --model models/first --out bundles",
     )  # fmt: skip
-    derive = _leaf(
+    derive = leaf(
         verbs, "derive", _derive, "make a candidate bundle from a model and what a federated round trained",
         "./atoll release derive --dataset data/ml-100k --model models/first --adapter FILE --parent BUNDLE --out DIR",
     )  # fmt: skip
@@ -135,8 +128,8 @@ def _register_release(commands: Any) -> None:
     derive.add_argument(
         "--parent", type=Path, required=True, metavar="BUNDLE", help="bundle that the adapter was trained on"
     )
-    _leaf_repository(verbs, "init", _init, "make a repository and its signing keys", "./atoll release init")
-    publish = _leaf_repository(
+    register_keys(verbs)
+    publish = leaf_repository(
         verbs,
         "publish",
         _publish,
@@ -145,24 +138,14 @@ def _register_release(commands: Any) -> None:
     )
     publish.add_argument("bundle", type=Path)
     publish.add_argument("--channel", default="stable")
-    _leaf_repository(verbs, "renew", _renew, "sign what will expire anew; run it daily", "./atoll release renew")
-    _leaf_repository(verbs, "list", _list, "show what is published", "./atoll release list")
-    inspect = _leaf_repository(verbs, "inspect", _inspect, "show one release", "./atoll release inspect ID")
+    leaf_repository(verbs, "list", _list, "show what is published", "./atoll release list")
+    inspect = leaf_repository(verbs, "inspect", _inspect, "show one release", "./atoll release inspect ID")
     inspect.add_argument("release")
-    diff = _leaf_repository(
+    diff = leaf_repository(
         verbs, "diff", _diff, "show what changes between two releases", "./atoll release diff OLD NEW"
     )
     diff.add_argument("before")
     diff.add_argument("after")
-
-
-def _leaf_repository(verbs: Any, name: str, run: Any, text: str, example: str) -> argparse.ArgumentParser:
-    parser = _leaf(verbs, name, run, text, example)
-    parser.add_argument("--repository", type=Path, default=REPOSITORY, metavar="DIR")
-    parser.add_argument(
-        "--keys", type=Path, default=RELEASE_KEYS, metavar="DIR", help="the signing keys; keep them safe"
-    )
-    return parser
 
 
 def _ready(dataset: Path) -> Path:
@@ -290,22 +273,6 @@ def _derive(arguments: argparse.Namespace) -> None:
             items=arguments.items, progress=progress,
         )  # fmt: skip
     emit(arguments, built, "\n".join([f"{built.release} in {built.path}", *built.sentences]))
-
-
-def _init(arguments: argparse.Namespace) -> None:
-    from central.release.repository import init_repository
-
-    init_repository(repository=arguments.repository, keys=arguments.keys, clock=SystemClock())
-    text = f"{arguments.repository} is ready; its keys are in {arguments.keys}"
-    emit(arguments, {"repository": str(arguments.repository), "keys": str(arguments.keys)}, text)
-
-
-def _renew(arguments: argparse.Namespace) -> None:
-    from central.release.repository import renew
-
-    view = renew(repository=arguments.repository, keys=arguments.keys, clock=SystemClock())
-    version = view.timestamp.version
-    emit(arguments, {"version": version}, f"{arguments.repository} is signed anew (version {version})")
 
 
 def _publish(arguments: argparse.Namespace) -> None:

@@ -6,10 +6,15 @@ from typing import Any
 
 from infra.cli.output import add_json_option, emit, table
 from infra.cli.region import add_door_options, door_of
+from infra.cli.world import add_state_option
+from infra.local.layout import layout_of
+from infra.plumbing.clock import SystemClock
+from infra.plumbing.files import write_atomically
+from infra.plumbing.tuf_client.signing import create_signer, public_pem
 
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """`atoll rules check|show|diff|publish`."""
+    """`atoll rules check|show|diff|publish|key`."""
     text = "what may be shown in a region, and how slates are arranged"
     parser = commands.add_parser(
         "rules", help=text, description=f"{text}. Example: ./atoll rules check region/rules/example.yaml"
@@ -29,6 +34,18 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         "my-rules.yaml --region us-east",
     )  # fmt: skip
     publish.add_argument("file", type=Path)
+    publish.add_argument(
+        "--signing-key", type=Path, action="append", default=[], metavar="FILE", dest="signing_keys",
+        help="signs the rules, where central delegates to the region's keys; may be repeated (default: the key that "
+        "`rules key` made in the world's state, if there is one)",
+    )  # fmt: skip
+    key = _leaf(
+        verbs, "key", _key, "make the key that signs the region's rules, and hand out its public half",
+        "--region us-east",
+    )  # fmt: skip
+    key.add_argument("--region", required=True, help="the region's name")
+    key.add_argument("--file", type=Path, default=None, help="where to keep it (default: in the world's state)")
+    add_state_option(key)
     for verb in (show, diff, publish):
         verb.add_argument("--region", required=True, help="the region's name")
         add_door_options(verb)
@@ -58,6 +75,7 @@ def _show(arguments: argparse.Namespace) -> None:
 
     answer = commands.show(*door_of(arguments))
     who = f", published by {answer.operator}" if answer.operator else ""
+    who += f", signed as version {answer.version}" if answer.version else ""
     emit(arguments, answer, f"# edition {answer.edition}{who}\n{answer.document}".rstrip())
 
 
@@ -105,6 +123,28 @@ def _publish(arguments: argparse.Namespace) -> None:
     from region.rules import commands
 
     commands.check(arguments.file)
-    answer = commands.publish(*door_of(arguments), document=commands.read_document(arguments.file))
+    world_key = layout_of(arguments.state).signing_key(arguments.region)
+    signing_keys = arguments.signing_keys or ([world_key] if world_key.exists() else [])
+    answer = commands.publish(
+        *door_of(arguments), document=commands.read_document(arguments.file), region=arguments.region,
+        signing_keys=signing_keys, clock=SystemClock(),
+    )  # fmt: skip
     told = "nodes and edges know" if answer.told else "the grid is away: nodes and edges learn it as lists run out"
-    emit(arguments, answer, f"{arguments.region} arranges by {answer.edition} (before: {answer.before}); {told}")
+    signed = f", signed as version {answer.version}" if answer.version else ""
+    emit(
+        arguments, answer, f"{arguments.region} arranges by {answer.edition}{signed} (before: {answer.before}); {told}"
+    )  # fmt: skip
+
+
+def _key(arguments: argparse.Namespace) -> None:
+    path = arguments.file or layout_of(arguments.state).signing_key(arguments.region)
+    made = not path.exists()
+    signer = create_signer(path)
+    public = path.with_suffix(".pub.pem")
+    write_atomically(public, public_pem(path))
+    keyid = signer.public_key.keyid
+    text = (
+        f"{path}: key {keyid[:16]} {'was made' if made else 'was there already'}. Central lets it sign with\n"
+        f"./atoll release delegate {arguments.region} --public-key {public}"
+    )
+    emit(arguments, {"key": str(path), "public_key": str(public), "key_id": keyid, "made": made}, text)

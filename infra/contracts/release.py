@@ -8,6 +8,9 @@ releases, so that what did not change is not fetched again. In the TUF repositor
     deltas/<sha256>.<sha256>        what makes the second blob of the first (`infra.plumbing.deltas`)
     channels/<channel>.json         a `ChannelPointer`: which release a channel recommends
 
+Below `regions/<region>/` central's targets say nothing: that folder is delegated to the region's own keys. What the
+region signs there (its rules) stays in the region; only the delegation is central's.
+
 `release_id` is the first 20 hex digits of the SHA-256 of the manifest's canonical JSON, so a manifest that was
 changed does not carry its own name any more.
 
@@ -217,6 +220,16 @@ def delta_target(before: str, after: str) -> str:
 def channel_target(channel: str) -> str:
     """TUF target path of a channel's pointer."""
     return f"channels/{channel}.json"
+
+
+def region_role(region: str) -> str:
+    """TUF role that a region's own keys sign as."""
+    return f"region-{region}"
+
+
+def region_target(region: str, name: str) -> str:
+    """TUF target path of what a region signs itself; `*` names all of it."""
+    return f"regions/{region}/{name}"
 
 
 def slate_from_list(

@@ -7,6 +7,7 @@
     <state>/trust.json              public keys of every region
     <state>/wan.json, balancer.json, repository.json, haproxy.cfg    settings of the shared processes
     <state>/<region>/keys.json      the region's secrets (0600)
+    <state>/<region>/rules-signing.pem   signs the region's rules (0600), once made by `./atoll rules key`
     <state>/<region>/region.json, edge-1.json, ..., gateway.json     settings of its processes
     <state>/<region>/core/, edge-1/, ..., gateway/                   their own state
     <state>/logs/<process>.log      JSON logs; `.out` beside it holds what was printed
@@ -112,6 +113,10 @@ class Layout:
     def keys(self, region: str) -> Path:
         """Secrets of a region."""
         return self.region(region) / "keys.json"
+
+    def signing_key(self, region: str) -> Path:
+        """The key that signs a region's rules, once it was made. No process of the world reads it."""
+        return self.region(region) / "rules-signing.pem"
 
     def service_keys(self, region: str) -> Path:
         """Keys of the services that call a region's edges; there once the first was made."""

@@ -59,8 +59,9 @@ class RuleDoors:
         current = self.book.current
         held = current.publication if current else Publication(document="", edition=DEFAULTS_EDITION)
         answer = RulesAnswer(
-            edition=held.edition, document=held.document, operator=held.operator, published_at_ms=held.published_at_ms
-        )
+            edition=held.edition, document=held.document, operator=held.operator, published_at_ms=held.published_at_ms,
+            version=held.version,
+        )  # fmt: skip
         return json_response(encode_regional(answer))
 
     async def diff(self, request: web.Request) -> web.Response:
@@ -76,15 +77,18 @@ class RuleDoors:
         before = self._edition()
         try:
             (edition, _), examined, wanted = await self._proposal(request)
-            await asyncio.to_thread(
-                self.book.publish, wanted.document, operator=operator, edition=edition, clock=self.clock
-            )
+            held = await asyncio.to_thread(
+                self.book.publish, wanted.document, operator=operator, edition=edition, clock=self.clock,
+                statement=wanted.statement,
+            )  # fmt: skip
         except AtollError as error:
             await self._audit(operator, "refused", f"{before}: {error.message[:200]}")
             raise
         await self._audit(operator, "done", f"{before} -> {edition}")
         told = await tell_rules(self.grid, self.announcer, self.book)
-        answer = PublishAnswer(edition=edition, before=before, findings=examined.findings, told=told)
+        answer = PublishAnswer(
+            edition=edition, before=before, findings=examined.findings, told=told, version=held.publication.version
+        )
         return json_response(encode_regional(answer))
 
     async def _proposal(self, request: web.Request) -> tuple[Proposal, Examination, RulesProposal]:

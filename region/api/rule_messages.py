@@ -7,9 +7,13 @@ REQUESTS_DEFAULT = 200
 
 
 class RulesProposal(RegionalMessage, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A rule file, word for word; `requests`: how many of the last requests a dry run takes."""
+    """A rule file, word for word; `requests`: how many of the last requests a dry run takes.
+
+    `statement`: signed by the region's keys where central delegates to them (`infra.plumbing.tuf_client.delegation`).
+    """
 
     document: Regional[str]
+    statement: Regional[str] = ""
     requests: Global[int] = REQUESTS_DEFAULT
 
 
@@ -20,6 +24,8 @@ class RulesAnswer(RegionalMessage, frozen=True, kw_only=True):
     document: Regional[str]
     operator: Regional[str]
     published_at_ms: Global[int]
+    version: Global[int] = 0
+    """Of what the region's keys said about them; 0: not signed."""
 
 
 class PublishAnswer(GlobalMessage, frozen=True, kw_only=True):
@@ -29,3 +35,5 @@ class PublishAnswer(GlobalMessage, frozen=True, kw_only=True):
     before: Global[str]
     findings: Global[tuple[RuleFinding, ...]]
     told: Global[bool]
+    version: Global[int] = 0
+    """Of what the region's keys said about them; 0: not signed."""

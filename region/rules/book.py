@@ -9,6 +9,8 @@ from infra.contracts.residency import Regional, RegionalMessage
 from infra.plumbing.clock import Clock
 from infra.plumbing.errors import AtollError, InvalidInputError, SettingsError
 from infra.plumbing.files import write_atomically
+from infra.plumbing.tuf_client.errors import RefusalReason, ReleaseRefusedError
+from region.rules.proving import RuleProof
 from region.rules.reading import read_rules
 from region.rules.schema import RuleFile
 
@@ -24,6 +26,10 @@ class Publication(RegionalMessage, frozen=True, kw_only=True):
     edition: Regional[str] = ""
     operator: Regional[str] = ""
     published_at_ms: Regional[int] = 0
+    statement: Regional[str] = ""
+    """What the region's own keys say about the document (signed TUF metadata), where central delegates to them."""
+    version: Regional[int] = 0
+    """Of the statement; 0 without one."""
 
 
 class Edition(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,14 +51,19 @@ class RuleBook:
         directory: where editions are kept; the last EDITIONS_KEPT of them.
         region: rules of another region are refused.
         first: rules to start with where nothing has been published yet.
+        proof: who may have signed rules; None takes them from anybody who reaches `publish`.
 
     Raises:
-        SettingsError: what was published before cannot be read: other rules than the reviewed ones must not hold.
+        SettingsError: what was published before cannot be read, or is not signed as central wants it now: other rules
+            than the reviewed ones must not hold.
     """
 
-    def __init__(self, directory: Path, *, region: str, first: RuleFile | None = None) -> None:
+    def __init__(
+        self, directory: Path, *, region: str, first: RuleFile | None = None, proof: RuleProof | None = None
+    ) -> None:  # fmt: skip
         self._directory = directory
         self._region = region
+        self._proof = proof
         self._mutex = threading.Lock()
         self._current = self._load()
         if self._current is None and first is not None:
@@ -64,12 +75,14 @@ class RuleBook:
         """The edition that holds; None: the release's defaults do."""
         return self._current
 
-    def publish(self, document: str, *, operator: str, edition: str, clock: Clock) -> Edition:
+    def publish(self, document: str, *, operator: str, edition: str, clock: Clock, statement: str = "") -> Edition:
         """Make `document` the rules; on disk before it holds in memory.
 
         Raises:
             RuleFileError: it is not a rule file.
             InvalidInputError: it is of another region.
+            ReleaseRefusedError: `statement` is not what the region's keys must say about it, or not newer than what
+                holds.
             OSError: the disk does not take it; nothing has changed.
         """
         with self._mutex:
@@ -77,22 +90,34 @@ class RuleBook:
             publication = Publication(
                 document=document, edition=edition, operator=operator,
                 # Later than what holds, whatever the clocks of the region's nodes say.
-                published_at_ms=max(clock.now_ms(), last_ms + 1),
+                published_at_ms=max(clock.now_ms(), last_ms + 1), statement=statement,
             )  # fmt: skip
-            return self._take(publication)
+            return self._take(self._proven(publication))
 
     def adopt(self, heard: Publication) -> bool:
         """Take over what another node of the region published; whether it was news.
 
         Raises:
-            RuleFileError, InvalidInputError, OSError: as `publish`.
+            RuleFileError, InvalidInputError, ReleaseRefusedError, OSError: as `publish`.
         """
         with self._mutex:
             known_ms = self._current.publication.published_at_ms if self._current else 0
             if not heard.document or heard.published_at_ms <= known_ms:
                 return False
-            self._take(heard)
+            self._take(self._proven(heard))
             return True
+
+    def _proven(self, publication: Publication) -> Publication:
+        if self._proof is None:
+            return publication
+        version = self._proof.newly(publication.document, publication.statement)
+        held = self._current.publication.version if self._current else 0
+        if 0 < version <= held:
+            raise ReleaseRefusedError(
+                f"the signed rules of {self._region}", reason=RefusalReason.ROLLED_BACK,
+                detail=f"version {version}, and {held} holds", fix="Nothing was changed here. Sign the rules anew.",
+            )  # fmt: skip
+        return msgspec.structs.replace(publication, version=version)
 
     def _take(self, publication: Publication) -> Edition:
         edition = Edition(publication=publication, file=_of_region(read_rules(publication.document), self._region))
@@ -109,13 +134,15 @@ class RuleBook:
         path = self._directory / _RECORD
         try:
             publication = msgspec.json.decode(path.read_bytes(), type=Publication)
+            if self._proof is not None:
+                self._proof.again(publication.document, publication.statement)
             return Edition(publication=publication, file=_of_region(read_rules(publication.document), self._region))
         except FileNotFoundError:
             return None
         except (OSError, msgspec.DecodeError, UnicodeDecodeError, AtollError) as error:
             raise SettingsError(
                 f"the published rules {path} cannot be used: {error}",
-                fix="Put the last good edition of the same folder in its place, or publish again after removing it.",
+                fix="Put it back as it was, or remove it, start, and publish the last good edition of the same folder.",
             ) from error
 
 

@@ -1,11 +1,17 @@
 """The operator's rule commands as functions: `check` reads a file here, the others call a region. They block."""
 
+import datetime
+from collections.abc import Sequence
 from pathlib import Path
 
+from infra.plumbing.clock import Clock
 from infra.plumbing.errors import InvalidInputError
+from infra.plumbing.tuf_client.delegation import sign_statement
+from infra.plumbing.tuf_client.signing import load_signer
 from region.api.rule_messages import PublishAnswer, RulesAnswer, RulesProposal
 from region.funnel.dry_run import DryRunAnswer
 from region.releases.commands import QUICK_S, call_region
+from region.rules.proving import RULES_FILE, STATEMENT_LIFE_S
 from region.rules.reading import DOCUMENT_BYTES_MAX, read_rules
 from region.rules.ruleset import edition_of
 from region.rules.schema import RuleFile
@@ -47,8 +53,22 @@ def diff(url: str, key: str, *, document: str, requests: int) -> DryRunAnswer:
     return call_region("POST", url, "rules/diff", key, DryRunAnswer, proposal, timeout_s=DRY_RUN_S)
 
 
-def publish(url: str, key: str, *, document: str) -> PublishAnswer:
-    """Make `document` the rules of the region at `url`."""
-    return call_region(
-        "POST", url, "rules/publish", key, PublishAnswer, RulesProposal(document=document), timeout_s=DRY_RUN_S
-    )
+def publish(
+    url: str, key: str, *, document: str, region: str, signing_keys: Sequence[Path], clock: Clock
+) -> PublishAnswer:  # fmt: skip
+    """Make `document` the rules of the region at `url`, signed by the keys in `signing_keys` if there are any.
+
+    Raises:
+        KeysError: a signing key cannot be used.
+    """
+    statement = ""
+    if signing_keys:
+        signers = [load_signer(path) for path in signing_keys]
+        expires = datetime.datetime.fromtimestamp(clock.now_ms() // 1000 + STATEMENT_LIFE_S, tz=datetime.UTC)
+        version = show(url, key).version + 1
+        signed = sign_statement(
+            region, {RULES_FILE: document.encode()}, version=version, expires=expires, signers=signers
+        )  # fmt: skip
+        statement = signed.decode()
+    proposal = RulesProposal(document=document, statement=statement)
+    return call_region("POST", url, "rules/publish", key, PublishAnswer, proposal, timeout_s=DRY_RUN_S)

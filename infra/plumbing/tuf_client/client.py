@@ -27,6 +27,7 @@ import msgspec
 from infra.contracts.release import ChannelPointer, Manifest, blob_target, channel_target, delta_target, manifest_target
 from infra.plumbing.clock import Clock, SystemClock
 from infra.plumbing.errors import ConflictError, InvalidInputError, NotFoundError
+from infra.plumbing.tuf_client.delegation import Delegation, known_delegation
 from infra.plumbing.tuf_client.errors import RefusalReason, ReleaseRefusedError, from_tuf
 from infra.plumbing.tuf_client.fetching import BoundedFetcher, FetchLimits, copy_bounded
 from infra.plumbing.tuf_client.library import TargetFile, Updater, UpdaterConfig, exceptions
@@ -166,6 +167,15 @@ class ReleaseClient:
             return self._read(delta_target(before, after), what=what, bytes_max=self._limits.blob_bytes_max)
         except NotFoundError:
             return None
+
+    def delegation(self, region: str) -> Delegation | None:
+        """What central leaves to `region`, as last heard; asks nobody. None: nothing.
+
+        Raises:
+            ReleaseRefusedError: what lies on this disk does not verify.
+        """
+        with self._mutex:
+            return known_delegation(region, metadata_dir=self._metadata_dir, trusted_root=self._root)
 
     def close(self) -> None:
         """Give the metadata directory free and close all connections."""

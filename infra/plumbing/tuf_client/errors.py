@@ -18,6 +18,7 @@ class RefusalReason(enum.StrEnum):
     UNSIGNED = "unsigned"
     UNREADABLE = "unreadable"
     TOO_LARGE = "too-large"
+    OUTSIDE = "outside"
 
 
 _SENTENCES: dict[RefusalReason, str] = {
@@ -30,6 +31,7 @@ _SENTENCES: dict[RefusalReason, str] = {
     RefusalReason.UNSIGNED: "the signatures do not hold under the trusted keys",
     RefusalReason.UNREADABLE: "it cannot be decoded",
     RefusalReason.TOO_LARGE: "it is larger than this machine accepts",
+    RefusalReason.OUTSIDE: "it is not about the folder that its signers may speak for",
 }
 _FIX = "Nothing was changed here. Check the repository with central before pulling again."
 
@@ -41,9 +43,9 @@ class ReleaseRefusedError(ConflictError):
         reason: the kind of refusal, for counters and tests.
     """
 
-    def __init__(self, what: str, *, reason: RefusalReason, detail: str = "") -> None:
+    def __init__(self, what: str, *, reason: RefusalReason, detail: str = "", fix: str = _FIX) -> None:
         tail = f" ({detail})" if detail else ""
-        super().__init__(f"{what} was refused as {reason.value}: {_SENTENCES[reason]}{tail}.", fix=_FIX)
+        super().__init__(f"{what} was refused as {reason.value}: {_SENTENCES[reason]}{tail}.", fix=fix)
         self.reason = reason
 
 

@@ -4,9 +4,11 @@ Its packages import these names without marking them as exports, which a strict 
 for that stands here instead of at every import.
 """
 
-from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]
+from securesystemslib.signer import CryptoSigner, SSlibKey  # type: ignore[attr-defined]
 from tuf.api import exceptions
 from tuf.api.metadata import (  # type: ignore[attr-defined]
+    DelegatedRole,
+    Delegations,
     Metadata,
     MetaFile,
     Root,
@@ -19,10 +21,13 @@ from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig  # type: ignor
 
 __all__ = [
     "CryptoSigner",
+    "DelegatedRole",
+    "Delegations",
     "FetcherInterface",
     "MetaFile",
     "Metadata",
     "Root",
+    "SSlibKey",
     "Snapshot",
     "TargetFile",
     "Targets",

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from central.release import keys as signing
-from central.release.keys import KeysError, KeysMissingError, Role, RolePlan
+from central.release.keys import KeysMissingError, Role, RolePlan
 from central.release.publish import (
     Published,
     diff_releases,
@@ -39,6 +39,7 @@ from infra.contracts.release import ITEM_VECTORS, LISTS, RULES
 from infra.plumbing.clock import ManualClock, SystemClock
 from infra.plumbing.errors import ConflictError, InvalidInputError, NotFoundError
 from infra.plumbing.tuf_client.client import ReleaseClient, file_matches
+from infra.plumbing.tuf_client.signing import KeysError
 from tests.support.bundles import make_bundle
 from tests.unit.releases.conftest import Central, NewClient
 

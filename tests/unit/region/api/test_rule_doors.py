@@ -11,12 +11,20 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from infra.contracts.messages import INVALIDATION_TOPIC, HomeRequest, Invalidation, RecommendationType, Surface
+from infra.plumbing.errors import AtollError
 from infra.plumbing.grid.memory import MemoryGrid
 from infra.plumbing.http.middleware import frame
+from infra.plumbing.tuf_client.delegation import Delegation
+from infra.plumbing.tuf_client.errors import RepositoryUnavailableError
+from infra.plumbing.tuf_client.library import CryptoSigner, DelegatedRole, Delegations, Targets
+from infra.plumbing.tuf_client.signing import create_signer
 from region.api.announcing import Announcer
 from region.api.doors import operator_door
 from region.api.rule_doors import RuleDoors, hear_rules
+from region.api.rule_messages import PublishAnswer
+from region.rules import commands
 from region.rules.book import RuleBook
+from region.rules.proving import DelegatedProof
 from region.rules.ruleset import edition_of
 from tests.unit.region.worlds import SUBJECT, World, row_of
 
@@ -198,3 +206,43 @@ async def test_another_node_takes_over_what_is_published_and_asks_when_it_comes_
     assert late.current.file == early.current.file
     for task in tasks:
         task.cancel()
+
+
+class Delegating:
+    """Central's word, without central: the folder of us-east is left to one key."""
+
+    def __init__(self, signer: CryptoSigner) -> None:
+        key = signer.public_key
+        role = DelegatedRole("region-us-east", [key.keyid], 1, terminating=True, paths=["regions/us-east/*"])
+        self.central = Targets(delegations=Delegations({key.keyid: key}, {role.name: role}))
+
+    def refresh(self) -> None:
+        raise RepositoryUnavailableError("central is away.")
+
+    def delegation(self, region: str) -> Delegation:
+        return Delegation(region, self.central)
+
+
+async def test_signed_rules_are_published_as_the_command_line_does_and_unsigned_ones_refused(
+    region: Region, tmp_path: Any
+) -> None:
+    path, other = tmp_path / "key.pem", tmp_path / "other.pem"
+    source = Delegating(create_signer(path))
+    create_signer(other)
+    region.world.book._proof = DelegatedProof(source, region="us-east", clock=region.world.clock)
+    url = str(region.client.make_url("")).rstrip("/")
+
+    async def publish(*keys: Any, document: str = RULES) -> PublishAnswer:
+        return await asyncio.to_thread(
+            commands.publish, url, "key", document=document, region="us-east", signing_keys=keys,
+            clock=region.world.clock,
+        )  # fmt: skip
+
+    for keys in ((), (other,)):
+        with pytest.raises(AtollError, match="unsigned"):
+            await publish(*keys)
+    assert region.activator.audit[-1][4] == "refused"
+    assert (await publish(path)).version == 1
+    assert (await publish(path, document=RULES + "note: again\n")).version == 2
+    shown = await asyncio.to_thread(commands.show, url, "key")
+    assert (shown.version, shown.operator) == (2, "operator")

@@ -1,20 +1,17 @@
 """One region node: every room composed once, served until it is told to stop."""
 
 import asyncio
-import contextlib
 import itertools
 import logging
 import weakref
-from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import msgspec
 from aiohttp import web
 
-from infra.contracts.messages import INVALIDATION_TOPIC, Invalidation
+from infra.contracts.messages import Invalidation
 from infra.contracts.release import Manifest
 from infra.plumbing.clock import Clock, SystemClock
 from infra.plumbing.errors import SettingsError, UnavailableError
@@ -26,9 +23,12 @@ from infra.plumbing.ids import uniform
 from infra.plumbing.keys import LiveTrust, RegionKeys
 from infra.plumbing.telemetry import Telemetry, start_telemetry
 from infra.plumbing.tuf_client.client import ReleaseClient
+from region.additions.book import AdditionBook
+from region.additions.doors import AdditionDoors
+from region.additions.keeper import Additions
 from region.api.announcing import Announcer
 from region.api.choices import Choices
-from region.api.doors import operator_door, service_door
+from region.api.doors import either_door, operator_door, service_door
 from region.api.messages import StatusAnswer
 from region.api.notices import NoticeBoard, NoticeDoors, hear_purges
 from region.api.operating import OperatorDoors
@@ -37,6 +37,7 @@ from region.api.routes import CallerDoors
 from region.api.rule_doors import RuleDoors, hear_rules
 from region.api.targets import metrics_targets
 from region.api.trying import CountedEvents, TrialDesk
+from region.api.withdrawing import hear_withdrawals
 from region.background import Background
 from region.events.intake import Intake
 from region.events.opening import open_log
@@ -53,6 +54,7 @@ from region.funnel.recommender import Recommender
 from region.funnel.release import LoadedRelease, open_release
 from region.funnel.ruling import Rulings
 from region.funnel.sampling import Sampler
+from region.logs import rooms_logging_to
 from region.privacy.hearing import hear_erasures
 from region.privacy.late import LateEvents
 from region.privacy.opening import Known, Privacy, open_privacy
@@ -78,6 +80,7 @@ COMPUTE_PENDING_MAX = 64
 LIVE_REFRESH_S = 2.0
 HEAR_RETRY_S = 1.0
 SAMPLES_WRITE_S = 5.0
+ADDITIONS_TIDY_S = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +94,7 @@ class Data:
     announcer: Announcer
     withdrawals: Withdrawals
     book: RuleBook
+    additions: Additions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +145,7 @@ async def run(settings: RegionSettings, stop: asyncio.Event, *, clock: Clock | N
             service="region", region=settings.region, node=settings.node, settings=settings.telemetry
         )
         stack.callback(telemetry.close)
-        stack.enter_context(_rooms_logging_to(telemetry.logger))
+        stack.enter_context(rooms_logging_to(telemetry.logger))
         clock = clock or SystemClock()
         node = await open_node(settings, stack, telemetry, clock)
         background = Background(logger=telemetry.logger, registry=telemetry.registry)
@@ -165,6 +169,8 @@ async def run(settings: RegionSettings, stop: asyncio.Event, *, clock: Clock | N
                     lambda: hear_rules(node.data.grid, node.data.announcer, node.data.book),
                     every_s=HEAR_RETRY_S,
                 ),
+                "additions": background.repeat("additions", node.data.additions.hear, every_s=HEAR_RETRY_S),
+                "added": background.repeat("added", node.data.additions.tidy, every_s=ADDITIONS_TIDY_S),
                 "trials": node.releases.trials.run(stop),
                 "releases": keep_release(settings, node.releases, stop, telemetry.logger),
             }
@@ -187,7 +193,7 @@ async def open_node(settings: RegionSettings, stack: AsyncExitStack, telemetry: 
     trust = LiveTrust(Path(settings.trust_file), clock=clock)
     client = open_client(settings, stack, clock)
     data = _open_data(settings, stack, telemetry, clock, client)
-    releases = _open_releases(settings, stack, data.announcer, clock, client)
+    releases = _open_releases(settings, stack, data, clock, client)
     answers = _open_answers(settings, stack, data, releases, telemetry, clock)
     lists = TrialDesk(recommender=answers.recommender, trials=releases.trials, clock=clock, registry=telemetry.registry)
     stack.push_async_callback(lists.close)
@@ -229,7 +235,11 @@ async def open_node(settings: RegionSettings, stack: AsyncExitStack, telemetry: 
         settings, stack, keys=keys, known=known, announcer=data.announcer, activator=releases.activator, clock=clock,
         registry=telemetry.registry,
     )  # fmt: skip
-    rooms = (callers, operators, notices, rules, privacy.doors)
+    added = AdditionDoors(
+        additions=data.additions, activator=releases.activator, body_bytes_max=settings.body_bytes_max,
+        admit=either_door(service_door(keys.service_key), operators_only),
+    )  # fmt: skip
+    rooms = (callers, operators, notices, rules, added, privacy.doors)
     app.add_routes([route for room in rooms for route in room.routes()])
     app.add_routes(
         operator_routes(
@@ -259,16 +269,6 @@ def status_of(settings: RegionSettings, data: Data, releases: Releases, answers:
 def waits_for(activator: Activator[LoadedRelease]) -> str | None:
     """What a node waits for before it takes requests; None when it is ready."""
     return None if activator.active_release is not None else "an active release"
-
-
-async def hear_withdrawals(grid: Grid, withdrawals: Withdrawals) -> None:
-    """Take over what operators withdraw and restore at other nodes of this region; ends when the grid ends it."""
-    async for message in grid.subscribe(INVALIDATION_TOPIC):
-        if message is None:
-            continue
-        heard = msgspec.json.decode(message, type=Invalidation)
-        if heard.withdrawn or heard.restored:
-            await asyncio.to_thread(withdrawals.change, withdrawn=heard.withdrawn, restored=heard.restored)
 
 
 async def keep_release(
@@ -304,13 +304,17 @@ def _open_data(
     waker = Waker(grid=grid, registry=registry)
     stack.push_async_callback(waker.close)
     announcer = Announcer(grid=grid, registry=registry)
+    additions = Additions(
+        book=AdditionBook(state), node=settings.node, grid=grid, announcer=announcer, clock=clock
+    )  # fmt: skip
     return Data(
-        grid=grid, store=store, log=log, waker=waker, announcer=announcer, withdrawals=withdrawals, book=book
+        grid=grid, store=store, log=log, waker=waker, announcer=announcer, withdrawals=withdrawals, book=book,
+        additions=additions,
     )  # fmt: skip
 
 
 def _open_releases(
-    settings: RegionSettings, stack: AsyncExitStack, announcer: Announcer, clock: Clock, client: ReleaseClient
+    settings: RegionSettings, stack: AsyncExitStack, data: Data, clock: Clock, client: ReleaseClient
 ) -> Releases:  # fmt: skip
     state = Path(settings.state_directory)
     store, audit = ReleaseStore(state, source=client, clock=clock), AuditLog(state / "audit.jsonl")
@@ -326,13 +330,15 @@ def _open_releases(
         return process
 
     async def load(directory: ReleaseDirectory) -> LoadedRelease:
-        return await open_release(
+        release = await open_release(
             directory.path, directory.manifest, region=settings.region, tower_sets=COMPUTE_THREADS,
             start_retrieval=start_retrieval,
         )  # fmt: skip
+        await data.additions.attach(release)
+        return release
 
     async def on_switch(release: str) -> None:
-        if not await announcer.tell(Invalidation(release=release)):
+        if not await data.announcer.tell(Invalidation(release=release)):
             raise UnavailableError("the grid does not answer.")
 
     activator = Activator(store=store, load=load, audit=audit, clock=clock, on_switch=on_switch)
@@ -364,20 +370,3 @@ def _open_answers(
         recommender=recommender, live=live, compute=compute, metrics=metrics, requests=requests, samples=samples,
         rulings=rulings,
     )  # fmt: skip
-
-
-@contextlib.contextmanager
-def _rooms_logging_to(logger: logging.Logger) -> Iterator[None]:
-    """Let the rooms' own loggers speak as the process does: one JSON object a line."""
-    rooms = logging.getLogger("region")
-    before = rooms.propagate
-    for handler in logger.handlers:
-        rooms.addHandler(handler)
-    rooms.propagate = False
-    handlers = tuple(logger.handlers)
-    try:
-        yield
-    finally:
-        rooms.propagate = before
-        for handler in handlers:
-            rooms.removeHandler(handler)

@@ -34,6 +34,7 @@ from region.funnel.query import History, read_history
 from region.funnel.recording import Recorder
 from region.funnel.release import LoadedRelease
 from region.funnel.ruling import Ruling, Rulings
+from region.funnel.seats import Seats
 from region.funnel.sources import Candidates
 from region.funnel.tables import ReleaseTables
 from region.rules.facets import BoolArray
@@ -102,7 +103,7 @@ class Funnel:
         self._withdrawals = withdrawals
         self._rulings = rulings
         self._on_blocked = on_blocked
-        self._withdrawn: tuple[str, int, frozenset[int]] | None = None
+        self._withdrawn: tuple[tuple[Seats, int, int], frozenset[int]] | None = None
 
     async def run(self, call: Call) -> tuple[SlateItem, ...]:
         """The slate: the page and spare items behind it.
@@ -272,11 +273,12 @@ class Funnel:
         )
 
     def _withdrawn_rows(self, release: LoadedRelease) -> frozenset[int]:
-        key = (release.release_id, self._withdrawals.edition)
-        if self._withdrawn is None or self._withdrawn[:2] != key:
+        seats = release.tables.seats
+        key = (seats, self._withdrawals.edition, seats.edition)
+        if self._withdrawn is None or self._withdrawn[0] != key:
             named = (*self._withdrawals.items, *release.tables.rules.withdrawn)
-            self._withdrawn = (*key, frozenset(release.tables.known_rows(named)))
-        return self._withdrawn[2]
+            self._withdrawn = (key, frozenset(release.tables.known_rows(named)) | seats.left)
+        return self._withdrawn[1]
 
 
 def understand(call: Call, *, mix: Mapping[Source, float] | None = None) -> Query:
@@ -313,19 +315,23 @@ def understand(call: Call, *, mix: Mapping[Source, float] | None = None) -> Quer
 
 
 def _among(tables: ReleaseTables, items: tuple[str, ...], allowed: BoolArray | None) -> BoolArray:
-    named = np.zeros(tables.shape.num_items, dtype=np.bool_)
+    named = np.zeros(len(tables.items), dtype=np.bool_)
     named[tables.known_rows(items)] = True
     return named if allowed is None else named & allowed
 
 
 def _rows_to_search(tables: ReleaseTables, query: Query) -> IntArray | None:
-    """The rows that are few enough to be searched one by one, most popular first; None where the index is better."""
+    """The rows that are few enough to be searched one by one, new ones first; None where the index is better."""
+    seated = tables.seats.rows
     if query.category is not None:
-        rows = tables.category_rows[query.category]
+        seated = seated[tables.is_of_category(seated, query.category)]
+        rows = np.concatenate([seated, tables.category_rows[query.category]])
         return rows if query.allowed is None else rows[query.allowed[rows]]
     if query.allowed is None or np.count_nonzero(query.allowed) > sources.BRUTE_FORCE_MAX:
         return None
-    return tables.by_popularity[query.allowed[tables.by_popularity]]
+    rows = np.concatenate([seated, tables.by_popularity])
+    allowed: IntArray = rows[query.allowed[rows]]
+    return allowed
 
 
 def choose_plan(kind: RecommendationType, *, opted_out: bool, warm: bool, anchored: bool) -> Plan:
@@ -366,8 +372,13 @@ def _accepted_vector(call: Call) -> FloatArray | None:
 
 
 def _tower_vector(call: Call, history: History) -> FloatArray:
-    length = call.release.tables.shape.history_length
-    encoded = encode_history(history.rows, history.strengths, history.times_s, now_s=call.now_s, length=length)
+    shape = call.release.tables.shape
+    # The tower has the release's own items only; what came after it counts in every other source and feature.
+    known = history.rows < shape.num_items
+    encoded = encode_history(
+        history.rows[known], history.strengths[known], history.times_s[known], now_s=call.now_s,
+        length=shape.history_length,
+    )  # fmt: skip
     vector = call.release.towers.user_vector(encoded)
     if not np.isfinite(vector).all():
         raise ValueError("the user tower gave a vector that is not finite.")

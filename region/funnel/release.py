@@ -31,12 +31,20 @@ class Retrieval(Protocol):
         """
         ...
 
+    async def put_side(self, rows: IntArray, vectors: FloatArray) -> None:
+        """From now on `rows [count] int32` with `vectors [count, dim]` are searched beside the index, and no others.
+
+        Raises:
+            TimeoutError, UnavailableError: it does not run; it hears of them when it is back.
+        """
+        ...
+
     async def close(self) -> None:
         """End it."""
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
 class LoadedRelease:
     """One release in memory. Everything in it comes from the same bundle (invariant 4)."""
 

@@ -1,6 +1,7 @@
 """Which rules hold for a call, bound to its release: made once per edition and release, looked up by every call."""
 
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import numpy as np
 from infra.contracts.features import IntArray
 from infra.contracts.messages import HomeRequest
 from region.funnel.release import LoadedRelease
+from region.funnel.seats import Seats
 from region.funnel.tables import ReleaseTables
 from region.rules.binding import NO_ROWS, Binding, Ground, bind
 from region.rules.book import RuleBook
@@ -17,8 +19,8 @@ from region.rules.history import Page, PageHistory
 from region.rules.ruleset import DEFAULTS_EDITION, Active, RuleSet, compile_rules, defaults_of
 from region.rules.schema import RuleFile
 
-BINDINGS_MAX = 6
-"""Two or three releases, under the rules that hold and under those of a dry run."""
+BINDINGS_MAX = 3
+"""Of one release: under the rules that hold and under those of a dry run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +44,8 @@ class Rulings:
     def __init__(self, book: RuleBook, *, on_error: Callable[[str], None]) -> None:
         self._book = book
         self._on_error = on_error
-        self._bindings: dict[tuple[str, str], Binding] = {}
+        # By the seats of a release in memory: with the release its bindings go, which hold its catalogue.
+        self._bindings: weakref.WeakKeyDictionary[Seats, dict[tuple[str, int], Binding]] = weakref.WeakKeyDictionary()
         self._mutex = threading.Lock()
         self.pages = PageHistory()
 
@@ -84,15 +87,19 @@ class Rulings:
     def _bound(self, release: LoadedRelease, proposed: tuple[str, RuleFile] | None) -> Binding:
         current = self._book.current
         edition = proposed[0] if proposed else current.name if current else DEFAULTS_EDITION
-        key = (release.release_id, edition)
-        found = self._bindings.get(key)
+        seats = release.tables.seats
+        # What was judged and named of the seats holds until one of them changes.
+        key = (edition, seats.edition)
+        with self._mutex:
+            kept = self._bindings.setdefault(seats, {})
+        found = kept.get(key)
         if found is None:
             file = proposed[1] if proposed else current.file if current else None
             found = self._bind(release, edition, file)
             with self._mutex:
-                self._bindings[key] = found
-                while len(self._bindings) > BINDINGS_MAX:
-                    self._bindings.pop(next(iter(self._bindings)))
+                kept[key] = found
+                while len(kept) > BINDINGS_MAX:
+                    kept.pop(next(iter(kept)))
         return found
 
     def _bind(self, release: LoadedRelease, edition: str, file: RuleFile | None) -> Binding:

@@ -40,7 +40,7 @@ class Candidates:
 class Standing:
     """Lists of one release that do not depend on the request, as this region sees them.
 
-    `popular`: every row, the region's own favourites first. `trend`: `[num_items] float32`, the release's trend,
+    `popular`: every row, the region's own favourites first. `trend`: `[rows] float32`, the release's trend,
     half of it from this region's list where the release has one. `trend_best`: the first TREND_KEPT rows by trend, and
     `trend_best_in` those of each category: a request reads these, never all of `trend`.
     """
@@ -65,7 +65,7 @@ def standing_of(tables: ReleaseTables, region: str) -> Standing:
     return Standing(
         popular=np.concatenate([own, rest]),
         trend=trend,
-        trend_best=_top(trend, TREND_KEPT),
+        trend_best=_top(trend[: tables.shape.num_items], TREND_KEPT),
         newest=_newest(tables),
         trend_best_in={name: rows[_top(trend[rows], TREND_KEPT)] for name, rows in tables.category_rows.items()},
     )
@@ -147,8 +147,8 @@ def similar(tables: ReleaseTables, anchor: int, *, limit: int) -> Candidates:
 
 
 def newest(tables: ReleaseTables, standing: Standing, *, category: str | None, limit: int) -> Candidates:
-    """What is new in the catalogue, youngest first, of one category when it is given."""
-    rows = standing.newest
+    """What is new, latest first, of one category when it is given: what came after the release, then its youngest."""
+    rows = np.concatenate([tables.seats.rows, standing.newest])
     rows = rows if category is None else rows[tables.is_of_category(rows, category)]
     return Candidates(Source.NEW, rows[:limit], np.linspace(1.0, 0.0, rows[:limit].size, dtype=np.float32))
 
@@ -182,7 +182,7 @@ def _top(scores: FloatArray, limit: int) -> IntArray:
 
 
 def _newest(tables: ReleaseTables) -> IntArray:
-    seen_s = tables.arrays.first_seen_s
+    seen_s = tables.arrays.first_seen_s[: tables.shape.num_items]
     young = np.flatnonzero(seen_s > seen_s.max(initial=0.0) - NEW_S).astype(np.int32)
     return young[np.argsort(-seen_s[young], kind="stable")[:NEWEST_KEPT]]
 

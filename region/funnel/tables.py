@@ -1,12 +1,13 @@
 """A release's tables in memory: memory-mapped arrays, the catalogue and its lists, checked against the manifest.
 
-Rows are catalogue rows throughout (`infra.contracts.release`).
+Rows are catalogue rows throughout (`infra.contracts.release`); behind them stand the seats of new items
+(`region.funnel.seats`), in every table.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
@@ -38,6 +39,8 @@ from infra.contracts.release import (
     Rules,
 )
 from infra.plumbing.errors import AtollError
+from region.funnel.seats import NOBODY, SEATS, Seats
+from region.funnel.spare import map_with_spare
 from region.rules.facets import Facets
 
 T = TypeVar("T")
@@ -59,18 +62,25 @@ class ReleaseTables:
     release_id: str
     shape: ModelShape
     arrays: ItemTables
-    items: tuple[CatalogueItem, ...]
+    items: Sequence[CatalogueItem]
     row_of: Mapping[str, int]
     lists: ReleaseLists
     rules: Rules
     by_popularity: IntArray
     category_rows: Mapping[str, IntArray]
     facets: Facets
+    seats: Seats = field(default_factory=Seats.none)
+    """Rows behind the release's own, for items that came after it."""
 
     def known_rows(self, items: Iterable[str]) -> list[int]:
         """Rows of those `items` that this release knows, in the order given."""
         row_of = self.row_of
         return [row_of[item] for item in items if item in row_of]
+
+    def holds(self, item: str) -> bool:
+        """Whether `item` is one of the release's own, not one that came after it."""
+        row = self.row_of.get(item)
+        return row is not None and row < self.shape.num_items
 
     def is_of_category(self, rows: IntArray, category: str) -> npt.NDArray[np.bool_]:
         """Which of `rows` are of `category`; the cost is that of the rows, not of the catalogue."""
@@ -88,14 +98,17 @@ def load_tables(directory: Path, manifest: Manifest) -> ReleaseTables:
             a number that is not finite.
     """
     shape = manifest.shape
-    items = _decode(directory / CATALOGUE, tuple[CatalogueItem, ...], msgspec.msgpack.decode)
+    items = list(_decode(directory / CATALOGUE, tuple[CatalogueItem, ...], msgspec.msgpack.decode))
     if len(items) != shape.num_items:
         raise ReleaseContentError(f"{CATALOGUE} holds {len(items)} items; the manifest says {shape.num_items}.")
     row_of = {item.item: row for row, item in enumerate(items)}
     if len(row_of) != len(items):
         raise ReleaseContentError(f"{CATALOGUE} names an item twice.")
-    arrays = _load_arrays(directory, shape)
-    by_popularity = np.argsort(-arrays.popularity, kind="stable").astype(np.int32)
+    arrays, spare = _load_arrays(directory, shape)
+    by_popularity = np.argsort(-arrays.popularity[: shape.num_items], kind="stable").astype(np.int32)
+    category_rows = _category_rows(items, by_popularity)
+    items.extend([NOBODY] * SEATS)
+    facets = Facets(items)
     return ReleaseTables(
         release_id=manifest.release_id,
         shape=shape,
@@ -105,55 +118,86 @@ def load_tables(directory: Path, manifest: Manifest) -> ReleaseTables:
         lists=_decode(directory / LISTS, ReleaseLists, msgspec.json.decode),
         rules=_decode(directory / RULES, Rules, msgspec.json.decode),
         by_popularity=by_popularity,
-        category_rows=_category_rows(items, by_popularity),
-        facets=Facets(items),
+        category_rows=category_rows,
+        facets=facets,
+        seats=Seats(first_row=shape.num_items, spare=spare, items=items, row_of=row_of, facets=facets),
     )
 
 
-def _load_arrays(directory: Path, shape: ModelShape) -> ItemTables:
-    count = shape.num_items
-    single = np.dtype(np.float32)
-    similar = _load_links(directory, SIMILAR_ROWS, SIMILAR_SCORES, (count, None))
+def _load_arrays(directory: Path, shape: ModelShape) -> tuple[ItemTables, ItemTables]:
+    """The tables with the seats behind them, and the seats alone, which may be written to."""
+    count, single, whole_numbers = shape.num_items, np.dtype(np.float32), np.dtype(np.int32)
+    loaded: dict[str, _Mapped] = {}
+    for name, dtype, wanted in (
+        (ITEM_VECTORS, single, (count, shape.dim)),
+        (ITEM_POPULARITY, single, (count,)),
+        (ITEM_TREND, single, (count,)),
+        (ITEM_STRENGTH, single, (count,)),
+        (ITEM_FIRST_SEEN, np.dtype(np.float64), (count,)),
+        (ITEM_CATEGORIES, single, (count, shape.num_categories)),
+    ):
+        loaded[name] = _load_array(directory / name, dtype, wanted)
+    for rows_name, scores_name, tail in (
+        (SIMILAR_ROWS, SIMILAR_SCORES, (None,)),
+        (FOLLOWER_ROWS, FOLLOWER_SCORES, (GAP_CLASSES, None)),
+        (SOON_ROWS, SOON_SCORES, (None,)),
+        (EASE_ROWS, EASE_SCORES, (None,)),
+    ):
+        rows = loaded[rows_name] = _load_array(directory / rows_name, whole_numbers, (count, *tail))
+        own = rows.whole[:count]
+        if own.size and (int(own.max()) >= count or int(own.min()) < -1):
+            raise ReleaseContentError(f"{rows_name} points outside the catalogue of {count} items.")
+        loaded[scores_name] = _load_array(directory / scores_name, single, own.shape)
+    return (
+        _as_tables({name: one.whole for name, one in loaded.items()}),
+        _as_tables({name: one.spare for name, one in loaded.items()}),
+    )
+
+
+def _as_tables(arrays: Mapping[str, npt.NDArray[Any]]) -> ItemTables:
     return ItemTables(
-        vectors=_load_array(directory / ITEM_VECTORS, single, (count, shape.dim)),
-        popularity=_load_array(directory / ITEM_POPULARITY, single, (count,)),
-        trend=_load_array(directory / ITEM_TREND, single, (count,)),
-        strength=_load_array(directory / ITEM_STRENGTH, single, (count,)),
-        first_seen_s=_load_array(directory / ITEM_FIRST_SEEN, np.dtype(np.float64), (count,)),
-        categories=_load_array(directory / ITEM_CATEGORIES, single, (count, shape.num_categories)),
-        similar_rows=similar.rows,
-        similar_scores=similar.scores,
-        followers=_load_links(directory, FOLLOWER_ROWS, FOLLOWER_SCORES, (count, GAP_CLASSES, None)),
-        soon=_load_links(directory, SOON_ROWS, SOON_SCORES, (count, None)),
-        ease=_load_links(directory, EASE_ROWS, EASE_SCORES, (count, None)),
+        vectors=arrays[ITEM_VECTORS],
+        popularity=arrays[ITEM_POPULARITY],
+        trend=arrays[ITEM_TREND],
+        strength=arrays[ITEM_STRENGTH],
+        first_seen_s=arrays[ITEM_FIRST_SEEN],
+        categories=arrays[ITEM_CATEGORIES],
+        similar_rows=arrays[SIMILAR_ROWS],
+        similar_scores=arrays[SIMILAR_SCORES],
+        followers=ItemLinks(arrays[FOLLOWER_ROWS], arrays[FOLLOWER_SCORES]),
+        soon=ItemLinks(arrays[SOON_ROWS], arrays[SOON_SCORES]),
+        ease=ItemLinks(arrays[EASE_ROWS], arrays[EASE_SCORES]),
     )
 
 
-def _load_links(directory: Path, rows_name: str, scores_name: str, shape: tuple[int | None, ...]) -> ItemLinks:
-    rows = _load_array(directory / rows_name, np.dtype(np.int32), shape)
-    if rows.size and (int(rows.max()) >= rows.shape[0] or int(rows.min()) < -1):
-        raise ReleaseContentError(f"{rows_name} points outside the catalogue of {rows.shape[0]} items.")
-    return ItemLinks(rows, _load_array(directory / scores_name, np.dtype(np.float32), rows.shape))
+class _Mapped(NamedTuple):
+    """A table with its seats, and the seats alone."""
+
+    whole: npt.NDArray[Any]
+    spare: npt.NDArray[Any]
 
 
-def _load_array(path: Path, dtype: np.dtype[Any], shape: tuple[int | None, ...]) -> npt.NDArray[Any]:
+def _load_array(path: Path, dtype: np.dtype[Any], shape: tuple[int | None, ...]) -> _Mapped:
     try:
-        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+        read = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise ReleaseContentError(f"{path.name} cannot be read as an array.") from error
-    fits = len(mapped.shape) == len(shape) and all(
-        want in (None, have) for want, have in zip(shape, mapped.shape, strict=True)
+    fits = len(read.shape) == len(shape) and all(
+        want in (None, have) for want, have in zip(shape, read.shape, strict=True)
     )
-    if mapped.dtype != dtype or not fits:
+    if read.dtype != dtype or not fits or not read.flags.c_contiguous:
         wanted = ", ".join("any" if size is None else str(size) for size in shape)
         raise ReleaseContentError(
-            f"{path.name} is {mapped.dtype} {list(mapped.shape)}; the manifest asks for {dtype} [{wanted}]."
+            f"{path.name} is {read.dtype} {list(read.shape)}; the manifest asks for {dtype} [{wanted}]."
         )
-    # A plain view of the mapped pages: indexing a memmap object itself costs several times as much.
-    array = np.asarray(mapped)
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
+    if dtype.kind == "f" and not np.isfinite(read).all():
         raise ReleaseContentError(f"{path.name} holds numbers that are not finite.")
-    return array
+    try:
+        # Plain arrays over the mapped pages: indexing a memmap object itself costs several times as much.
+        mapped = map_with_spare(path, offset=read.offset, dtype=dtype, shape=read.shape, spare_rows=SEATS)
+    except OSError as error:
+        raise ReleaseContentError(f"{path.name} cannot be read as an array.") from error
+    return _Mapped(*mapped)
 
 
 def _decode(path: Path, kind: type[T], decode: Any) -> T:
@@ -164,7 +208,7 @@ def _decode(path: Path, kind: type[T], decode: Any) -> T:
     return decoded
 
 
-def _category_rows(items: tuple[CatalogueItem, ...], by_popularity: IntArray) -> dict[str, IntArray]:
+def _category_rows(items: Sequence[CatalogueItem], by_popularity: IntArray) -> dict[str, IntArray]:
     rows: dict[str, list[int]] = {}
     for row in by_popularity.tolist():
         for category in items[row].categories:

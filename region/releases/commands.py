@@ -17,6 +17,14 @@ from infra.plumbing.errors import (
     UnauthorizedError,
     UnavailableError,
 )
+from region.additions.messages import (
+    ITEMS_PER_CALL_MAX,
+    AddItemsCall,
+    ChangeAnswer,
+    ListAnswer,
+    NewItem,
+    RemoveItemsCall,
+)
 from region.api.messages import PurgeAnswer, PurgeCall, WithdrawAnswer, WithdrawCall
 from region.releases.messages import (
     AuditAnswer,
@@ -126,6 +134,33 @@ def restore(url: str, key: str, *, items: Sequence[str]) -> WithdrawAnswer:
     """Let these items be shown again."""
     call = WithdrawCall(restored=tuple(items))
     return call_region("POST", url, "items/withdraw", key, WithdrawAnswer, call, timeout_s=QUICK_S)
+
+
+def added_items(url: str, key: str) -> ListAnswer:
+    """What was added to the region since its release."""
+    return call_region("GET", url, "items", key, ListAnswer, timeout_s=QUICK_S)
+
+
+def add_items(url: str, key: str, *, items: Sequence[NewItem]) -> ChangeAnswer:
+    """Add items that no release has yet, or renew them, in calls of ITEMS_PER_CALL_MAX; one answer over all."""
+    parts = [items[start : start + ITEMS_PER_CALL_MAX] for start in range(0, len(items), ITEMS_PER_CALL_MAX)] or [()]
+    calls = [AddItemsCall(items=tuple(part)) for part in parts]
+    return _summed([call_region("POST", url, "items/add", key, ChangeAnswer, call) for call in calls])
+
+
+def remove_items(url: str, key: str, *, items: Sequence[str]) -> ChangeAnswer:
+    """Take added items out again."""
+    call = RemoveItemsCall(items=tuple(items))
+    return call_region("POST", url, "items/remove", key, ChangeAnswer, call, timeout_s=QUICK_S)
+
+
+def _summed(answers: Sequence[ChangeAnswer]) -> ChangeAnswer:
+    return msgspec.structs.replace(
+        answers[-1],
+        added=sum(one.added for one in answers),
+        updated=sum(one.updated for one in answers),
+        unchanged=sum(one.unchanged for one in answers),
+    )
 
 
 def purge(url: str, key: str, *, items: Sequence[str], tags: Sequence[str]) -> PurgeAnswer:

@@ -15,15 +15,19 @@ from region.retrieval.protocol import (
     Hello,
     ProtocolError,
     Search,
+    Side,
     Status,
     check_query,
+    check_side,
     decode_answer,
     decode_hello,
     encode_search,
+    encode_side,
 )
 
 IN_FLIGHT_MAX = 256
 CONNECT_TIMEOUT_S = 1.0
+SIDE_TIMEOUT_S = 1.0
 
 
 class RetrievalClient:
@@ -44,6 +48,7 @@ class RetrievalClient:
         self._link: _Link | None = None
         self._connecting = asyncio.Lock()
         self._ids = itertools.count()
+        self._side: tuple[IntArray, FloatArray] | None = None
 
     async def connect(self) -> Hello:
         """Connect, if that is not so yet; returns what the process searches.
@@ -73,6 +78,26 @@ class RetrievalClient:
         found = answer.rows[0] >= 0
         return answer.rows[0][found], answer.scores[0][found]
 
+    async def put_side(self, rows: IntArray, vectors: FloatArray) -> None:
+        """From now on `rows [count] int32` with `vectors [count, dim]` are searched beside the index, and no others.
+
+        They are said again after every connect: a process that was started anew does not know them.
+
+        Raises:
+            QueryRefusedError: too many, of the index's own rows, or not finite; what stood there before goes on.
+            TimeoutError, RetrievalUnavailableError: the process is gone; it hears of them when it is back.
+        """
+        before, self._side = self._side, (rows, vectors)
+        async with asyncio.timeout(SIDE_TIMEOUT_S):
+            try:
+                link = await self._connected()
+                hello = link.hello_now()
+                check_side(rows, vectors, dim=hello.dim, num_items=hello.num_items)
+                await self._say_side(link)
+            except QueryRefusedError:
+                self._side = before
+                raise
+
     async def close(self) -> None:
         """End the connection; searches under way fail."""
         link, self._link = self._link, None
@@ -95,6 +120,8 @@ class RetrievalClient:
             async with asyncio.timeout(self._connect_timeout_s):
                 await loop.create_unix_connection(lambda: link, str(self._socket))
                 await link.greeted
+                if self._side is not None:
+                    await self._say_side(link)
         except (OSError, TimeoutError) as error:
             link.close()
             raise RetrievalUnavailableError(
@@ -104,6 +131,11 @@ class RetrievalClient:
             link.close()
             raise
         return link
+
+    async def _say_side(self, link: "_Link") -> None:
+        if self._side is not None:
+            request_id = next(self._ids) & 0xFFFFFFFF
+            await link.send(request_id, encode_side(Side(request_id, *self._side)))
 
 
 class _Link(asyncio.Protocol):
@@ -130,15 +162,19 @@ class _Link(asyncio.Protocol):
         Raises:
             RetrievalUnavailableError, QueryRefusedError: see `RetrievalClient.search`.
         """
+        return await self.send(search.request_id, encode_search(search))
+
+    async def send(self, request_id: int, frame: bytes) -> Answer:
+        """Send `frame` and wait for its answer; raises as `ask`."""
         if self._transport is None:
             raise _gone()
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self.waiting[search.request_id] = future
+        self.waiting[request_id] = future
         try:
-            self._transport.write(encode_search(search))
+            self._transport.write(frame)
             answer = await future
         finally:
-            self.waiting.pop(search.request_id, None)
+            self.waiting.pop(request_id, None)
         if answer.status is Status.REFUSED:
             raise QueryRefusedError(answer.message)
         if answer.status is not Status.OK:

@@ -36,6 +36,9 @@ class RetrievalMetrics:
             "atoll_retrieval_batch_seconds", "Time of searching one batch.", buckets=DURATION_BUCKETS_S,
             registry=registry,
         )  # fmt: skip
+        self.side_rows = Gauge(
+            "atoll_retrieval_side_items", "Items beside the index: new between two releases.", registry=registry
+        )
         self.waiting = Gauge("atoll_retrieval_waiting", "Searches that wait.", registry=registry)
 
 

@@ -108,6 +108,10 @@ class RetrievalProcess:
         """As `RetrievalClient.search`."""
         return await self._client.search(vector, k, timeout_s)
 
+    async def put_side(self, rows: IntArray, vectors: FloatArray) -> None:
+        """As `RetrievalClient.put_side`."""
+        await self._client.put_side(rows, vectors)
+
     async def close(self) -> None:
         """End the process and wait for its end."""
         if self._watching is not None:

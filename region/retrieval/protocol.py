@@ -3,12 +3,14 @@
 Every frame is a uint32 length and that many bytes::
 
     hello     magic[8] version:u16 dim:u32 num_items:u32 release[20] kind[8]      server, once, at connect
-    search    id:u32 count:u16 k:u16 dim:u32 vectors[count, dim] float32          client
+    search    1:u8 id:u32 count:u16 k:u16 dim:u32 vectors[count, dim] float32     client
+    side      2:u8 id:u32 count:u32 dim:u32 rows[count] int32 vectors[count, dim] float32   client
     answer    id:u32 0:u8 count:u16 k:u16 rows[count, k] int32 scores[count, k] float32
     failure   id:u32 status:u8 message utf-8
 
 Rows are catalogue rows, best first; -1 (with score -inf) fills what the index did not find. Answers may come in any
-order. A length above FRAME_BYTES_MAX ends the connection.
+order. A length above FRAME_BYTES_MAX ends the connection. `side` says which vectors stand beside the index from now,
+in place of those before; it is answered with no rows, and later searches of the connection see it.
 """
 
 import enum
@@ -23,14 +25,24 @@ from region.retrieval.errors import QueryRefusedError
 FRAME_BYTES_MAX = 8 << 20
 QUERIES_MAX = 256
 K_MAX = 4_096
+SIDE_ROWS_MAX = 1_024
+"""Rows of the side index: items that came between two releases. More would cost every search what the index saves."""
 MAGIC = b"atollret"
-VERSION = 1
+VERSION = 2
 
 _LENGTH = struct.Struct("<I")
 _HELLO = struct.Struct("<8sHII20s8s")
-_SEARCH = struct.Struct("<IHHI")
+_SEARCH = struct.Struct("<BIHHI")
+_SIDE = struct.Struct("<BIII")
 _STATUS = struct.Struct("<IB")
 _SHAPE = struct.Struct("<HH")
+
+
+class Kind(enum.IntEnum):
+    """What a client wants."""
+
+    SEARCH = 1
+    SIDE = 2
 
 
 class Status(enum.IntEnum):
@@ -62,6 +74,15 @@ class Search:
 
     request_id: int
     k: int
+    vectors: FloatArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Side:
+    """What is to stand beside the index: `rows [count] int32`, outside of its own, and `vectors [count, dim]`."""
+
+    request_id: int
+    rows: IntArray
     vectors: FloatArray
 
 
@@ -131,7 +152,7 @@ def encode_search(search: Search) -> bytes:
     """A search as a frame."""
     count, dim = search.vectors.shape
     vectors = np.ascontiguousarray(search.vectors, dtype="<f4")
-    return _frame(_SEARCH.pack(search.request_id, count, search.k, dim) + vectors.tobytes())
+    return _frame(_SEARCH.pack(Kind.SEARCH, search.request_id, count, search.k, dim) + vectors.tobytes())
 
 
 def decode_search(payload: bytes) -> Search:
@@ -142,11 +163,47 @@ def decode_search(payload: bytes) -> Search:
     """
     if len(payload) < _SEARCH.size:
         raise ProtocolError("a search was cut short")
-    request_id, count, k, dim = _SEARCH.unpack_from(payload)
+    _, request_id, count, k, dim = _SEARCH.unpack_from(payload)
     if len(payload) - _SEARCH.size != count * dim * 4:
         raise ProtocolError("a search has more or fewer numbers than it says")
     vectors = np.frombuffer(payload, dtype="<f4", offset=_SEARCH.size).reshape(count, dim)
     return Search(request_id, k, vectors)
+
+
+def encode_side(side: Side) -> bytes:
+    """A side index as a frame."""
+    count, dim = side.vectors.shape
+    head = _SIDE.pack(Kind.SIDE, side.request_id, count, dim)
+    rows = np.ascontiguousarray(side.rows, dtype="<i4").tobytes()
+    return _frame(head + rows + np.ascontiguousarray(side.vectors, dtype="<f4").tobytes())
+
+
+def decode_side(payload: bytes) -> Side:
+    """Inverse of `encode_side`, without the frame's length. Rows and vectors are not judged yet.
+
+    Raises:
+        ProtocolError: the lengths do not fit.
+    """
+    if len(payload) < _SIDE.size:
+        raise ProtocolError("a side index was cut short")
+    _, request_id, count, dim = _SIDE.unpack_from(payload)
+    if len(payload) - _SIDE.size != count * 4 * (1 + dim):
+        raise ProtocolError("a side index has more or fewer numbers than it says")
+    rows = np.frombuffer(payload, dtype="<i4", count=count, offset=_SIDE.size)
+    vectors = np.frombuffer(payload, dtype="<f4", offset=_SIDE.size + 4 * count).reshape(count, dim)
+    return Side(request_id, rows, vectors)
+
+
+def kind_of(payload: bytes) -> Kind:
+    """What a frame of a client wants.
+
+    Raises:
+        ProtocolError: nothing that is known.
+    """
+    try:
+        return Kind(payload[0])
+    except (IndexError, ValueError):
+        raise ProtocolError("a frame of no known kind came") from None
 
 
 def encode_answer(request_id: int, rows: IntArray, scores: FloatArray) -> bytes:
@@ -197,6 +254,22 @@ def check_query(vectors: FloatArray, *, k: int, dim: int) -> None:
         raise QueryRefusedError(f"k = {k} is not between 1 and {K_MAX}, or too much for {len(vectors)} queries.")
     if not np.isfinite(vectors).all():
         raise QueryRefusedError("a query vector holds a number that is not finite.")
+
+
+def check_side(rows: IntArray, vectors: FloatArray, *, dim: int, num_items: int) -> None:
+    """Refuse a side index that cannot stand beside an index of `num_items` rows of `dim`.
+
+    Raises:
+        QueryRefusedError: too many rows, one of the index's own or one twice, or a number that is not finite.
+    """
+    if rows.shape[0] > SIDE_ROWS_MAX:
+        raise QueryRefusedError(f"{rows.shape[0]} rows are more than the {SIDE_ROWS_MAX} of a side index.")
+    if vectors.shape != (rows.shape[0], dim):
+        raise QueryRefusedError(f"vectors of shape {vectors.shape} do not fit {rows.shape[0]} rows of {dim}.")
+    if rows.size and (int(rows.min()) < num_items or np.unique(rows).size != rows.size):
+        raise QueryRefusedError("a row of the side index is one of the index's own, or stands there twice.")
+    if not np.isfinite(vectors).all():
+        raise QueryRefusedError("a vector of the side index holds a number that is not finite.")
 
 
 def _frame(payload: bytes) -> bytes:

@@ -26,15 +26,21 @@ from region.retrieval.metrics import RetrievalMetrics, metrics_page
 from region.retrieval.protocol import (
     FrameBuffer,
     Hello,
+    Kind,
     ProtocolError,
     Search,
+    Side,
     Status,
     check_query,
+    check_side,
     decode_search,
+    decode_side,
     encode_answer,
     encode_failure,
     encode_hello,
+    kind_of,
 )
+from region.retrieval.side import NO_ROWS, NO_SCORES, WithSide
 
 READY = b"ready"
 """Said on stdout once searches are taken; the address of the metrics page stands behind it."""
@@ -72,7 +78,7 @@ class RetrievalServer:
         clock: Clock | None = None,
         registry: CollectorRegistry | None = None,
     ) -> None:
-        self.index = index
+        self.index = WithSide(index)
         self._clock = clock or SystemClock()
         self._metrics = RetrievalMetrics(registry or CollectorRegistry(), release=release, num_items=index.num_items)
         self.hello = encode_hello(Hello(index.dim, index.num_items, release, index.kind))
@@ -127,6 +133,17 @@ class RetrievalServer:
             message = f"{QUEUE_MAX} searches wait already"
             connection.send(encode_failure(search.request_id, Status.OVERLOADED, message))
 
+    def stand_beside(self, connection: "_Connection", side: Side) -> None:
+        """Take over the rows beside the index, or say why not; what stood there before goes on then."""
+        try:
+            check_side(side.rows, side.vectors, dim=self.index.dim, num_items=self.index.num_items)
+        except QueryRefusedError as error:
+            connection.send(encode_failure(side.request_id, Status.REFUSED, error.message))
+            return
+        self.index.replace(side.rows, side.vectors)
+        self._metrics.side_rows.set(side.rows.size)
+        connection.send(encode_answer(side.request_id, NO_ROWS, NO_SCORES))
+
     async def _work(self, pool: ThreadPoolExecutor) -> None:
         loop = asyncio.get_running_loop()
         while True:
@@ -179,7 +196,10 @@ class _Connection(asyncio.Protocol):
         """Take searches."""
         try:
             for frame in self._frames.feed(data):
-                self._server.submit(self, decode_search(frame))
+                if kind_of(frame) is Kind.SIDE:
+                    self._server.stand_beside(self, decode_side(frame))
+                else:
+                    self._server.submit(self, decode_search(frame))
         except ProtocolError:
             self.close()
 

@@ -1,6 +1,6 @@
 """What callers may filter by, of one release: prices and attributes by row, and which rows pass a caller's filters."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -14,6 +14,7 @@ MASKS_KEPT = 8
 """Answers that are kept: callers ask with few different filters, and a mask takes a byte an item."""
 
 BoolArray = npt.NDArray[np.bool_]
+_NO_ROWS: IntArray = np.zeros(0, dtype=np.int32)
 
 
 class Facets:
@@ -22,9 +23,21 @@ class Facets:
     def __init__(self, items: Sequence[CatalogueItem]) -> None:
         known = (np.nan if item.price is None else item.price for item in items)
         self._prices: FloatArray = np.fromiter(known, dtype=np.float32, count=len(items))
-        self._rows: Mapping[tuple[str, str], IntArray] = _rows_by_value(items)
+        self._rows: dict[tuple[str, str], IntArray] = _rows_by_value(items)
+        self._values: dict[int, tuple[tuple[str, str], ...]] = {}
         self.allowed = lru_cache(maxsize=MASKS_KEPT)(self._allowed)
         """Which rows pass, `[num_items] bool`, not to be written to. What is not known passes no filter on it."""
+
+    def put(self, row: int, item: CatalogueItem) -> None:
+        """`item` stands at `row` now; only for rows that were empty, or put here before. One caller at a time."""
+        for value in self._values.get(row, ()):
+            self._rows[value] = self._rows[value][self._rows[value] != row]
+        self._prices[row] = np.nan if item.price is None else item.price
+        self._values[row] = tuple(attribute_values(item))
+        for value in self._values[row]:
+            self._rows[value] = np.append(self._rows.get(value, _NO_ROWS), np.int32(row))
+        # A new memory of masks: what is being computed by what stood here before is forgotten with the old one.
+        self.allowed = lru_cache(maxsize=MASKS_KEPT)(self._allowed)
 
     def _allowed(self, filters: ItemFilters) -> BoolArray:
         passes = np.ones(self._prices.size, dtype=np.bool_)

@@ -5,7 +5,7 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,14 +102,18 @@ class BurningWorld:
 
 
 @contextlib.contextmanager
-def burning_world(request: BenchRequest) -> Iterator[BurningWorld]:
+def burning_world(request: BenchRequest, *, write: Callable[[Path], Path] = write_ring) -> Iterator[BurningWorld]:
     """Train, build two releases, publish them, start two regions of two edges; everything ends with the block.
+
+    Args:
+        request: whose folder and environments are used.
+        write: writes the dataset.
 
     Raises:
         UnavailableError: a step failed; the message carries its last words.
     """
     work = request.work
-    dataset, model, repository, keys = write_ring(work / "ring"), work / "model", work / "repository", work / "keys"
+    dataset, model, repository, keys = write(work / "ring"), work / "model", work / "repository", work / "keys"
     _command(request, "train", "--dataset", dataset, "--out", model, "--epochs", "2")
     _command(request, "release", "init", "--repository", repository, "--keys", keys)
     releases = [_release(request, dataset, model, work / f"bundles-{number}") for number in range(2)]

@@ -32,7 +32,8 @@ from infra.plumbing.keys import RegionKeys, TrustDirectory
 from infra.plumbing.telemetry import TelemetrySettings
 from region import app as region_app
 from region.__main__ import main
-from region.app import hear_withdrawals, run
+from region.api.withdrawing import hear_withdrawals
+from region.app import run
 from region.rules.regional import Withdrawals
 from region.settings import RegionSettings
 from tests.integration.region.tiny_release import ExactProcess, tiny_release

@@ -63,7 +63,10 @@ class FakeTowers:
         return np.full_like(scores, np.nan) if self.spoiled else scores
 
     def item_vector(self, categories: FloatArray) -> FloatArray:
-        return np.zeros(self.tables.shape.dim, dtype=np.float32)
+        count, arrays = self.tables.shape.num_items, self.tables.arrays
+        of_each = arrays.categories[:count].T @ arrays.vectors[:count]
+        vector: FloatArray = (categories @ of_each).astype(np.float32)
+        return vector
 
 
 @dataclass(slots=True)
@@ -74,14 +77,21 @@ class FakeRetrieval:
     error: Exception | None = None
     asked: int = 0
     closed: bool = False
+    side: tuple[IntArray, FloatArray] | None = None
 
     async def search(self, vector: FloatArray, k: int, timeout_s: float) -> tuple[IntArray, FloatArray]:
         self.asked += 1
         if self.error is not None:
             raise self.error
-        scores = self.vectors @ vector
-        rows = np.argsort(-scores, kind="stable")[:k].astype(np.int32)
-        return rows, scores[rows]
+        rows, vectors = np.arange(len(self.vectors), dtype=np.int32), self.vectors
+        if self.side is not None:
+            rows, vectors = np.concatenate([rows, self.side[0]]), np.concatenate([vectors, self.side[1]])
+        scores = vectors @ vector
+        best = np.argsort(-scores, kind="stable")[:k]
+        return rows[best], scores[best]
+
+    async def put_side(self, rows: IntArray, vectors: FloatArray) -> None:
+        self.side = (rows, vectors)
 
     async def close(self) -> None:
         self.closed = True
@@ -127,7 +137,7 @@ def build_world(
 ) -> World:
     """A world over the synthetic bundle of the releases' tests."""
     tables = bundle_tables(directory, num_items=num_items)
-    towers, retrieval = FakeTowers(tables), FakeRetrieval(tables.arrays.vectors)
+    towers, retrieval = FakeTowers(tables), FakeRetrieval(tables.arrays.vectors[: tables.shape.num_items])
     release = LoadedRelease(
         tables=tables, standing=standing_of(tables, "us-east"), towers=towers, retrieval=retrieval
     )  # fmt: skip

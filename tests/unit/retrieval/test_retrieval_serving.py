@@ -239,7 +239,7 @@ async def server_side_closed(server: RetrievalServer) -> None:
     "bytes_sent",
     [(FRAME_BYTES_MAX + 1).to_bytes(4, "little"), (3).to_bytes(4, "little") + b"abc", encode_search(
         Search(1, 3, QUERY[None])
-    )[:4] + b"\xff" * 28],
+    )[:4] + b"\xff" * 29],
 )  # fmt: skip
 async def test_a_caller_that_does_not_speak_the_protocol_is_cut_off(socket: Path, bytes_sent: bytes) -> None:
     async with serving(ExactIndex(VECTORS), socket) as server:

@@ -1,0 +1,85 @@
+"""The doors of new items, for operators and for the region's own catalogue feed: list, add, remove; audited."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from infra.contracts.residency import encode_global
+from infra.plumbing.errors import InvalidInputError
+from region.additions.checking import check_items
+from region.additions.keeper import Additions
+from region.additions.messages import ITEMS_PER_CALL_MAX, AddItemsCall, ChangeAnswer, RemoveItemsCall
+from region.api.checking import check_ids
+from region.api.decoding import decode_body, read_body
+from region.api.doors import Door
+from region.api.routes import json_response
+from region.funnel.release import LoadedRelease
+from region.releases.activation import Activator
+
+NAMED_IN_AUDIT = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdditionDoors:
+    """Handlers of `/operator/v1/items...`."""
+
+    additions: Additions
+    activator: Activator[LoadedRelease]
+    admit: Door
+    body_bytes_max: int
+
+    def routes(self) -> list[web.RouteDef]:
+        """The routes to put into the application."""
+        return [
+            web.get("/operator/v1/items", self.show),
+            web.post("/operator/v1/items/add", self.add),
+            web.post("/operator/v1/items/remove", self.remove),
+        ]
+
+    async def show(self, request: web.Request) -> web.Response:
+        """What was added since the release."""
+        self.admit(request)
+        with self.activator.lease() as release:
+            return json_response(encode_global(self.additions.listed(release)))
+
+    async def add(self, request: web.Request) -> web.Response:
+        """Add items or renew them: durable, then embedded and searched here, then told to nodes and edges."""
+        operator = self.admit(request)
+        body = await read_body(request, bytes_max=self.body_bytes_max)
+
+        async def change(release: LoadedRelease) -> tuple[ChangeAnswer, list[str]]:
+            call = decode_body(body, AddItemsCall)
+            check_items(call.items)
+            return await self.additions.put(call.items, release), [one.item for one in call.items]
+
+        return await self._changed("add-items", operator, change)
+
+    async def remove(self, request: web.Request) -> web.Response:
+        """Take added items out again."""
+        operator = self.admit(request)
+        body = await read_body(request, bytes_max=self.body_bytes_max)
+
+        async def change(release: LoadedRelease) -> tuple[ChangeAnswer, list[str]]:
+            call = decode_body(body, RemoveItemsCall)
+            if not call.items:
+                raise InvalidInputError("no item is named.")
+            check_ids("items", call.items, count_max=ITEMS_PER_CALL_MAX)
+            return await self.additions.remove(call.items, release), list(call.items)
+
+        return await self._changed("remove-items", operator, change)
+
+    async def _changed(
+        self, action: str, operator: str, change: Callable[[LoadedRelease], Awaitable[tuple[ChangeAnswer, list[str]]]]
+    ) -> web.Response:
+        operations, active = self.activator.operations, self.activator.active_release
+        async with operations.recorded(action, operator, active, active):
+            with self.activator.lease() as release:
+                answer, names = await change(release)
+        more = ", ..." if len(names) > NAMED_IN_AUDIT else ""
+        detail = (
+            f"{answer.added} added, {answer.updated} renewed, {answer.removed} removed, {answer.unchanged} as before: "
+            f"{', '.join(names[:NAMED_IN_AUDIT])}{more}"
+        )
+        await operations.record(action, operator, active, active, "done", detail)
+        return json_response(encode_global(answer))

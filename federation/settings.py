@@ -4,6 +4,7 @@ from typing import Annotated
 
 import msgspec
 
+from infra.plumbing.http.tls import ClientTls
 from infra.plumbing.telemetry import TelemetrySettings
 
 Share = Annotated[float, msgspec.Meta(gt=0.0, le=1.0)]
@@ -46,6 +47,24 @@ class CohortSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Largest update that is taken, in numbers."""
 
 
+class SiloSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a region takes part over its resident features, without the phones. Of `cohort` only what needs no phone."""
+
+    region_url: str
+    """The region's own API, for its door to resident histories."""
+    releases_directory: str
+    """The releases that the region has verified, a folder each."""
+    cohort: CohortSettings = CohortSettings()
+    tls: ClientTls | None = None
+    """For an API that is served over TLS."""
+    users_max: Count = 1_000_000
+    """Users in one round; a region with more makes the round void and says so."""
+    examples_max: Annotated[int, msgspec.Meta(ge=4, le=1000)] = 50
+    """Newest events of a user that are learned from."""
+    round_s_max: Positive = 240.0
+    """A round that is not through by then is void: who was reached by then must not decide what is learned."""
+
+
 class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A region's device gateway. It writes `round.key` into its state directory: the SuperNode's key to it."""
 
@@ -59,6 +78,8 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     trust_file: str
     """The `TrustDirectory`."""
     cohort: CohortSettings = CohortSettings()
+    silo: SiloSettings | None = None
+    """None: this region takes part by its phones only."""
     telemetry: TelemetrySettings = TelemetrySettings()
 
 

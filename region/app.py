@@ -33,6 +33,7 @@ from region.api.messages import StatusAnswer
 from region.api.notices import NoticeBoard, NoticeDoors, hear_purges
 from region.api.operating import OperatorDoors
 from region.api.relay import RelayDesk
+from region.api.resident_doors import ResidentDoors
 from region.api.routes import CallerDoors
 from region.api.rule_doors import RuleDoors, hear_rules
 from region.api.targets import metrics_targets
@@ -188,6 +189,7 @@ async def open_node(settings: RegionSettings, stack: AsyncExitStack, telemetry: 
     """
     check_event_schema()
     keys = RegionKeys.load(Path(settings.keys_file))
+    home_only, operators_only = service_door(keys.service_key), operator_door(keys.operator_key)
     if keys.region != settings.region:
         raise SettingsError(f"the key file is of region {keys.region}, the settings of {settings.region}.")
     trust = LiveTrust(Path(settings.trust_file), clock=clock)
@@ -207,9 +209,8 @@ async def open_node(settings: RegionSettings, stack: AsyncExitStack, telemetry: 
     callers = CallerDoors(
         recommender=lists, intake=intake, choices=choices,
         relay=RelayDesk(keys=keys, trust=trust, clock=clock, recommender=lists, intake=intake, choices=choices),
-        home_only=service_door(keys.service_key), body_bytes_max=settings.body_bytes_max,
+        home_only=home_only, body_bytes_max=settings.body_bytes_max,
     )  # fmt: skip
-    operators_only = operator_door(keys.operator_key)
     operators = OperatorDoors(
         withdrawals=data.withdrawals, announcer=data.announcer, operators_only=operators_only,
         status=lambda: status_of(settings, data, releases, answers), body_bytes_max=settings.body_bytes_max,
@@ -224,7 +225,7 @@ async def open_node(settings: RegionSettings, stack: AsyncExitStack, telemetry: 
         clock=clock, withdrawals=data.withdrawals, release=lambda: releases.activator.active_release
     )  # fmt: skip
     notices = NoticeDoors(
-        board=board, announcer=data.announcer, home_only=service_door(keys.service_key), operators_only=operators_only,
+        board=board, announcer=data.announcer, home_only=home_only, operators_only=operators_only,
         body_bytes_max=settings.body_bytes_max,
     )  # fmt: skip
     known = Known(
@@ -237,10 +238,10 @@ async def open_node(settings: RegionSettings, stack: AsyncExitStack, telemetry: 
     )  # fmt: skip
     added = AdditionDoors(
         additions=data.additions, activator=releases.activator, body_bytes_max=settings.body_bytes_max,
-        admit=either_door(service_door(keys.service_key), operators_only),
+        admit=either_door(home_only, operators_only),
     )  # fmt: skip
-    rooms = (callers, operators, notices, rules, added, privacy.doors)
-    app.add_routes([route for room in rooms for route in room.routes()])
+    for room in (callers, operators, notices, rules, added, privacy.doors, ResidentDoors(data.store, home_only)):
+        app.add_routes(room.routes())
     app.add_routes(
         operator_routes(
             store=releases.store, activator=releases.activator, trials=releases.trials, audit=releases.audit,

@@ -30,12 +30,14 @@ class RunOptions:
 
     superlink_port: where the SuperLink listens; 0 picks a free port.
     timeout_s: after which the run is ended.
+    round_timeout_s: how long regions may take over one round.
     tls: whether SuperLink and SuperNodes speak TLS and SuperNodes prove who they are.
     progress: told of every process that is up and every round that is over.
     """
 
     superlink_port: int = 0
     timeout_s: float = 240.0
+    round_timeout_s: float = 60.0
     tls: bool = True
     progress: Progress = field(default_factory=SilentProgress)
 
@@ -70,6 +72,7 @@ def run_rounds(
     run = RunPlan(
         rounds=rounds, regions=dict(regions), release_directory=str(release_directory.resolve()),
         outcome_directory=str(outcome), training=training or TrainingPlan(), privacy=privacy,
+        round_timeout_s=options.round_timeout_s,
     )  # fmt: skip
     plan = DeploymentPlan(
         run=run, state_directory=str(state), superlink_port=options.superlink_port or free_ports(1)[0],

@@ -8,6 +8,7 @@ POST /v1/device/signature   a signature under that; the answer holds the neighbo
 POST /v1/device/unmask      shares that take the masks off the sum
 POST /v1/rounds             the SuperNode's ClientApp, with the round key: open a round
 GET  /v1/rounds/{id}        how it stands; `?wait_s=` answers when it has ended, or then
+POST /silo/v1/rounds        the same two calls for a round over the region's resident features, without phones
 ==========================  =============================================================================
 
 An answer that needs the other phones is held back until the round has moved on, at most until the phase's deadline.
@@ -19,21 +20,22 @@ import contextlib
 import hmac
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 from aiohttp import web
 from prometheus_client import Counter
 
+from federation.gateway.bodies import M, body_of, json_answer, wait_s_of
 from federation.gateway.journal import Journal
 from federation.gateway.service import Gateway
 from federation.messages import TICKET_HEADER, CheckIn, Phase, RegionalSum, RoundPlan
 from federation.privacy.noise import Entropy
 from federation.secure_aggregation.messages import MaskedUpdate, SealedShares, SurvivorsSigned, Unmasking
 from federation.settings import GatewaySettings
+from federation.silo.doors import SiloDoors
 from infra.contracts.residency import RegionalMessage, encode_global, encode_regional
 from infra.plumbing.clock import Clock
-from infra.plumbing.errors import ForbiddenError, InvalidInputError, UnauthorizedError
+from infra.plumbing.errors import ConflictError, ForbiddenError, UnauthorizedError
 from infra.plumbing.files import write_atomically
 from infra.plumbing.http.middleware import frame, operations_routes
 from infra.plumbing.keys import RegionKeys, Trust, encode_base64url
@@ -41,20 +43,19 @@ from infra.plumbing.telemetry import Telemetry
 from infra.plumbing.tokens import open_subject, verify_token
 
 BODY_BYTES_MAX = 2 << 20
-WAIT_S_MAX = 30.0
 ROUND_KEY_FILE = "round.key"
-M = TypeVar("M", bound=msgspec.Struct)
 
 
 class _Handlers:
     """HTTP in, HTTP out; every decision is the gateway's."""
 
     def __init__(self, *, gateway: Gateway, keys: RegionKeys, trust: Trust, clock: Clock, round_key: str) -> None:
-        self._gateway = gateway
+        self.gateway = gateway
         self._keys = keys
         self._trust = trust
         self._clock = clock
         self._round_key = round_key
+        self.silo_trains: Callable[[], bool] = lambda: False
         self._moved = asyncio.Event()
         """Set and replaced whenever a round has moved."""
         self._seen: tuple[Phase | None, float | None] = (None, None)
@@ -64,61 +65,63 @@ class _Handlers:
         if principal.home != self._keys.region:
             raise ForbiddenError("this phone's home is another region.", fix="Check in at its own gateway.")
         subject = open_subject(principal, self._keys)
-        answer = self._gateway.check_in(subject, await _body(request, CheckIn))
+        answer = self.gateway.check_in(subject, await body_of(request, CheckIn))
         self._wake_if_moved()
         if not answer.ticket:
-            return _json(encode_regional(answer))
-        roster = await self._moved_on(lambda: self._gateway.roster(answer.ticket))
-        return _json(encode_regional(msgspec.structs.replace(answer, roster=roster)))
+            return json_answer(encode_regional(answer))
+        roster = await self._moved_on(lambda: self.gateway.roster(answer.ticket))
+        return json_answer(encode_regional(msgspec.structs.replace(answer, roster=roster)))
 
     async def shares(self, request: web.Request) -> web.Response:
         ticket = _ticket(request)
-        self._gateway.shares(ticket, await _body(request, SealedShares))
-        return await self._answer(lambda: self._gateway.mailbox(ticket))
+        self.gateway.shares(ticket, await body_of(request, SealedShares))
+        return await self._answer(lambda: self.gateway.mailbox(ticket))
 
     async def update(self, request: web.Request) -> web.Response:
         ticket = _ticket(request)
-        self._gateway.update(ticket, await _body(request, MaskedUpdate))
-        return await self._answer(lambda: self._gateway.survivors(ticket))
+        self.gateway.update(ticket, await body_of(request, MaskedUpdate))
+        return await self._answer(lambda: self.gateway.survivors(ticket))
 
     async def signature(self, request: web.Request) -> web.Response:
         ticket = _ticket(request)
-        self._gateway.sign(ticket, await _body(request, SurvivorsSigned))
-        return await self._answer(lambda: self._gateway.signatures(ticket))
+        self.gateway.sign(ticket, await body_of(request, SurvivorsSigned))
+        return await self._answer(lambda: self.gateway.signatures(ticket))
 
     async def unmask(self, request: web.Request) -> web.Response:
-        receipt = self._gateway.unmask(_ticket(request), await _body(request, Unmasking))
+        receipt = self.gateway.unmask(_ticket(request), await body_of(request, Unmasking))
         self._wake_if_moved()
-        return _json(encode_regional(receipt))
+        return json_answer(encode_regional(receipt))
 
     async def start_round(self, request: web.Request) -> web.Response:
-        self._require_round_key(request)
-        standing = self._gateway.start(await _body(request, RoundPlan))
+        self.require_round_key(request)
+        if self.silo_trains():
+            raise ConflictError("this region's silo is at a round.", fix="Wait until it has ended.")
+        standing = self.gateway.start(await body_of(request, RoundPlan))
         self._wake_if_moved()
-        return _json(encode_global(standing), status=202)
+        return json_answer(encode_global(standing), status=202)
 
     async def round(self, request: web.Request) -> web.Response:
-        self._require_round_key(request)
-        wait_s = _wait_s(request.query.get("wait_s", "0"))
-        return _json(encode_global(await self._standing(request.match_info["round_id"], wait_s)))
+        self.require_round_key(request)
+        wait_s = wait_s_of(request.query.get("wait_s", "0"))
+        return json_answer(encode_global(await self._standing(request.match_info["round_id"], wait_s)))
 
     async def keep_time(self) -> None:
         """End rounds at their deadlines, though nobody asks."""
         while True:
-            change_s = self._gateway.next_change_s()
+            change_s = self.gateway.next_change_s()
             delay_s = None if change_s is None else max(0.0, change_s - self._clock.monotonic_s()) + 0.001
             moved = self._moved
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(delay_s):
                     await moved.wait()
-            self._gateway.tick()
+            self.gateway.tick()
             self._wake_if_moved()
 
     async def _standing(self, round_id: str, wait_s: float) -> RegionalSum:
         ends_s = self._clock.monotonic_s() + wait_s
         while True:
             moved = self._moved
-            standing = self._gateway.standing(round_id)
+            standing = self.gateway.standing(round_id)
             left_s = ends_s - self._clock.monotonic_s()
             if standing.phase in ("closed", "void") or left_s <= 0.0:
                 return standing
@@ -128,7 +131,7 @@ class _Handlers:
 
     async def _answer(self, look: Callable[[], RegionalMessage | None]) -> web.Response:
         self._wake_if_moved()
-        return _json(encode_regional(await self._moved_on(look)))
+        return json_answer(encode_regional(await self._moved_on(look)))
 
     async def _moved_on(self, look: Callable[[], M | None]) -> M:
         """What `look` finds once the round has moved on; the round's own deadlines bound the wait."""
@@ -141,7 +144,7 @@ class _Handlers:
 
     def _wake_if_moved(self) -> None:
         """Only a change of phase is news; every message would wake a thousand waiting phones for nothing."""
-        standing = (self._gateway.phase(), self._gateway.next_change_s())
+        standing = (self.gateway.phase(), self.gateway.next_change_s())
         if standing != self._seen:
             self._seen = standing
             self._wake()
@@ -150,7 +153,7 @@ class _Handlers:
         moved, self._moved = self._moved, asyncio.Event()
         moved.set()
 
-    def _require_round_key(self, request: web.Request) -> None:
+    def require_round_key(self, request: web.Request) -> None:
         if not hmac.compare_digest(_bearer(request).encode(), self._round_key.encode()):
             raise UnauthorizedError(
                 "the round key does not hold.", fix=f"Use the one in the gateway's {ROUND_KEY_FILE}."
@@ -167,9 +170,13 @@ def build_app(
         "atoll_federation_outcomes", "What became of check-ins, updates and rounds.", ("what", "outcome"),
         registry=telemetry.registry,
     )  # fmt: skip
+    journal = Journal(state / "rounds")
+
+    def count(what: str, outcome: str) -> None:
+        outcomes.labels(what, str(outcome)).inc()
+
     gateway = Gateway(
-        region=settings.region, policy=settings.cohort, journal=Journal(state / "rounds"), clock=clock,
-        entropy=entropy, count=lambda what, outcome: outcomes.labels(what, str(outcome)).inc(),
+        region=settings.region, policy=settings.cohort, journal=journal, clock=clock, entropy=entropy, count=count,
         issuer_public=trust.regions[settings.region].issuer_public,
     )  # fmt: skip
     round_key = _round_key(state / ROUND_KEY_FILE, entropy)
@@ -188,6 +195,13 @@ def build_app(
         ]
     )
     app.cleanup_ctx.append(_timekeeper(handlers))
+    if settings.silo is not None:
+        silo = SiloDoors(
+            settings, settings.silo, keys=keys, journal=journal, busy=lambda: gateway.phase() is not None,
+            admit=handlers.require_round_key, clock=clock, entropy=entropy, count=count,
+        )  # fmt: skip
+        handlers.silo_trains = lambda: silo.training
+        silo.add_to(app)
     return app
 
 
@@ -218,26 +232,3 @@ def _bearer(request: web.Request) -> str:
 
 def _ticket(request: web.Request) -> str:
     return request.headers.get(TICKET_HEADER, "")
-
-
-def _wait_s(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = float("nan")
-    if not 0.0 <= seconds <= WAIT_S_MAX:
-        raise InvalidInputError(f"wait_s must be a number from 0 to {WAIT_S_MAX:.0f}.")
-    return seconds
-
-
-async def _body(request: web.Request, kind: type[M]) -> M:
-    try:
-        return msgspec.json.decode(await request.read(), type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidInputError(f"the body is not a usable {kind.__name__}: {error}.") from error
-
-
-def _json(body: bytes, *, status: int = 200) -> web.Response:
-    return web.Response(
-        status=status, body=body, content_type="application/json", headers={"Cache-Control": "no-store"}
-    )

@@ -13,6 +13,8 @@ from infra.cli.world import add_state_option
 
 PHONES_END_S = 120.0
 POPULATION = "everybody"
+SILO_ROUND_S = 280.0
+"""A silo's region may take its own bound of four minutes over a round."""
 
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -46,6 +48,11 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     rounds.add_argument(
         "--category", action="append", default=[], metavar="NAME",
         help="with --train items: the slice is the items in any of these; may be repeated",
+    )  # fmt: skip
+    rounds.add_argument(
+        "--silo", action="append", default=[], metavar="REGION",
+        help="this region takes part over its resident features, without phones; may be repeated (default: as the"
+        " world's configuration says)",
     )  # fmt: skip
     rounds.add_argument(
         "--plain", action="store_true",
@@ -89,16 +96,17 @@ def _round(arguments: argparse.Namespace) -> int:
 
     world = open_world(arguments.state)
     (port,) = free_ports(1)
-    regions = {}
+    regions, silos = {}, _silos(arguments, world)
     for region in world.configuration.region_names:
         world.aim_link(region, port)
         regions[region] = RegionLink(
-            gateway_url=world.gateway_url(region),
+            gateway_url=world.gateway_url(region) + ("/silo" if region in silos else ""),
             round_key_file=str(world.layout.region(region) / "gateway" / "round.key"),
             superlink_address=world.link_address(region),
         )
     state = _directory(arguments.state)
-    with _phones(arguments, world) as report, progress_bar() as progress:
+    timeouts = {"timeout_s": SILO_ROUND_S * (1 + arguments.rounds), "round_timeout_s": SILO_ROUND_S} if silos else {}
+    with _phones(arguments, world, without=silos) as report, progress_bar() as progress:
         outcome = commands.run_round(
             state_directory=state,
             release_directory=arguments.release,
@@ -111,7 +119,7 @@ def _round(arguments: argparse.Namespace) -> int:
                 noise_multiplier=arguments.noise,
             ),
             training=_training(arguments),
-            options=RunOptions(superlink_port=port, tls=not arguments.plain, progress=progress),
+            options=RunOptions(superlink_port=port, tls=not arguments.plain, progress=progress, **timeouts),
         )
     result = msgspec.to_builtins(outcome) | {"phones": report}
     spent = "infinite" if outcome.epsilon is None else f"{outcome.epsilon:.3g}"
@@ -121,6 +129,14 @@ def _round(arguments: argparse.Namespace) -> int:
     learned = f"adapter: {outcome.adapter_path}" + (f"\nitems: {outcome.items_path}" if outcome.items_path else "")
     emit(arguments, result, f"{text}\n{learned}")
     return 0 if outcome.ok else 1
+
+
+def _silos(arguments: argparse.Namespace, world: Any) -> frozenset[str]:
+    """The regions that take part without phones."""
+    from infra.local.configuration import SILO
+
+    configured = [region.name for region in world.configuration.regions if region.federation == SILO]
+    return frozenset(world.configuration.region(name).name for name in arguments.silo or configured)
 
 
 def _training(arguments: argparse.Namespace) -> Any:
@@ -136,7 +152,9 @@ def _training(arguments: argparse.Namespace) -> Any:
 
 
 @contextmanager
-def _phones(arguments: argparse.Namespace, world: Any) -> Iterator[dict[str, Any]]:
+def _phones(
+    arguments: argparse.Namespace, world: Any, *, without: frozenset[str] = frozenset()
+) -> Iterator[dict[str, Any]]:
     """Simulated phones around a block; afterwards the dictionary holds their report."""
     import msgspec
 
@@ -149,7 +167,7 @@ def _phones(arguments: argparse.Namespace, world: Any) -> Iterator[dict[str, Any
     from infra.plumbing.files import write_atomically
 
     report: dict[str, Any] = {}
-    if not arguments.phones:
+    if not arguments.phones or without == frozenset(world.configuration.region_names):
         yield report
         return
     if arguments.dataset is None:
@@ -157,7 +175,7 @@ def _phones(arguments: argparse.Namespace, world: Any) -> Iterator[dict[str, Any
     state = _directory(arguments.state).absolute()
     report_file = state / "phones-report.json"
     report_file.unlink(missing_ok=True)
-    names = world.configuration.region_names
+    names = [name for name in world.configuration.region_names if name not in without]
     settings = PhonesSettings(
         gateways={region: world.gateway_url(region) for region in names},
         keys_files={region: str(world.layout.keys(region)) for region in names},

@@ -17,6 +17,7 @@ CENTRAL_FLOWER = "central-flower"
 """The two far ends of links that are not regions: the release repository, and Flower's SuperLink."""
 RESERVED_NAMES = frozenset({CENTRAL, CENTRAL_FLOWER, "logs", "spans", "capture", "run"})
 BALANCERS = ("embedded", "haproxy")
+PHONES, SILO = "phones", "silo"
 STORES, GRIDS, LOGS = ("sqlite", "cassandra"), ("embedded", "hazelcast"), ("sqlite", "kafka")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
@@ -37,6 +38,8 @@ class RegionConfiguration(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     """First digits of the zip codes whose people live here; tells which users of a dataset are at home."""
     networks: tuple[str, ...] = ()
     """Client networks (CIDR) that the balancer sends here when the client does not name its region."""
+    federation: str = PHONES
+    """`silo`: takes part in rounds over its resident features, without phones; for regions that export nothing else."""
 
 
 class PortsConfiguration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -189,6 +192,7 @@ def _validate_regions(regions: tuple[RegionConfiguration, ...]) -> None:
             f"region {region.name!r} has {region.edges} edges.",
             f"Set edges to 1 to {EDGES_MAX}.",
         )
+        _one_of(f"federation of {region.name!r}", region.federation, (PHONES, SILO))
         for digit in region.zip_digits:
             _require(digit.isdigit(), f"zip_digits of {region.name!r} holds {digit!r}.", "Use digits only.")
             other = digits.setdefault(digit, region.name)
@@ -254,6 +258,7 @@ def render_configuration(configuration: WorldConfiguration) -> str:
             f"edges = {region.edges}",
             f"zip_digits = {_text(region.zip_digits)}",
             f"networks = [{', '.join(_text(network) for network in region.networks)}]",
+            f"federation = {_text(region.federation)}  # phones | silo",
             "",
         ]
     return "\n".join(lines)

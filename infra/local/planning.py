@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from edge.settings import EdgeSettings
-from federation.settings import GatewaySettings
+from federation.settings import GatewaySettings, SiloSettings
 from infra.local.balancer.settings import AddressRange, BalancedRegion, BalancerSettings, EdgeAddress
 from infra.local.configuration import CENTRAL, CENTRAL_FLOWER, RegionConfiguration, WorldConfiguration
 from infra.local.haproxy import render_haproxy
@@ -265,6 +265,10 @@ def _gateway(given: PlanInput, region: str, files: dict[Path, bytes]) -> Process
         state_directory=str(layout.region(region) / "gateway"),
         keys_file=str(layout.keys(region)),
         trust_file=str(layout.trust),
+        silo=SiloSettings(
+            region_url=f"http://{_address(given, f'{region}/api')}",
+            releases_directory=str(layout.region(region) / "core" / "releases"),
+        ),
         telemetry=_telemetry(given, name),
     )
     file = _put(files, layout.region(region) / "gateway.json", settings)

@@ -51,6 +51,8 @@ from region.store.port import (
     OffsetEvent,
     StoreUnavailableError,
     UserRow,
+    Walk,
+    walked,
 )
 from region.store.state import (
     SubjectState,
@@ -169,6 +171,14 @@ class CassandraStore:
             )
 
         await _at_once(write, rows)
+
+    async def walk(self, *, after: str, limit: int) -> Walk:
+        """Users' rows behind `after`, by its token: in the order in which Cassandra keeps partitions."""
+        query, values = ("walk_on", (after, limit)) if after else ("walk_first", (limit,))
+        found = await self._link.ask_all(query, values, timeout_s=self._scan_timeout_s)
+        # A row whose content has run out is left with the choice of who opted out: nothing to learn from.
+        rows = [row_of(subject, content) if content else UserRow(subject=subject) for subject, content in found]
+        return walked(rows, limit=limit)
 
     async def trending(self, *, since_ms: int, limit: int, category: str | None = None) -> list[ItemCount]:
         """Items by points since a moment (to the bucket), most first."""

@@ -15,6 +15,8 @@ from region.store.port import (
     OffsetEvent,
     StoreUnavailableError,
     UserRow,
+    Walk,
+    walked,
 )
 from region.store.state import SubjectState, begin_state, decode_state, encode_content, encode_notes, row_of, to_row
 from region.store.subjects import erasure_mark, is_session
@@ -78,6 +80,12 @@ class MemoryStore:
                 continue
             state = replace_state(self._load(row.subject), row, now_ms=now_ms, rules=self._rules)
             self._save({row.subject: state})
+
+    async def walk(self, *, after: str, limit: int) -> Walk:
+        """Users' rows behind `after`, by subject."""
+        self._require()
+        behind = sorted(subject for subject in self._rows if subject > after)[:limit]
+        return walked([row_of(subject, self._rows[subject][0]) for subject in behind], limit=limit)
 
     async def trending(self, *, since_ms: int, limit: int, category: str | None = None) -> list[ItemCount]:
         """Items by points since a moment (to the bucket), most first."""

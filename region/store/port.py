@@ -12,6 +12,7 @@ from infra.contracts.events import LoggedEvent
 from infra.contracts.features import SESSION_GAP_MS, DecayedValue
 from infra.contracts.residency import Regional, RegionalMessage
 from infra.plumbing.errors import UnavailableError
+from region.store.subjects import is_session
 
 
 class StoreUnavailableError(UnavailableError):
@@ -180,6 +181,19 @@ class Forgotten(RegionalMessage, frozen=True, kw_only=True):
     """As it is kept; its version is what edges are told."""
 
 
+class Walk(RegionalMessage, frozen=True, kw_only=True):
+    """Some users' rows, and where to go on; `after` is empty when there are no more."""
+
+    rows: Regional[tuple[UserRow, ...]]
+    after: Regional[str] = ""
+
+
+def walked(found: Sequence[UserRow], *, limit: int) -> Walk:
+    """The walk's step over rows that a store found behind a place, sessions and opted-out users among them."""
+    users = tuple(row for row in found if row.history and not row.opted_out and not is_session(row.subject))
+    return Walk(rows=users, after=found[-1].subject if len(found) == limit else "")
+
+
 class Store(Protocol):
     """One writer (the worker) applies events; many readers. Every call may raise `StoreUnavailableError`."""
 
@@ -205,6 +219,13 @@ class Store(Protocol):
 
     async def write_rows(self, rows: Sequence[UserRow]) -> None:
         """Put whole rows (import of an existing history); replaces what is there."""
+        ...
+
+    async def walk(self, *, after: str, limit: int) -> Walk:
+        """Rows of users with a history who have not opted out, at most `limit`, behind the subject `after`.
+
+        A walk from the start (empty) meets each row that is there throughout exactly once, in the store's own order.
+        """
         ...
 
     async def trending(self, *, since_ms: int, limit: int, category: str | None = None) -> list[ItemCount]:

@@ -28,6 +28,8 @@ from region.store.port import (
     OffsetEvent,
     StoreUnavailableError,
     UserRow,
+    Walk,
+    walked,
 )
 from region.store.state import (
     SubjectState,
@@ -156,6 +158,15 @@ class SqliteStore:
                 self._save(connection, states)
 
         await self._write(work)
+
+    async def walk(self, *, after: str, limit: int) -> Walk:
+        """Users' rows behind `after`, by subject."""
+
+        def work(connection: sqlite3.Connection) -> Walk:
+            found = connection.execute(self._queries["walk_users"], (after, limit)).fetchall()
+            return walked([row_of(subject, content) for subject, content in found], limit=limit)
+
+        return await self._scans.call(work, timeout_s=self._scan_timeout_s)
 
     async def trending(self, *, since_ms: int, limit: int, category: str | None = None) -> list[ItemCount]:
         """Items by points since a moment (to the bucket), most first."""

@@ -388,3 +388,25 @@ async def test_nothing_of_an_erased_subject_stands_in_the_files(tmp_path: Path) 
     await opened.scrub()
     assert not stands_in_files(tmp_path, secret)
     await opened.close()
+
+
+async def test_a_walk_meets_every_user_with_a_history_once_and_nobody_else(store: Store) -> None:
+    users = [f"{number:032x}" for number in range(1, 8)]
+    entries = (HistoryEntry(item="x", strength=3, at_ms=NOW_MS),)
+    await store.write_rows([UserRow(subject=user, history=entries) for user in users])
+    await store.write_rows([UserRow(subject=BOB)])
+    await store.apply([placed(1, subject=VISITOR, item="x", kind=EventType.RATING, value=4.0)])
+    await store.set_opt_out(users[0], opted_out=True)
+    for limit in (1, 3, 100):
+        met: list[str] = []
+        after = ""
+        for _ in range(20):
+            walk = await store.walk(after=after, limit=limit)
+            assert len(walk.rows) <= limit
+            met += [row.subject for row in walk.rows]
+            after = walk.after
+            if not after:
+                break
+        assert sorted(met) == users[1:]
+        assert not after
+    assert (await store.walk(after="", limit=100)).rows[0].history == entries

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from aiohttp import web
 
 from federation.commands import ledger, run_round
 from federation.flower.deployment import RunOptions
@@ -21,10 +22,15 @@ from federation.flower.processes import descendants
 from federation.flower.supervisor import free_ports
 from federation.phones.simulator import PhonesReport
 from federation.rounds.outcome import load_adapter
-from federation.settings import CohortSettings, GatewaySettings, PhonesSettings
+from federation.settings import CohortSettings, GatewaySettings, PhonesSettings, SiloSettings
+from infra.plumbing.clock import SystemClock
 from infra.plumbing.environment import environment_with
 from infra.plumbing.keys import RegionKeys, TrustDirectory
 from infra.plumbing.telemetry import TelemetrySettings
+from region.api.doors import service_door
+from region.api.resident_doors import ResidentDoors
+from region.store.memory import MemoryStore
+from region.store.port import HistoryEntry, UserRow
 from tests.unit.federation.building import DIM, write_dataset, write_release
 
 REGIONS = ("us-east", "us-west")
@@ -35,8 +41,9 @@ ROOT = Path(__file__).resolve().parents[3]
 class _World:
     """Two gateways and twenty phones as processes."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, silo: str = "") -> None:
         self.directory = directory
+        self._silo = silo
         self.release = write_release(directory)
         write_dataset(directory / "data", regions=REGIONS, users=10)
         self._keys = [RegionKeys.generate(region) for region in REGIONS]
@@ -44,6 +51,7 @@ class _World:
             keys.save(directory / f"{keys.region}.keys")
         TrustDirectory.of(self._keys).save(directory / "trust.json")
         self.ports = dict(zip(REGIONS, free_ports(len(REGIONS)), strict=True))
+        self._region = _Region(next(one for one in self._keys if one.region == silo), users=17) if silo else None
         self._processes = [self._gateway(region) for region in REGIONS]
         self.phones = self._phones()
         self._processes.append(self.phones)
@@ -66,21 +74,32 @@ class _World:
             process.terminate()
         for process in self._processes:
             process.wait(30)
+        if self._region is not None:
+            self._region.close()
 
     def _gateway(self, region: str) -> "subprocess.Popen[bytes]":
+        silo = None
+        if self._region is not None and region == self._silo:
+            silo = SiloSettings(
+                region_url=f"http://127.0.0.1:{self._region.port}", releases_directory=str(self.directory)
+            )
         settings = GatewaySettings(
             node=f"{region}-gateway", region=region, port=self.ports[region],
             state_directory=str(self.directory / region), keys_file=str(self.directory / f"{region}.keys"),
             trust_file=str(self.directory / "trust.json"),
-            telemetry=TelemetrySettings(log_file=str(self.directory / "log")),
+            telemetry=TelemetrySettings(log_file=str(self.directory / "log")), silo=silo,
             cohort=CohortSettings(count_min=5, goal_count=8, selection_s=4.0, reporting_s=3.0),
         )  # fmt: skip
         return self._start("federation.gateway", f"{region}.json", settings)
 
     def _phones(self) -> "subprocess.Popen[bytes]":
         settings = PhonesSettings(
-            gateways={region: f"http://127.0.0.1:{port}" for region, port in self.ports.items()},
-            keys_files={region: str(self.directory / f"{region}.keys") for region in REGIONS},
+            gateways={
+                region: f"http://127.0.0.1:{port}" for region, port in self.ports.items() if region != self._silo
+            },
+            keys_files={
+                region: str(self.directory / f"{region}.keys") for region in REGIONS if region != self._silo
+            },
             dataset_directory=str(self.directory / "data"), release_directory=str(self.release),
             state_directory=str(self.directory / "phones"), phones_per_region=10, canary=CANARY.decode(),
             dropout_share=0.0, report_file=str(self.directory / "report.json"),
@@ -217,6 +236,68 @@ def test_a_round_in_a_real_deployment(world: _World) -> None:
     assert phones.updates_accepted == outcome.devices
     assert phones.adapted
     assert np.isfinite(phones.loss_after)
+
+
+class _Region:
+    """A region's door to its resident histories, in a thread: the real door over a store in memory."""
+
+    def __init__(self, keys: RegionKeys, users: int) -> None:
+        self._keys = keys
+        self._users = users
+        self.port = free_ports(1)[0]
+        self._loop = asyncio.new_event_loop()
+        self._ready, self._stop = threading.Event(), asyncio.Event()
+        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),), daemon=True)
+        self._thread.start()
+        assert self._ready.wait(20)
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(20)
+        self._loop.close()
+
+    async def _serve(self) -> None:
+        store = MemoryStore(clock=SystemClock())
+        rows = np.random.default_rng(2)
+        await store.write_rows(
+            [
+                UserRow(
+                    subject=f"{number:032x}",
+                    history=tuple(
+                        HistoryEntry(item=f"i{row}", strength=4, at_ms=60_000 * step)
+                        for step, row in enumerate(rows.permutation(40)[:12])
+                    ),
+                )
+                for number in range(self._users)
+            ]
+        )
+        app = web.Application()
+        app.add_routes(ResidentDoors(store=store, home_only=service_door(self._keys.service_key)).routes())
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", self.port).start()
+        self._ready.set()
+        await self._stop.wait()
+        await runner.cleanup()
+
+
+@pytest.mark.slow
+def test_a_region_takes_part_over_its_resident_features_beside_one_with_phones(tmp_path: Path) -> None:
+    found = _World(tmp_path, silo="us-west")
+    try:
+        links = found.links
+        west = msgspec.structs.replace(links["us-west"], gateway_url=f"{links['us-west'].gateway_url}/silo")
+        outcome = run_round(
+            state_directory=tmp_path / "run", release_directory=found.release, regions=links | {"us-west": west},
+            privacy=found.privacy, training=TrainingPlan(rank=3), options=RunOptions(timeout_s=180.0),
+        )  # fmt: skip
+    finally:
+        found.close()
+    assert outcome.ok
+    assert {part.region: part.phase for part in outcome.rounds[0].regions} == dict.fromkeys(REGIONS, "closed")
+    assert {part.region: part.weight for part in outcome.rounds[0].regions}["us-west"] == 17
+    report = ledger(tmp_path / "ledger.jsonl")
+    assert (report.rounds, report.epsilon) == (1, outcome.epsilon)
 
 
 _CALLER = """

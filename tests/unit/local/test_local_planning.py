@@ -75,7 +75,10 @@ def test_every_process_has_settings_that_its_own_program_reads(tmp_path: Path) -
     east = layout.region("east")
     edge = msgspec.json.decode(plan.files[east / "edge-1.json"], type=EdgeSettings)
     region = msgspec.json.decode(plan.files[east / "region.json"], type=RegionSettings)
-    msgspec.json.decode(plan.files[east / "gateway.json"], type=GatewaySettings)
+    gateway = msgspec.json.decode(plan.files[east / "gateway.json"], type=GatewaySettings)
+    assert gateway.silo is not None
+    assert gateway.silo.region_url == edge.home_urls[0]
+    assert gateway.silo.releases_directory == f"{region.state_directory}/releases"
     wan = msgspec.json.decode(plan.files[layout.settings("wan")], type=WanSettings)
     balancer = msgspec.json.decode(plan.files[layout.settings("balancer")], type=BalancerSettings)
     # Everything that leaves a region goes through a link, and nothing inside a region does.

@@ -1,0 +1,45 @@
+"""Bodies and queries of the gateway's doors."""
+
+from typing import TypeVar
+
+import msgspec
+from aiohttp import web
+
+from infra.plumbing.errors import InvalidInputError
+
+M = TypeVar("M", bound=msgspec.Struct)
+WAIT_S_MAX = 30.0
+
+
+async def body_of(request: web.Request, kind: type[M]) -> M:
+    """The request's body as `kind`.
+
+    Raises:
+        InvalidInputError: it is not one.
+    """
+    try:
+        return msgspec.json.decode(await request.read(), type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidInputError(f"the body is not a usable {kind.__name__}: {error}.") from error
+
+
+def json_answer(body: bytes, *, status: int = 200) -> web.Response:
+    """A JSON answer that nobody keeps."""
+    return web.Response(
+        status=status, body=body, content_type="application/json", headers={"Cache-Control": "no-store"}
+    )
+
+
+def wait_s_of(text: str) -> float:
+    """How long a caller is willing to wait, from 0 to WAIT_S_MAX.
+
+    Raises:
+        InvalidInputError: something else.
+    """
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = float("nan")
+    if not 0.0 <= seconds <= WAIT_S_MAX:
+        raise InvalidInputError(f"wait_s must be a number from 0 to {WAIT_S_MAX:.0f}.")
+    return seconds

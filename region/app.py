@@ -6,7 +6,6 @@ import logging
 import weakref
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from aiohttp import web
@@ -45,20 +44,14 @@ from region.events.opening import open_log
 from region.events.port import Log
 from region.events.schema_check import check_event_schema
 from region.events.waking import Waker
-from region.funnel.compute import ComputePool
-from region.funnel.dry_run import RequestLog
-from region.funnel.funnel import Funnel
 from region.funnel.labels import labels_of
-from region.funnel.live import LiveTrend
-from region.funnel.metrics import FunnelMetrics
-from region.funnel.recommender import Recommender
+from region.funnel.opening import COMPUTE_THREADS, Answers, open_answers
 from region.funnel.release import LoadedRelease, open_release
-from region.funnel.ruling import Rulings
-from region.funnel.sampling import Sampler
 from region.logs import rooms_logging_to
 from region.privacy.hearing import hear_erasures
 from region.privacy.late import LateEvents
-from region.privacy.opening import Known, Privacy, open_privacy
+from region.privacy.opening import Privacy, open_privacy
+from region.privacy.places import Known
 from region.releases.activation import Activator
 from region.releases.audit import AuditLog
 from region.releases.following import Follower
@@ -70,17 +63,11 @@ from region.retrieval.process import RetrievalProcess
 from region.rules.book import RuleBook, load_rules
 from region.rules.proving import DelegatedProof
 from region.rules.regional import Withdrawals
-from region.sampling.served import ServedSamples
 from region.settings import RegionSettings
 from region.store.opening import open_store
 from region.store.port import Store
 
-COMPUTE_THREADS = 2
-COMPUTE_PENDING_MAX = 64
-"""About 64 lists at a few milliseconds each: what would wait longer is better asked of another node."""
-LIVE_REFRESH_S = 2.0
 HEAR_RETRY_S = 1.0
-SAMPLES_WRITE_S = 5.0
 ADDITIONS_TIDY_S = 2.0
 
 
@@ -108,19 +95,6 @@ class Releases:
     trials: Trials[LoadedRelease]
     retrievals: "weakref.WeakSet[RetrievalProcess]"
     """The retrieval processes of the releases in memory."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answers:
-    """What makes lists."""
-
-    recommender: Recommender
-    live: LiveTrend
-    compute: ComputePool
-    metrics: FunnelMetrics
-    requests: RequestLog
-    samples: ServedSamples
-    rulings: Rulings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,10 +126,7 @@ async def run(settings: RegionSettings, stop: asyncio.Event, *, clock: Clock | N
         background = Background(logger=telemetry.logger, registry=telemetry.registry)
         async with background.running(
             {
-                "live-trend": background.repeat("live-trend", node.answers.live.refresh, every_s=LIVE_REFRESH_S),
-                "samples": background.repeat(
-                    "samples", partial(node.answers.samples.keep, clock), every_s=SAMPLES_WRITE_S
-                ),
+                **node.answers.work(background, clock),
                 "withdrawals": background.repeat(
                     "withdrawals", lambda: hear_withdrawals(node.data.grid, node.data.withdrawals), every_s=HEAR_RETRY_S
                 ),
@@ -229,8 +200,8 @@ async def open_node(settings: RegionSettings, stack: AsyncExitStack, telemetry: 
         body_bytes_max=settings.body_bytes_max,
     )  # fmt: skip
     known = Known(
-        store=data.store, log=data.log, samples=answers.samples, requests=answers.requests,
-        pages=answers.rulings.pages, trials=releases.trials,
+        store=data.store, log=data.log, samples=answers.samples, exposures=answers.exposures,
+        requests=answers.requests, pages=answers.rulings.pages, trials=releases.trials,
     )  # fmt: skip
     privacy = open_privacy(
         settings, stack, keys=keys, known=known, announcer=data.announcer, activator=releases.activator, clock=clock,
@@ -353,21 +324,7 @@ def _open_releases(
 def _open_answers(
     settings: RegionSettings, stack: AsyncExitStack, data: Data, releases: Releases, telemetry: Telemetry, clock: Clock
 ) -> Answers:  # fmt: skip
-    compute = ComputePool(threads=COMPUTE_THREADS, pending_max=COMPUTE_PENDING_MAX)
-    stack.callback(compute.close)
-    live = LiveTrend(clock=clock, store=data.store)
-    metrics = FunnelMetrics(telemetry.registry)
-    requests, rulings = RequestLog(), Rulings(data.book, on_error=metrics.rule_failed)
-    funnel = Funnel(
-        compute=compute, live=live, withdrawals=data.withdrawals,
-        rulings=rulings, on_blocked=metrics.kept_out,
-    )  # fmt: skip
-    samples = ServedSamples(Path(settings.state_directory))
-    recommender = Recommender(
-        region=settings.region, store=data.store, funnel=funnel, lease=releases.activator.lease, clock=clock,
-        telemetry=telemetry, metrics=metrics, requests=requests, sampler=Sampler(samples),
-    )  # fmt: skip
-    return Answers(
-        recommender=recommender, live=live, compute=compute, metrics=metrics, requests=requests, samples=samples,
-        rulings=rulings,
+    return open_answers(
+        settings, stack, store=data.store, withdrawals=data.withdrawals, book=data.book,
+        lease=releases.activator.lease, telemetry=telemetry, clock=clock,
     )  # fmt: skip

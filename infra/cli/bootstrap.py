@@ -28,6 +28,7 @@ TIERS_OF_COMMAND: dict[str, tuple[str, ...]] = {
     "rules": ("region", "infra"),
     "events": ("infra", "region"),
     "features": ("infra", "region", "batch"),
+    "experiments": ("infra", "region"),
     "world": ALL_SERVING,
     "demo": (*ALL_SERVING, "central"),
     "bench": ("bench", *ALL_SERVING, "central", "device"),

@@ -88,6 +88,8 @@ class ReasonCode(enum.StrEnum):
     POPULAR = "popular"
     POPULAR_IN_CATEGORY = "popular-in-category"
     NEW_ITEM = "new-item"
+    DISCOVER = "discover"
+    """Drawn for an exploration slot: to learn whether it pleases."""
     PROMOTED = "promoted"
 
 
@@ -214,6 +216,8 @@ class HomeRequest(RegionalMessage, frozen=True, kw_only=True):
     timeout_ms: Global[float | None] = None
     """How long the asker waits, from when it sends: a duration, so that a wrong clock on either side does no harm."""
     explain: Global[bool] = False
+    request_id: Regional[str] = ""
+    """What exploration slots are drawn by: the same id draws the same. The region puts its own where there is none."""
 
 
 class AwayRequest(GlobalMessage, frozen=True, kw_only=True):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from infra.contracts.messages import SLATE_ITEMS_MAX, AwayRequest, HomeRequest, ItemFilters
 from infra.plumbing.errors import InvalidInputError
+from infra.plumbing.ids import is_request_id
 from region.api.messages import WithdrawCall
 
 ID_LENGTH_MAX = 128
@@ -34,6 +35,8 @@ def check_request(request: HomeRequest | AwayRequest) -> None:
         check_ids("recent", request.recent, count_max=RECENT_MAX)
         check_ids("among", request.among, count_max=SLATE_ITEMS_MAX)
         check_ids("exclude", request.exclude, count_max=EXCLUDE_MAX)
+        if request.request_id and not is_request_id(request.request_id):
+            raise InvalidInputError("request_id is not usable.", fix="It is 8 to 64 letters, digits or `_.:-`.")
 
 
 def check_filters(filters: ItemFilters) -> None:

@@ -46,13 +46,13 @@ class RelayDesk:
             raise InvalidInputError("the sealed call is for another region.", fix="Send it to its home region.")
         opened, reply_key = open_call(self._keys.relay_private, call.sealed)
         try:
-            status, body = 200, await self._handle(opened)
+            status, body = 200, await self._handle(opened, request_id)
         except AtollError as error:
             status, title = status_of(error)
             body = problem_body(status, title, str(error), request_id)
         return SealedAnswer(status=status, sealed=seal_reply(reply_key, body))
 
-    async def _handle(self, opened: bytes) -> bytes:
+    async def _handle(self, opened: bytes, request_id: str) -> bytes:
         call = decode_body(opened, RelayedCall)
         subject = self._subject_of(call.token)
         # The subject is the token's, whatever the call itself claims.
@@ -60,11 +60,12 @@ class RelayDesk:
             raise InvalidInputError("a sealed call holds either a request or events or a choice.")
         if call.request is not None:
             check_request(call.request)
-            return encode_regional(await self._recommender.home(replace(call.request, subject=subject)))
+            owned = replace(call.request, subject=subject, request_id=call.request.request_id or request_id)
+            return encode_regional(await self._recommender.home(owned))
         if call.events is not None:
             read = decode_batch(call.events)
-            owned = replace(read, batch=replace(read.batch, subject=subject))
-            return encode_regional(await self._intake.take_read(owned))
+            batch = replace(read, batch=replace(read.batch, subject=subject))
+            return encode_regional(await self._intake.take_read(batch))
         return encode_regional(await self._choices.set_opt_out(subject, opted_out=bool(call.opted_out)))
 
     def _subject_of(self, token: str) -> str:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from aiohttp import web
+from msgspec.structs import replace
 
 from infra.contracts.messages import AwayRequest, HomeRequest, OptOutCall, SealedCall
 from infra.contracts.residency import RegionalMessage, encode_global, encode_regional
@@ -48,7 +49,7 @@ class CallerDoors:
         call = decode_body(await self._body(request), HomeRequest)
         check_request(call)
         check_subject(call.subject)
-        answer = await self.recommender.home(call)
+        answer = await self.recommender.home(named(call, request[REQUEST_ID]))
         return home_response(answer, if_none_match=request.headers.get("If-None-Match"))
 
     async def away(self, request: web.Request) -> web.Response:
@@ -79,6 +80,11 @@ class CallerDoors:
 
     async def _body(self, request: web.Request) -> bytes:
         return await read_body(request, bytes_max=self.body_bytes_max)
+
+
+def named(call: HomeRequest, request_id: str) -> HomeRequest:
+    """The call under its own id, or under that of the request that brought it."""
+    return call if call.request_id else replace(call, request_id=request_id)
 
 
 def check_subject(subject: str | None) -> None:

@@ -117,7 +117,9 @@ class TrialDesk:
         started_s = self._clock.monotonic_s()
         try:
             async with asyncio.timeout(TRIAL_MS_MAX / 1000):
-                tried = await self._recommender.home(replace(request, timeout_ms=None), lease=self._trials.lease)
+                tried = await self._recommender.home(
+                    replace(request, timeout_ms=None), lease=self._trials.lease, shown=False
+                )
         except Exception as error:
             _log.warning("the shadow failed: %r", error)
             self._note(Arm.TRIAL, Outcome(took_ms=self._ms_since(started_s), failed=True), None)

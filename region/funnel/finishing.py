@@ -3,13 +3,15 @@
 Pure but for the models and the clock of its recorder: the same draft gives the same slate.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from infra.contracts.features import FloatArray, IntArray, ranking_features
 from infra.contracts.messages import SlateItem, Source
+from region.exploration.exposures import DrawnItems
+from region.funnel.exploring import Exploring, drawn_items
 from region.funnel.merging import SOURCES, Pool, best_first, light_scores, merge, scaled
 from region.funnel.plans import Budget, Plan
 from region.funnel.query import History, query_state
@@ -21,9 +23,13 @@ from region.funnel.sources import Candidates
 from region.funnel.tables import ReleaseTables, unit_rows
 from region.rules.applying import Guard, RuleCounts, boosted, layout, supply
 from region.rules.arranging import BoolArray, Offer, Placed, arrange
+from region.rules.binding import NO_ROWS
 from region.rules.filters import outside, row_set
 
 POPULAR_PLACE, RULE_PLACE = SOURCES.index(Source.POPULAR), SOURCES.index(Source.RULE)
+NEW_PLACE = SOURCES.index(Source.NEW)
+PROPENSITY = "propensity"
+"""Among the stages of an explained item: the chance with which an exploration slot shows it."""
 
 
 class RankerError(ValueError):
@@ -53,15 +59,18 @@ class Draft:
     """Which rows pass the caller's filters, `[num_items] bool`; None when there is none."""
     explain: bool = False
     locale: str = "en"
+    exploring: Exploring | None = None
+    """None: nothing is drawn."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A slate, its rows in the same order, and how many candidates each hard rule kept out."""
+    """A slate, its rows in the same order, how many candidates each hard rule kept out, and what was drawn."""
 
     slate: tuple[SlateItem, ...]
     rows: IntArray
     blocked: Mapping[str, int]
+    drawn: tuple[DrawnItems, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +112,7 @@ class _Slots:
     scores: FloatArray
     rules: list[tuple[str, ...]]
     stages: list[dict[str, float]]
+    drawn: tuple[DrawnItems, ...] = ()
 
 
 def finish(draft: Draft, recorder: Recorder) -> Finished:
@@ -123,10 +133,11 @@ def finish(draft: Draft, recorder: Recorder) -> Finished:
         context = ReasonContext(
             tables=draft.release.tables, history=draft.history, anchor=draft.anchor, category=choice.level.category,
             locale=draft.locale, promotions=frozenset(one.rule.id for one in draft.ruling.active.promotions),
+            drawn={one.drawn.position: one.is_new for one in slots.drawn},
         )  # fmt: skip
         slate = build_slate(slots.rows, slots.sources, slots.scores, context, rules=slots.rules, stages=slots.stages)
         note.candidates_out = len(slate)
-    return Finished(slate, slots.rows, counts.blocked)
+    return Finished(slate, slots.rows, counts.blocked, slots.drawn)
 
 
 def _filter_levels(draft: Draft) -> Iterator[_Level]:
@@ -222,8 +233,9 @@ def _arranged(draft: Draft, scored: _Scored, choice: _Choice, guard: Guard) -> _
     active, ground = ruling.active, ruling.ground
     order = np.argsort(-scored.scores, kind="stable").astype(np.int32)
     pool, scores = scored.pool.take(order), scored.scores[order]
-    extra = supply(active, choice.reserve, pool.rows, draft.page, ground)
-    extra = choice.keep(extra, tables)
+    new = NO_ROWS if draft.exploring is None else draft.exploring.new_rows(draft.release)
+    asked = supply(active, choice.reserve, pool.rows, draft.page, ground)
+    extra = choice.keep(np.union1d(asked, new[outside(new, np.unique(pool.rows))]).astype(np.int32), tables)
     extra = extra[guard.allowed(extra)]
     # What L1 let go may come back here as backfill: only what was ranked is left out.
     taken = np.union1d(np.union1d(choice.blocked, pool.rows), extra)
@@ -233,18 +245,25 @@ def _arranged(draft: Draft, scored: _Scored, choice: _Choice, guard: Guard) -> _
     relevance = np.concatenate([scaled(scores), np.zeros(behind, dtype=np.float32)])
     relevance, touched = boosted(active, rows, relevance, ground)
     offer = Offer(relevance=relevance, unit_vectors=unit_rows(tables.arrays.vectors[rows]), backfill=behind)
-    plan = layout(active, rows, draft.page, ground, arranged=draft.plan.arranged)
+    explorer = None if draft.exploring is None else draft.exploring.explorer(rows, new, tables)
+    plan = layout(active, rows, draft.page, ground, arranged=draft.plan.arranged, explorer=explorer)
     placed = arrange(offer, plan, slots=draft.slots, page=draft.page)
     owners = np.concatenate(
-        [pool.owners, np.full(backfill.size, POPULAR_PLACE, np.int8), np.full(extra.size, RULE_PLACE, np.int8)]
+        [
+            pool.owners,
+            np.full(backfill.size, POPULAR_PLACE, np.int8),
+            np.where(outside(extra, asked), NEW_PLACE, RULE_PLACE).astype(np.int8),
+        ]
     )
+    drawn = () if explorer is None else drawn_items(explorer, rows, tables)
     shown = np.concatenate([scores, np.zeros(behind, dtype=np.float32)])
     return _Slots(
         rows=rows[placed.order],
         sources=[SOURCES[owner] for owner in owners[placed.order].tolist()],
         scores=shown[placed.order],
         rules=_names_of(placed, touched),
-        stages=_stages_of(placed, order, scored.stages) if draft.explain else [],
+        stages=_stages_of(placed, order, scored.stages, drawn) if draft.explain else [],
+        drawn=drawn,
     )
 
 
@@ -257,10 +276,14 @@ def _names_of(placed: Placed, touched: list[tuple[str, BoolArray]]) -> list[tupl
     return names
 
 
-def _stages_of(placed: Placed, order: IntArray, stages: Mapping[str, FloatArray]) -> list[dict[str, float]]:
-    """For each placed item its score at each stage; backfill has none."""
+def _stages_of(
+    placed: Placed, order: IntArray, stages: Mapping[str, FloatArray], drawn: Sequence[DrawnItems]
+) -> list[dict[str, float]]:
+    """For each placed item its score at each stage, and its chance where it was drawn; backfill has no scores."""
     found: list[dict[str, float]] = []
     for choice in placed.order.tolist():
         own = int(order[choice]) if choice < order.size else -1
         found.append({name: round(float(values[own]), 6) for name, values in stages.items()} if own >= 0 else {})
+    for one in drawn:
+        found[one.drawn.position - 1][PROPENSITY] = round(float(one.drawn.chances[one.drawn.shown]), 6)
     return found

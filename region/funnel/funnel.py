@@ -5,82 +5,32 @@ What fails or is late is left out, said in the trace and in `degraded`, and some
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 
 import numpy as np
 
 from infra.contracts.features import FloatArray, IntArray, encode_history
-from infra.contracts.messages import HomeRequest, RecommendationType, SlateItem, Source
-from infra.plumbing.errors import InvalidInputError, OverloadedError
+from infra.contracts.messages import SlateItem, Source
+from infra.plumbing.errors import OverloadedError
+from region.exploration.counters import Tally
 from region.funnel import sources
 from region.funnel.compute import ComputePool
+from region.funnel.exploring import Exploring
 from region.funnel.finishing import Draft, Finished, finish
 from region.funnel.live import LiveTrend
-from region.funnel.plans import (
-    ANN_CANDIDATES_MAX,
-    CANDIDATES_PER_SOURCE,
-    COLD_PLAN,
-    PERSONAL_PLAN,
-    POPULAR_PLAN,
-    RANKING_PLAN,
-    SIMILAR_PLAN,
-    TOGETHER_PLAN,
-    TRENDING_PLAN,
-    Budget,
-    Plan,
-    slots_for,
-)
-from region.funnel.query import History, read_history
-from region.funnel.recording import Recorder
+from region.funnel.plans import ANN_CANDIDATES_MAX, CANDIDATES_PER_SOURCE, slots_for
+from region.funnel.query import History
 from region.funnel.release import LoadedRelease
 from region.funnel.ruling import Ruling, Rulings
 from region.funnel.seats import Seats
 from region.funnel.sources import Candidates
 from region.funnel.tables import ReleaseTables
-from region.rules.facets import BoolArray
+from region.funnel.understanding import Call, Query, understand
 from region.rules.regional import Withdrawals
-from region.rules.schema import RuleFile
-from region.store.port import UserRow
 
-ABOUT_AN_ITEM = frozenset({RecommendationType.SIMILAR, RecommendationType.TOGETHER})
 SOURCES_WAIT_S = 0.05
 """However late a call is, the sources of the tables are waited for this long: they take a millisecond once they have a
 thread, and without them a list says nothing of the caller."""
-PERSONAL_TYPES = frozenset({RecommendationType.PERSONAL, RecommendationType.SESSION})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """One request as the funnel sees it. `row` is None for a subject that is not known, or when nobody is named."""
-
-    request: HomeRequest
-    row: UserRow | None
-    release: LoadedRelease
-    now_s: float
-    budget: Budget
-    recorder: Recorder
-    proposed: tuple[str, RuleFile] | None = None
-    """Edition and rules to try in place of the region's own (a dry run); nothing of such a call is remembered."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Query:
-    """A call understood: which plan, over which history, with which vector.
-
-    `allowed`: which rows pass the caller's filters, `[num_items] bool`; None when there is none.
-    """
-
-    plan: Plan
-    history: History
-    vector: FloatArray | None
-    anchor: int | None
-    category: str | None
-    allowed: BoolArray | None
-
-    @property
-    def wants_tower(self) -> bool:
-        """Whether the user tower has to make the vector."""
-        return self.vector is None and self.history.size > 0
+Explored = Callable[[Call, Finished, Ruling], None]
 
 
 class Funnel:
@@ -92,17 +42,22 @@ class Funnel:
         withdrawals: items that may not be shown.
         rulings: the region's rules, or each release's defaults.
         on_blocked: told how many candidates of a call each hard rule kept out.
+        tally: the counts that exploration slots go by.
+        on_explored: told of every page with drawn items that goes to whom it is about.
     """
 
     def __init__(
         self, *, compute: ComputePool, live: LiveTrend, withdrawals: Withdrawals, rulings: Rulings,
         on_blocked: Callable[[Mapping[str, int]], None] = lambda _counts: None,
+        tally: Callable[[], Tally] = Tally, on_explored: Explored = lambda _call, _finished, _ruling: None,
     ) -> None:  # fmt: skip
         self._compute = compute
         self._live = live
         self._withdrawals = withdrawals
         self._rulings = rulings
         self._on_blocked = on_blocked
+        self._tally = tally
+        self._on_explored = on_explored
         self._withdrawn: tuple[tuple[Seats, int, int], frozenset[int]] | None = None
 
     async def run(self, call: Call) -> tuple[SlateItem, ...]:
@@ -122,21 +77,23 @@ class Funnel:
         nearest, groups = await asyncio.gather(self._nearest(call, query, vector), self._from_sources(call, query))
         draft = self._draft(call, query, ruling, vector, (*nearest, *groups))
         finished = await self._compute.run(finish, draft, call.recorder)
-        self._account(call, finished)
+        self._account(call, finished, ruling)
         return finished.slate
 
     def _ruling(self, call: Call) -> Ruling:
         return self._rulings.rule(
-            call.request, call.release, now_s=call.now_s, remembered=_may_remember(call), proposed=call.proposed
+            call.request, call.release, now_s=call.now_s, remembered=call.may_remember, proposed=call.proposed
         )
 
-    def _account(self, call: Call, finished: Finished) -> None:
+    def _account(self, call: Call, finished: Finished, ruling: Ruling) -> None:
         if call.proposed is None and finished.blocked:
             self._on_blocked(finished.blocked)
         if call.row is not None and call.row.opted_out:
             self._rulings.pages.forget(call.row.subject)
-        elif _may_remember(call) and not call.request.explain and call.proposed is None:
+        elif call.leaves_traces:
             self._rulings.remember(call.request, call.release, finished.rows, now_s=call.now_s)
+            if finished.drawn:
+                self._on_explored(call, finished, ruling)
 
     async def _vector(self, call: Call, query: Query) -> FloatArray | None:
         """The query's vector: the caller's own, or the user tower's, or None."""
@@ -251,6 +208,7 @@ class Funnel:
         self, call: Call, query: Query, ruling: Ruling, vector: FloatArray | None, groups: tuple[Candidates, ...]
     ) -> Draft:
         request, tables = call.request, call.release.tables
+        explores = query.plan.arranged and call.may_remember
         return Draft(
             release=call.release,
             plan=query.plan,
@@ -270,6 +228,7 @@ class Funnel:
             budget=call.budget,
             explain=request.explain,
             locale=request.context.locale,
+            exploring=Exploring.of(request, ruling.active.settings.exploration, self._tally()) if explores else None,
         )
 
     def _withdrawn_rows(self, release: LoadedRelease) -> frozenset[int]:
@@ -279,45 +238,6 @@ class Funnel:
             named = (*self._withdrawals.items, *release.tables.rules.withdrawn)
             self._withdrawn = (key, frozenset(release.tables.known_rows(named)) | seats.left)
         return self._withdrawn[1]
-
-
-def understand(call: Call, *, mix: Mapping[Source, float] | None = None) -> Query:
-    """What a call asks for, in rows of the release; what it names and the release does not know is noted.
-
-    Args:
-        call: the call.
-        mix: weights of the sources of personal lists, where the surface has its own.
-
-    Raises:
-        InvalidInputError: the call's vector does not fit the release that it names.
-    """
-    request, tables = call.request, call.release.tables
-    opted_out = call.row is not None and call.row.opted_out
-    personal = request.type in PERSONAL_TYPES and not opted_out
-    entries = call.row.history if call.row is not None and personal else ()
-    history = read_history(entries, request.recent if personal else (), tables=tables, now_s=call.now_s)
-    vector = _accepted_vector(call) if personal else None
-    anchor = tables.row_of.get(request.item or "") if request.type in ABOUT_AN_ITEM else None
-    category = request.category if request.category in tables.category_rows else None
-    if category != request.category:
-        call.recorder.degrade("unknown-category")
-    if request.type in ABOUT_AN_ITEM and anchor is None:
-        call.recorder.degrade("unknown-item")
-    warm = history.size > 0 or vector is not None
-    plan = choose_plan(request.type, opted_out=opted_out, warm=warm, anchored=anchor is not None)
-    if mix and plan is PERSONAL_PLAN:
-        plan = replace(plan, weights={source: weight for source, weight in mix.items() if weight > 0.0})
-    allowed = None if request.filters.empty else tables.facets.allowed(request.filters)
-    if request.among:
-        allowed = _among(tables, request.among, allowed)
-        plan = RANKING_PLAN if plan is not COLD_PLAN else plan
-    return Query(plan=plan, history=history, vector=vector, anchor=anchor, category=category, allowed=allowed)
-
-
-def _among(tables: ReleaseTables, items: tuple[str, ...], allowed: BoolArray | None) -> BoolArray:
-    named = np.zeros(len(tables.items), dtype=np.bool_)
-    named[tables.known_rows(items)] = True
-    return named if allowed is None else named & allowed
 
 
 def _rows_to_search(tables: ReleaseTables, query: Query) -> IntArray | None:
@@ -334,41 +254,11 @@ def _rows_to_search(tables: ReleaseTables, query: Query) -> IntArray | None:
     return allowed
 
 
-def choose_plan(kind: RecommendationType, *, opted_out: bool, warm: bool, anchored: bool) -> Plan:
-    """The plan for a type of list. `warm`: something is known to rank by; `anchored`: the item asked about is known."""
-    if kind in PERSONAL_TYPES and not opted_out:
-        return PERSONAL_PLAN if warm else COLD_PLAN
-    if kind in ABOUT_AN_ITEM and anchored:
-        return SIMILAR_PLAN if kind is RecommendationType.SIMILAR else TOGETHER_PLAN
-    return TRENDING_PLAN if kind is RecommendationType.TRENDING else POPULAR_PLAN
-
-
 def _anchor_of(query: Query, source: Source) -> int | None:
     """The item that a list about an item is about; in personal lists, what goes together with the latest item liked."""
     if query.anchor is not None or source is not Source.TOGETHER:
         return query.anchor
     return sources.last_liked(query.history)
-
-
-def _may_remember(call: Call) -> bool:
-    """Whether the call is somebody's, and wants lists of their own."""
-    opted_out = call.row is not None and call.row.opted_out
-    return call.request.subject is not None and call.request.type in PERSONAL_TYPES and not opted_out
-
-
-def _accepted_vector(call: Call) -> FloatArray | None:
-    request, tables = call.request, call.release.tables
-    if request.vector is None:
-        return None
-    if request.vector_release != tables.release_id:
-        call.recorder.degrade("vector-release")
-        return None
-    if len(request.vector) != tables.shape.dim:
-        raise InvalidInputError(
-            f"vector has {len(request.vector)} numbers.",
-            fix=f"Vectors of release {tables.release_id} have {tables.shape.dim}.",
-        )
-    return np.asarray(request.vector, dtype=np.float32)
 
 
 def _tower_vector(call: Call, history: History) -> FloatArray:

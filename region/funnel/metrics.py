@@ -1,6 +1,6 @@
 """What the funnel counts: slates, degraded parts, time per stage. Labels are words of ours, never a caller's."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
@@ -27,6 +27,14 @@ class FunnelMetrics:
         self._rule_errors = Counter(
             "atoll_region_rule_errors", "Items for which an expression of a rule failed.", ("rule",), registry=registry
         )
+        self._explored = Counter(
+            "atoll_region_explored", "Exploration slots filled, by what was drawn: new or known.", ("kind",),
+            registry=registry,
+        )  # fmt: skip
+        self._exposures = Counter(
+            "atoll_region_exposures", "Pages with drawn items: logged, or too many to be.", ("outcome",),
+            registry=registry,
+        )  # fmt: skip
         self._parts: dict[str, int] = {}
 
     def record(self, kind: RecommendationType, recorder: Recorder, *, items: int) -> None:
@@ -50,6 +58,12 @@ class FunnelMetrics:
     def rule_failed(self, rule: str) -> None:
         """Count an expression of a rule that failed for an item."""
         self._rule_errors.labels(rule).inc()
+
+    def explored(self, new: Sequence[bool], *, logged: bool) -> None:
+        """Count the drawn items of one page, and whether the page was logged."""
+        for one in new:
+            self._explored.labels("new" if one else "known").inc()
+        self._exposures.labels("logged" if logged else "passed over").inc()
 
     def deadline_passed(self) -> None:
         """Count a call that nobody waited for any more."""

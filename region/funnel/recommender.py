@@ -18,13 +18,14 @@ from infra.plumbing.clock import Clock
 from infra.plumbing.errors import UnavailableError
 from infra.plumbing.telemetry import Telemetry
 from region.funnel.dry_run import Proposal, RequestLog
-from region.funnel.funnel import PERSONAL_TYPES, Call, Funnel
+from region.funnel.funnel import Funnel
 from region.funnel.metrics import FunnelMetrics
 from region.funnel.plans import OPTED_OUT_LIFETIME, Budget, lifetime_for
 from region.funnel.recording import Recorder
 from region.funnel.release import LoadedRelease
 from region.funnel.sampling import Sampler
 from region.funnel.tagging import tags_of
+from region.funnel.understanding import PERSONAL_TYPES, Call
 from region.store.port import Store, UserRow
 
 REHEARSAL_BUDGET_S = 5.0
@@ -63,12 +64,13 @@ class Recommender:
         self._metrics = metrics
         self._requests = requests
 
-    async def home(self, request: HomeRequest, *, lease: Lease | None = None) -> HomeAnswer:
+    async def home(self, request: HomeRequest, *, lease: Lease | None = None, shown: bool = True) -> HomeAnswer:
         """The answer for this region's own edge.
 
         Args:
             request: what is asked.
             lease: holds the release that is to answer; the active one if not given.
+            shown: whether the answer goes to whom it is about.
 
         Raises:
             DeadlinePassedError: the request's deadline is over.
@@ -77,7 +79,7 @@ class Recommender:
             OverloadedError: this node has too much to compute.
         """
         self._requests.note(request, now_s=self._clock.monotonic_s())
-        call, items = await self._run(request, lease or self._lease)
+        call, items = await self._run(request, lease or self._lease, shown=shown)
         if self._sampler is not None:
             self._sampler(call, monotonic_s=self._clock.monotonic_s())
         degraded = tuple(call.recorder.degraded)
@@ -127,7 +129,9 @@ class Recommender:
             )  # fmt: skip
             return await self._funnel.run(call)
 
-    async def _run(self, request: HomeRequest, lease: Lease) -> tuple[Call, tuple[SlateItem, ...]]:
+    async def _run(
+        self, request: HomeRequest, lease: Lease, *, shown: bool = True
+    ) -> tuple[Call, tuple[SlateItem, ...]]:
         now_ms, started_s = self._clock.now_ms(), self._clock.monotonic_s()
         if request.timeout_ms is not None and not request.timeout_ms > 0:
             self._metrics.deadline_passed()
@@ -137,7 +141,8 @@ class Recommender:
         row = await self._read_row(request, budget, recorder)
         with lease() as release:
             call = Call(
-                request=request, row=row, release=release, now_s=now_ms / 1000, budget=budget, recorder=recorder
+                request=request, row=row, release=release, now_s=now_ms / 1000, budget=budget, recorder=recorder,
+                shown=shown,
             )  # fmt: skip
             items = await self._funnel.run(call)
         self._metrics.record(request.type, recorder, items=len(items))

@@ -4,8 +4,8 @@ import numpy as np
 
 from infra.contracts.features import AFFINITY_KINDS, category_affinity
 from infra.contracts.messages import RecommendationType
-from region.funnel.funnel import Call
 from region.funnel.query import query_state, read_history
+from region.funnel.understanding import Call
 from region.sampling.served import ServedSample, ServedSamples
 from region.store.port import UserRow
 from region.store.subjects import is_session

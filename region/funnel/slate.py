@@ -1,7 +1,7 @@
 """From placed rows to slate items: titles, scores, and a reason for each that a person understands."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -35,6 +35,8 @@ class ReasonContext:
     locale: str = "en"
     promotions: frozenset[str] = frozenset()
     """Names of the rules that promote."""
+    drawn: Mapping[int, bool] = field(default_factory=dict)
+    """Positions that were drawn, and whether what stands there is new."""
 
 
 def build_slate(
@@ -49,18 +51,29 @@ def build_slate(
             item=items[row].item,
             score=round(score, 6),
             source=source,
-            reason=_reason_for(source, context, because.get(row), moved),
+            reason=_reason_for(source, context, because.get(row), moved, place),
             title=items[row].title,
             rules=moved,
             stages=by_stage,
         )
-        for row, source, score, moved, by_stage in zip(
-            rows.tolist(), sources, scores.tolist(), rules or [()] * rows.size, stages or [{}] * rows.size, strict=True
+        for place, row, source, score, moved, by_stage in zip(
+            range(1, rows.size + 1),
+            rows.tolist(),
+            sources,
+            scores.tolist(),
+            rules or [()] * rows.size,
+            stages or [{}] * rows.size,
+            strict=True,
         )
     )
 
 
-def _reason_for(source: Source, context: ReasonContext, recent: int | None, moved: tuple[str, ...]) -> Reason:
+def _reason_for(
+    source: Source, context: ReasonContext, recent: int | None, moved: tuple[str, ...], place: int
+) -> Reason:
+    if place in context.drawn:
+        code = ReasonCode.NEW_ITEM if context.drawn[place] else ReasonCode.DISCOVER
+        return reason(code, locale=context.locale)
     code, anchor = _why(source, context, recent, moved)
     return reason(code, anchor, locale=context.locale)
 

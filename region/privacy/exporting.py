@@ -1,15 +1,12 @@
 """Exporting a subject: everything that this node can find of it, in one message of the region."""
 
+import asyncio
 from collections.abc import Sequence
 
 from infra.plumbing.clock import Clock
 from region.events.dead_letters import DeadLetters
-from region.events.port import Log
-from region.funnel.dry_run import RequestLog
 from region.privacy.messages import ExportedEvent, SubjectExport
-from region.privacy.places import Place
-from region.sampling.served import ServedSamples
-from region.store.port import Store
+from region.privacy.places import Known, Place
 
 EVENTS_MAX = 100_000
 _PAGE = 1_000
@@ -23,15 +20,12 @@ class Exporter:
     """
 
     def __init__(
-        self, *, region: str, log: Log, store: Store, letters: DeadLetters, samples: ServedSamples,
-        requests: RequestLog, memory: Sequence[Place], clock: Clock, events_max: int = EVENTS_MAX,
+        self, *, region: str, known: Known, letters: DeadLetters, memory: Sequence[Place], clock: Clock,
+        events_max: int = EVENTS_MAX,
     ) -> None:  # fmt: skip
         self._region = region
-        self._log = log
-        self._store = store
+        self._known = known
         self._letters = letters
-        self._samples = samples
-        self._requests = requests
         self._memory = tuple(memory)
         self._clock = clock
         self._events_max = events_max
@@ -42,25 +36,26 @@ class Exporter:
         Raises:
             UnavailableError: a place does not answer: half an export is none.
         """
-        held = await self._store.holds(subject)
-        row = await self._store.read(subject) if held else None
+        held = await self._known.store.holds(subject)
+        row = await self._known.store.read(subject) if held else None
         events = await self._events(subject)
         return SubjectExport(
             region=self._region, exported_ms=self._clock.now_ms(), subject=subject,
             opted_out=row is not None and row.opted_out, row=row, events=events[: self._events_max],
-            unreadable=await self._letters.count_of(subject), samples=tuple(self._samples.of_subject(subject)),
-            requests=tuple(self._requests.of_subject(subject)),
+            unreadable=await self._letters.count_of(subject), samples=tuple(self._known.samples.of_subject(subject)),
+            exposures=tuple(await asyncio.to_thread(self._known.exposures.of_subject, subject)),
+            requests=tuple(self._known.requests.of_subject(subject)),
             memory={place.name: await place.count(subject) for place in self._memory},
-            erasure=await self._store.erasure(subject), complete=len(events) <= self._events_max,
+            erasure=await self._known.store.erasure(subject), complete=len(events) <= self._events_max,
         )  # fmt: skip
 
     async def _events(self, subject: str) -> tuple[ExportedEvent, ...]:
         """The subject's records, one more than are given out at most."""
         events: list[ExportedEvent] = []
-        for partition in sorted(await self._log.last_offsets()):
+        for partition in sorted(await self._known.log.last_offsets()):
             after = 0
             while len(events) <= self._events_max:
-                page = await self._log.of_subject(subject, after={partition: after}, limit=_PAGE)
+                page = await self._known.log.of_subject(subject, after={partition: after}, limit=_PAGE)
                 own = [one for one in page if one.partition == partition]
                 events += [
                     ExportedEvent(partition=one.partition, offset=one.offset, logged=one.logged) for one in own

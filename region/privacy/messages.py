@@ -3,6 +3,7 @@
 from infra.contracts.events import LoggedEvent
 from infra.contracts.messages import HomeRequest
 from infra.contracts.residency import Global, Regional, RegionalMessage
+from region.exploration.exposures import Exposure
 from region.sampling.served import ServedSample
 from region.store.port import Erasure, UserRow
 
@@ -41,6 +42,8 @@ class SubjectExport(RegionalMessage, frozen=True, kw_only=True):
     """Dead letters that name the subject."""
     samples: Regional[tuple[ServedSample, ...]]
     """Requests whose features were sampled."""
+    exposures: Regional[tuple[Exposure, ...]]
+    """Pages whose exploration slots were logged."""
     requests: Regional[tuple[HomeRequest, ...]]
     """Requests that this node has in memory, for dry runs of rules."""
     memory: Regional[dict[str, int]]

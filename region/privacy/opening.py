@@ -12,19 +12,13 @@ from infra.plumbing.keys import RegionKeys
 from region.api.announcing import Announcer
 from region.api.doors import operator_door, service_door
 from region.events.opening import open_dead_letters
-from region.events.port import Log
-from region.funnel.dry_run import RequestLog
 from region.privacy.doors import PrivacyDoors
 from region.privacy.erasing import Eraser
 from region.privacy.exporting import Exporter
-from region.privacy.places import Place, letters_place, memory_places, samples_place
+from region.privacy.places import Known, Place, exposures_place, letters_place, memory_places, samples_place
 from region.privacy.receipts import sign_receipt
 from region.releases.activation import Activator
-from region.releases.trials import Trials
-from region.rules.history import PageHistory
-from region.sampling.served import ServedSamples
 from region.settings import RegionSettings
-from region.store.port import Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,18 +27,6 @@ class Privacy:
 
     doors: PrivacyDoors
     heard_by: tuple[Place, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Known:
-    """The parts of the node that know subjects."""
-
-    store: Store
-    log: Log
-    samples: ServedSamples
-    requests: RequestLog
-    pages: PageHistory
-    trials: "Trials[Any]"
 
 
 def open_privacy(
@@ -59,7 +41,7 @@ def open_privacy(
     letters = open_dead_letters(settings, registry=registry)
     stack.push_async_callback(letters.close)
     memory = memory_places(requests=known.requests, pages=known.pages, trials=known.trials)
-    own = (samples_place(known.samples), *memory)
+    own = (samples_place(known.samples), exposures_place(known.exposures), *memory)
 
     async def record(action: str, who: str, outcome: str, detail: str) -> None:
         active = activator.active_release
@@ -69,10 +51,7 @@ def open_privacy(
         region=settings.region, node=settings.node, log=known.log, store=known.store,
         places=(letters_place(letters), *own), announcer=announcer, clock=clock, sign=partial(sign_receipt, keys=keys),
     )  # fmt: skip
-    exporter = Exporter(
-        region=settings.region, log=known.log, store=known.store, letters=letters, samples=known.samples,
-        requests=known.requests, memory=memory[1:], clock=clock,
-    )  # fmt: skip
+    exporter = Exporter(region=settings.region, known=known, letters=letters, memory=memory[1:], clock=clock)
     doors = PrivacyDoors(
         keys=keys, exporter=exporter, eraser=eraser, home_only=service_door(keys.service_key),
         operators_only=operator_door(keys.operator_key), record=record,

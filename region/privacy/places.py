@@ -7,9 +7,11 @@ from typing import Any
 
 from region.events.dead_letters import DeadLetters
 from region.events.port import Log
+from region.exploration.exposures import ExposureLog
 from region.funnel.dry_run import RequestLog
 from region.releases.trials import Trials
 from region.rules.history import PageHistory
+from region.sampling.journal import Journal
 from region.sampling.served import ServedSamples
 from region.store.port import Erasure, Store
 
@@ -36,6 +38,19 @@ class Place:
     count: Callable[[str], Awaitable[int]]
     forget: Callable[[str], Awaitable[int]]
     scrub: Callable[[], Awaitable[str]] = _nothing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """The parts of the node that know subjects."""
+
+    store: Store
+    log: Log
+    samples: ServedSamples
+    exposures: ExposureLog
+    requests: RequestLog
+    pages: PageHistory
+    trials: "Trials[Any]"
 
 
 class Scrubber:
@@ -93,14 +108,22 @@ def letters_place(letters: DeadLetters) -> Place:
 
 def samples_place(samples: ServedSamples) -> Place:
     """The sampled requests on the node's disk."""
+    return _journal("sampled requests", "samples", samples)
 
+
+def exposures_place(exposures: ExposureLog) -> Place:
+    """What exploration slots showed, on the node's disk."""
+    return _journal("exposures of exploration slots", "exposures", exposures)
+
+
+def _journal(name: str, what: str, journal: "Journal[Any]") -> Place:
     async def count(subject: str) -> int:
-        return len(await asyncio.to_thread(samples.of_subject, subject))
+        return len(await asyncio.to_thread(journal.of_subject, subject))
 
     async def forget(subject: str) -> int:
-        return await asyncio.to_thread(samples.forget, subject)
+        return await asyncio.to_thread(journal.forget, subject)
 
-    return Place(name="sampled requests", what="samples", count=count, forget=forget)
+    return Place(name=name, what=what, count=count, forget=forget)
 
 
 def memory_places(*, requests: RequestLog, pages: PageHistory, trials: "Trials[Any]") -> tuple[Place, ...]:

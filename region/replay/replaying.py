@@ -15,12 +15,13 @@ from infra.plumbing.errors import InvalidInputError
 from infra.plumbing.files import write_atomically
 from infra.plumbing.progress import Progress
 from region.funnel.compute import ComputePool
-from region.funnel.funnel import Call, Funnel
+from region.funnel.funnel import Funnel
 from region.funnel.live import LiveTrend
 from region.funnel.plans import Budget
 from region.funnel.recording import Recorder
 from region.funnel.release import LoadedRelease, open_release
 from region.funnel.ruling import Rulings
+from region.funnel.understanding import Call
 from region.retrieval.process import RetrievalProcess
 from region.rules.book import RuleBook
 from region.rules.regional import Withdrawals

@@ -7,7 +7,7 @@ import numpy as np
 
 from infra.contracts.features import FloatArray, IntArray
 from infra.contracts.release import CatalogueItem
-from region.rules.arranging import BoolArray, Floors, Layout, Promoted, Quotas
+from region.rules.arranging import BoolArray, Explorer, Floors, Layout, Promoted, Quotas
 from region.rules.binding import NO_ROWS, Ground
 from region.rules.conditions import age_days
 from region.rules.filters import outside
@@ -122,7 +122,9 @@ def supply(active: Active, reserve: IntArray, present: IntArray, page: int, grou
     return rows[outside(rows, np.unique(present))]
 
 
-def layout(active: Active, rows: IntArray, page: int, ground: Ground, *, arranged: bool) -> Layout:
+def layout(
+    active: Active, rows: IntArray, page: int, ground: Ground, *, arranged: bool, explorer: Explorer | None = None
+) -> Layout:
     """What the rules ask of a slate that is made of `rows`, best first.
 
     Lists that are not `arranged` are shown in the order of their source, but for the rules that name something.
@@ -133,6 +135,7 @@ def layout(active: Active, rows: IntArray, page: int, ground: Ground, *, arrange
         quotas=_quotas(active, rows, page, ground, share_max=share_max),
         floors=_floors(active, rows, page, ground),
         promoted=_promoted(active, rows, ground),
+        explorer=explorer,
     )
 
 

@@ -1,12 +1,13 @@
-"""Arranging a slate in one greedy pass: promotions at their positions, floors, quotas, diversity, backfill.
+"""Arranging a slate in one greedy pass: promotions, exploration, floors, quotas, diversity, backfill.
 
-At each position: a promotion that is due, else among the members of floors that can no longer wait, else among
-everything, the item of the largest value whose quotas are not full. What is not possible gives way in the reverse
-order: a page is never left short for a quota or a floor.
+At each position: a promotion that is due, else what an explorer draws for it, else among the members of floors that can
+no longer wait, else among everything, the item of the largest value whose quotas are not full. What is not possible
+gives way in the reverse order: a page is never left short for a quota or a floor.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,8 @@ from region.rules.schema import Diversity
 
 BoolArray = npt.NDArray[np.bool_]
 
+EXPLORED = "exploration"
+"""The name, beside those of rules, for what a draw put where it stands."""
 BACKFILL_VALUE = -100.0
 """Below anything that a candidate can come to, so that backfill comes in only when nothing else fits."""
 
@@ -61,10 +64,33 @@ class Promoted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Draw:
+    """The place in the offer that was drawn for a position."""
+
+    choice: int
+
+
+class Explorer(Protocol):
+    """What fills the exploration slots of one slate (`region.exploration.drawing`)."""
+
+    def draw(self, position: int, values: FloatArray, allowed: BoolArray) -> Draw | None:
+        """What to show at `position`; None where it is no exploration slot, or nothing may be drawn.
+
+        Args:
+            position: 1 for the first.
+            values: `[count]`, what each place of the offer is worth here.
+            allowed: `[count] bool`, what may stand here: not placed yet, within quotas, of a floor that is due.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
     """What the rules ask of one slate."""
 
     diversity: Diversity
+    explorer: Explorer | None = None
+    """Asked for every position of the first page that no promotion takes."""
     quotas: Quotas | None = None
     floors: Floors | None = None
     promoted: Mapping[int, Promoted] = field(default_factory=dict)
@@ -127,19 +153,36 @@ class _Pass:
                 return
         due = self._floors_due(position)
         values = self._diversifier.values() + self._open
+        if self._layout.explorer is not None and position <= self._page:
+            drawn = self._layout.explorer.draw(position, values, self._may_stand(values, position, due))
+            if drawn is not None:
+                self._take(drawn.choice, (EXPLORED,))
+                return
         choice, names = self._choose(values, position, due)
         if self._layout.diversity.strength and not names and not self._is_most_relevant(choice):
             names = ("diversity",)
         self._take(choice, names)
 
+    def _masks(self, position: int, due: BoolArray | None) -> list[BoolArray]:
+        """What may stand here by floors and quotas, strictest first; empty: anything."""
+        within = self._within_quotas(position)
+        masks = [within] if within is not None else []
+        if due is not None and bool((due & ~self._taken).any()):
+            masks = [due if within is None else due & within, due, *masks]
+        return masks
+
+    def _may_stand(self, values: FloatArray, position: int, due: BoolArray | None) -> BoolArray:
+        """What may stand here, under the strictest mask that leaves anything."""
+        open_ = ~self._taken & np.isfinite(values)
+        for mask in self._masks(position, due):
+            if (mask & open_).any():
+                return mask & open_
+        return open_
+
     def _choose(self, values: FloatArray, position: int, due: BoolArray | None) -> tuple[int, tuple[str, ...]]:
         free = int(values.argmax())
-        within = self._within_quotas(position)
         floored = due is not None and bool((due & ~self._taken).any())
-        masks = [within] if within is not None else []
-        if due is not None and floored:
-            masks = [due if within is None else due & within, due, *masks]
-        for mask in masks:
+        for mask in self._masks(position, due):
             restricted = np.where(mask, values, -np.inf)
             choice = int(restricted.argmax())
             if restricted[choice] > -np.inf:

@@ -10,7 +10,7 @@ import yaml
 
 from infra.plumbing.errors import InvalidInputError
 from region.rules.conditions import Condition, ConditionError, Scope
-from region.rules.schema import Quota, RuleFile
+from region.rules.schema import Quota, RuleFile, SlateRules
 
 DOCUMENT_BYTES_MAX = 256 << 10
 OLD_FORM = frozenset({"diversity", "category_share_max", "withdrawn"})
@@ -164,6 +164,7 @@ def _child(node: yaml.Node, step: str | int) -> yaml.Node | None:
 def _meaning(rules: RuleFile, root: yaml.Node) -> Iterator[Fault]:
     """What the schema cannot say: names once, expressions that compile, fields that go together."""
     seen: dict[str, Path] = {}
+    yield from _exploration_faults(rules, root)
     for kind in _KINDS:
         for place, rule in enumerate(getattr(rules, kind)):
             path: Path = (kind, place)
@@ -176,6 +177,19 @@ def _meaning(rules: RuleFile, root: yaml.Node) -> Iterator[Fault]:
                 source = getattr(rule, name, None)
                 if source is not None:
                     yield from _compile_faults(source, name, rule.id, _line(root, (*path, name)))
+
+
+def _exploration_faults(rules: RuleFile, root: yaml.Node) -> Iterator[Fault]:
+    places: list[tuple[Path, SlateRules]] = [(("slate",), rules.slate)]
+    places += [(("surfaces", surface.value), own) for surface, own in rules.surfaces.items()]
+    for path, slate in places:
+        exploration, where = slate.exploration, (*path, "exploration")
+        if exploration is None:
+            continue
+        if exploration.new_share_min > exploration.new_share_max:
+            yield Fault(_line(root, where), "exploration: new_share_min lies above new_share_max")
+        if len(set(exploration.positions)) < len(exploration.positions):
+            yield Fault(_line(root, where), "exploration: a position stands there twice")
 
 
 def _compile_faults(source: str, name: str, rule: str, line: int) -> Iterator[Fault]:

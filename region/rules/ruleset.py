@@ -13,6 +13,7 @@ from region.rules.schema import (
     Boost,
     Cap,
     Diversity,
+    Exploration,
     Floor,
     HardRule,
     Lives,
@@ -24,6 +25,7 @@ from region.rules.schema import (
 )
 
 DEFAULTS_EDITION = "release-defaults"
+NO_EXPLORATION = Exploration()
 AnyRule = HardRule | Quota | Floor | Boost | Promotion | Cap
 R = TypeVar("R", HardRule, Quota, Floor, Boost, Promotion, Cap)
 
@@ -73,6 +75,7 @@ class Settings:
     category_share_max: float
     mix: dict[Source, float] | None
     lives: dict[RecommendationType, Lives]
+    exploration: Exploration = NO_EXPLORATION
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +161,7 @@ def _settings(file: RuleFile, surface: Surface, base: Rules) -> Settings:
         category_share_max=own.category_share_max or common.category_share_max or base.category_share_max,
         mix=_mix(common if own.mix is None else own),
         lives={**(common.lives or {}), **(own.lives or {})},
+        exploration=own.exploration or common.exploration or NO_EXPLORATION,
     )
 
 

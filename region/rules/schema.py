@@ -55,6 +55,31 @@ class Lives(_Strict, frozen=True, kw_only=True):
     stale_if_error_s: Annotated[float, msgspec.Meta(ge=0.0, le=86_400.0)] = 86_400.0
 
 
+class Exploration(_Strict, frozen=True, kw_only=True):
+    """Positions of a personal page whose items are drawn, so that the region learns what it does not show yet.
+
+    Every arm has a known chance, which is logged (`region.exploration`); no chance is below `epsilon / arms` before
+    the bounds on new items. Hard rules, the caller's filters, promotions, floors and quotas hold for what is drawn.
+
+    Args:
+        method: see `region.exploration.policy`.
+        positions: 1 is the first; none: nothing is explored.
+        epsilon: share of the draws that are even over the arms: what bounds the weights of estimates.
+        arms: items that one slot is drawn from.
+        new_share_min, new_share_max: of what a slot shows, at least and at most so much is new in the catalogue, as
+            long as there is anything new and anything else.
+        new_impressions_enough: an item that was shown so often lately counts as new no longer.
+    """
+
+    method: Literal["epsilon-greedy", "thompson"] = "thompson"
+    positions: Annotated[tuple[Position, ...], msgspec.Meta(max_length=10)] = ()
+    epsilon: Share = 0.1
+    arms: Annotated[int, msgspec.Meta(ge=2, le=50)] = 12
+    new_share_min: Share = 0.2
+    new_share_max: Share = 0.6
+    new_impressions_enough: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 200
+
+
 class SlateRules(_Strict, frozen=True, kw_only=True):
     """How slates are arranged; what a surface leaves out (None), it takes from the file's `slate`."""
 
@@ -65,6 +90,7 @@ class SlateRules(_Strict, frozen=True, kw_only=True):
     mix: dict[Literal["ann", "similar-to-recent", "together", "trending", "popular", "new"], Share] | None = None
     """Weight of each candidate source of personal lists; sources left out are not asked."""
     lives: dict[RecommendationType, Lives] | None = None
+    exploration: Exploration | None = None
 
 
 class _Rule(_Strict, frozen=True, kw_only=True):

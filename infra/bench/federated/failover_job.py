@@ -18,10 +18,11 @@ import numpy as np
 from federation.device.tower import DeviceRelease, load_device_release
 from infra.contracts.messages import HomeRequest, RecommendationType
 from infra.plumbing.clock import SystemClock
-from region.funnel.funnel import Call, Funnel
+from region.funnel.funnel import Funnel
 from region.funnel.plans import Budget
 from region.funnel.recording import Recorder
 from region.funnel.release import LoadedRelease
+from region.funnel.understanding import Call
 from region.replay.replaying import BUDGET_S, ReplayRequest, read_requests, serving
 from region.store.port import HistoryEntry, UserRow
 

@@ -16,7 +16,7 @@ from infra.plumbing.clock import ManualClock
 from infra.plumbing.telemetry import Telemetry, TelemetrySettings, start_telemetry
 from region.funnel.compute import ComputePool
 from region.funnel.dry_run import RequestLog
-from region.funnel.funnel import Call, Funnel
+from region.funnel.funnel import Funnel
 from region.funnel.live import LiveTrend
 from region.funnel.metrics import FunnelMetrics
 from region.funnel.plans import Budget
@@ -26,6 +26,7 @@ from region.funnel.release import LoadedRelease
 from region.funnel.ruling import Rulings
 from region.funnel.sources import standing_of
 from region.funnel.tables import ReleaseTables, load_tables
+from region.funnel.understanding import Call
 from region.releases.operations import NoActiveReleaseError
 from region.rules.book import RuleBook
 from region.rules.regional import Withdrawals

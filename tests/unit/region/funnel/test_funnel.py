@@ -8,8 +8,8 @@ import pytest
 from infra.contracts.events import Event, EventType, LoggedEvent
 from infra.contracts.messages import Context, HomeRequest, ReasonCode, RecommendationType, Source
 from infra.plumbing.errors import InvalidInputError, OverloadedError, UnavailableError
-from region.funnel.funnel import choose_plan
 from region.funnel.plans import COLD_PLAN, PERSONAL_PLAN, POPULAR_PLAN, SIMILAR_PLAN, TRENDING_PLAN, slots_for
+from region.funnel.understanding import choose_plan
 from region.rules.reading import read_rules
 from region.store.port import OffsetEvent
 from tests.unit.region.worlds import World, personal, row_of

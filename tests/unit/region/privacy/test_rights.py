@@ -31,12 +31,13 @@ from region.events.records import break_record
 from region.events.replaying import Replayer
 from region.events.sqlite import SqliteLog
 from region.events.streaming import Streaming
+from region.exploration.exposures import Exposure, ExposureLog
 from region.funnel.dry_run import RequestLog
 from region.privacy.hearing import hear_erasures
 from region.privacy.late import REASON, LateEvents
 from region.privacy.messages import ErasureReceipt, SignedReceipt, SubjectExport
-from region.privacy.opening import Known, open_privacy
-from region.privacy.places import Place, Scrubber
+from region.privacy.opening import open_privacy
+from region.privacy.places import Known, Place, Scrubber
 from region.privacy.receipts import read_receipt, sign_receipt
 from region.releases.exposures import Exposures
 from region.releases.trial import Arm
@@ -53,6 +54,13 @@ ALICE = user_subject(KEYS, "42")
 OPERATOR = {"Authorization": f"Operator {KEYS.operator_key}"}
 
 
+def an_exposure(name: str, subject: str) -> Exposure:
+    return Exposure(
+        exposure=f"request-{name}", subject=subject, at_ms=NOW_MS, surface="home", release="r", rules="e",
+        prior_rate=0.05, page=("i",), propensities=(1.0,), slots=(),
+    )  # fmt: skip
+
+
 class Region:
     """A node's rooms that know subjects, on real files, and the doors to their rights."""
 
@@ -63,14 +71,15 @@ class Region:
         self.log = SqliteLog(state / "log.sqlite", queue_max=100)
         self.store = SqliteStore(state / "store.sqlite", clock=self.clock, read_timeout_s=5.0, scan_timeout_s=5.0)
         self.samples, self.requests, self.pages = ServedSamples(state), RequestLog(), PageHistory()
-        self.exposures = Exposures(window_s=60.0)
+        self.exposures, self.drawn = Exposures(window_s=60.0), ExposureLog(state)
         self.audit: list[tuple[Any, ...]] = []
         settings = RegionSettings(
             node="r1", region="us-east", port=1, worker_port=2, state_directory=str(state), repository_url="",
             trusted_root="", keys_file="", trust_file="", grid="memory",
         )  # fmt: skip
         known = Known(
-            store=self.store, log=self.log, samples=self.samples, requests=self.requests, pages=self.pages,
+            store=self.store, log=self.log, samples=self.samples, exposures=self.drawn, requests=self.requests,
+            pages=self.pages,
             trials=self.exposures,  # type: ignore[arg-type]  # the two calls that are made of it
         )  # fmt: skip
         self.privacy = open_privacy(
@@ -100,12 +109,14 @@ class Region:
         await letters.close()
         for name, subject in (("a", ALICE), ("b", BOB)):
             self.samples.note(ServedSample(sample=name, subject=subject, offset=1, now_ms=NOW_MS, release="r"))
+            self.drawn.note(an_exposure(name, subject))
             self.requests.note(
                 HomeRequest(type=RecommendationType.PERSONAL, subject=subject), now_s=float(ord(name))
             )  # fmt: skip
             self.pages.remember(subject, Page(1.0, "r", "home", np.zeros(1, dtype=np.int32)))
             self.exposures.shown(subject, Arm.CONTROL, now_s=0.0)
         self.samples.write(now_ms=NOW_MS)
+        self.drawn.write(now_ms=NOW_MS)
 
     async def work(self) -> None:
         streaming = Streaming(
@@ -142,6 +153,7 @@ async def test_an_export_is_complete_against_the_log(region: Region) -> None:
     assert export.row is not None
     assert len(export.row.history) == 3
     assert (export.unreadable, [one.sample for one in export.samples], len(export.requests)) == (1, ["a"], 1)
+    assert [one.exposure for one in export.exposures] == ["request-a"]
     assert export.memory == {"pages shown": 1, "exposures of a trial": 1}
     assert BOB.encode() not in msgspec.json.encode(export)
 
@@ -153,6 +165,7 @@ async def test_erasing_leaves_nothing_of_the_subject_and_all_of_the_others(regio
     found = {one.place: (one.before, one.removed, one.after) for one in receipt.places}
     assert found == {
         "event log": (3, 3, 0), "store": (1, 1, 0), "dead letters": (1, 1, 0), "sampled requests": (1, 1, 0),
+        "exposures of exploration slots": (1, 1, 0),
         "requests for dry runs": (1, 1, 0), "pages shown": (1, 1, 0), "exposures of a trial": (1, 1, 0),
     }  # fmt: skip
     assert receipt.complete

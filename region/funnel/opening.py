@@ -1,0 +1,96 @@
+"""What makes lists on one node, composed; and what it does beside the requests."""
+
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from infra.plumbing.clock import Clock
+from infra.plumbing.telemetry import Telemetry
+from region.background import Background
+from region.exploration.counters import LiveCounters
+from region.exploration.exposures import ExposureLog, exposure_of
+from region.funnel.compute import ComputePool
+from region.funnel.dry_run import RequestLog
+from region.funnel.finishing import Finished
+from region.funnel.funnel import Funnel
+from region.funnel.live import LiveTrend
+from region.funnel.metrics import FunnelMetrics
+from region.funnel.recommender import Lease, Recommender
+from region.funnel.ruling import Ruling, Rulings
+from region.funnel.sampling import Sampler
+from region.funnel.understanding import Call
+from region.rules.book import RuleBook
+from region.rules.regional import Withdrawals
+from region.sampling.served import ServedSamples
+from region.settings import RegionSettings
+from region.store.port import Store
+
+COMPUTE_THREADS = 2
+COMPUTE_PENDING_MAX = 64
+"""About 64 lists at a few milliseconds each: what would wait longer is better asked of another node."""
+LIVE_REFRESH_S = 2.0
+COUNTERS_REFRESH_S = 30.0
+SAMPLES_WRITE_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """What makes lists."""
+
+    recommender: Recommender
+    live: LiveTrend
+    counters: LiveCounters
+    compute: ComputePool
+    metrics: FunnelMetrics
+    requests: RequestLog
+    samples: ServedSamples
+    exposures: ExposureLog
+    rulings: Rulings
+
+    def work(self, background: Background, clock: Clock) -> dict[str, Coroutine[Any, Any, None]]:
+        """What goes on beside the requests, by name."""
+        jobs: dict[str, tuple[Callable[[], Coroutine[Any, Any, None]], float]] = {
+            "live-trend": (self.live.refresh, LIVE_REFRESH_S),
+            "item-counters": (self.counters.refresh, COUNTERS_REFRESH_S),
+            "samples": (partial(self.samples.keep, clock), SAMPLES_WRITE_S),
+            "exposures": (partial(self.exposures.keep, clock), SAMPLES_WRITE_S),
+        }
+        return {name: background.repeat(name, work, every_s=every_s) for name, (work, every_s) in jobs.items()}
+
+
+def open_answers(
+    settings: RegionSettings, stack: AsyncExitStack, *, store: Store, withdrawals: Withdrawals, book: RuleBook,
+    lease: Lease, telemetry: Telemetry, clock: Clock,
+) -> Answers:  # fmt: skip
+    """Build the room; `stack` closes what it opens."""
+    compute = ComputePool(threads=COMPUTE_THREADS, pending_max=COMPUTE_PENDING_MAX)
+    stack.callback(compute.close)
+    live, counters = LiveTrend(clock=clock, store=store), LiveCounters(clock=clock, store=store)
+    metrics = FunnelMetrics(telemetry.registry)
+    requests, rulings = RequestLog(), Rulings(book, on_error=metrics.rule_failed)
+    state = Path(settings.state_directory)
+    samples, exposures = ServedSamples(state), ExposureLog(state)
+
+    def explored(call: Call, finished: Finished, ruling: Ruling) -> None:
+        exposure = exposure_of(
+            call.request, finished.slate, finished.drawn, now_s=call.now_s, release=call.release.release_id,
+            edition=ruling.edition, prior_rate=counters.tally.rate,
+        )  # fmt: skip
+        kept = exposures.offer(exposure, monotonic_s=clock.monotonic_s())
+        metrics.explored([one.is_new for one in finished.drawn], logged=kept)
+
+    funnel = Funnel(
+        compute=compute, live=live, withdrawals=withdrawals, rulings=rulings, on_blocked=metrics.kept_out,
+        tally=lambda: counters.tally, on_explored=explored,
+    )  # fmt: skip
+    recommender = Recommender(
+        region=settings.region, store=store, funnel=funnel, lease=lease, clock=clock, telemetry=telemetry,
+        metrics=metrics, requests=requests, sampler=Sampler(samples),
+    )  # fmt: skip
+    return Answers(
+        recommender=recommender, live=live, counters=counters, compute=compute, metrics=metrics, requests=requests,
+        samples=samples, exposures=exposures, rulings=rulings,
+    )  # fmt: skip

@@ -1,0 +1,137 @@
+"""Messages about subjects, kept on the node's own disk for a while: bounded, and a subject can be taken out again.
+
+NDJSON in two files of `bytes_max / 2` each; the older one goes when the younger is full.
+"""
+
+import asyncio
+import os
+import threading
+from collections import deque
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
+
+import msgspec
+
+from infra.plumbing.clock import Clock
+
+
+class About(Protocol):
+    """What can be kept: it says whom it is about, and of when it is."""
+
+    @property
+    def subject(self) -> str:
+        """A pseudonym of the region."""
+        ...
+
+    @property
+    def written_ms(self) -> int:
+        """The moment that its life counts from."""
+        ...
+
+
+R = TypeVar("R", bound=About)
+
+
+class Journal(Generic[R]):
+    """Takes records beside the requests, and writes them when told to. `note` never waits for the disk.
+
+    Args:
+        path: the younger file; the older one has `.1` behind its name.
+        kind: the message type of a record.
+        pending_max: records that may wait for the next `write`; the oldest go first.
+        bytes_max: of both files together.
+        life_ms: how long a record is kept.
+    """
+
+    def __init__(self, path: Path, kind: type[R], *, pending_max: int, bytes_max: int, life_ms: int) -> None:
+        self._path = path
+        self._kind = kind
+        self._pending_max = pending_max
+        self._bytes_max = bytes_max
+        self._life_ms = life_ms
+        self._pending: deque[R] = deque(maxlen=pending_max)
+        self._lock = threading.Lock()
+
+    def note(self, record: R) -> None:
+        """Keep a record until the next `write`."""
+        self._pending.append(record)
+
+    def write(self, *, now_ms: int) -> int:
+        """Append what is kept to the file, and let go of what is old. Blocks; returns how many were written.
+
+        Raises:
+            OSError: the disk does not take it; what was kept is lost, and nothing else.
+        """
+        with self._lock:
+            self._expire(now_ms)
+            lines = []
+            while self._pending:
+                lines.append(msgspec.json.encode(self._pending.popleft()))
+            if lines:
+                with self._path.open("ab") as file:
+                    file.write(b"\n".join(lines) + b"\n")
+                if self._path.stat().st_size > self._bytes_max // 2:
+                    os.replace(self._path, older(self._path))
+            return len(lines)
+
+    async def keep(self, clock: Clock) -> None:
+        """Write on a thread. Raises as `write` does."""
+        await asyncio.to_thread(self.write, now_ms=clock.now_ms())
+
+    def of_subject(self, subject: str) -> list[R]:
+        """Every record of a subject, the oldest first. Blocks."""
+        with self._lock:
+            kept = [*read_records(self._path, self._kind), *self._pending]
+        return [one for one in kept if one.subject == subject]
+
+    def forget(self, subject: str) -> int:
+        """Drop every record of a subject; returns how many. Blocks."""
+        with self._lock:
+            before = len(self._pending)
+            self._pending = deque((one for one in self._pending if one.subject != subject), maxlen=self._pending_max)
+            gone = before - len(self._pending)
+            for path in (older(self._path), self._path):
+                records = _read(path, self._kind)
+                kept = [one for one in records if one.subject != subject]
+                if len(kept) < len(records):
+                    gone += len(records) - len(kept)
+                    _rewrite(path, kept)
+            return gone
+
+    def _expire(self, now_ms: int) -> None:
+        for path in (older(self._path), self._path):
+            first = _read(path, self._kind, limit=1)
+            if first and first[0].written_ms < now_ms - self._life_ms:
+                _rewrite(path, [one for one in _read(path, self._kind) if one.written_ms >= now_ms - self._life_ms])
+
+
+def older(path: Path) -> Path:
+    """Where the older records of the journal at `path` are."""
+    return path.with_name(f"{path.name}.1")
+
+
+def read_records(path: Path, kind: type[R]) -> list[R]:
+    """Every record of the journal at `path`, the oldest first; lines that cannot be read are passed over."""
+    return [*_read(older(path), kind), *_read(path, kind)]
+
+
+def _read(path: Path, kind: type[R], *, limit: int | None = None) -> list[R]:
+    records: list[R] = []
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                if limit is not None and len(records) >= limit:
+                    break
+                try:
+                    records.append(msgspec.json.decode(line, type=kind))
+                except msgspec.DecodeError:
+                    continue  # cut short by a kill
+    except FileNotFoundError:
+        return []
+    return records
+
+
+def _rewrite(path: Path, records: list[R]) -> None:
+    new = path.with_name(f"{path.name}.new")
+    new.write_bytes(b"".join(msgspec.json.encode(one) + b"\n" for one in records))
+    os.replace(new, path)

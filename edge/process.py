@@ -35,8 +35,9 @@ async def run(settings: EdgeSettings, stop: asyncio.Event) -> None:
     def open_source() -> ReleaseClient:
         directory = Path(settings.state_directory) / "tuf"
         return ReleaseClient(
-            repository_url=settings.repository_url, trusted_root=root, metadata_dir=directory, clock=clock
-        )
+            repository_url=settings.repository_url, trusted_root=root, metadata_dir=directory, clock=clock,
+            tls=settings.repository_tls,
+        )  # fmt: skip
 
     async with AsyncExitStack() as stack:
         telemetry = start_telemetry(

@@ -17,6 +17,8 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """None: plain HTTP, behind a balancer that ends TLS, or on one machine."""
     regions_tls: ClientTls | None = None
     """For calls to regions (write their URLs with https)."""
+    repository_tls: ClientTls | None = None
+    """For the release repository."""
     body_timeout_s: float = 5.0
     """How long a caller may take for a body."""
     state_directory: str

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import msgspec
 
-from infra.plumbing.http.tls import ClientTls
+from infra.plumbing.http.tls import ClientTls, ListenTls
 from infra.plumbing.telemetry import TelemetrySettings
 
 Share = Annotated[float, msgspec.Meta(gt=0.0, le=1.0)]
@@ -72,6 +72,8 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     region: str
     host: str = "127.0.0.1"
     port: Port
+    tls: ListenTls | None = None
+    """Phones have no certificates: with a `client_ca_file`, give `/v1/device/` a door without names. None: plain."""
     state_directory: str
     keys_file: str
     """The region's `RegionKeys`: opens the subject of a phone's token, so that a user counts once in a round."""
@@ -88,6 +90,8 @@ class PhonesSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     gateways: dict[str, str]
     """Base address of each region's gateway, by region."""
+    gateways_tls: ClientTls | None = None
+    """For gateways behind https: whom the phones trust."""
     keys_files: dict[str, str]
     """Each region's `RegionKeys`: the simulator plays the token issuer too."""
     dataset_directory: str

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import msgspec
 
-from infra.plumbing.http.tls import ListenTls
+from infra.plumbing.http.tls import ClientTls, ListenTls
 from infra.plumbing.telemetry import TelemetrySettings
 
 DAY_S = 86_400.0
@@ -20,7 +20,10 @@ class RegionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     host: str = "127.0.0.1"
     port: int
     tls: ListenTls | None = None
-    """For the API; with `client_ca_file` only this region's edges and other regions' edges get in. None: plain HTTP."""
+    """For the API; `doors` say which of its paths this region's edges, those of others and operators may call. None:
+    plain HTTP."""
+    worker_tls: ListenTls | None = None
+    """The same for the worker's port."""
     worker_port: int
     """The worker's own port for `/metrics` and `/health`."""
     state_directory: str
@@ -28,6 +31,8 @@ class RegionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     run_directory: str = ""
     """For Unix sockets, whose paths must be short (unix(7)); empty: the state directory."""
     repository_url: str
+    repository_tls: ClientTls | None = None
+    """For the release repository (write its URL with https)."""
     trusted_root: str
     channel: str = "stable"
     follow: bool = False

@@ -5,6 +5,7 @@ that Flower carries into a region, and the key it holds opens rounds at the gate
 """
 
 import json
+import ssl
 import time
 import urllib.error
 import urllib.request
@@ -14,6 +15,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from infra.plumbing.clock import Clock, SystemClock
+from infra.plumbing.http.tls import ClientTls, client_context
 
 PLAN = "plan"
 RESULT = "result"
@@ -28,17 +30,26 @@ app = ClientApp()
 @app.train()  # type: ignore[untyped-decorator]
 def train(message: Message, context: Context) -> Message:
     """Open the round at the gateway, wait for its end, answer with the regional sum (JSON of `RegionalSum`)."""
-    config = context.node_config
-    gateway = Gateway(url=str(config["gateway"]), round_key_file=Path(str(config["round-key-file"])))
-    body = gateway.run_round(message.content[PLAN][BODY], timeout_s=_ROUND_S_MAX, clock=SystemClock())
+    config, clock = context.node_config, SystemClock()
+    tls = None
+    if authority := str(config.get("gateway-ca", "")):
+        names = tuple(filter(None, str(config["gateway-names"]).split(",")))
+        shown = ClientTls(
+            ca_file=authority, certificate_file=str(config["certificate"]), key_file=str(config["key"]),
+            server_names=names,
+        )  # fmt: skip
+        tls = client_context(shown, clock=clock).context
+    gateway = Gateway(url=str(config["gateway"]), round_key_file=Path(str(config["round-key-file"])), tls=tls)
+    body = gateway.run_round(message.content[PLAN][BODY], timeout_s=_ROUND_S_MAX, clock=clock)
     return Message(content=RecordDict({RESULT: ConfigRecord({BODY: body})}), reply_to=message)
 
 
 class Gateway:
     """The two calls a SuperNode may make."""
 
-    def __init__(self, *, url: str, round_key_file: Path) -> None:
+    def __init__(self, *, url: str, round_key_file: Path, tls: ssl.SSLContext | None = None) -> None:
         self._url = url.rstrip("/")
+        self._tls = tls
         self._key = round_key_file.read_text().strip()
 
     def run_round(self, plan: bytes, *, timeout_s: float, clock: Clock) -> bytes:
@@ -74,7 +85,7 @@ class Gateway:
         headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
         request = urllib.request.Request(self._url + path, data=body, headers=headers, method=method)  # noqa: S310
         try:
-            with urllib.request.urlopen(request, timeout=_WAIT_S + 10.0) as answer:  # noqa: S310
+            with urllib.request.urlopen(request, timeout=_WAIT_S + 10.0, context=self._tls) as answer:  # noqa: S310
                 return bytes(answer.read())
         except urllib.error.HTTPError as error:
             detail = error.read(2000).decode(errors="replace")

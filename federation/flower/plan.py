@@ -5,6 +5,7 @@ from typing import Annotated
 import msgspec
 
 from federation.messages import Part
+from infra.plumbing.http.tls import ClientTls
 
 PROGRESS_FILE = "progress.jsonl"
 TARGETS = "targets"
@@ -25,6 +26,8 @@ class RegionLink(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Base address of the region's device gateway, as its SuperNode reaches it."""
     round_key_file: str
     """The gateway's `round.key`."""
+    gateway_tls: ClientTls | None = None
+    """For a gateway behind https: whom the SuperNode trusts, and what it shows."""
     superlink_address: str = ""
     """host:port at which this region's SuperNode finds the SuperLink (a recording proxy, say); empty: directly."""
 

@@ -291,6 +291,10 @@ def supernode_command(
     link = plan.run.regions[region]
     superlink = link.superlink_address or f"{HOST}:{plan.superlink_port}"
     config = f"gateway={_quoted(link.gateway_url)} round-key-file={_quoted(link.round_key_file)}"
+    if link.gateway_tls is not None:
+        tls = link.gateway_tls
+        config += f" gateway-ca={_quoted(tls.ca_file)} gateway-names={_quoted(','.join(tls.server_names))}"
+        config += f" certificate={_quoted(tls.certificate_file)} key={_quoted(tls.key_file)}"
     secured = ["--insecure"]
     if keys is not None and key is not None:
         secured = ["--root-certificates", str(keys.authority), "--auth-supernode-private-key", str(key)]

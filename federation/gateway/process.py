@@ -28,6 +28,6 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
             trust=LiveTrust(Path(settings.trust_file), clock=clock), telemetry=telemetry, clock=clock,
             entropy=secrets.token_bytes,
         )  # fmt: skip
-        await serve(app, host=settings.host, port=settings.port, stop=stop, telemetry=telemetry)
+        await serve(app, host=settings.host, port=settings.port, stop=stop, telemetry=telemetry, tls=settings.tls)
     finally:
         telemetry.close()

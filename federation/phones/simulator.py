@@ -41,6 +41,7 @@ from federation.settings import PhonesSettings
 from infra.contracts.events import SensitiveEvent
 from infra.contracts.release import FEDERATED_ADAPTER
 from infra.plumbing.clock import Clock
+from infra.plumbing.http.tls import client_context
 from infra.plumbing.keys import RegionKeys, TrustDirectory
 from infra.plumbing.tokens import issue_token
 
@@ -135,7 +136,9 @@ class Simulator:
     async def run(self, stop: asyncio.Event) -> None:
         """Take part in rounds until `stop` is set or patience ends."""
         # Every phone waits in a call of its own while a round goes on.
-        connector = aiohttp.TCPConnector(limit=0)
+        tls = self._settings.gateways_tls
+        context = True if tls is None else client_context(tls, clock=self._clock).context
+        connector = aiohttp.TCPConnector(limit=0, ssl=context)
         timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
             self._links = {

@@ -1,5 +1,6 @@
 """The silo over HTTP, for the SuperNode's ClientApp: the gateway's two calls for rounds, below `/silo`."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 
 import aiohttp
@@ -66,7 +67,10 @@ class SiloDoors:
                 region=self._region, settings=self._settings, source=source, journal=self._journal, busy=self._busy,
                 clock=self._clock, entropy=self._entropy, count=self._count,
             )  # fmt: skip
+            following = None if tls is None else asyncio.create_task(tls.follow())
             yield
+            if following is not None:
+                following.cancel()
             await self._silo.close()
             self._silo = None
 

@@ -23,6 +23,7 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     parser.add_argument("--work", type=Path, default=WORK, metavar="DIR", help=f"made anew every time (default {WORK})")
     parser.add_argument("--tries", type=int, default=200, help="events whose way to the next list is measured")
     parser.add_argument("--keep", action="store_true", help="leave the world running and print calls to try")
+    parser.add_argument("--tls", action="store_true", help="the same with TLS between all processes")
     add_json_option(parser)
     parser.set_defaults(run=_run)
 
@@ -34,6 +35,7 @@ def _run(arguments: argparse.Namespace) -> int:
         outcome = tell(
             work=arguments.work, source=arguments.data, minutes=arguments.minutes, tries=arguments.tries,
             keep=arguments.keep, clock=SystemClock(), progress=progress,
+            tls=arguments.tls,
         )  # fmt: skip
     emit(arguments, outcome.figures, outcome.text)
     return 0 if outcome.passed else 1

@@ -101,6 +101,7 @@ def _round(arguments: argparse.Namespace) -> int:
         world.aim_link(region, port)
         regions[region] = RegionLink(
             gateway_url=world.gateway_url(region) + ("/silo" if region in silos else ""),
+            gateway_tls=world.supernode_tls(region),
             round_key_file=str(world.layout.region(region) / "gateway" / "round.key"),
             superlink_address=world.link_address(region),
         )
@@ -178,6 +179,7 @@ def _phones(
     names = [name for name in world.configuration.region_names if name not in without]
     settings = PhonesSettings(
         gateways={region: world.gateway_url(region) for region in names},
+        gateways_tls=world.caller_tls,
         keys_files={region: str(world.layout.keys(region)) for region in names},
         dataset_directory=str(arguments.dataset.absolute()),
         release_directory=str(arguments.release.absolute()),

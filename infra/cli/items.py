@@ -3,11 +3,14 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from infra.cli.output import add_json_option, emit, table
 
-DoorOf = Callable[[argparse.Namespace], tuple[str, str]]
+if TYPE_CHECKING:
+    from infra.plumbing.http.tls import ClientTls
+
+DoorOf = Callable[[argparse.Namespace], "tuple[str, str, ClientTls | None]"]
 
 
 def register_items(verbs: Any, add_door_options: Callable[[argparse.ArgumentParser], None], door_of: DoorOf) -> None:

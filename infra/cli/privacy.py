@@ -60,10 +60,11 @@ def _opt_out(arguments: argparse.Namespace) -> None:
     world = open_world(arguments.state)
     token = issue_token(world.keys(arguments.region), arguments.user, clock=SystemClock(), life_s=60)
     opted_out = not arguments.undo
-    answer = urllib3.request(
-        "PUT", f"{world.edge_urls(arguments.region)[0]}/v1/privacy/opt-out", json={"opted_out": opted_out},
-        headers={"Authorization": f"Bearer {token}"}, timeout=10.0, retries=False,
-    )  # fmt: skip
+    with urllib3.PoolManager(ssl_context=world.ssl_context()) as pool:
+        answer = pool.request(
+            "PUT", f"{world.edge_urls(arguments.region)[0]}/v1/privacy/opt-out", json={"opted_out": opted_out},
+            headers={"Authorization": f"Bearer {token}"}, timeout=10.0, retries=False,
+        )  # fmt: skip
     if answer.status != 200:
         raise UnavailableError(f"the edge answered {answer.status}: {answer.data[:300].decode(errors='replace')}")
     text = "The user's lists are not personal any more." if opted_out else "The user's lists are personal again."

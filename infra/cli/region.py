@@ -2,12 +2,15 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from infra.cli.items import register_items
 from infra.cli.output import add_json_option, emit, table
 from infra.cli.world import add_state_option
 from infra.plumbing.errors import AtollError, InvalidInputError
+
+if TYPE_CHECKING:
+    from infra.plumbing.http.tls import ClientTls
 
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -70,6 +73,10 @@ def add_door_options(parser: argparse.ArgumentParser) -> None:
     add_state_option(parser)
     parser.add_argument("--url", default=None, help="the region's API, when it is not in a world on this machine")
     parser.add_argument("--key-file", type=Path, default=None, metavar="FILE", help="the region's keys, with --url")
+    parser.add_argument("--ca", type=Path, default=None, metavar="FILE", help="whom to trust, with --url https://...")
+    parser.add_argument(
+        "--certificate", type=Path, default=None, metavar="FILE", help="the operator's certificate and key, with --ca"
+    )
 
 
 def _release(parser: argparse.ArgumentParser) -> None:
@@ -94,17 +101,25 @@ def _trial_plan(parser: argparse.ArgumentParser, kind: str) -> None:
         )
 
 
-def door_of(arguments: argparse.Namespace) -> tuple[str, str]:
-    """URL and operator key of the region."""
+def door_of(arguments: argparse.Namespace) -> "tuple[str, str, ClientTls | None]":
+    """URL and operator key of the region, and what to trust and show where it speaks TLS."""
     from infra.local.world import open_world
     from infra.plumbing.keys import RegionKeys
 
     if arguments.url:
         if arguments.key_file is None:
             raise InvalidInputError("--url needs --key-file.", fix="Name the region's keys.json.")
-        return arguments.url, RegionKeys.load(arguments.key_file).operator_key
-    world = open_world(arguments.state)
-    return world.region_url(arguments.region), world.keys(arguments.region).operator_key
+        return arguments.url, RegionKeys.load(arguments.key_file).operator_key, _tls_of(arguments)
+    return open_world(arguments.state).operator_door(arguments.region)
+
+
+def _tls_of(arguments: argparse.Namespace) -> "ClientTls | None":
+    from infra.plumbing.http.tls import ClientTls
+
+    if arguments.ca is None:
+        return None
+    shown = str(arguments.certificate or "")
+    return ClientTls(ca_file=str(arguments.ca), certificate_file=shown, key_file=shown)
 
 
 def _releases(arguments: argparse.Namespace) -> None:
@@ -194,7 +209,7 @@ def _begin_trial(arguments: argparse.Namespace) -> None:
             release=arguments.release, share=arguments.share, duration_s=60.0 * arguments.minutes,
             slow_ms=arguments.slow_ms, click_loss_max=arguments.click_loss_max,
         )  # fmt: skip
-    report = commands.begin_trial(*door_of(arguments), TrialKind(arguments.kind), plan)
+    report = commands.begin_trial(*door_of(arguments), kind=TrialKind(arguments.kind), plan=plan)
     emit(
         arguments,
         report,

@@ -12,7 +12,7 @@ REPOSITORY = Path(".atoll/repository")
 
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """`atoll world up|status|kill|heal|down`."""
+    """`atoll world up|status|kill|heal|rotate-certificates|down`."""
     text = "run the whole world on this machine"
     world = commands.add_parser(
         "world", help=text, description=f"{text}. Example: ./atoll world up --dataset data/ml-100k"
@@ -32,6 +32,10 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     up.add_argument("--store", choices=("sqlite", "cassandra"), default=None)
     up.add_argument("--grid", choices=("embedded", "hazelcast"), default=None)
     up.add_argument("--log", choices=("sqlite", "kafka"), default=None)
+    up.add_argument(
+        "--tls", action="store_true",
+        help="TLS between all processes, certificates from an authority of this world's own; callers use https",
+    )  # fmt: skip
     up.add_argument("--print-config", action="store_true", help="print the configuration as TOML and start nothing")
     _leaf(verbs, "status", _status, "show every process", "./atoll world status")
     for name, run, says in (
@@ -41,6 +45,10 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         parser = _leaf(verbs, name, run, says, f"./atoll world {name} us-east")
         parser.add_argument("region")
         parser.add_argument("--part", default="all", help="all, core, edges, grid, store, api, worker or gateway")
+    _leaf(
+        verbs, "rotate-certificates", _rotate, "new certificates for every process of a world with TLS, while it runs",
+        "./atoll world rotate-certificates",
+    )  # fmt: skip
     _leaf(verbs, "down", _down, "end everything; nothing is left running", "./atoll world down")
 
 
@@ -67,7 +75,7 @@ def _configuration(arguments: argparse.Namespace) -> Any:
     for part in ("balancer", "store", "grid", "log"):
         if chosen := getattr(arguments, part):
             found = msgspec.structs.replace(found, **{part: chosen})
-    return found
+    return msgspec.structs.replace(found, tls=True) if arguments.tls else found
 
 
 def _up(arguments: argparse.Namespace) -> None:
@@ -87,14 +95,19 @@ def _up(arguments: argparse.Namespace) -> None:
             progress=progress,
         )  # fmt: skip
     world.detach()
-    _show(arguments, world, f"The world is up. Applications call {world.balancer_url}")
+    _show(arguments, world, f"The world is up. {_where(world)}")
 
 
 def _status(arguments: argparse.Namespace) -> None:
     from infra.local.world import open_world
 
     world = open_world(arguments.state)
-    _show(arguments, world, f"Applications call {world.balancer_url}")
+    _show(arguments, world, _where(world))
+
+
+def _where(world: Any) -> str:
+    trusting = f" and trust {world.caller_tls.ca_file}" if world.caller_tls else ""
+    return f"Applications call {world.balancer_url}{trusting}"
 
 
 def _show(arguments: argparse.Namespace, world: Any, head: str) -> None:
@@ -124,6 +137,14 @@ def _heal(arguments: argparse.Namespace) -> None:
     with progress_bar() as progress:
         world.wait(region=arguments.region, progress=progress)
     emit(arguments, {"healed": healed}, f"healed: {', '.join(healed) or 'nothing was down'}")
+
+
+def _rotate(arguments: argparse.Namespace) -> None:
+    from infra.local.world import open_world
+
+    with progress_bar() as progress:
+        done = open_world(arguments.state).rotate_certificates(progress=progress)
+    emit(arguments, done, f"{done.issued} new certificates; {done.listeners} listeners show theirs, {done.seconds} s")
 
 
 def _down(arguments: argparse.Namespace) -> None:

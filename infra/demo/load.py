@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -70,8 +71,12 @@ def summarise(samples: Sequence[Sample]) -> LoadSummary:
 class Load:
     """A steady stream of calls until it is told to stop."""
 
-    def __init__(self, *, base_url: str, calls: Sequence[Call], rate_per_s: float, clock: Clock) -> None:
+    def __init__(
+        self, *, base_url: str, calls: Sequence[Call], rate_per_s: float, clock: Clock,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:  # fmt: skip
         self._base_url = base_url
+        self._tls = tls
         self._calls = calls
         self._interval_s = 1.0 / rate_per_s
         self._clock = clock
@@ -91,7 +96,7 @@ class Load:
         """Send calls in turn, each at its own time, and record every outcome."""
         self._started_s = self._clock.monotonic_s()
         # The load comes from many callers: one connection each would hide nothing, one for all would.
-        connector = aiohttp.TCPConnector(limit=IN_FLIGHT_MAX)
+        connector = aiohttp.TCPConnector(limit=IN_FLIGHT_MAX, ssl=True if self._tls is None else self._tls)
         timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session, asyncio.TaskGroup() as tasks:
             number = 0

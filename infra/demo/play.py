@@ -37,6 +37,8 @@ class Play:
     work: Path
     clock: Clock
     progress: Progress
+    tls: bool = False
+    """Whether the world speaks TLS."""
     world: World | None = None
     figures: dict[str, Any] = field(default_factory=dict)
     phases_s: dict[str, float] = field(default_factory=dict)
@@ -116,7 +118,8 @@ class Play:
         region = world.configuration.region_names[0]
         (user, *_) = read_users(self.dataset)[region]
         token = issue_token(world.keys(region), user, clock=self.clock, life_s=24 * 3600)
-        head = f"curl -si -H 'Atoll-Client-Region: {region}'"
+        trusting = f" --cacert {world.caller_tls.ca_file}" if world.caller_tls else ""
+        head = f"curl -si{trusting} -H 'Atoll-Client-Region: {region}'"
         return [
             "The world is left running. Try:",
             f"  {head} -H 'Authorization: Bearer {token}' '{world.balancer_url}/v1/recommendations/personal?n=5'",

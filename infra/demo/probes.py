@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,11 @@ class Answer:
     headers: Mapping[str, str]
     """Names in any case."""
     body: Any
+
+
+def open_session(tls: ssl.SSLContext | None) -> aiohttp.ClientSession:
+    """A session that trusts what the world's operator trusts; None: without TLS."""
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=True if tls is None else tls))
 
 
 async def ask(session: aiohttp.ClientSession, base_url: str, path: str, headers: dict[str, str]) -> Answer:
@@ -98,12 +104,13 @@ async def event_to_list_ms(
 
 
 async def freshness(
-    callers: Sequence[Caller], edges: dict[str, list[str]], *, tries: int, clock: Clock, progress: Progress
-) -> tuple[list[float], list[str]]:
+    callers: Sequence[Caller], edges: dict[str, list[str]], *, tries: int, clock: Clock, progress: Progress,
+    tls: ssl.SSLContext | None = None,
+) -> tuple[list[float], list[str]]:  # fmt: skip
     """`event_to_list_ms` of `tries` events, callers taking turns. Returns durations and the event ids used."""
     event_ids = [f"demo-{new_request_id()}" for _ in range(tries)]
     took_ms = []
-    async with aiohttp.ClientSession() as session:
+    async with open_session(tls) as session:
         for number, event_id in enumerate(event_ids):
             caller = callers[number % len(callers)]
             edge_a, edge_b = edges[caller.home][0], edges[caller.home][1]
@@ -115,8 +122,9 @@ async def freshness(
 
 
 async def switch_everywhere_ms(
-    command: Callable[[], Awaitable[Any]], edges: Sequence[str], caller: Caller, *, release: str, clock: Clock
-) -> float:
+    command: Callable[[], Awaitable[Any]], edges: Sequence[str], caller: Caller, *, release: str, clock: Clock,
+    tls: ssl.SSLContext | None = None,
+) -> float:  # fmt: skip
     """Milliseconds from giving `command` until every edge in `edges` answers from `release`."""
 
     async def until_switched(session: aiohttp.ClientSession, edge: str) -> None:
@@ -126,7 +134,7 @@ async def switch_everywhere_ms(
             await asyncio.sleep(POLL_S)
 
     started_s = clock.monotonic_s()
-    async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as tasks:
+    async with open_session(tls) as session, asyncio.TaskGroup() as tasks:
         tasks.create_task(command())  # type: ignore[arg-type]
         for edge in edges:
             tasks.create_task(until_switched(session, edge))

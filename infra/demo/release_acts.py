@@ -13,6 +13,7 @@ from infra.demo.play import CommandFailedError, Play
 from infra.demo.probes import switch_everywhere_ms
 from infra.demo.report import Line
 from infra.plumbing.errors import AtollError
+from infra.plumbing.http.tls import ClientTls
 from region.releases import commands
 
 ROLLBACK_GOAL_MS = 1000.0
@@ -25,7 +26,7 @@ async def verify(play: Play, release: str) -> None:
     world = play.running_world
     with play.phase("verify"):
         for region in world.configuration.region_names:
-            door = (world.region_url(region), world.keys(region).operator_key)
+            door = world.operator_door(region)
             verified = await asyncio.to_thread(commands.verify, *door, release=release)
             state = await asyncio.to_thread(commands.releases, *door)
             if not verified.ok or state.active != release:
@@ -37,7 +38,7 @@ async def verify(play: Play, release: str) -> None:
 async def tamper(play: Play, region: str, bundle: Path) -> None:
     """A byte of the published candidate is changed on the server: the region refuses it and goes on as before."""
     world = play.running_world
-    door = (world.region_url(region), world.keys(region).operator_key)
+    door = world.operator_door(region)
     manifest = msgspec.json.decode((bundle / "manifest.json").read_bytes(), type=Manifest)
     entry = manifest.files[USER_TOWER]
     (blob,) = (play.repository / "targets").rglob(f"*{entry.sha256}")
@@ -60,7 +61,7 @@ async def tamper(play: Play, region: str, bundle: Path) -> None:
     play.show(Line("tamper", "one changed byte in a published release", said, "refused", met=met))
 
 
-async def _refusal(door: tuple[str, str], release: str) -> str:
+async def _refusal(door: tuple[str, str, ClientTls | None], release: str) -> str:
     try:
         await asyncio.to_thread(commands.pull, *door, release=release)
     except AtollError as error:
@@ -71,12 +72,13 @@ async def _refusal(door: tuple[str, str], release: str) -> str:
 async def promote_and_roll_back(play: Play, region: str, bundle: Path, callers: Sequence[Caller], item: str) -> None:
     """The candidate becomes active and is taken back, under load: no request fails, every edge follows."""
     world = play.running_world
-    door = (world.region_url(region), world.keys(region).operator_key)
+    door = world.operator_door(region)
     edges, caller = world.edge_urls(region), next(caller for caller in callers if caller.home == region)
     stable, candidate = play.figures["release"]["id"], bundle.name
     load = Load(
-        base_url=world.balancer_url, calls=mixed_calls(callers, [item], {}), rate_per_s=LOAD_PER_S, clock=play.clock
-    )
+        base_url=world.balancer_url, calls=mixed_calls(callers, [item], {}), rate_per_s=LOAD_PER_S, clock=play.clock,
+        tls=world.ssl_context(),
+    )  # fmt: skip
     took_ms: dict[str, float] = {}
 
     async def promote() -> None:
@@ -90,7 +92,9 @@ async def promote_and_roll_back(play: Play, region: str, bundle: Path, callers: 
         past_s, whole_s = 0.0, 3 * LOAD_BETWEEN_S
         for name, command, release in (("promote", promote, candidate), ("rollback", roll_back, stable)):
             past_s = await play.pause(LOAD_BETWEEN_S, what="switch", past_s=past_s, whole_s=whole_s)
-            took_ms[name] = await switch_everywhere_ms(command, edges, caller, release=release, clock=play.clock)
+            took_ms[name] = await switch_everywhere_ms(
+                command, edges, caller, release=release, clock=play.clock, tls=world.ssl_context()
+            )
         await play.pause(LOAD_BETWEEN_S, what="switch", past_s=past_s, whole_s=whole_s)
 
     with play.phase("switch"):

@@ -1,12 +1,12 @@
 """The last act: everything that crossed between regions, or to central, was recorded; it is searched for people."""
 
 import asyncio
-import http.client
 from collections.abc import Mapping, Sequence
 
 from infra.demo.play import Play
 from infra.demo.report import Line
 from infra.local.residency import grep_telemetry, scan
+from infra.local.scraping import open_connection
 from infra.local.world import World
 
 
@@ -47,8 +47,7 @@ async def scan_captures(play: Play, users: Mapping[str, Sequence[str]]) -> None:
 
 def _plant(world: World, origin: str, destination: str, pseudonym: str) -> None:
     """Send what must never be sent, over a recorded link."""
-    host, _, port = world.link_address(origin, destination).partition(":")
-    connection = http.client.HTTPConnection(host, int(port), timeout=5)
+    connection = open_connection(world.link_address(origin, destination), world.ssl_context(), timeout_s=5)
     try:
         connection.request("POST", "/v1/away", body=f'{{"type":"personal","subject":"{pseudonym}"}}')
         connection.getresponse().read()

@@ -9,7 +9,7 @@ import numpy as np
 from infra.demo.callers import Caller, mixed_calls
 from infra.demo.load import Load, Sample, summarise, under_load
 from infra.demo.play import Play
-from infra.demo.probes import PERSONAL, Answer, ProbeFailedError, ask, freshness, send_event
+from infra.demo.probes import PERSONAL, Answer, ProbeFailedError, ask, freshness, open_session, send_event
 from infra.demo.report import Line, failover_plot, histogram_plot
 from infra.plumbing.ids import new_request_id
 
@@ -33,7 +33,7 @@ async def calls(play: Play, callers: Sequence[Caller], item: str) -> None:
         "anonymous session": (f"/v1/recommendations/session?recent={item}&n=10", region),
     }
     with play.phase("calls"):
-        async with aiohttp.ClientSession() as session:
+        async with open_session(world.ssl_context()) as session:
             answers = {name: await ask(session, world.balancer_url, *call) for name, call in paths.items()}
             # The balancer takes turns: the other edge finds the list in the grid, then both hold it themselves.
             again = [await ask(session, world.balancer_url, *paths["personal"]) for _ in range(3)]
@@ -84,7 +84,9 @@ async def events(play: Play, callers: Sequence[Caller], *, tries: int) -> None:
     world = play.running_world
     edges = {region: list(world.edge_urls(region)) for region in world.configuration.region_names}
     with play.phase("events"):
-        took_ms, event_ids = await freshness(callers, edges, tries=tries, clock=play.clock, progress=play.progress)
+        took_ms, event_ids = await freshness(
+            callers, edges, tries=tries, clock=play.clock, progress=play.progress, tls=world.ssl_context()
+        )
     play.event_ids.extend(event_ids)
     p50_ms, p99_ms = (round(float(np.percentile(took_ms, share)), 1) for share in (50, 99))
     play.figures["freshness_ms"] = {"p50": p50_ms, "p99": p99_ms, "tries": tries}
@@ -102,8 +104,9 @@ async def failover(
     """Lose a region under load in two steps (its core, then all of it), heal it, and count every answer."""
     world = play.running_world
     load = Load(
-        base_url=world.balancer_url, calls=mixed_calls(callers, items, vectors), rate_per_s=LOAD_PER_S, clock=play.clock
-    )
+        base_url=world.balancer_url, calls=mixed_calls(callers, items, vectors), rate_per_s=LOAD_PER_S,
+        clock=play.clock, tls=world.ssl_context(),
+    )  # fmt: skip
     marks: dict[str, float] = {}
 
     async def scene(running: Load) -> None:

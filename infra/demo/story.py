@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from infra.demo import central_acts, federated_acts, release_acts, residency_acts, serving_acts, trace_acts
 from infra.demo.callers import pick_callers, read_history, read_users
 from infra.demo.memory import PeakMemory
@@ -40,8 +42,9 @@ class Outcome:
 
 
 def tell(
-    *, work: Path, source: str, minutes: float | None, tries: int, keep: bool, clock: Clock, progress: Progress
-) -> Outcome:
+    *, work: Path, source: str, minutes: float | None, tries: int, keep: bool, clock: Clock, progress: Progress,
+    tls: bool = False,
+) -> Outcome:  # fmt: skip
     """Play every act in a fresh `work` folder. Whatever happens, Ctrl-C included, nothing is left running.
 
     Raises:
@@ -52,7 +55,7 @@ def tell(
     work = work.absolute()
     # Arguments are taken from where the caller stands; the commands of the acts run from the source root.
     source = str(Path(source).absolute()) if Path(source).exists() else source
-    play = Play(root=source_root(), work=work, clock=clock, progress=progress)
+    play = Play(root=source_root(), work=work, clock=clock, progress=progress, tls=tls)
     _make_anew(work)
     try:
         with PeakMemory(clock=clock) as memory:
@@ -94,8 +97,9 @@ async def _acts(play: Play, source: str, minutes: float | None, tries: int) -> N
 
 
 def _start(play: Play) -> World:
+    configuration = with_absolute_directories(default_configuration(), play.work)
     return start_world(
-        with_absolute_directories(default_configuration(), play.work), play.work / "world",
+        msgspec.structs.replace(configuration, tls=play.tls), play.work / "world",
         repository=play.repository, dataset=play.dataset, hold_out_last=True, progress=play.progress,
     )  # fmt: skip
 

@@ -4,11 +4,9 @@ import asyncio
 import json
 from pathlib import Path
 
-import aiohttp
-
 from infra.demo.callers import Caller
 from infra.demo.play import Play
-from infra.demo.probes import PERSONAL, ask
+from infra.demo.probes import PERSONAL, ask, open_session
 from infra.demo.report import Line
 from infra.plumbing.ids import new_trace_id
 
@@ -24,7 +22,7 @@ async def trace(play: Play, caller: Caller) -> None:
     # A surface that nothing asked for yet: the call goes all the way.
     headers = {**caller.headers, "traceparent": f"00-{trace_id}-00f067aa0ba902b7-01"}
     with play.phase("trace"):
-        async with aiohttp.ClientSession() as session:
+        async with open_session(world.ssl_context()) as session:
             await ask(session, world.balancer_url, f"{PERSONAL}&surface=cart", headers)
         spans = await _spans(play, world.layout.spans, trace_id)
     services = [service for service in ("balancer", "edge", "region") if any(one[0] == service for one in spans)]

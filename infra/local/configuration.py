@@ -15,7 +15,7 @@ EDGES_MAX = 16
 CENTRAL = "central"
 CENTRAL_FLOWER = "central-flower"
 """The two far ends of links that are not regions: the release repository, and Flower's SuperLink."""
-RESERVED_NAMES = frozenset({CENTRAL, CENTRAL_FLOWER, "logs", "spans", "capture", "run"})
+RESERVED_NAMES = frozenset({CENTRAL, CENTRAL_FLOWER, "logs", "spans", "capture", "run", "tls"})
 BALANCERS = ("embedded", "haproxy")
 PHONES, SILO = "phones", "silo"
 STORES, GRIDS, LOGS = ("sqlite", "cassandra"), ("embedded", "hazelcast"), ("sqlite", "kafka")
@@ -71,6 +71,8 @@ class WorldConfiguration(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     """`hazelcast`: one per region."""
     log: str = "sqlite"
     """`kafka`: one broker for this machine, a topic per region."""
+    tls: bool = False
+    """TLS between all processes, with a certificate for each from the world's own authority; callers use https."""
     host: str = "127.0.0.1"
     log_level: str = "INFO"
     channel: str = "stable"
@@ -230,6 +232,7 @@ def render_configuration(configuration: WorldConfiguration) -> str:
         f"store = {_text(configuration.store)}               # sqlite | cassandra",
         f"grid = {_text(configuration.grid)}              # embedded | hazelcast",
         f"log = {_text(configuration.log)}                 # sqlite | kafka",
+        f"tls = {str(configuration.tls).lower()}                     # between all processes, and for callers",
         f"host = {_text(configuration.host)}",
         f"log_level = {_text(configuration.log_level)}",
         f"channel = {_text(configuration.channel)}            # which releases the regions follow",

@@ -31,8 +31,8 @@ def find_haproxy(search_path: str | None = None) -> str:
     return found
 
 
-def render_haproxy(settings: BalancerSettings) -> str:
-    """The configuration file.
+def render_haproxy(settings: BalancerSettings, *, control: str = "") -> str:
+    """The configuration file; `control` is the socket at which it takes new certificates while it runs.
 
     Raises:
         SettingsError: the settings contradict themselves, or hold a name or network that HAProxy could misread.
@@ -41,20 +41,21 @@ def render_haproxy(settings: BalancerSettings) -> str:
     for name in (region.name for region in settings.regions):
         if not name.replace("-", "").isalnum():
             raise SettingsError(f"HAProxy cannot take the region name {name!r}.", fix="Use letters, digits, hyphens.")
-    lines = [*_global(settings), *_frontend(settings)]
+    lines = [*_global(settings, control), *_frontend(settings)]
     regions = {region.name: region for region in settings.regions}
     for region in settings.regions:
         lines += _backend(region, regions, settings)
     return "\n".join(lines) + "\n"
 
 
-def _global(settings: BalancerSettings) -> list[str]:
+def _global(settings: BalancerSettings, control: str) -> list[str]:
     return [
         "# Written by `./atoll world up`; changes are lost at the next start.",
         "global",
         "    maxconn 4096",
         f"    tune.bufsize {_buffer_bytes(settings)}",
         "    stats timeout 5s",
+        *([f"    stats socket {control} mode 600 level admin"] if control else []),
         "",
         "defaults",
         "    mode http",
@@ -77,7 +78,8 @@ def _global(settings: BalancerSettings) -> list[str]:
 def _frontend(settings: BalancerSettings) -> list[str]:
     lines = [
         "frontend calls",
-        f"    bind {settings.host}:{settings.port}",
+        f"    bind {settings.host}:{settings.port}{_bind_tls(settings)}",
+        *(["    http-request deny if { path /metrics } !{ ssl_c_used }"] if _is_mutual(settings) else []),
         "    unique-id-format %[uuid()]",
         "    http-request set-header Atoll-Request-Id %[unique-id] unless { req.hdr(Atoll-Request-Id) -m found }",
         f"    http-request deny deny_status 413 if {{ req.hdr_val(content-length) gt {settings.request_bytes_max} }}",
@@ -130,10 +132,33 @@ def _backend(region: BalancedRegion, regions: dict[str, BalancedRegion], setting
         " observe layer4 error-limit 1 on-error mark-down"
         f" maxconn {settings.connections_per_edge_max}",
     ]
-    lines += [f"    server {_server(edge.name)} {edge.host}:{edge.port}" for edge in region.edges]
+    tls = _server_tls(settings)
+    lines += [f"    server {_server(edge.name)} {edge.host}:{edge.port}{tls}" for edge in region.edges]
     for other in region.nearest:
-        lines += [f"    server {_server(edge.name)} {edge.host}:{edge.port} backup" for edge in regions[other].edges]
+        lines += [
+            f"    server {_server(edge.name)} {edge.host}:{edge.port} backup{tls}" for edge in regions[other].edges
+        ]
     return [*lines, ""]
+
+
+def _is_mutual(settings: BalancerSettings) -> bool:
+    return settings.tls is not None and bool(settings.tls.client_ca_file)
+
+
+def _bind_tls(settings: BalancerSettings) -> str:
+    """Callers need no certificate; who shows one of ours may see `/metrics`."""
+    if settings.tls is None:
+        return ""
+    shown = f" ca-file {settings.tls.client_ca_file} verify optional" if _is_mutual(settings) else ""
+    return f" ssl crt {settings.tls.certificate_file} ssl-min-ver TLSv1.2{shown}"
+
+
+def _server_tls(settings: BalancerSettings) -> str:
+    if settings.edges_tls is None:
+        return ""
+    tls = settings.edges_tls
+    # Names stand in certificates as URIs, which HAProxy does not check: the address and the authority must do.
+    return f" ssl verify required ca-file {tls.ca_file} crt {tls.certificate_file} ssl-min-ver TLSv1.2 check-ssl"
 
 
 def _server(name: str) -> str:

@@ -6,6 +6,7 @@
     <state>/root.json               the TUF root that the regions trust, copied when the world was made
     <state>/trust.json              public keys of every region
     <state>/wan.json, balancer.json, repository.json, haproxy.cfg    settings of the shared processes
+    <state>/tls/                    certificates of a world with TLS, each with its key (0600)
     <state>/<region>/keys.json      the region's secrets (0600)
     <state>/<region>/rules-signing.pem   signs the region's rules (0600), once made by `./atoll rules key`
     <state>/<region>/region.json, edge-1.json, ..., gateway.json     settings of its processes
@@ -66,6 +67,16 @@ class Layout:
     def trust(self) -> Path:
         """Public keys of every region."""
         return self.state / "trust.json"
+
+    @property
+    def tls(self) -> Path:
+        """Certificates, in a world that has some."""
+        return self.state / "tls"
+
+    @property
+    def haproxy(self) -> Path:
+        """The socket by which HAProxy takes commands."""
+        return self.run / "haproxy"
 
     @property
     def control(self) -> Path:

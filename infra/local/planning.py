@@ -14,11 +14,27 @@ from infra.local.haproxy import render_haproxy
 from infra.local.layout import Layout
 from infra.local.records import Part, ProbeKind, ProcessPlan
 from infra.local.repository.process import RepositorySettings
+from infra.local.securing import (
+    BALANCER,
+    REPOSITORY,
+    WAN,
+    WATCHED,
+    Securing,
+    balancer_doors,
+    edge_doors,
+    gateway_doors,
+    link_identity,
+    region_doors,
+    repository_doors,
+)
 from infra.local.servers.of_world import WorldServers
+from infra.local.wan.securing import LinkTls
 from infra.local.wan.settings import LinkSettings, WanSettings
 from infra.plumbing.telemetry import TelemetrySettings
 from region.settings import RegionSettings
 
+CONNECT_MS, CONNECT_TLS_MS = 50, 100
+"""What an edge gives a region's node for a connection: with TLS that is two round trips more, and some computing."""
 PythonOf = Callable[[str], str]
 """The interpreter of a tier, by the tier's name."""
 
@@ -42,6 +58,16 @@ class PlanInput:
     python_of: PythonOf
     haproxy: str = ""
     servers: WorldServers = field(default_factory=WorldServers)
+
+    @property
+    def securing(self) -> Securing:
+        """TLS of every process."""
+        return Securing(self.layout.tls, self.configuration.tls)
+
+    @property
+    def probe(self) -> ProbeKind:
+        """How a process that speaks HTTP is asked for its readiness."""
+        return ProbeKind.HTTPS if self.configuration.tls else ProbeKind.HTTP
 
 
 def edge_name(region: str, number: int) -> str:
@@ -103,7 +129,7 @@ def _address(given: PlanInput, name: str) -> str:
 
 
 def _link_url(given: PlanInput, origin: str, destination: str) -> str:
-    return f"http://{_address(given, link_name(origin, destination))}"
+    return f"{given.securing.scheme}://{_address(given, link_name(origin, destination))}"
 
 
 def _put(files: dict[Path, bytes], path: Path, settings: msgspec.Struct) -> str:
@@ -116,6 +142,7 @@ def _wan(given: PlanInput, files: dict[Path, bytes]) -> ProcessPlan:
     settings = WanSettings(
         host=host,
         port=given.ports["wan"],
+        tls=given.securing.listen(WAN, WATCHED),
         control_socket=str(given.layout.wan_control),
         capture_directory=str(given.layout.capture),
         capture_bytes_max=given.configuration.capture_bytes_max,
@@ -126,6 +153,7 @@ def _wan(given: PlanInput, files: dict[Path, bytes]) -> ProcessPlan:
                 port=given.ports[link_name(origin, destination)],
                 target_host=host,
                 target_port=_target_port(given, destination),
+                tls=_link_tls(given, origin, destination),
                 captured=origin != destination,
             )
             for origin, destination in link_pairs(given.configuration)
@@ -134,7 +162,7 @@ def _wan(given: PlanInput, files: dict[Path, bytes]) -> ProcessPlan:
     )
     file = _put(files, given.layout.settings("wan"), settings)
     return ProcessPlan(
-        name="wan", part=Part.WAN, probe=ProbeKind.HTTP, address=_address(given, "wan"),
+        name="wan", part=Part.WAN, probe=given.probe, address=_address(given, "wan"),
         command=(given.python_of("infra"), "-m", "infra.local.wan", "--settings", file),
     )  # fmt: skip
 
@@ -145,14 +173,21 @@ def _target_port(given: PlanInput, destination: str) -> int:
     return given.ports["repository" if destination == CENTRAL else f"{destination}/api"]
 
 
+def _link_tls(given: PlanInput, origin: str, destination: str) -> LinkTls | None:
+    if destination == CENTRAL_FLOWER:
+        return None  # SuperLink and SuperNodes have keys and certificates of each run's own
+    target = REPOSITORY if destination == CENTRAL else f"{destination}/api"
+    return given.securing.link(origin, destination, target)
+
+
 def _repository(given: PlanInput, files: dict[Path, bytes]) -> ProcessPlan:
     settings = RepositorySettings(
         host=given.configuration.host, port=given.ports["repository"], directory=str(given.repository),
-        telemetry=_telemetry(given, "repository"),
+        tls=given.securing.listen(REPOSITORY, repository_doors()), telemetry=_telemetry(given, "repository"),
     )  # fmt: skip
     file = _put(files, given.layout.settings("repository"), settings)
     return ProcessPlan(
-        name="repository", part=Part.REPOSITORY, probe=ProbeKind.HTTP, address=_address(given, "repository"),
+        name="repository", part=Part.REPOSITORY, probe=given.probe, address=_address(given, "repository"),
         command=(given.python_of("infra"), "-m", "infra.local.repository", "--settings", file),
     )  # fmt: skip
 
@@ -162,13 +197,13 @@ def _region(given: PlanInput, region: RegionConfiguration, files: dict[Path, byt
     file = _put(files, layout.region(name) / "region.json", _region_settings(given, name))
     python, edge_python = given.python_of("region"), given.python_of("edge")
     return [
-        *_grid_and_store(given, name, edge_python),
+        *_grid_and_store(given, name, edge_python, files),
         ProcessPlan(
-            name=f"{name}/api", part=Part.API, region=name, stage=1, probe=ProbeKind.HTTP,
+            name=f"{name}/api", part=Part.API, region=name, stage=1, probe=given.probe,
             address=_address(given, f"{name}/api"), command=(python, "-m", "region", "--settings", file),
         ),
         ProcessPlan(
-            name=f"{name}/worker", part=Part.WORKER, region=name, stage=1, probe=ProbeKind.HTTP,
+            name=f"{name}/worker", part=Part.WORKER, region=name, stage=1, probe=given.probe,
             address=_address(given, f"{name}/worker"), command=(python, "-m", "region.worker", "--settings", file),
         ),
         *(_edge(given, region, number, files) for number in range(1, region.edges + 1)),
@@ -176,23 +211,25 @@ def _region(given: PlanInput, region: RegionConfiguration, files: dict[Path, byt
     ]  # fmt: skip
 
 
-def _grid_and_store(given: PlanInput, name: str, edge_python: str) -> list[ProcessPlan]:
+def _grid_and_store(given: PlanInput, name: str, edge_python: str, files: dict[Path, bytes]) -> list[ProcessPlan]:
     servers = given.servers.processes(name)
     if any(server.part is Part.GRID for server in servers):
         return servers
     embedded = ProcessPlan(
-        name=f"{name}/grid", part=Part.GRID, region=name, probe=ProbeKind.HTTP,
-        address=_address(given, f"{name}/grid"), command=_grid_command(given, name, edge_python),
+        name=f"{name}/grid", part=Part.GRID, region=name, probe=given.probe,
+        address=_address(given, f"{name}/grid"), command=_grid_command(given, name, edge_python, files),
     )  # fmt: skip
     return [embedded, *servers]
 
 
-def _grid_command(given: PlanInput, region: str, python: str) -> tuple[str, ...]:
+def _grid_command(given: PlanInput, region: str, python: str, files: dict[Path, bytes]) -> tuple[str, ...]:
     name = f"{region}/grid"
+    tls = given.securing.listen(name, WATCHED)
+    secured = () if tls is None else ("--tls", _put(files, given.layout.region(region) / "grid-tls.json", tls))
     return (
         python, "-m", "infra.plumbing.grid", "--socket", str(given.layout.grid(region)), "--region", region,
         "--node", f"{region}-grid", "--host", given.configuration.host, "--metrics-port", str(given.ports[name]),
-        "--log-file", str(given.layout.log(name)),
+        "--log-file", str(given.layout.log(name)), *secured,
     )  # fmt: skip
 
 
@@ -203,10 +240,13 @@ def _region_settings(given: PlanInput, name: str) -> RegionSettings:
         region=name,
         host=given.configuration.host,
         port=given.ports[f"{name}/api"],
+        tls=given.securing.listen(f"{name}/api", region_doors(name)),
         worker_port=given.ports[f"{name}/worker"],
+        worker_tls=given.securing.listen(f"{name}/worker", WATCHED),
         state_directory=str(layout.region(name) / "core"),
         run_directory=str(layout.run),
         repository_url=_link_url(given, name, CENTRAL),
+        repository_tls=given.securing.connect(f"{name}/api", link_identity(name, CENTRAL)),
         trusted_root=str(layout.root),
         channel=given.configuration.channel,
         follow=given.configuration.follow,
@@ -228,12 +268,16 @@ def _edge(given: PlanInput, region: RegionConfiguration, number: int, files: dic
         region=region.name,
         host=given.configuration.host,
         port=given.ports[name],
+        tls=given.securing.listen(name, edge_doors()),
+        regions_tls=given.securing.connect(name, f"{region.name}/api", link_identity(region.name, "*")),
         state_directory=str(layout.region(region.name) / node),
         home_urls=(_home_url(given, region.name),),
         away_urls={
             other: (_link_url(given, region.name, other),) for other in given.configuration.nearest(region.name)
         },
         repository_url=_link_url(given, region.name, CENTRAL),
+        repository_tls=given.securing.connect(name, link_identity(region.name, CENTRAL)),
+        connect_timeout_ms=CONNECT_TLS_MS if given.configuration.tls else CONNECT_MS,
         trusted_root=str(layout.root),
         channel=given.configuration.channel,
         keys_file=str(layout.keys(region.name)),
@@ -244,7 +288,7 @@ def _edge(given: PlanInput, region: RegionConfiguration, number: int, files: dic
     )
     file = _put(files, layout.region(region.name) / f"{node}.json", settings)
     return ProcessPlan(
-        name=name, part=Part.EDGE, region=region.name, stage=2, probe=ProbeKind.HTTP, address=_address(given, name),
+        name=name, part=Part.EDGE, region=region.name, stage=2, probe=given.probe, address=_address(given, name),
         command=(given.python_of("edge"), "-m", "edge", "--settings", file),
     )  # fmt: skip
 
@@ -252,7 +296,7 @@ def _edge(given: PlanInput, region: RegionConfiguration, number: int, files: dic
 def _home_url(given: PlanInput, region: str) -> str:
     if given.configuration.home_links:
         return _link_url(given, region, region)
-    return f"http://{_address(given, f'{region}/api')}"
+    return f"{given.securing.scheme}://{_address(given, f'{region}/api')}"
 
 
 def _gateway(given: PlanInput, region: str, files: dict[Path, bytes]) -> ProcessPlan:
@@ -262,18 +306,20 @@ def _gateway(given: PlanInput, region: str, files: dict[Path, bytes]) -> Process
         region=region,
         host=given.configuration.host,
         port=given.ports[name],
+        tls=given.securing.listen(name, gateway_doors(region)),
         state_directory=str(layout.region(region) / "gateway"),
         keys_file=str(layout.keys(region)),
         trust_file=str(layout.trust),
         silo=SiloSettings(
-            region_url=f"http://{_address(given, f'{region}/api')}",
+            region_url=f"{given.securing.scheme}://{_address(given, f'{region}/api')}",
+            tls=given.securing.connect(name, f"{region}/api"),
             releases_directory=str(layout.region(region) / "core" / "releases"),
         ),
         telemetry=_telemetry(given, name),
     )
     file = _put(files, layout.region(region) / "gateway.json", settings)
     return ProcessPlan(
-        name=name, part=Part.GATEWAY, region=region, stage=2, probe=ProbeKind.HTTP, address=_address(given, name),
+        name=name, part=Part.GATEWAY, region=region, stage=2, probe=given.probe, address=_address(given, name),
         command=(given.python_of("federation"), "-m", "federation.gateway", "--settings", file),
     )  # fmt: skip
 
@@ -284,6 +330,8 @@ def balancer_settings(given: PlanInput) -> BalancerSettings:
     return BalancerSettings(
         host=configuration.host,
         port=given.ports["balancer"],
+        tls=given.securing.listen(BALANCER, balancer_doors()),
+        edges_tls=given.securing.connect(BALANCER, *(f"{region.name}/edge-*" for region in configuration.regions)),
         regions=tuple(
             BalancedRegion(
                 name=region.name,
@@ -307,15 +355,16 @@ def balancer_settings(given: PlanInput) -> BalancerSettings:
 def _balancer(given: PlanInput, files: dict[Path, bytes]) -> ProcessPlan:
     file = _put(files, given.layout.settings("balancer"), balancer_settings(given))
     return ProcessPlan(
-        name="balancer", part=Part.BALANCER, stage=2, probe=ProbeKind.HTTP, address=_address(given, "balancer"),
+        name="balancer", part=Part.BALANCER, stage=2, probe=given.probe, address=_address(given, "balancer"),
         command=(given.python_of("infra"), "-m", "infra.local.balancer", "--settings", file),
     )  # fmt: skip
 
 
 def _haproxy(given: PlanInput, files: dict[Path, bytes]) -> ProcessPlan:
     path = given.layout.state / "haproxy.cfg"
-    files[path] = render_haproxy(balancer_settings(given)).encode()
+    control = str(given.layout.haproxy) if given.configuration.tls else ""
+    files[path] = render_haproxy(balancer_settings(given), control=control).encode()
     return ProcessPlan(
-        name="balancer", part=Part.BALANCER, stage=2, probe=ProbeKind.HTTP, address=_address(given, "balancer"),
+        name="balancer", part=Part.BALANCER, stage=2, probe=given.probe, address=_address(given, "balancer"),
         command=(given.haproxy, "-db", "-f", str(path)),
     )  # fmt: skip

@@ -8,16 +8,18 @@ from pathlib import Path
 
 import msgspec
 
+from infra.local.certificates import WorldAuthority
 from infra.local.children import start_child, tail
 from infra.local.configuration import WorldConfiguration
 from infra.local.haproxy import find_haproxy
 from infra.local.layout import Layout
-from infra.local.planning import PlanInput, plan_world, port_names
+from infra.local.planning import PlanInput, link_pairs, plan_world, port_names
 from infra.local.ports import assign_ports, is_port_free
 from infra.local.records import WorldRecord
+from infra.local.securing import identities
 from infra.local.servers.of_world import prepare_servers, serving_stores
 from infra.local.tiers import source_root, tier_python
-from infra.plumbing.clock import Clock
+from infra.plumbing.clock import Clock, SystemClock
 from infra.plumbing.errors import AtollError, ConflictError, InvalidInputError
 from infra.plumbing.files import write_atomically
 from infra.plumbing.keys import RegionKeys, TrustDirectory
@@ -57,11 +59,15 @@ def prepare_world(configuration: WorldConfiguration, layout: Layout, *, reposito
         ConflictError: the state belongs to a world that trusts another repository.
         WorldConfigurationError: a configured port is in use.
         HaproxyMissingError: the world asks for HAProxy and it is not installed.
+        SettingsError: the world has TLS and its authority cannot be used.
     """
     haproxy = find_haproxy() if configuration.balancer == "haproxy" else ""
     layout.create()
     _trust_root(layout, repository)
     _make_keys(configuration, layout)
+    if configuration.tls:
+        authority = WorldAuthority(layout.tls, host=configuration.host, clock=SystemClock())
+        authority.ensure(identities(configuration, link_pairs(configuration)))
     ports = assign_ports(
         port_names(configuration),
         configured=configuration.ports,

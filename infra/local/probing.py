@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import re
+import ssl
 from dataclasses import dataclass
 
 from infra.local.records import ProbeKind
@@ -21,15 +22,17 @@ class Finding:
     detail: str = ""
 
 
-async def probe(kind: ProbeKind, address: str, *, timeout_s: float) -> Finding:
-    """Ask once; an answer that does not come in time is a process that is not live."""
+async def probe(
+    kind: ProbeKind, address: str, *, timeout_s: float, tls: ssl.SSLContext | None = None
+) -> Finding:  # fmt: skip
+    """Ask once; an answer that does not come in time is a process that is not live. `tls` is for HTTPS."""
     try:
         async with asyncio.timeout(timeout_s):
             if kind is ProbeKind.UNIX:
                 return await _connect(address)
             if kind is ProbeKind.TCP:
                 return await _connect_port(address)
-            return await _get_ready(address)
+            return await _get_ready(address, tls if kind is ProbeKind.HTTPS else None)
     except TimeoutError:
         return Finding(live=False, ready=False, detail=f"no answer within {timeout_s:g} s")
     except OSError as error:
@@ -65,9 +68,9 @@ async def _connect_port(address: str) -> Finding:
     return Finding(live=True, ready=True)
 
 
-async def _get_ready(address: str) -> Finding:
+async def _get_ready(address: str, tls: ssl.SSLContext | None) -> Finding:
     host, _, port = address.rpartition(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
+    reader, writer = await asyncio.open_connection(host, int(port), ssl=tls)
     try:
         writer.write(f"GET /health/ready HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n".encode())
         answer = b""

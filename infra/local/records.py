@@ -41,6 +41,8 @@ class ProbeKind(enum.StrEnum):
 
     HTTP = "http"
     """GET /health/ready."""
+    HTTPS = "https"
+    """The same over TLS, with the supervisor's certificate."""
     TCP = "tcp"
     """Somebody accepts connections at a port."""
     UNIX = "unix"
@@ -133,6 +135,8 @@ class WorldStatus(msgspec.Struct, frozen=True, kw_only=True):
     region_urls: dict[str, str]
     edge_urls: dict[str, tuple[str, ...]]
     gateway_urls: dict[str, str]
+    authority: str
+    """Certificate of whom callers must trust, in a world with TLS; else empty."""
     ports: dict[str, int]
     rss_mb: float
     peak_rss_mb: float

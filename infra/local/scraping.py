@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import ssl
 from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -24,11 +25,14 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, str] = {}
 
 
-def scrape(processes: Iterable[ProcessStatus], short_lived: Path) -> dict[str, str]:
+def scrape(
+    processes: Iterable[ProcessStatus], short_lived: Path, tls: ssl.SSLContext | None = None
+) -> dict[str, str]:  # fmt: skip
     """The text of `/metrics` of every process that answers, by its name.
 
     A region's retrieval processes stand behind its API's name: `us-east/api/retrieval/<release>`. Those that live for
-    one federated run are named by what they are; `short_lived` is the folder that tells where they are.
+    one federated run are named by what they are; `short_lived` is the folder that tells where they are. Both serve
+    their pages on the loopback in plain; `tls` is for the others.
     """
     texts: dict[str, str] = {}
     for file in sorted(short_lived.glob("*.json")):
@@ -37,10 +41,10 @@ def scrape(processes: Iterable[ProcessStatus], short_lived: Path) -> dict[str, s
         if ":" not in process.address or process.state not in (ProcessState.READY, ProcessState.LIVE):
             continue
         with contextlib.suppress(OSError, http.client.HTTPException):
-            texts[process.name] = _get(process.address, "/metrics")
+            texts[process.name] = _get(process.address, "/metrics", tls)
         if process.part is Part.API:
             with contextlib.suppress(OSError, http.client.HTTPException):
-                texts |= _named(_get(process.address, "/metrics/targets").encode(), prefix=process.name)
+                texts |= _named(_get(process.address, "/metrics/targets", tls).encode(), prefix=process.name)
     return texts
 
 
@@ -55,9 +59,17 @@ def _named(discovered: bytes, *, prefix: str) -> dict[str, str]:
     return texts
 
 
-def _get(address: str, path: str) -> str:
+def open_connection(address: str, tls: ssl.SSLContext | None, *, timeout_s: float) -> http.client.HTTPConnection:
+    """A connection to `host:port`, with TLS if there is a context."""
     parts = urlsplit(f"//{address}")
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=TIMEOUT_S)
+    host, port = parts.hostname or "", parts.port
+    if tls is None:
+        return http.client.HTTPConnection(host, port, timeout=timeout_s)
+    return http.client.HTTPSConnection(host, port, timeout=timeout_s, context=tls)
+
+
+def _get(address: str, path: str, tls: ssl.SSLContext | None = None) -> str:
+    connection = open_connection(address, tls, timeout_s=TIMEOUT_S)
     try:
         connection.request("GET", path)
         return connection.getresponse().read(METRICS_BYTES_MAX).decode(errors="replace")

@@ -28,9 +28,11 @@ from infra.local.records import (
     WorldRecord,
     WorldStatus,
 )
+from infra.local.securing import SUPERVISOR, Securing
 from infra.local.supervision import Child
 from infra.plumbing.clock import Clock
 from infra.plumbing.errors import ConflictError, InvalidInputError
+from infra.plumbing.http.tls import client_context
 
 TICK_S = 0.1
 PROBE_UNREADY_S = 0.2
@@ -58,6 +60,9 @@ class Supervisor:
         self._clock = clock
         now_s = clock.monotonic_s()
         self._children = [Child(plan=plan, policy=record.restart, waiting_since_s=now_s) for plan in record.processes]
+        self._securing = Securing(layout.tls, record.configuration.tls)
+        tls = self._securing.connect(SUPERVISOR)
+        self._tls = None if tls is None else client_context(tls, clock=clock)
         self._peak_mb = self._own_mb = 0.0
         self._meter = MemoryMeter()
         self._files_cut = 0
@@ -105,6 +110,8 @@ class Supervisor:
             self._measure()
         if now_s >= self._files_at_s:
             self._files_at_s = now_s + FILES_EVERY_S
+            if self._tls is not None:
+                self._tls.refresh()
             self._files_cut += cut_oversized(
                 (self._layout.logs, self._layout.spans), bytes_max=self._record.output_bytes_max
             )
@@ -144,7 +151,8 @@ class Supervisor:
     async def _probe_once(self, child: Child) -> None:
         process = child.process
         async with self._probes:
-            finding = await probe(child.plan.probe, child.plan.address, timeout_s=PROBE_TIMEOUT_S)
+            tls = None if self._tls is None else self._tls.context
+            finding = await probe(child.plan.probe, child.plan.address, timeout_s=PROBE_TIMEOUT_S, tls=tls)
         if child.process is process:
             child.found(finding)
             pause_s = PROBE_READY_S if finding.ready else PROBE_UNREADY_S
@@ -240,6 +248,7 @@ class Supervisor:
             region_urls={region: self._url(Part.API, region) for region in regions},
             edge_urls={region: self._urls(Part.EDGE, region) for region in regions},
             gateway_urls={region: self._url(Part.GATEWAY, region) for region in regions},
+            authority=str(self._securing.authority) if self._securing.enabled else "",
             ports=self._record.ports,
             rss_mb=round(self._total_mb(), 1),
             peak_rss_mb=round(self._peak_mb, 1),
@@ -249,7 +258,9 @@ class Supervisor:
 
     def _urls(self, part: Part, region: str = "") -> tuple[str, ...]:
         return tuple(
-            f"http://{plan.address}" for plan in self._record.processes if plan.part is part and plan.region == region
+            f"{self._securing.scheme}://{plan.address}"
+            for plan in self._record.processes
+            if plan.part is part and plan.region == region
         )
 
     def _url(self, part: Part, region: str = "") -> str:

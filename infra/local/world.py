@@ -6,6 +6,7 @@ process that started it, unless `World.detach` was called.
 
 import contextlib
 import fcntl
+import ssl
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,11 +24,14 @@ from infra.local.leash import Leash, start_supervisor
 from infra.local.planning import link_name
 from infra.local.preparing import Seeding, prepare_world, seed_regions
 from infra.local.records import ProcessState, ProcessStatus, WorldRecord, WorldStatus
+from infra.local.rotating import Rotation, rotate
 from infra.local.scraping import FEDERATION_TARGETS, scrape
+from infra.local.securing import OPERATOR, Securing, supernode_of
 from infra.local.supervisor import is_locked, read_record
 from infra.local.wan.shaping import LinkShape
 from infra.plumbing.clock import Clock, SystemClock
 from infra.plumbing.errors import AtollError, ConflictError, InvalidInputError
+from infra.plumbing.http.tls import ClientTls, client_context
 from infra.plumbing.keys import RegionKeys
 from infra.plumbing.progress import Progress, SilentProgress
 
@@ -120,7 +124,34 @@ class World:
         return f"{self.configuration.host}:{self._record.ports[name]}"
 
     def _url(self, name: str) -> str:
-        return f"http://{self.configuration.host}:{self._record.ports[name]}"
+        return f"{self._securing.scheme}://{self.configuration.host}:{self._record.ports[name]}"
+
+    @property
+    def _securing(self) -> Securing:
+        return Securing(self._layout.tls, self.configuration.tls)
+
+    @property
+    def operator_tls(self) -> ClientTls | None:
+        """What the operator shows, who may call every process of a world with TLS; None: it has none."""
+        return self._securing.connect(OPERATOR)
+
+    @property
+    def caller_tls(self) -> ClientTls | None:
+        """Whom applications and phones trust; they show nothing."""
+        return self._securing.trusting()
+
+    def supernode_tls(self, region: str) -> ClientTls | None:
+        """What the region's SuperNode shows to its gateway."""
+        return self._securing.connect(supernode_of(region), f"{region}/gateway")
+
+    def ssl_context(self) -> ssl.SSLContext | None:
+        """The operator's `ssl.SSLContext`, as the certificate is now; None in a world without TLS."""
+        tls = self.operator_tls
+        return None if tls is None else client_context(tls, clock=_CLOCK).context
+
+    def operator_door(self, region: str) -> tuple[str, str, ClientTls | None]:
+        """What the commands of `region.releases.commands` want first: address, operator key, TLS."""
+        return self.region_url(region), self.keys(region).operator_key, self.operator_tls
 
     def keys(self, region: str) -> RegionKeys:
         """The region's secrets: for playing its token issuer and its operator."""
@@ -215,7 +246,11 @@ class World:
 
     def metrics(self) -> dict[str, str]:
         """The text of `/metrics` of every process that answers, by its name; a region's retrieval processes too."""
-        return scrape(self.status().processes, self._layout.state / FEDERATION_TARGETS)
+        return scrape(self.status().processes, self._layout.state / FEDERATION_TARGETS, self.ssl_context())
+
+    def rotate_certificates(self, *, progress: Progress = _SILENT, clock: Clock = _CLOCK) -> Rotation:
+        """New certificates for every process, taken over while they run; see `infra.local.rotating.rotate`."""
+        return rotate(self._record, self._layout, self.status().processes, clock=clock, progress=progress)
 
     def detach(self) -> None:
         """Let the world outlive this process."""

@@ -1,4 +1,7 @@
-"""The operator's commands as functions: each is one call to a region's operator API. They block."""
+"""The operator's commands as functions: each is one call to a region's operator API. They block.
+
+Each begins with the region's address, the operator's key and, where the region wants TLS, what to trust and to show.
+"""
 
 from collections.abc import Sequence
 from typing import TypeVar
@@ -8,6 +11,7 @@ import msgspec
 import urllib3
 
 from infra.contracts.residency import RegionalMessage, encode_regional
+from infra.plumbing.clock import SystemClock
 from infra.plumbing.errors import (
     AtollError,
     ConflictError,
@@ -17,6 +21,7 @@ from infra.plumbing.errors import (
     UnauthorizedError,
     UnavailableError,
 )
+from infra.plumbing.http.tls import ClientTls, client_context
 from region.additions.messages import (
     ITEMS_PER_CALL_MAX,
     AddItemsCall,
@@ -59,99 +64,101 @@ class _Problem(msgspec.Struct, frozen=True):
     detail: str = ""
 
 
-def releases(url: str, key: str) -> ReleasesAnswer:
+def releases(url: str, key: str, tls: ClientTls | None = None) -> ReleasesAnswer:
     """What the region at `url` has and runs."""
-    return call_region("GET", url, "releases", key, ReleasesAnswer, timeout_s=QUICK_S)
+    return call_region("GET", url, "releases", key, tls, ReleasesAnswer, timeout_s=QUICK_S)
 
 
-def pull(url: str, key: str, *, channel: str | None = None, release: str | None = None) -> PullAnswer:
+def pull(
+    url: str, key: str, tls: ClientTls | None = None, *, channel: str | None = None, release: str | None = None
+) -> PullAnswer:
     """Bring a release to the region, by its id or by a channel."""
-    return call_region("POST", url, "pull", key, PullAnswer, PullRequest(channel=channel, release=release))
+    return call_region("POST", url, "pull", key, tls, PullAnswer, PullRequest(channel=channel, release=release))
 
 
-def verify(url: str, key: str, *, release: str) -> VerifyAnswer:
+def verify(url: str, key: str, tls: ClientTls | None = None, *, release: str) -> VerifyAnswer:
     """Hash every file of a pulled release anew."""
-    return call_region("POST", url, "verify", key, VerifyAnswer, ReleaseRequest(release=release))
+    return call_region("POST", url, "verify", key, tls, VerifyAnswer, ReleaseRequest(release=release))
 
 
-def promote(url: str, key: str, *, release: str, dry_run: bool = False) -> SwitchAnswer:
+def promote(url: str, key: str, tls: ClientTls | None = None, *, release: str, dry_run: bool = False) -> SwitchAnswer:
     """Make a pulled release the active one; `dry_run` only says whether that would be done."""
-    return call_region("POST", url, "promote", key, SwitchAnswer, PromoteRequest(release=release, dry_run=dry_run))
+    return call_region("POST", url, "promote", key, tls, SwitchAnswer, PromoteRequest(release=release, dry_run=dry_run))
 
 
-def rollback(url: str, key: str) -> SwitchAnswer:
+def rollback(url: str, key: str, tls: ClientTls | None = None) -> SwitchAnswer:
     """Go back to the release before."""
-    return call_region("POST", url, "rollback", key, SwitchAnswer)
+    return call_region("POST", url, "rollback", key, tls, SwitchAnswer)
 
 
-def pin(url: str, key: str) -> PinAnswer:
+def pin(url: str, key: str, tls: ClientTls | None = None) -> PinAnswer:
     """Let the region refuse every promotion."""
-    return call_region("POST", url, "pin", key, PinAnswer, timeout_s=QUICK_S)
+    return call_region("POST", url, "pin", key, tls, PinAnswer, timeout_s=QUICK_S)
 
 
-def unpin(url: str, key: str) -> PinAnswer:
+def unpin(url: str, key: str, tls: ClientTls | None = None) -> PinAnswer:
     """Let the region be promoted again."""
-    return call_region("POST", url, "unpin", key, PinAnswer, timeout_s=QUICK_S)
+    return call_region("POST", url, "unpin", key, tls, PinAnswer, timeout_s=QUICK_S)
 
 
-def freeze(url: str, key: str) -> PinAnswer:
+def freeze(url: str, key: str, tls: ClientTls | None = None) -> PinAnswer:
     """Let the region refuse every change but a roll-back."""
-    return call_region("POST", url, "freeze", key, PinAnswer, timeout_s=QUICK_S)
+    return call_region("POST", url, "freeze", key, tls, PinAnswer, timeout_s=QUICK_S)
 
 
-def unfreeze(url: str, key: str) -> PinAnswer:
+def unfreeze(url: str, key: str, tls: ClientTls | None = None) -> PinAnswer:
     """Allow changes again."""
-    return call_region("POST", url, "unfreeze", key, PinAnswer, timeout_s=QUICK_S)
+    return call_region("POST", url, "unfreeze", key, tls, PinAnswer, timeout_s=QUICK_S)
 
 
-def begin_trial(url: str, key: str, kind: TrialKind, plan: TrialPlan) -> TrialReport:
+def begin_trial(url: str, key: str, tls: ClientTls | None = None, *, kind: TrialKind, plan: TrialPlan) -> TrialReport:
     """Try a pulled release on some of the region's callers (canary) or beside their answers (shadow)."""
-    return call_region("POST", url, kind.value, key, TrialReport, plan)
+    return call_region("POST", url, kind.value, key, tls, TrialReport, plan)
 
 
-def trial(url: str, key: str) -> TrialReport:
+def trial(url: str, key: str, tls: ClientTls | None = None) -> TrialReport:
     """How the trial stands, or how the last one ended."""
-    return call_region("GET", url, "trial", key, TrialReport, timeout_s=QUICK_S)
+    return call_region("GET", url, "trial", key, tls, TrialReport, timeout_s=QUICK_S)
 
 
-def stop_trial(url: str, key: str) -> TrialReport:
+def stop_trial(url: str, key: str, tls: ClientTls | None = None) -> TrialReport:
     """End the trial; the active release goes on."""
-    return call_region("POST", url, "trial/stop", key, TrialReport, timeout_s=QUICK_S)
+    return call_region("POST", url, "trial/stop", key, tls, TrialReport, timeout_s=QUICK_S)
 
 
-def audit(url: str, key: str, *, count: int = 100) -> AuditAnswer:
+def audit(url: str, key: str, tls: ClientTls | None = None, *, count: int = 100) -> AuditAnswer:
     """The latest `count` entries of the region's audit."""
-    return call_region("GET", url, f"audit?n={count}", key, AuditAnswer, timeout_s=QUICK_S)
+    return call_region("GET", url, f"audit?n={count}", key, tls, AuditAnswer, timeout_s=QUICK_S)
 
 
-def withdraw(url: str, key: str, *, items: Sequence[str]) -> WithdrawAnswer:
+def withdraw(url: str, key: str, tls: ClientTls | None = None, *, items: Sequence[str]) -> WithdrawAnswer:
     """Show these items to nobody in the region."""
     call = WithdrawCall(withdrawn=tuple(items))
-    return call_region("POST", url, "items/withdraw", key, WithdrawAnswer, call, timeout_s=QUICK_S)
+    return call_region("POST", url, "items/withdraw", key, tls, WithdrawAnswer, call, timeout_s=QUICK_S)
 
 
-def restore(url: str, key: str, *, items: Sequence[str]) -> WithdrawAnswer:
+def restore(url: str, key: str, tls: ClientTls | None = None, *, items: Sequence[str]) -> WithdrawAnswer:
     """Let these items be shown again."""
     call = WithdrawCall(restored=tuple(items))
-    return call_region("POST", url, "items/withdraw", key, WithdrawAnswer, call, timeout_s=QUICK_S)
+    return call_region("POST", url, "items/withdraw", key, tls, WithdrawAnswer, call, timeout_s=QUICK_S)
 
 
-def added_items(url: str, key: str) -> ListAnswer:
+def added_items(url: str, key: str, tls: ClientTls | None = None) -> ListAnswer:
     """What was added to the region since its release."""
-    return call_region("GET", url, "items", key, ListAnswer, timeout_s=QUICK_S)
+    return call_region("GET", url, "items", key, tls, ListAnswer, timeout_s=QUICK_S)
 
 
-def add_items(url: str, key: str, *, items: Sequence[NewItem]) -> ChangeAnswer:
+def add_items(url: str, key: str, tls: ClientTls | None = None, *, items: Sequence[NewItem]) -> ChangeAnswer:
     """Add items that no release has yet, or renew them, in calls of ITEMS_PER_CALL_MAX; one answer over all."""
     parts = [items[start : start + ITEMS_PER_CALL_MAX] for start in range(0, len(items), ITEMS_PER_CALL_MAX)] or [()]
     calls = [AddItemsCall(items=tuple(part)) for part in parts]
-    return _summed([call_region("POST", url, "items/add", key, ChangeAnswer, call) for call in calls])
+    return _summed([call_region("POST", url, "items/add", key, tls, ChangeAnswer, call) for call in calls])
 
 
-def remove_items(url: str, key: str, *, items: Sequence[str]) -> ChangeAnswer:
+def remove_items(url: str, key: str, tls: ClientTls | None = None, *, items: Sequence[str]) -> ChangeAnswer:
     """Take added items out again."""
     call = RemoveItemsCall(items=tuple(items))
-    return call_region("POST", url, "items/remove", key, ChangeAnswer, call, timeout_s=QUICK_S)
+    return call_region("POST", url, "items/remove", key, tls, ChangeAnswer, call, timeout_s=QUICK_S)
 
 
 def _summed(answers: Sequence[ChangeAnswer]) -> ChangeAnswer:
@@ -163,10 +170,12 @@ def _summed(answers: Sequence[ChangeAnswer]) -> ChangeAnswer:
     )
 
 
-def purge(url: str, key: str, *, items: Sequence[str], tags: Sequence[str]) -> PurgeAnswer:
+def purge(
+    url: str, key: str, tls: ClientTls | None = None, *, items: Sequence[str], tags: Sequence[str]
+) -> PurgeAnswer:
     """Have cached lists made anew that hold one of these items or carry one of these tags."""
     call = PurgeCall(items=tuple(items), tags=tuple(tags))
-    return call_region("POST", url, "lists/purge", key, PurgeAnswer, call, timeout_s=QUICK_S)
+    return call_region("POST", url, "lists/purge", key, tls, PurgeAnswer, call, timeout_s=QUICK_S)
 
 
 def call_region(
@@ -174,6 +183,7 @@ def call_region(
     url: str,
     path: str,
     key: str,
+    tls: ClientTls | None,
     answer: type[A],
     message: RegionalMessage | None = None,
     *,
@@ -190,7 +200,8 @@ def call_region(
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
     body = encode_regional(message) if message is not None else None
     try:
-        with urllib3.PoolManager() as pool:
+        context = None if tls is None else client_context(tls, clock=SystemClock()).context
+        with urllib3.PoolManager(ssl_context=context) as pool:
             timeout = urllib3.Timeout(connect=3.0, read=timeout_s)
             response = pool.request(
                 method, target, body=body, headers=headers, timeout=timeout, retries=False, preload_content=False

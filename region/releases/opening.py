@@ -22,7 +22,7 @@ def open_client(settings: RegionSettings, stack: AsyncExitStack, clock: Clock) -
         raise SettingsError(f"the state directory {state} cannot be made: {error.strerror}.") from error
     client = ReleaseClient(
         repository_url=settings.repository_url, trusted_root=_trusted_root(settings), metadata_dir=state / "tuf",
-        clock=clock,
+        clock=clock, tls=settings.repository_tls,
     )  # fmt: skip
     stack.callback(client.close)
     return client

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from infra.plumbing.clock import Clock
 from infra.plumbing.errors import InvalidInputError
+from infra.plumbing.http.tls import ClientTls
 from infra.plumbing.tuf_client.delegation import sign_statement
 from infra.plumbing.tuf_client.signing import load_signer
 from region.api.rule_messages import PublishAnswer, RulesAnswer, RulesProposal
@@ -42,19 +43,20 @@ def read_document(path: Path) -> str:
         raise InvalidInputError(f"the rules {path} cannot be read: {error}.") from error
 
 
-def show(url: str, key: str) -> RulesAnswer:
+def show(url: str, key: str, tls: ClientTls | None = None) -> RulesAnswer:
     """The rules that hold in the region at `url`."""
-    return call_region("GET", url, "rules", key, RulesAnswer, timeout_s=QUICK_S)
+    return call_region("GET", url, "rules", key, tls, RulesAnswer, timeout_s=QUICK_S)
 
 
-def diff(url: str, key: str, *, document: str, requests: int) -> DryRunAnswer:
+def diff(url: str, key: str, tls: ClientTls | None = None, *, document: str, requests: int) -> DryRunAnswer:
     """What `document` would change for the last `requests` of the region at `url`."""
     proposal = RulesProposal(document=document, requests=requests)
-    return call_region("POST", url, "rules/diff", key, DryRunAnswer, proposal, timeout_s=DRY_RUN_S)
+    return call_region("POST", url, "rules/diff", key, tls, DryRunAnswer, proposal, timeout_s=DRY_RUN_S)
 
 
 def publish(
-    url: str, key: str, *, document: str, region: str, signing_keys: Sequence[Path], clock: Clock
+    url: str, key: str, tls: ClientTls | None = None, *, document: str, region: str, signing_keys: Sequence[Path],
+    clock: Clock,
 ) -> PublishAnswer:  # fmt: skip
     """Make `document` the rules of the region at `url`, signed by the keys in `signing_keys` if there are any.
 
@@ -65,10 +67,10 @@ def publish(
     if signing_keys:
         signers = [load_signer(path) for path in signing_keys]
         expires = datetime.datetime.fromtimestamp(clock.now_ms() // 1000 + STATEMENT_LIFE_S, tz=datetime.UTC)
-        version = show(url, key).version + 1
+        version = show(url, key, tls).version + 1
         signed = sign_statement(
             region, {RULES_FILE: document.encode()}, version=version, expires=expires, signers=signers
         )  # fmt: skip
         statement = signed.decode()
     proposal = RulesProposal(document=document, statement=statement)
-    return call_region("POST", url, "rules/publish", key, PublishAnswer, proposal, timeout_s=DRY_RUN_S)
+    return call_region("POST", url, "rules/publish", key, tls, PublishAnswer, proposal, timeout_s=DRY_RUN_S)

@@ -186,7 +186,14 @@ async def run_worker(settings: RegionSettings, stop: asyncio.Event, *, clock: Cl
             worker.stream(stop),
             worker.retain(stop),
             worker.listen(stop),
-            serve(app, host=settings.host, port=settings.worker_port, stop=stop, telemetry=telemetry),
+            serve(
+                app,
+                host=settings.host,
+                port=settings.worker_port,
+                stop=stop,
+                telemetry=telemetry,
+                tls=settings.worker_tls,
+            ),
         )
 
 

@@ -88,7 +88,7 @@ class EdgeBoard:
     async def _probe(self, session: ClientSession, edge: EdgeAddress) -> Outcome:
         timeout = ClientTimeout(total=self._settings.probe_timeout_s)
         try:
-            async with session.get(f"{base_url(edge)}/health/ready", timeout=timeout) as answer:
+            async with session.get(f"{base_url(edge, self._settings)}/health/ready", timeout=timeout) as answer:
                 return Outcome.ANSWERED if answer.status == 200 else Outcome.UNREADY
         except TimeoutError:
             return Outcome.SILENT
@@ -96,9 +96,9 @@ class EdgeBoard:
             return Outcome.BROKEN
 
 
-def base_url(edge: EdgeAddress) -> str:
-    """`http://host:port`."""
-    return f"http://{edge.host}:{edge.port}"
+def base_url(edge: EdgeAddress, settings: BalancerSettings) -> str:
+    """`http://host:port`, or `https`."""
+    return f"{'https' if settings.edges_tls else 'http'}://{edge.host}:{edge.port}"
 
 
 def any_up(board: EdgeBoard, names: Iterable[str]) -> bool:

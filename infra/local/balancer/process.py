@@ -1,7 +1,6 @@
 """The balancer as a process: its own pages, everything else to the proxy."""
 
 import asyncio
-import contextlib
 
 from aiohttp import ClientSession, web
 
@@ -12,6 +11,7 @@ from infra.local.balancer.settings import BalancerSettings
 from infra.plumbing.clock import Clock
 from infra.plumbing.http.middleware import frame, operations_routes
 from infra.plumbing.http.serving import serve
+from infra.plumbing.http.tls import client_context
 from infra.plumbing.telemetry import Telemetry
 
 
@@ -47,12 +47,17 @@ async def run_balancer(settings: BalancerSettings, *, stop: asyncio.Event, telem
         SettingsError: the settings contradict themselves or the port is taken.
     """
     edges = [edge for region in settings.regions for edge in region.edges]
-    async with new_session(settings, edges) as session:
+    tls = None if settings.edges_tls is None else client_context(settings.edges_tls, clock=clock)
+    async with new_session(settings, edges, None if tls is None else tls.context) as session:
         app, board = build_app(settings=settings, session=session, telemetry=telemetry, clock=clock)
-        probes = asyncio.create_task(board.probe_for_ever(session))
+        beside = [asyncio.create_task(board.probe_for_ever(session))]
+        if tls is not None:
+            beside.append(asyncio.create_task(tls.follow()))
         try:
-            await serve(app, host=settings.host, port=settings.port, stop=stop, telemetry=telemetry)
+            await serve(
+                app, host=settings.host, port=settings.port, stop=stop, telemetry=telemetry, tls=settings.tls
+            )  # fmt: skip
         finally:
-            probes.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await probes
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)

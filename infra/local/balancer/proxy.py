@@ -1,6 +1,7 @@
 """Passing calls on: try edges in order until one answers, hold what is needed to try again, stream the rest."""
 
 import asyncio
+import ssl
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -152,7 +153,7 @@ class Proxy:
             self._board.note_call(edge.name, attempt.outcome)
 
     async def _attempt(self, call: Call, edge: EdgeAddress) -> Attempt:
-        url = URL(base_url(edge) + call.target, encoded=True)
+        url = URL(base_url(edge, self._settings) + call.target, encoded=True)
         answer: ClientResponse | None = None
         timeout_s = self._timeout_s(call)
         try:
@@ -225,7 +226,9 @@ def _too_large(request: web.Request, bytes_max: int) -> web.Response:
     return response
 
 
-def new_session(settings: BalancerSettings, edges: Iterable[EdgeAddress]) -> ClientSession:
+def new_session(
+    settings: BalancerSettings, edges: Iterable[EdgeAddress], tls: ssl.SSLContext | None = None
+) -> ClientSession:
     """The pool of connections to the edges."""
     count = sum(1 for _ in edges)
     connector = aiohttp.TCPConnector(
@@ -233,6 +236,7 @@ def new_session(settings: BalancerSettings, edges: Iterable[EdgeAddress]) -> Cli
         limit_per_host=settings.connections_per_edge_max,
         keepalive_timeout=30.0,
         use_dns_cache=True,
+        ssl=True if tls is None else tls,
     )
     timeout = ClientTimeout(total=None, sock_connect=settings.connect_timeout_s, connect=settings.answer_timeout_s)
     return ClientSession(

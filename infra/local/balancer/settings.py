@@ -5,6 +5,7 @@ from typing import Annotated
 import msgspec
 
 from infra.local.running import LocalSettings
+from infra.plumbing.http.tls import ClientTls, ListenTls
 
 Seconds = Annotated[float, msgspec.Meta(gt=0.0, le=60.0)]
 
@@ -39,6 +40,10 @@ class BalancerSettings(LocalSettings, frozen=True, kw_only=True, forbid_unknown_
 
     host: str = "127.0.0.1"
     port: int
+    tls: ListenTls | None = None
+    """For callers; None: plain HTTP."""
+    edges_tls: ClientTls | None = None
+    """For calls to edges, which are then made by https."""
     regions: Annotated[tuple[BalancedRegion, ...], msgspec.Meta(min_length=1)]
     """The first one takes the calls of clients that nothing is known about."""
     addresses: tuple[AddressRange, ...] = ()

@@ -11,6 +11,7 @@ from infra.plumbing.clock import Clock
 from infra.plumbing.errors import NotFoundError, SettingsError
 from infra.plumbing.http.middleware import frame, operations_routes
 from infra.plumbing.http.serving import serve
+from infra.plumbing.http.tls import ListenTls
 from infra.plumbing.telemetry import Telemetry
 
 SERVED = ("metadata", "targets")
@@ -23,6 +24,7 @@ class RepositorySettings(LocalSettings, frozen=True, kw_only=True, forbid_unknow
 
     host: str = "127.0.0.1"
     port: int
+    tls: ListenTls | None = None
     directory: str
     """Holds `metadata/` and `targets/`; nothing else in it is served."""
 
@@ -81,4 +83,4 @@ async def run_repository(
         SettingsError: the directory is not a repository, or the port is taken.
     """
     app = build_app(settings, telemetry=telemetry, clock=clock)
-    await serve(app, host=settings.host, port=settings.port, stop=stop, telemetry=telemetry)
+    await serve(app, host=settings.host, port=settings.port, stop=stop, telemetry=telemetry, tls=settings.tls)

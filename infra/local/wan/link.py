@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from infra.local.wan.capture import CaptureRecord, CaptureWriter, Direction
+from infra.local.wan.securing import SecuredEnds, accept, listen
 from infra.local.wan.settings import LinkSettings
 from infra.local.wan.shaping import Lane, LinkMode, LinkShape, losses_of
 from infra.plumbing.clock import Clock
@@ -21,6 +22,7 @@ from infra.plumbing.ids import uniform
 CHUNK_BYTES = 64 << 10
 CHUNKS_QUEUED_MAX = 32
 CONNECT_TIMEOUT_S = 3.0
+BACKLOG = 256
 CLOSE_TIMEOUT_S = 5.0
 
 _ERROR = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
@@ -44,7 +46,7 @@ class Link:
 
     def __init__(
         self, *, settings: LinkSettings, host: str, capture: CaptureWriter, clock: Clock, connections_max: int,
-        chance: Callable[[], float] = lambda: uniform(0.0, 1.0),
+        chance: Callable[[], float] = lambda: uniform(0.0, 1.0), secured: SecuredEnds | None = None,
     ) -> None:  # fmt: skip
         self.settings = settings
         self.shape = LinkShape()
@@ -55,9 +57,13 @@ class Link:
         self._clock = clock
         self._connections_max = connections_max
         self._chance = chance
+        self._secured = secured
         self._open: set[asyncio.WriteTransport] = set()
         self._handling: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
+        self._listening: socket.socket | None = None
+        self._accepting: asyncio.Task[None] | None = None
+        self._securing: set[asyncio.Task[None]] = set()
         self._stopping = False
 
     @property
@@ -76,9 +82,13 @@ class Link:
             SettingsError: the port is taken.
         """
         try:
-            self._server = await asyncio.start_server(
-                self._accept, self._host, self.settings.port, limit=CHUNK_BYTES, backlog=256
-            )
+            if self._secured is None:
+                self._server = await asyncio.start_server(
+                    self._accept, self._host, self.settings.port, limit=CHUNK_BYTES, backlog=BACKLOG
+                )
+            else:
+                self._listening = listen(self._host, self.settings.port, backlog=BACKLOG)
+                self._accepting = asyncio.create_task(accept(self._listening, self._begin))
         except OSError as error:
             raise SettingsError(
                 f"port {self.settings.port} of the link {self.settings.name} cannot be used: {error.strerror}.",
@@ -90,9 +100,14 @@ class Link:
         self._stopping = True
         if self._server:
             self._server.close()
-        for task in list(self._handling):
+        if self._accepting and self._listening:
+            self._accepting.cancel()
+            await asyncio.gather(self._accepting, return_exceptions=True)
+            self._listening.close()
+        ending = [*self._handling, *self._securing]
+        for task in ending:
             task.cancel()
-        await asyncio.gather(*self._handling, return_exceptions=True)
+        await asyncio.gather(*ending, return_exceptions=True)
         self.capture.close()
 
     def change(self, shape: LinkShape) -> None:
@@ -106,6 +121,28 @@ class Link:
         if shape.mode in (LinkMode.RESET, LinkMode.ERRORS) or left_hole:
             for transport in list(self._open):
                 reset(transport)
+
+    def _begin(self, accepted: socket.socket) -> None:
+        """Handle a connection of a link with TLS."""
+        if len(self._securing) >= self._connections_max:
+            self.counters.refused += 1
+            accepted.close()
+            return
+        task = asyncio.create_task(self._secure(accepted))
+        self._securing.add(task)
+        task.add_done_callback(self._securing.discard)
+
+    async def _secure(self, accepted: socket.socket) -> None:
+        plain = self.shape.mode in (LinkMode.BLACK_HOLE, LinkMode.RESET)
+        try:
+            if self._secured is None:
+                raise RuntimeError("a link without TLS does not secure")
+            reader, writer = await self._secured.take(accepted, plain=plain, limit=CHUNK_BYTES)
+        except OSError:
+            self.counters.refused += 1
+            accepted.close()
+            return
+        await self._accept(reader, writer)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -160,7 +197,8 @@ class Link:
             return None
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                return await asyncio.open_connection(host, port, limit=CHUNK_BYTES)
+                tls = None if self._secured is None else self._secured.far
+                return await asyncio.open_connection(host, port, limit=CHUNK_BYTES, ssl=tls)
         except (OSError, TimeoutError):
             return None
 
@@ -206,8 +244,10 @@ class Link:
             if wait_s > 0:
                 await asyncio.sleep(wait_s)
             if not chunk:
-                if not writer.is_closing():
+                if writer.can_write_eof():
                     writer.write_eof()
+                else:  # TLS has no half-closed connections: who says no more is not listened for either.
+                    writer.close()
                 return
             writer.write(chunk)
             await writer.drain()
@@ -216,7 +256,8 @@ class Link:
         with contextlib.suppress(OSError):
             while chunk := await reader.read(CHUNK_BYTES):
                 self._count(Direction.OUT, len(chunk))
-                self._record(Direction.OUT, number, chunk)
+                if self._secured is None:  # The greeting of a handshake that nobody answers says nothing.
+                    self._record(Direction.OUT, number, chunk)
 
     async def _answer_errors(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int) -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):

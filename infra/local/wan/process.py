@@ -13,10 +13,13 @@ from prometheus_client.registry import Collector
 from infra.local.control import Request, number_field, serve_control, text_field
 from infra.local.wan.capture import CaptureWriter
 from infra.local.wan.link import Link
+from infra.local.wan.securing import SecuredEnds
 from infra.local.wan.settings import WanSettings
 from infra.local.wan.shaping import LinkMode, LinkShape
 from infra.plumbing.clock import Clock
 from infra.plumbing.errors import InvalidInputError, NotFoundError
+from infra.plumbing.http.doors import tell_refused
+from infra.plumbing.http.identity import Refused, untold
 from infra.plumbing.http.middleware import frame, operations_routes
 from infra.plumbing.http.serving import serve
 from infra.plumbing.telemetry import Telemetry
@@ -32,7 +35,12 @@ class Wan:
     `latency_ms`, `bandwidth_bytes_s`, `loss`; ``aim`` with `origin`, `destination`, `host`, `port`.
     """
 
-    def __init__(self, *, settings: WanSettings, clock: Clock) -> None:
+    def __init__(self, *, settings: WanSettings, clock: Clock, refused: Refused = untold) -> None:
+        self._secured = {
+            link.name: SecuredEnds(link.tls, clock=clock, refused=refused)
+            for link in settings.links
+            if link.tls is not None
+        }
         self.links = {
             (link.origin, link.destination): Link(
                 settings=link,
@@ -43,6 +51,7 @@ class Wan:
                 ),
                 clock=clock,
                 connections_max=settings.connections_max,
+                secured=self._secured.get(link.name),
             )
             for link in settings.links
         }
@@ -56,6 +65,12 @@ class Wan:
         """Close every link."""
         for link in self.links.values():
             await link.stop()
+
+    def refresh(self) -> None:
+        """Take over certificates that changed."""
+        for ends in self._secured.values():
+            for context in ends.contexts:
+                context.refresh()
 
     def flush(self) -> None:
         """Make everything that crossed so far readable in the capture files."""
@@ -155,7 +170,8 @@ async def run_wan(settings: WanSettings, *, stop: asyncio.Event, telemetry: Tele
     Raises:
         SettingsError: a port is taken.
     """
-    wan = Wan(settings=settings, clock=clock)
+    refused = tell_refused(telemetry, clock)
+    wan = Wan(settings=settings, clock=clock, refused=refused)
     telemetry.registry.register(_LinkMetrics(wan))
     app = web.Application(middlewares=[frame(telemetry, clock)])
     app.add_routes(operations_routes(telemetry, lambda: None))
@@ -165,7 +181,10 @@ async def run_wan(settings: WanSettings, *, stop: asyncio.Event, telemetry: Tele
     try:
         await wan.start()
         flushing = asyncio.create_task(_flush_for_ever(wan))
-        await serve(app, host=settings.host, port=settings.port, stop=stop, telemetry=telemetry)
+        await serve(
+            app, host=settings.host, port=settings.port, stop=stop, telemetry=telemetry, tls=settings.tls,
+            refused=refused,
+        )  # fmt: skip
     finally:
         if flushing:
             flushing.cancel()
@@ -178,3 +197,4 @@ async def _flush_for_ever(wan: Wan) -> None:
     while True:
         await asyncio.sleep(FLUSH_EVERY_S)
         wan.flush()
+        wan.refresh()

@@ -5,6 +5,8 @@ from typing import Annotated
 import msgspec
 
 from infra.local.running import LocalSettings
+from infra.local.wan.securing import LinkTls
+from infra.plumbing.http.tls import ListenTls
 
 LINKS_MAX = 512
 
@@ -19,6 +21,8 @@ class LinkSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     target_port: int = 0
     """0: not known yet; connections are closed at once until somebody sets it."""
 
+    tls: LinkTls | None = None
+    """None: bytes are passed on as they come, TLS among them."""
     captured: bool = True
     """Whether what crosses is kept: what stays inside a region is nobody's business, not even the scan's."""
 
@@ -34,6 +38,8 @@ class WanSettings(LocalSettings, frozen=True, kw_only=True, forbid_unknown_field
     host: str = "127.0.0.1"
     port: int
     """For `/metrics` and `/health`."""
+    tls: ListenTls | None = None
+    """Of that port."""
     control_socket: str
     capture_directory: str
     capture_bytes_max: int = 256 << 20

@@ -25,6 +25,7 @@ def main() -> int:
     parser.add_argument("--region", default="", help="the region, for logs and metrics")
     parser.add_argument("--node", default="grid", help="the process's name, for logs and metrics")
     parser.add_argument("--log-file", default="", help="where logs go; empty: stderr")
+    parser.add_argument("--tls", type=Path, default=None, help="file (.json, .toml) with the metrics port's ListenTls")
     arguments = parser.parse_args()
     if arguments.bytes_max <= 0:
         parser.error("--bytes-max must be positive")

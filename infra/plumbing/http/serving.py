@@ -17,7 +17,9 @@ from prometheus_client import Counter
 
 from infra.plumbing.clock import SystemClock
 from infra.plumbing.errors import AtollError, SettingsError
+from infra.plumbing.http.doors import keep_doors, tell_refused
 from infra.plumbing.http.guarding import GuardedRunner, guard
+from infra.plumbing.http.identity import Refused
 from infra.plumbing.http.tls import ListenTls, listen_context
 from infra.plumbing.settings import load_settings
 from infra.plumbing.telemetry import Telemetry
@@ -77,11 +79,12 @@ def run_with_settings(
 async def serve(
     app: web.Application, *, host: str, port: int, stop: asyncio.Event, telemetry: Telemetry,
     make_runner: Callable[..., web.AppRunner] = GuardedRunner, tls: ListenTls | None = None,
-    before_end: Callable[[], Awaitable[None]] | None = None,
+    before_end: Callable[[], Awaitable[None]] | None = None, refused: Refused | None = None,
 ) -> None:  # fmt: skip
     """Serve `app` until `stop` is set, then drain.
 
-    `make_runner` is for connections that are not aiohttp's own, `before_end` for what is done while it still answers.
+    `make_runner` is for connections that are not aiohttp's own, `before_end` for what is done while it still answers,
+    `refused` (made with `tell_refused`) for processes that listen elsewhere too.
 
     Raises:
         SettingsError: the address cannot be bound, or a TLS file cannot be used.
@@ -90,7 +93,11 @@ async def serve(
         "atoll_http_closed", "Connections closed because their sender was slow or silent.", ("why",),
         registry=telemetry.registry,
     )  # fmt: skip
-    context = None if tls is None else listen_context(tls, clock=SystemClock())
+    context = None
+    if tls is not None:
+        context = listen_context(tls, clock=SystemClock(), refused=refused or tell_refused(telemetry, SystemClock()))
+        if tls.doors:
+            app.middlewares.append(keep_doors(tls.doors))
     # Our own JSON logs and metrics take the place of an access log: a line per request halves throughput.
     runner = make_runner(app, access_log=None, shutdown_timeout=DRAIN_S, handle_signals=False)
     await runner.setup()

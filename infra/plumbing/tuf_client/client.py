@@ -27,6 +27,7 @@ import msgspec
 from infra.contracts.release import ChannelPointer, Manifest, blob_target, channel_target, delta_target, manifest_target
 from infra.plumbing.clock import Clock, SystemClock
 from infra.plumbing.errors import ConflictError, InvalidInputError, NotFoundError
+from infra.plumbing.http.tls import ClientTls
 from infra.plumbing.tuf_client.delegation import Delegation, known_delegation
 from infra.plumbing.tuf_client.errors import RefusalReason, ReleaseRefusedError, from_tuf
 from infra.plumbing.tuf_client.fetching import BoundedFetcher, FetchLimits, copy_bounded
@@ -48,6 +49,7 @@ class ReleaseClient:
         metadata_dir: what was seen before, against replay; one process at a time.
         limits: bounds of every download.
         clock: for the whole time of a download.
+        tls: whom to trust behind `https://`, and what to show; None: whom the machine trusts.
 
     Raises:
         InvalidInputError: the address is no HTTP address.
@@ -63,6 +65,7 @@ class ReleaseClient:
         metadata_dir: Path,
         limits: FetchLimits | None = None,
         clock: Clock | None = None,
+        tls: ClientTls | None = None,
     ) -> None:
         if urlsplit(repository_url).scheme not in ("http", "https"):
             raise InvalidInputError(
@@ -72,7 +75,7 @@ class ReleaseClient:
         self._root = trusted_root
         self._metadata_dir = metadata_dir
         self._limits = limits or FetchLimits()
-        self._fetcher = BoundedFetcher(limits=self._limits, clock=clock or SystemClock())
+        self._fetcher = BoundedFetcher(limits=self._limits, clock=clock or SystemClock(), tls=tls)
         self._mutex = threading.Lock()
         self._view: Updater | None = None
         self._lock_descriptor = _own_directory(metadata_dir)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import urllib3
 
 from infra.plumbing.clock import Clock
+from infra.plumbing.http.tls import ClientTls, client_context
 from infra.plumbing.tuf_client.library import FetcherInterface, exceptions
 
 
@@ -37,14 +38,16 @@ class FetchLimits:
 class BoundedFetcher(FetcherInterface):
     """python-tuf's port for HTTP, and ranges for blobs. Follows no redirect, asks for no compression."""
 
-    def __init__(self, *, limits: FetchLimits, clock: Clock) -> None:
+    def __init__(self, *, limits: FetchLimits, clock: Clock, tls: ClientTls | None = None) -> None:
         self._limits = limits
         self._clock = clock
+        self._tls = None if tls is None else client_context(tls, clock=clock)
         self._pool = urllib3.PoolManager(
             maxsize=4,
             timeout=urllib3.Timeout(connect=limits.connect_s, read=limits.silence_s),
             retries=urllib3.Retry(total=limits.retries, redirect=0, status=0, backoff_factor=0.05),
             headers={"Accept-Encoding": "identity", "User-Agent": "atoll-release-client"},
+            ssl_context=None if self._tls is None else self._tls.context,
         )
 
     def _fetch(self, url: str) -> Iterator[bytes]:
@@ -69,6 +72,8 @@ class BoundedFetcher(FetcherInterface):
         Raises:
             tuf.api.exceptions.DownloadError: refused, silent, too slow (also while iterating).
         """
+        if self._tls is not None:
+            self._tls.refresh()
         with _as_download_errors(url):
             ranged = {"Range": f"bytes={start}-"} if start else {}
             headers = {**self._pool.headers, **ranged}

@@ -2,9 +2,11 @@
 
 import json
 import os
+import ssl
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,13 +16,18 @@ from typing import Any
 import pytest
 
 from infra.local.balancer.settings import AddressRange, BalancedRegion, BalancerSettings, EdgeAddress
+from infra.local.certificates import WorldAuthority, certificate_file
 from infra.local.configuration import PortsConfiguration
 from infra.local.haproxy import render_haproxy
 from infra.local.packages import PackageMissingError, ensure_debian_package
 from infra.local.ports import assign_ports, is_port_free
+from infra.local.rotating import CertificateNotTakenError, hand_to_haproxy, own_certificate, shown_by
+from infra.local.securing import Securing, balancer_doors
+from infra.plumbing.clock import SystemClock
+from infra.plumbing.http.tls import client_context
 
 FAKE_EDGE = """
-import http.server, json, sys
+import http.server, json, ssl, sys
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = 'HTTP/1.1'
     def do_GET(self):
@@ -31,7 +38,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
     do_POST = do_GET
     def log_message(self, *_): pass
-http.server.ThreadingHTTPServer(('127.0.0.1', int(sys.argv[2])), Handler).serve_forever()
+server = http.server.ThreadingHTTPServer(('127.0.0.1', int(sys.argv[2])), Handler)
+if len(sys.argv) > 3:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(sys.argv[3])
+    context.load_verify_locations(sys.argv[4])
+    context.verify_mode = ssl.CERT_REQUIRED
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+server.serve_forever()
 """
 Answer = dict[str, Any]
 
@@ -69,12 +83,15 @@ def edges(ports: dict[str, int]) -> Iterator[dict[str, subprocess.Popen[bytes]]]
         process.wait()
 
 
-def settings(ports: dict[str, int]) -> BalancerSettings:
+def settings(ports: dict[str, int], securing: Securing | None = None) -> BalancerSettings:
     def edge(name: str) -> EdgeAddress:
         return EdgeAddress(name=name, host="127.0.0.1", port=ports[name])
 
+    securing = securing or Securing(Path("none"), enabled=False)
     return BalancerSettings(
         port=ports["balancer"],
+        tls=securing.listen("balancer", balancer_doors()),
+        edges_tls=securing.connect("balancer"),
         regions=(
             BalancedRegion(name="east", edges=(edge("east-1"), edge("east-2")), nearest=("west",)),
             BalancedRegion(name="west", edges=(edge("west-1"),), nearest=("east",)),
@@ -83,9 +100,11 @@ def settings(ports: dict[str, int]) -> BalancerSettings:
     )
 
 
-def call(url: str, *, headers: dict[str, str] | None = None, data: bytes | None = None) -> Answer:
+def call(
+    url: str, *, headers: dict[str, str] | None = None, data: bytes | None = None, tls: ssl.SSLContext | None = None
+) -> Answer:
     request = urllib.request.Request(url, headers=headers or {}, data=data)
-    with urllib.request.urlopen(request, timeout=5) as answer:
+    with urllib.request.urlopen(request, timeout=5, context=tls) as answer:
         content = answer.read().decode()
     return json.loads(content) if content.startswith("{") else {"text": content}
 
@@ -150,3 +169,43 @@ def test_the_world_behind_haproxy(
     finally:
         process.terminate()
         process.wait(10)
+
+
+def test_haproxy_speaks_tls_with_both_sides_and_takes_a_new_certificate(
+    haproxy: str, ports: dict[str, int], tmp_path: Path
+) -> None:
+    securing, clock = Securing(tmp_path / "tls", enabled=True), SystemClock()
+    authority = WorldAuthority(securing.directory, host="127.0.0.1", clock=clock)
+    authority.ensure(["balancer", "east-1", "operator"])
+    own, control = certificate_file(securing.directory, "balancer"), tmp_path / "control"
+    file = tmp_path / "haproxy.cfg"
+    file.write_text(render_haproxy(settings(ports, securing), control=str(control)))
+    edge = subprocess.Popen(
+        [sys.executable, "-c", FAKE_EDGE, "east-1", str(ports["east-1"]),
+         str(certificate_file(securing.directory, "east-1")), str(authority.file)], stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    process = subprocess.Popen([haproxy, "-db", "-f", str(file)], stderr=subprocess.DEVNULL)
+    url = f"https://127.0.0.1:{ports['balancer']}"
+    trusting, operator = securing.trusting(), securing.connect("operator")
+    assert trusting is not None
+    assert operator is not None
+    caller, watcher = (client_context(tls, clock=clock).context for tls in (trusting, operator))
+    try:
+        assert eventually(lambda: call(f"{url}/x", tls=caller)["edge"] == "east-1")
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            call(f"{url}/metrics", tls=caller)
+        assert "haproxy_" in call(f"{url}/metrics", tls=watcher)["text"]
+        before = shown_by("127.0.0.1", ports["balancer"], caller)
+        assert before == own_certificate(own)
+        authority.issue("balancer")
+        hand_to_haproxy(control, own)
+        after = shown_by("127.0.0.1", ports["balancer"], caller)
+        assert after == own_certificate(own) != before
+        assert call(f"{url}/x", tls=caller)["edge"] == "east-1"
+        own.write_text("nonsense")
+        with pytest.raises(CertificateNotTakenError, match="refuses"):
+            hand_to_haproxy(control, own)
+    finally:
+        for one in (process, edge):
+            one.terminate()
+            one.wait(10)

@@ -110,9 +110,9 @@ async def test_a_new_certificate_is_taken_over_and_nobody_is_cut_off(
 
 def test_files_that_cannot_be_used_are_said_before_anything_is_served(authority: Authority, tmp_path: Path) -> None:
     good = listening(authority, mutual=False)
-    for changes in ({"key_file": str(tmp_path / "none")}, {"key_file": good.certificate_file}):
+    for key_file in (str(tmp_path / "none"), good.certificate_file):
         with pytest.raises(SettingsError, match="TLS file"):
-            listen_context(ListenTls(certificate_file=good.certificate_file, **changes), clock=CLOCK)
+            listen_context(ListenTls(certificate_file=good.certificate_file, key_file=key_file), clock=CLOCK)
     with pytest.raises(SettingsError):
         client_context(ClientTls(ca_file=str(tmp_path / "none")), clock=CLOCK)
 

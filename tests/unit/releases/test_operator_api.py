@@ -225,7 +225,7 @@ async def test_a_frozen_region_takes_no_change_but_a_roll_back(url: str, central
         call(commands.promote, url, release=one),
         call(commands.promote, url, release=one, dry_run=True),
         call(commands.pull, url, release=one),
-        asyncio.to_thread(commands.begin_trial, url, KEY, TrialKind.CANARY, plan),
+        call(commands.begin_trial, url, kind=TrialKind.CANARY, plan=plan),
     ):
         with pytest.raises(ConflictError, match="frozen"):
             await refused
@@ -242,10 +242,10 @@ async def test_a_trial_is_begun_looked_at_and_stopped(url: str, central: Central
     await call(commands.promote, url, release=one)
     with pytest.raises(NotFoundError, match="No release has been tried"):
         await call(commands.trial, url)
-    report = await asyncio.to_thread(commands.begin_trial, url, KEY, TrialKind.SHADOW, TrialPlan(release=two))
+    report = await call(commands.begin_trial, url, kind=TrialKind.SHADOW, plan=TrialPlan(release=two))
     assert (report.kind, report.decision, report.plan.release) == (TrialKind.SHADOW, "go-on", two)
     with pytest.raises(ConflictError, match="is being tried here"):
-        await asyncio.to_thread(commands.begin_trial, url, KEY, TrialKind.CANARY, TrialPlan(release=two))
+        await call(commands.begin_trial, url, kind=TrialKind.CANARY, plan=TrialPlan(release=two))
     assert (await call(commands.trial, url)).plan.release == two
     stopped = await call(commands.stop_trial, url)
     assert (stopped.decision, stopped.why) == ("hold", "an operator stopped it")

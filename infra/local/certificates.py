@@ -1,0 +1,145 @@
+"""A world's own certificate authority: a certificate for each process, made before it starts and made anew on command.
+
+Each file holds certificate and key together, readable by their owner only, and is replaced in one step, so that nobody
+ever reads a pair that does not fit. The authority's key lies in the world's state as the regions' keys do; a fleet has
+its own authority and gives its processes files of the same kind (`infra.plumbing.http.tls`).
+"""
+
+import datetime
+import ipaddress
+from collections.abc import Iterable
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from infra.plumbing.clock import Clock
+from infra.plumbing.errors import SettingsError
+from infra.plumbing.files import write_atomically
+from infra.plumbing.http.identity import uri_of
+
+AUTHORITY_LIFE = datetime.timedelta(days=5 * 365)
+LIFE = datetime.timedelta(days=30)
+LEFT_MIN = LIFE / 3
+"""A certificate with less left is made anew when the world starts."""
+_SKEW = datetime.timedelta(minutes=5)
+_PEM = serialization.Encoding.PEM
+
+
+class WorldAuthority:
+    """The authority whose files lie in `directory`; makes them when they are not there.
+
+    Args:
+        directory: holds `authority.pem`, `authority.key` and `<process>.pem` with dots for slashes.
+        host: the address at which every process of the world is reached.
+        clock: for the lives of certificates.
+
+    Raises:
+        SettingsError: the authority's files cannot be read, or do not fit.
+    """
+
+    def __init__(self, directory: Path, *, host: str, clock: Clock) -> None:
+        self._directory = directory
+        self._host = ipaddress.ip_address(host)
+        self._clock = clock
+        if not (directory / "authority.pem").exists():
+            self._make()
+        self._key, self._certificate = self._read()
+
+    @property
+    def file(self) -> Path:
+        """The authority's certificate: whom everybody trusts."""
+        return self._directory / "authority.pem"
+
+    def ensure(self, names: Iterable[str]) -> list[str]:
+        """Make the certificates that are not there, are near their end, or are another authority's; returns whose."""
+        made = [name for name in names if not self._holds(name)]
+        for name in made:
+            self.issue(name)
+        return made
+
+    def issue(self, name: str) -> Path:
+        """A new key and certificate for the process `name`, in the place of what it had."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        names = [
+            x509.UniformResourceIdentifier(uri_of(name)), x509.IPAddress(self._host), x509.DNSName("localhost")
+        ]  # fmt: skip
+        usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+        certificate = (
+            self._builder(_subject(name), self._certificate.subject, key.public_key(), LIFE)
+            .add_extension(x509.SubjectAlternativeName(names), critical=False)
+            .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
+            .sign(self._key, hashes.SHA256())
+        )
+        path = certificate_file(self._directory, name)
+        write_atomically(path, certificate.public_bytes(_PEM) + _private(key), mode=0o600)
+        return path
+
+    def _holds(self, name: str) -> bool:
+        try:
+            certificate = x509.load_pem_x509_certificate(certificate_file(self._directory, name).read_bytes())
+            certificate.verify_directly_issued_by(self._certificate)
+        except (OSError, ValueError, TypeError, InvalidSignature):
+            return False
+        return certificate.not_valid_after_utc - self._now() > LEFT_MIN
+
+    def _make(self) -> None:
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = _subject("the authority of a world of Atoll")
+        usage = x509.KeyUsage(
+            digital_signature=False, content_commitment=False, key_encipherment=False, data_encipherment=False,
+            key_agreement=False, key_cert_sign=True, crl_sign=True, encipher_only=False, decipher_only=False,
+        )  # fmt: skip
+        certificate = (
+            self._builder(subject, subject, key.public_key(), AUTHORITY_LIFE)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(usage, critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .sign(key, hashes.SHA256())
+        )
+        write_atomically(self._directory / "authority.key", _private(key), mode=0o600)
+        write_atomically(self.file, certificate.public_bytes(_PEM))
+
+    def _read(self) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
+        try:
+            key = serialization.load_pem_private_key((self._directory / "authority.key").read_bytes(), password=None)
+            certificate = x509.load_pem_x509_certificate(self.file.read_bytes())
+        except (OSError, ValueError) as error:
+            raise SettingsError(
+                f"the world's authority cannot be read: {error}.",
+                fix=f"Remove {self._directory}: it is made anew at the next start.",
+            ) from error
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or certificate.public_key() != key.public_key():
+            raise SettingsError("the world's authority and its key do not fit.", fix=f"Remove {self._directory}.")
+        return key, certificate
+
+    def _builder(
+        self, subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, life: datetime.timedelta
+    ) -> x509.CertificateBuilder:
+        now = self._now()
+        return (
+            x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key)
+            .serial_number(x509.random_serial_number()).not_valid_before(now - _SKEW).not_valid_after(now + life)
+        )  # fmt: skip
+
+    def _now(self) -> datetime.datetime:
+        return datetime.datetime.fromtimestamp(self._clock.now_ms() / 1000, tz=datetime.UTC)
+
+
+def certificate_file(directory: Path, name: str) -> Path:
+    """Where certificate and key of the process `name` lie."""
+    return directory / f"{name.replace('/', '.')}.pem"
+
+
+def _subject(name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64])])
+
+
+def _private(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(_PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())

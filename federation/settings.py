@@ -107,6 +107,8 @@ class PhonesSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Planted as a sensitive event into every phone's store, so that a scan can look for it elsewhere."""
     dropout_share: Annotated[float, msgspec.Meta(ge=0.0, lt=1.0)] = 0.08
     """Share of phones that are selected and then never report."""
+    steps_a_day: Count = 20_000
+    """Tower calls and gradients that one phone's training may take in a day; beyond, it sits rounds out."""
     patience_s: Positive = 300.0
     """How long to take part at most; SIGTERM ends it before, with a report."""
     seed: int = 7

@@ -79,6 +79,12 @@ class LocalTraining:
     clipped: bool
 
 
+def steps_of(plan: RoundPlan, history: LocalHistory, settings: LocalSettings) -> int:
+    """What a round costs a phone at most: tower calls and gradients."""
+    calls = min(max(len(history) - 1, 0), settings.examples_max)
+    return calls + (1 if plan.part is Part.ITEMS else settings.personal_steps + plan.local_steps + 2)
+
+
 def examples_of(history: LocalHistory, release: DeviceRelease, settings: LocalSettings) -> Examples:
     """The newest examples of a history: each event with the tower's vector of what came before it."""
     first = max(1, len(history) - settings.examples_max)

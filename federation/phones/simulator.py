@@ -17,10 +17,11 @@ import aiohttp
 import msgspec
 import numpy as np
 
+from federation.device.keystore import FileKeyStore
 from federation.device.rounds import DeviceRound
 from federation.device.store import DeviceStore, LocalHistory
 from federation.device.tower import DeviceRelease
-from federation.device.training import LocalSettings, LocalTraining, TrainingError, train_round
+from federation.device.training import LocalSettings, LocalTraining, TrainingError, steps_of, train_round
 from federation.device.vector import personal_part
 from federation.messages import CheckIn, CheckInAnswer, Float32Array, Float64Array, RoundPlan
 from federation.phones.dataset import (
@@ -197,8 +198,7 @@ class Simulator:
     def _phone(self, owner: Owner, keys: RegionKeys, categories: dict[str, tuple[str, ...]]) -> _Phone:
         # The file's name must not tell whose phone it is: a scan of names would find user ids.
         name = hashlib.sha256(f"{owner.region}\0{owner.user}".encode()).hexdigest()[:16]
-        store = DeviceStore(Path(self._settings.state_directory) / f"{name}.phone")
-        store.erase()
+        store = _fresh_store(Path(self._settings.state_directory), name)
         for index, row in enumerate(owner.known):
             self._events += 1
             if is_sensitive(row, self._hidden, categories):
@@ -209,6 +209,7 @@ class Simulator:
         if self._settings.canary:
             last_ms = owner.known[-1].at_ms
             store.add_sensitive(SensitiveEvent(item=self._settings.canary, strength=CANARY_STRENGTH, at_ms=last_ms))
+        store.expire(now_ms=owner.known[-1].at_ms)
         store.save()
         token = issue_token(keys, owner.user, clock=self._clock, life_s=_TOKEN_LIFE_S)
         hidden = is_sensitive(owner.held_out, self._hidden, categories)
@@ -271,6 +272,9 @@ class Simulator:
     def _train(self, phone: _Phone, plan: RoundPlan) -> LocalTraining:
         started_s = self._clock.monotonic_s()
         history = phone.store.history(self._release)
+        steps = steps_of(plan, history, self._local)
+        if not phone.store.spend_steps(steps, now_ms=self._clock.now_ms(), a_day=self._settings.steps_a_day):
+            raise TrainingError("this phone has trained enough for today.", fix="Ask again tomorrow.")
         training = train_round(plan, self._release, history, rng=phone.rng, settings=self._local)
         self._tally.train_s.append(self._clock.monotonic_s() - started_s)
         self._tally.trainings.append(training)
@@ -308,6 +312,14 @@ class Simulator:
         for arm, vector in vectors.items():
             rank = rank_of(target, vector, self._release, history)
             table.add(arm, rank, sensitive=phone.target_hidden)
+
+
+def _fresh_store(directory: Path, name: str) -> DeviceStore:
+    """An empty store with a key of its own; what an earlier run left, damaged or not, goes."""
+    keys = FileKeyStore(directory / f"{name}.key", entropy=secrets.token_bytes)
+    path = directory / f"{name}.phone"
+    DeviceStore.salvaged(path, keys=keys).erase()
+    return DeviceStore(path, keys=keys)
 
 
 async def _first_of(waited: Awaitable[object], tasks: Sequence[asyncio.Task[None]]) -> None:

@@ -1,9 +1,11 @@
 """Portable vectors of a dataset's users, as their phones would compute them."""
 
+import secrets
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from federation.device.keystore import FileKeyStore
 from federation.device.store import DeviceStore
 from federation.device.tower import DeviceRelease, load_device_release
 from federation.device.vector import PortableVector, portable_vector
@@ -35,7 +37,9 @@ def portable_headers(release_directory: Path, dataset: Path, users: Sequence[str
 
 def _vector(release: DeviceRelease, ordered: Sequence[Row]) -> PortableVector:
     with tempfile.TemporaryDirectory() as folder:
-        store = DeviceStore(Path(folder) / "phone")
+        store = DeviceStore(
+            Path(folder) / "phone", keys=FileKeyStore(Path(folder) / "key", entropy=secrets.token_bytes)
+        )
         for number, row in enumerate(ordered[:-1]):
             store.add_served(served_event(row, number))
         return portable_vector(release, store.history(release), now_s=ordered[-1].at_ms / 1000)

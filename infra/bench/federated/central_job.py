@@ -26,6 +26,7 @@ from infra.plumbing.progress import SilentProgress
 CHECKED = 64
 """Users whose vectors are left behind too, so that whoever computes the tower elsewhere can compare."""
 HISTORY_MIN = 3
+SCENES = (SENSITIVE, SILENT, CEILING)
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -37,21 +38,24 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--epochs", type=int, default=0, help="0: central's own number")
+    parser.add_argument(
+        "--scene", action="append", default=[], choices=(SENSITIVE, SILENT, CEILING), help="default: all"
+    )
     arguments = parser.parse_args()
     data = load_dataset(arguments.dataset)
     counts = np.bincount(data.rows, minlength=len(data.items))
-    scenes = draw_scenes(
+    drawn = draw_scenes(
         labels=data.items.labels, counts=counts, num_users=data.num_users, seed=arguments.seed
     )  # fmt: skip
     arguments.out.mkdir(parents=True, exist_ok=True)
     users = np.flatnonzero(data.lengths >= HISTORY_MIN)
     np.savez(
         arguments.out / "events.npz", users=data.users, rows=data.rows, strengths=data.strengths,
-        times_s=data.times_s, starts=data.starts, evaluated=users, silent=scenes.silent, regions=data.user_regions,
-        sensitive_items=scenes.sensitive_items, genres=np.array(scenes.genres),
+        times_s=data.times_s, starts=data.starts, evaluated=users, silent=drawn.silent, regions=data.user_regions,
+        sensitive_items=drawn.sensitive_items, genres=np.array(drawn.genres),
     )  # fmt: skip
-    for scene in (SENSITIVE, SILENT, CEILING):
-        _scene(scene, data, scenes, users, arguments)
+    for scene in arguments.scene or SCENES:
+        _scene(scene, data, drawn, users, arguments)
     return 0
 
 

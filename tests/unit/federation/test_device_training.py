@@ -1,5 +1,7 @@
 """A phone's part of a round, its store and its portable vector."""
 
+import base64
+import secrets
 from pathlib import Path
 
 import msgspec
@@ -8,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from federation.device.keystore import FileKeyStore, KeyStoreError
 from federation.device.store import EVENTS_MAX, DeviceStore, DeviceStoreError, StoredHistory
 from federation.device.tower import DeviceReleaseError, LiteRTTower, device_release, load_device_release
 from federation.device.training import LocalSettings, TrainingError, examples_of, reconstruct, train_round
@@ -174,14 +177,14 @@ def _secret(item: str, at_ms: int) -> SensitiveEvent:
 
 
 def test_the_store_keeps_both_kinds_in_time_and_survives_a_restart(tmp_path: Path) -> None:
-    store = DeviceStore(tmp_path / "a.phone")
+    store = _store(tmp_path, "a")
     store.add_served(_event("i3", 3000))
     store.add_sensitive(_secret("i1", 1000))
     store.add_served(_event("i2", 2000))
     store.add_served(_event("i9", 2500, EventType.IMPRESSION))
     store.add_sensitive(_secret("not in the catalogue", 2700))
     store.save()
-    again = DeviceStore(tmp_path / "a.phone").history(small_release())
+    again = _store(tmp_path, "a").history(small_release())
     assert again.rows.tolist() == [1, 2, 3]
     assert again.sensitive.tolist() == [True, False, False]
     assert again.times_s.tolist() == [1.0, 2.0, 3.0]
@@ -190,25 +193,112 @@ def test_the_store_keeps_both_kinds_in_time_and_survives_a_restart(tmp_path: Pat
     assert (tmp_path / "a.phone").stat().st_mode & 0o077 == 0
 
 
+def _keys(directory: Path) -> FileKeyStore:
+    return FileKeyStore(directory / "device.key", entropy=secrets.token_bytes)
+
+
+def _store(directory: Path, name: str) -> DeviceStore:
+    return DeviceStore(directory / f"{name}.phone", keys=_keys(directory))
+
+
+def _filled(directory: Path, count: int) -> DeviceStore:
+    store = _store(directory, "a")
+    store._history = StoredHistory(sensitive=tuple(_secret(f"i{index % ITEMS}", index) for index in range(count)))
+    return store
+
+
 def test_the_store_is_bounded_and_can_be_erased(tmp_path: Path) -> None:
-    store = DeviceStore(tmp_path / "a.phone")
-    many = tuple(_secret(f"i{index % ITEMS}", index) for index in range(EVENTS_MAX))
-    store._history = StoredHistory(sensitive=many)
+    store = _filled(tmp_path, EVENTS_MAX)
     store.add_sensitive(_secret("i7", EVENTS_MAX))
     assert len(store._history.sensitive) == EVENTS_MAX
     assert store._history.sensitive[0].at_ms == 1
     store.save()
+    copy = (tmp_path / "a.phone").read_bytes()
     store.erase()
-    assert not (tmp_path / "a.phone").exists()
-    assert len(DeviceStore(tmp_path / "a.phone").history(small_release())) == 0
+    assert list(tmp_path.iterdir()) == []
+    assert len(_store(tmp_path, "a").history(small_release())) == 0
+    # A backup of the file is worth nothing without the key that went with it.
+    (tmp_path / "a.phone").write_bytes(copy)
+    with pytest.raises(DeviceStoreError):
+        _store(tmp_path, "a")
 
 
-def test_a_store_that_cannot_be_read_says_so(tmp_path: Path) -> None:
-    (tmp_path / "a.phone").write_bytes(b"\xc1")
+def test_the_store_is_bounded_in_bytes_and_in_time(tmp_path: Path) -> None:
+    _filled(tmp_path, 3000).save()
+    small = DeviceStore(tmp_path / "a.phone", keys=_keys(tmp_path), bytes_max=20_000)
+    small.save()
+    assert (tmp_path / "a.phone").stat().st_size <= 20_000
+    kept = _store(tmp_path, "a")
+    assert 100 < len(kept._history.sensitive) < 3000
+    assert kept._history.sensitive[-1].at_ms == 2999
+    assert kept.expire(now_ms=3100, age_max_ms=150) == len(small._history.sensitive) - 49
+    assert len(kept._history.sensitive) == 49
+
+
+def test_nothing_of_the_history_can_be_read_from_the_disk(tmp_path: Path) -> None:
+    store = _store(tmp_path, "a")
+    store.add_sensitive(_secret("a-telling-item", 1))
+    store.save()
+    raw = (tmp_path / "a.phone").read_bytes()
+    assert b"telling" not in raw
+    assert b"telling" not in base64.b64decode(raw.split(b" ", 1)[1])
+    assert (tmp_path / "device.key").stat().st_mode & 0o077 == 0
+    (tmp_path / "device.key").chmod(0o644)
+    with pytest.raises(DeviceStoreError):
+        _store(tmp_path, "a")
+    with pytest.raises(KeyStoreError, match="others can read"):
+        store.save()
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "swap", "line", "torn", "header"])
+def test_damage_is_said_and_costs_a_part_and_no_more(tmp_path: Path, damage: str) -> None:
+    _filled(tmp_path, 1000).save()
+    path = tmp_path / "a.phone"
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert len(lines) == 4
+    if damage == "flip":
+        lines[1] = lines[1][:50] + (b"A" if lines[1][50:51] != b"A" else b"B") + lines[1][51:]
+    elif damage == "cut":
+        lines = lines[:3]
+    elif damage == "swap":
+        lines[1] = b"1/4" + lines[2][3:]
+    elif damage == "line":
+        lines[1] = b"\x00\xff\n"
+    elif damage == "header":
+        lines[1] = b"1/9" + lines[1][3:]
+    else:
+        lines[3] = lines[3][: len(lines[3]) // 2]
+    path.write_bytes(b"".join(lines))
+    with pytest.raises(DeviceStoreError, match="1 parts of the phone's store cannot be read") as caught:
+        _store(tmp_path, "a")
+    assert caught.value.lost == 1
+    assert path.exists()
+    rescued = DeviceStore.salvaged(path, keys=_keys(tmp_path))
+    assert (rescued.lost, len(rescued._history.sensitive)) == (1, 750)
+    assert (tmp_path / "a.phone.damaged").exists()
+    assert len(_store(tmp_path, "a")._history.sensitive) == 750
+    again = DeviceStore.salvaged(path, keys=_keys(tmp_path))
+    assert (again.lost, len(again._history.sensitive)) == (0, 750)
+
+
+@pytest.mark.parametrize("raw", [b"", b"\xc1", b"0/1 AAAA\n", b"\n\n"])
+def test_a_store_that_is_no_store_says_so(tmp_path: Path, raw: bytes) -> None:
+    (tmp_path / "a.phone").write_bytes(raw)
     with pytest.raises(DeviceStoreError, match="cannot be read"):
-        DeviceStore(tmp_path / "a.phone")
+        _store(tmp_path, "a")
     with pytest.raises(InvalidInputError, match="strength"):
-        DeviceStore(tmp_path / "b.phone").add_sensitive(SensitiveEvent(item="i1", strength=0, at_ms=1))
+        _store(tmp_path, "b").add_sensitive(SensitiveEvent(item="i1", strength=0, at_ms=1))
+
+
+def test_a_days_training_is_bounded_and_a_restart_gives_nothing_back(tmp_path: Path) -> None:
+    store, day = _store(tmp_path, "a"), 86_400_000
+    assert store.spend_steps(60, now_ms=5 * day, a_day=100)
+    assert not store.spend_steps(41, now_ms=5 * day + 9, a_day=100)
+    store.save()
+    again = _store(tmp_path, "a")
+    assert not again.spend_steps(41, now_ms=5 * day + 9, a_day=100)
+    assert again.spend_steps(40, now_ms=6 * day - 1, a_day=100)
+    assert again.spend_steps(100, now_ms=6 * day, a_day=100)
 
 
 @pytest.mark.parametrize("encode", [encode_global, encode_regional])

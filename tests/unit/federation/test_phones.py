@@ -1,6 +1,8 @@
 """The phone simulator against a real gateway, and its pieces."""
 
 import asyncio
+import base64
+import secrets
 from pathlib import Path
 
 import aiohttp
@@ -9,8 +11,10 @@ import numpy as np
 import pytest
 from aiohttp.test_utils import TestServer
 
+from federation.device.keystore import FileKeyStore
 from federation.device.store import DeviceStore
 from federation.device.tower import load_device_release
+from federation.device.training import TrainingError
 from federation.gateway.app import build_app
 from federation.messages import Phase
 from federation.phones.dataset import (
@@ -136,11 +140,39 @@ def test_the_canary_and_sensitive_events_lie_in_the_stores_only(tmp_path: Path) 
     simulator.close()
     stores = sorted((tmp_path / "phones").glob("*.phone"))
     assert len(stores) == 10
-    assert all(CANARY.encode() in store.read_bytes() for store in stores)
     release = load_device_release(Path(_settings_release(tmp_path)))
-    known = DeviceStore(stores[0]).history(release)
+    opened = [_store(path) for path in stores]
+    assert all(CANARY in [event.item for event in store._history.sensitive] for store in opened)
+    known = opened[0].history(release)
     hidden = set(known.rows[known.sensitive].tolist())
     assert all(row % 4 == 0 for row in hidden)
+
+
+def test_what_lies_on_a_phones_disk_is_encrypted_with_a_key_of_its_own(tmp_path: Path) -> None:
+    _simulator(_settings(tmp_path)).close()
+    on_disk = [path.read_bytes() for path in (tmp_path / "phones").iterdir()]
+    assert len(on_disk) == 20
+    for raw in on_disk:
+        decoded = [base64.b64decode(line.partition(b" ")[2]) for line in raw.split(b"\n") if b"/" in line[:8]]
+        assert not any(secret in text for secret in (CANARY.encode(), b"sensitive") for text in (raw, *decoded))
+    keys = sorted((tmp_path / "phones").glob("*.key"))
+    assert len({path.read_bytes() for path in keys}) == 10
+    assert all(path.stat().st_mode & 0o077 == 0 for path in keys)
+
+
+def test_a_phone_sits_rounds_out_when_its_day_is_spent(tmp_path: Path) -> None:
+    simulator = _simulator(msgspec.structs.replace(_settings(tmp_path), steps_a_day=60))
+    phone = simulator._phones[0]
+    plan = round_plan(local_steps=2)
+    simulator._train(phone, plan)
+    simulator._train(phone, plan)
+    with pytest.raises(TrainingError, match="enough for today"):
+        simulator._train(phone, plan)
+    simulator.close()
+
+
+def _store(path: Path) -> DeviceStore:
+    return DeviceStore(path, keys=FileKeyStore(path.with_suffix(".key"), entropy=secrets.token_bytes))
 
 
 def _settings_release(tmp_path: Path) -> str:

@@ -127,6 +127,7 @@ async def run(settings: RegionSettings, stop: asyncio.Event, *, clock: Clock | N
         async with background.running(
             {
                 **node.answers.work(background, clock),
+                "log": background.repeat("log", node.data.log.connect, every_s=HEAR_RETRY_S),
                 "withdrawals": background.repeat(
                     "withdrawals", lambda: hear_withdrawals(node.data.grid, node.data.withdrawals), every_s=HEAR_RETRY_S
                 ),

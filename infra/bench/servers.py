@@ -13,6 +13,18 @@ from infra.local.servers.running import start_servers, stop_servers
 REGION = "bench"
 
 
+def bring(request: BenchRequest) -> str:
+    """Install what is missing; returns the Java.
+
+    Raises:
+        ServerError: there is no Java, or a server cannot be brought.
+    """
+    home, java = Home(request.environments.parent / "servers"), find_java(request.environments)
+    install(home, progress=request.progress)
+    make_archives(home, java=java, clock=request.clock, progress=request.progress)
+    return java
+
+
 @contextmanager
 def running_servers(request: BenchRequest, *kinds: ServerKind) -> Iterator[dict[ServerKind, ServerPlan]]:
     """One server of each kind, for the length of the block.
@@ -20,10 +32,8 @@ def running_servers(request: BenchRequest, *kinds: ServerKind) -> Iterator[dict[
     Raises:
         ServerError: there is no Java, or a server cannot be brought or started.
     """
-    home, state = Home(request.environments.parent / "servers"), request.work / "servers"
-    java = find_java(request.environments)
-    install(home, progress=request.progress)
-    make_archives(home, java=java, clock=request.clock, progress=request.progress)
+    java, state = bring(request), request.work / "servers"
+    home = Home(request.environments.parent / "servers")
     given = ServerInput(home=home, state=state, regions=(REGION,), java=java, kinds=frozenset(kinds))
     plans = plan_servers(given)
     try:

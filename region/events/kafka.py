@@ -5,6 +5,9 @@
   recognised by the store when it is applied.
 * `read` assigns partitions by hand, without a consumer group: the position lives with the store, beside what it stands
   for, so that both move together.
+* One client fetches, another asks where partitions begin and end. A broker answers a connection's requests in turn, and
+  a fetch at the end of a partition waits there for records (`fetch_max_wait_ms`): a question behind it would wait, too.
+  The fetch itself is welcome to wait: what is appended meanwhile comes at once.
 * Kafka counts from 0, this project from 1: a record's offset here is Kafka's plus one.
 
 The broker must sync what it acknowledges, by its own setting (`log.flush.interval.messages=1`) or by having copies in
@@ -39,6 +42,8 @@ _APPEND_TIMEOUT_S = 10.0
 _SCAN_PAGE = 5_000
 _READ_TIMEOUT_S = 5.0
 _CONNECT_TIMEOUT_S = 10.0
+_FETCH_WAIT_MS = 250
+"""How long a fetch waits at the broker for records: longer is less work while nothing happens."""
 _DIGEST_BYTES = 16
 
 
@@ -71,6 +76,7 @@ class KafkaLog:
         self._in_flight: dict[bytes, asyncio.Future[None]] = {}
         self._producer: AIOKafkaProducer | None = None
         self._consumer: AIOKafkaConsumer | None = None
+        self._surveyor: AIOKafkaConsumer | None = None
         self._topic_is_there = False
         self._connecting = asyncio.Lock()
         self._reading = asyncio.Lock()
@@ -80,6 +86,11 @@ class KafkaLog:
         )  # fmt: skip
         # It reports every attempt to reconnect; failures are counted here.
         logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+
+    async def connect(self) -> None:
+        """Make the topic if it is not there, and have the producer connected."""
+        async with self._served("append", _APPEND_TIMEOUT_S):
+            await self._producing()
 
     async def append(self, records: Sequence[LoggedEvent]) -> AppendResult:
         """Returns when the broker has acknowledged every record.
@@ -115,20 +126,18 @@ class KafkaLog:
     async def read(self, *, after: Position, limit: int) -> list[OffsetEvent]:
         """Records behind `after`; what is there now, without waiting for more."""
         async with self._reading, self._served("read", _READ_TIMEOUT_S):
-            consumer = await self._consuming()
-            ends = await consumer.end_offsets(self._all)
-            starts = await consumer.beginning_offsets(self._all)
+            starts, ends = await self._bounds()
             wanted = {
                 one: max(after[one.partition], starts[one])
                 for one in self._all
                 if one.partition in after and max(after[one.partition], starts[one]) < ends[one]
             }
-            return await self._fetch(consumer, wanted, limit) if wanted else []
+            return await self._fetch(await self._consuming(), wanted, after, limit) if wanted else []
 
     async def last_offsets(self) -> dict[int, int]:
         """The highest offset ever given in every partition."""
         async with self._reading, self._served("read", _READ_TIMEOUT_S):
-            ends = await (await self._consuming()).end_offsets(self._all)
+            ends = await (await self._surveying()).end_offsets(self._all)
             return {one.partition: end for one, end in sorted(ends.items())}
 
     async def of_subject(self, subject: str, *, after: Position, limit: int) -> list[OffsetEvent]:
@@ -162,10 +171,8 @@ class KafkaLog:
     async def expire(self, *, before_ms: int) -> int:
         """Forget each partition's records up to the first one received at `before_ms` or later."""
         async with self._reading, self._served("expire", _READ_TIMEOUT_S):
-            consumer = await self._consuming()
-            starts = await consumer.beginning_offsets(self._all)
-            ends = await consumer.end_offsets(self._all)
-            firsts = await consumer.offsets_for_times(dict.fromkeys(self._all, before_ms))
+            starts, ends = await self._bounds()
+            firsts = await (await self._surveying()).offsets_for_times(dict.fromkeys(self._all, before_ms))
             keep_from = {one: firsts[one].offset if firsts.get(one) else ends[one] for one in self._all}
             gone = {one: offset for one, offset in keep_from.items() if offset > starts[one]}
             if gone:
@@ -177,23 +184,29 @@ class KafkaLog:
 
     async def close(self) -> None:
         """Send what waits and let go of the connections."""
-        for client in (self._producer, self._consumer):
+        for client in (self._producer, self._consumer, self._surveyor):
             if client is not None:
                 with suppress(KafkaError, TimeoutError):
                     await client.stop()
-        self._producer = self._consumer = None
+        self._producer = self._consumer = self._surveyor = None
 
     @property
     def _all(self) -> list[TopicPartition]:
         return [TopicPartition(self._topic, number) for number in range(self._partitions)]
 
+    async def _bounds(self) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
+        """Where every partition begins and ends."""
+        surveyor = await self._surveying()
+        starts, ends = await asyncio.gather(surveyor.beginning_offsets(self._all), surveyor.end_offsets(self._all))
+        return starts, ends
+
     async def _fetch(
-        self, consumer: AIOKafkaConsumer, wanted: dict[TopicPartition, int], limit: int
+        self, consumer: AIOKafkaConsumer, wanted: dict[TopicPartition, int], after: Position, limit: int
     ) -> list[OffsetEvent]:
-        # Partitions with nothing to read must not be waited for, nor may they hold up those that have.
-        idle = [one for one in self._all if one not in wanted]
-        consumer.pause(*idle)
-        consumer.resume(*wanted)
+        # What nobody asks for must not be fetched ahead: unread, it would hold up the others. A partition that was read
+        # to its end goes on being watched, so that what comes next is here before it is asked for.
+        consumer.pause(*(one for one in self._all if one.partition not in after))
+        consumer.resume(*(one for one in self._all if one.partition in after))
         for one, offset in wanted.items():
             if await consumer.position(one) != offset:
                 consumer.seek(one, offset)
@@ -268,16 +281,26 @@ class KafkaLog:
         async with self._connecting:
             if self._consumer is None:
                 await self._ensure_topic()
-                consumer = AIOKafkaConsumer(
-                    bootstrap_servers=self._address.host_ports, enable_auto_commit=False, auto_offset_reset="earliest",
-                    fetch_max_wait_ms=100, request_timeout_ms=5000, retry_backoff_ms=50, metadata_max_age_ms=30_000,
-                )  # fmt: skip
-                consumer = await _started(consumer)
+                consumer = await self._reader()
                 consumer.assign(self._all)
                 for one in self._all:
                     consumer.seek(one, 0)
                 self._consumer = consumer
             return self._consumer
+
+    async def _surveying(self) -> AIOKafkaConsumer:
+        async with self._connecting:
+            if self._surveyor is None:
+                await self._ensure_topic()
+                self._surveyor = await self._reader()
+            return self._surveyor
+
+    async def _reader(self) -> AIOKafkaConsumer:
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self._address.host_ports, enable_auto_commit=False, auto_offset_reset="earliest",
+            fetch_max_wait_ms=_FETCH_WAIT_MS, request_timeout_ms=5000, retry_backoff_ms=50, metadata_max_age_ms=30_000,
+        )  # fmt: skip
+        return await _started(consumer)
 
     async def _ensure_topic(self) -> None:
         """Make the topic, or see that it has as many partitions as the settings say.

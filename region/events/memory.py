@@ -19,6 +19,10 @@ class MemoryLog:
         self._ids: set[tuple[str, str]] = set()
         self._last_offset = 0
 
+    async def connect(self) -> None:
+        """Nothing is to be connected."""
+        self._require()
+
     async def append(self, records: Sequence[LoggedEvent]) -> AppendResult:
         """Take the records whose ids are new."""
         self._require()

@@ -38,6 +38,14 @@ class Log(Protocol):
     does, when it is applied (`region.store.applying`, rule 3).
     """
 
+    async def connect(self) -> None:
+        """Have ready what appending needs, so that the first events do not wait for it; again is cheap.
+
+        Raises:
+            LogUnavailableError: what is needed does not answer.
+        """
+        ...
+
     async def append(self, records: Sequence[LoggedEvent]) -> AppendResult:
         """Returns only after the records survive kill -9 and power loss."""
         ...

@@ -55,6 +55,9 @@ class SqliteLog:
             for name in ("reads", "deletes")
         )  # fmt: skip
 
+    async def connect(self) -> None:
+        """Nothing is to be connected: the file was opened at the start."""
+
     async def append(self, records: Sequence[LoggedEvent]) -> AppendResult:
         """Returns when the records are on the disk."""
         rows = [

@@ -125,14 +125,15 @@ class Streaming:
                 self._owe(await self._apply(events))
             self._position |= {event.partition: event.offset for event in events}
             self._metrics.applied.inc(len(events))
-            last = await self._log.last_offsets()
-            self._metrics.lag.set(sum(last.values()) - sum(self._position.values()))
         await self.publish_pending()
         if events:
             now_ms = self._clock.now_ms()
             for event in events:
                 if not event.broken:
                     self._metrics.visible.observe((now_ms - event.logged.received_ms) / 1000)
+            # Nobody's list waits for this.
+            last = await self._log.last_offsets()
+            self._metrics.lag.set(sum(last.values()) - sum(self._position.values()))
         return len(events)
 
     async def _apply(self, events: Sequence[OffsetEvent]) -> list[AppliedChange]:

@@ -114,19 +114,19 @@ class CassandraStore:
 
     async def apply(self, events: Sequence[OffsetEvent]) -> list[AppliedChange]:
         """Apply events behind the applied offsets: aggregates, then rows, then offsets."""
-        applied = await self.applied_offsets()
+        whole = [event for event in events if not event.broken]
+        keys = dict.fromkeys(key for event in whole for key in keys_of(event, self._rules.weights))
+        # What was applied before is loaded in vain; that is rare, and everything at once saves the others two trips.
+        applied, (loaded, erasures), aggregates = await asyncio.gather(
+            self.applied_offsets(),
+            self._load_rows(list(dict.fromkeys(event.logged.subject for event in whole))),
+            _at_once(self._load_aggregate, keys),
+        )
         pending = [event for event in events if event.offset > applied.get(event.partition, 0)]
         if not pending:
             return []
-        whole = [event for event in pending if not event.broken]
-        subjects = list(dict.fromkeys(event.logged.subject for event in whole))
-        # The erasures last: a row of before one that was just kept is older than it, and its update has no effect.
-        loaded = dict(await _at_once(self._load_named, subjects))
-        erasures = dict(zip(subjects, await _at_once(self.erasure, subjects), strict=True))
-        keys = dict.fromkeys(key for event in whole for key in keys_of(event, self._rules.weights))
-        aggregates = dict(await _at_once(self._load_aggregate, keys))
         outcome = apply_events(
-            pending, applied=applied, load=lambda subject: loaded[subject][0], load_aggregate=aggregates.get,
+            pending, applied=applied, load=lambda subject: loaded[subject][0], load_aggregate=dict(aggregates).get,
             load_erasure=erasures.get, rules=self._rules,
         )  # fmt: skip
         await _at_once(self._save_aggregate, outcome.aggregates.items())
@@ -139,13 +139,12 @@ class CassandraStore:
         saved = dict(zip(outcome.states, await _at_once(save, outcome.states), strict=True))
         changes = [change for change in outcome.changes if saved[change.subject] is None]
         changes += [change for again in saved.values() if again for change in again]
-        for partition, offset in outcome.offsets.items():
-            await self._link.ask("save_offset", (partition, offset, offset), timeout_s=self._write_timeout_s)
+        await _at_once(self._save_offset, outcome.offsets.items())
         return changes
 
     async def applied_offsets(self) -> dict[int, int]:
         """The offset up to which each partition's events are applied."""
-        found = await self._link.ask_all("read_offsets", (), timeout_s=self._scan_timeout_s)
+        found = await self._link.ask("read_offsets", (), timeout_s=self._scan_timeout_s)
         return dict(found)
 
     async def set_opt_out(self, subject: str, *, opted_out: bool) -> int:
@@ -264,6 +263,15 @@ class CassandraStore:
             if await self._save(subject, new, revision):
                 return new
         raise StoreUnavailableError("a row is written by too many at once.")
+
+    async def _load_rows(self, subjects: list[str]) -> tuple[dict[str, _Loaded], dict[str, Erasure | None]]:
+        # The erasures last: a row of before one that was just kept is older than it, and its update has no effect.
+        loaded = dict(await _at_once(self._load_named, subjects))
+        return loaded, dict(zip(subjects, await _at_once(self.erasure, subjects), strict=True))
+
+    async def _save_offset(self, applied: tuple[int, int]) -> None:
+        partition, offset = applied
+        await self._link.ask("save_offset", (partition, offset, offset), timeout_s=self._write_timeout_s)
 
     async def _load_named(self, subject: str) -> tuple[str, _Loaded]:
         return subject, await self._load(subject)

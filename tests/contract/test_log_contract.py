@@ -59,6 +59,13 @@ async def test_an_empty_log(log: Log) -> None:
     assert await log.expire(before_ms=NOW_MS) == 0
 
 
+async def test_connecting_ahead_leaves_the_log_empty_and_ready(log: Log) -> None:
+    for _ in range(2):
+        await log.connect()
+    assert await log.last_offsets() == {0: 0}
+    assert (await log.append([logged(1)])).accepted == 1
+
+
 async def test_records_come_back_whole_and_in_order(log: Log) -> None:
     records = [logged(1, value=None), logged(2, subject=BOB), logged(3, item="päivä ✓")]
     result = await log.append(records)

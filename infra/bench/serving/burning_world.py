@@ -4,7 +4,6 @@ import contextlib
 import os
 import re
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,21 +13,15 @@ import urllib3
 from infra.bench.catalogue import BenchRequest
 from infra.bench.ring import REGIONS, USERS, write_ring
 from infra.bench.serving.open_load import Call
-from infra.local.configuration import (
-    DirectoriesConfiguration,
-    RegionConfiguration,
-    WorldConfiguration,
-)
+from infra.bench.serving.published import publish_ring
+from infra.local.configuration import DirectoriesConfiguration, RegionConfiguration, WorldConfiguration
 from infra.local.records import Part
-from infra.local.tiers import source_root, tier_python
 from infra.local.wan.shaping import LinkMode, LinkShape
 from infra.local.world import World, start_world
-from infra.plumbing.errors import UnavailableError
 from infra.plumbing.tokens import issue_token
 from region.releases import commands
 
 HOME, AWAY = REGIONS[0], REGIONS[1]
-COMMAND_TIMEOUT_S = 600.0
 _ROUTING = re.compile(rb'atoll_edge_routing_total\{kind="([a-z-]+)"\} ([0-9.e+]+)')
 OPEN = LinkShape()
 SHAPES = {
@@ -112,44 +105,19 @@ def burning_world(request: BenchRequest, *, write: Callable[[Path], Path] = writ
     Raises:
         UnavailableError: a step failed; the message carries its last words.
     """
-    work = request.work
-    dataset, model, repository, keys = write(work / "ring"), work / "model", work / "repository", work / "keys"
-    _command(request, "train", "--dataset", dataset, "--out", model, "--epochs", "2")
-    _command(request, "release", "init", "--repository", repository, "--keys", keys)
-    releases = [_release(request, dataset, model, work / f"bundles-{number}") for number in range(2)]
-    for bundle in releases:
-        _command(
-            request, "release", "publish", bundle, "--repository", repository, "--keys", keys, "--channel", "stable"
-        )  # fmt: skip
+    ring = publish_ring(request, releases=2, write=write)
     configuration = WorldConfiguration(
         regions=(RegionConfiguration(name=HOME), RegionConfiguration(name=AWAY)), home_links=True, sample_ratio=0.0,
         poll_interval_s=3600.0,
         directories=DirectoriesConfiguration(
-            state=str(work / "world"), repository=str(repository), environments=str(request.environments)
+            state=str(request.work / "world"), repository=str(ring.repository), environments=str(request.environments)
         ),
     )  # fmt: skip
     with start_world(
-        configuration, work / "world", repository=repository, dataset=dataset, progress=request.progress
-    ) as world:
+        configuration, request.work / "world", repository=ring.repository, dataset=ring.dataset,
+        progress=request.progress,
+    ) as world:  # fmt: skip
         url, key = world.region_url(HOME), world.keys(HOME).operator_key
-        names = tuple(bundle.name for bundle in releases)
-        for name in names:
+        for name in ring.releases:
             commands.pull(url, key, release=name)
-        yield BurningWorld(world, names)
-
-
-def _release(request: BenchRequest, dataset: Path, model: Path, out: Path) -> Path:
-    _command(
-        request, "release", "build", "--dataset", dataset, "--model", model, "--out", out, "--allow-failed-gates"
-    )  # fmt: skip
-    return next(path for path in out.iterdir() if path.is_dir())
-
-
-def _command(request: BenchRequest, *words: str | Path) -> None:
-    request.progress.advance(0, 1, f"atoll {words[0]} {words[1] if words[0] == 'release' else ''}".strip())
-    done = subprocess.run(
-        [tier_python("central", request.environments), "-m", "infra.cli", *map(str, words)],
-        capture_output=True, cwd=source_root(), timeout=COMMAND_TIMEOUT_S, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        raise UnavailableError(f"atoll {words[0]} failed: {done.stderr[-800:].decode(errors='replace')}")
+        yield BurningWorld(world, ring.releases)

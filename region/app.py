@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-import logging
 import weakref
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -58,7 +57,7 @@ from region.releases.following import Follower
 from region.releases.opening import open_client
 from region.releases.operator_api import operator_routes
 from region.releases.store import ReleaseDirectory, ReleaseStore
-from region.releases.trials import Trials
+from region.releases.trials import LOOK_S, Trials
 from region.retrieval.process import RetrievalProcess
 from region.rules.book import RuleBook, load_rules
 from region.rules.proving import DelegatedProof
@@ -144,8 +143,8 @@ async def run(settings: RegionSettings, stop: asyncio.Event, *, clock: Clock | N
                 ),
                 "additions": background.repeat("additions", node.data.additions.hear, every_s=HEAR_RETRY_S),
                 "added": background.repeat("added", node.data.additions.tidy, every_s=ADDITIONS_TIDY_S),
-                "trials": node.releases.trials.run(stop),
-                "releases": keep_release(settings, node.releases, stop, telemetry.logger),
+                "trials": background.repeat("trials", node.releases.trials.look, every_s=LOOK_S),
+                "releases": keep_release(settings, node.releases, stop, background, clock),
             }
         ):
             await serve(
@@ -245,19 +244,24 @@ def waits_for(activator: Activator[LoadedRelease]) -> str | None:
 
 
 async def keep_release(
-    settings: RegionSettings, releases: Releases, stop: asyncio.Event, logger: logging.Logger
+    settings: RegionSettings, releases: Releases, stop: asyncio.Event, background: Background, clock: Clock
 ) -> None:
-    """Activate what was active before; then follow the channel, if the node is to."""
-    try:
-        active = await releases.activator.start()
-        await releases.trials.start()
-        logger.info("release at start", extra={"fields": {"release": active or "none"}})
-        if settings.follow:
-            follower = Follower(store=releases.store, activator=releases.activator, channel=settings.channel)
-            await follower.run(interval_s=settings.poll_interval_s, stop=stop)
-    except Exception:
-        logger.exception("releases are not looked after any more; the active one goes on")
-        raise
+    """Activate what was active before; then follow the channel, if the node is to, whatever fails."""
+    for work in (releases.activator.start, releases.trials.start):
+        try:
+            await work()
+        except Exception as error:
+            # A disk that is full at the start must not keep the region from following its channel later.
+            background.count_failure("releases")
+            background.report("releases", error)
+    active = releases.activator.active_release or "none"
+    background.logger.info("release at start", extra={"fields": {"release": active}})
+    if settings.follow:
+        follower = Follower(
+            store=releases.store, activator=releases.activator, channel=settings.channel, clock=clock,
+            failed=lambda _error: background.count_failure("following"),
+        )  # fmt: skip
+        await follower.run(interval_s=settings.poll_interval_s, stop=stop)
 
 
 def _open_data(

@@ -19,7 +19,7 @@ class Background:
     """
 
     def __init__(self, *, logger: logging.Logger, registry: CollectorRegistry) -> None:
-        self._logger = logger
+        self.logger = logger
         self._failures = Counter(
             "atoll_region_background_failures", "Background work that failed, by name.", ("work",), registry=registry
         )
@@ -35,24 +35,29 @@ class Background:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def repeat(self, name: str, work: Callable[[], Awaitable[None]], *, every_s: float) -> None:
+    async def repeat(self, name: str, work: Callable[[], Awaitable[object]], *, every_s: float) -> None:
         """Do `work` now and `every_s` seconds after each end, until cancelled. A failure does not end it."""
         failing = False
         while True:
             try:
                 await work()
             except Exception as error:
-                self._failures.labels(name).inc()
+                self.count_failure(name)
                 if not failing:
-                    self._report(name, error)
+                    self.report(name, error)
                 failing = True
             else:
                 if failing:
-                    self._logger.info("background work succeeds again", extra={"fields": {"work": name}})
+                    self.logger.info("background work succeeds again", extra={"fields": {"work": name}})
                 failing = False
             await asyncio.sleep(every_s)
 
-    def _report(self, name: str, error: Exception) -> None:
+    def count_failure(self, name: str) -> None:
+        """Work that is not repeated here has failed."""
+        self._failures.labels(name).inc()
+
+    def report(self, name: str, error: Exception) -> None:
+        """Write down why work failed; what nobody expected with where it happened."""
         fields = {"work": name, "reason": str(error) if isinstance(error, AtollError) else type(error).__name__}
         expected = isinstance(error, AtollError | TimeoutError)
-        self._logger.warning("background work fails", extra={"fields": fields}, exc_info=None if expected else error)
+        self.logger.warning("background work fails", extra={"fields": fields}, exc_info=None if expected else error)

@@ -275,14 +275,6 @@ class Trials(Generic[L]):
             await self._end(trial.verdict, operator=REGION_ITSELF)
         return trial.verdict
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Look every LOOK_S until `stop` is set."""
-        while not stop.is_set():
-            await self.look()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_S):
-                    await stop.wait()
-
     def _judged(self, trial: Trial[L], *, elapsed_s: float) -> Verdict:
         if trial.kind is TrialKind.CANARY:
             return judge(trial.plan, trial.standing, elapsed_s=elapsed_s)

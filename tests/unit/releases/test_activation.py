@@ -14,7 +14,7 @@ from infra.plumbing.errors import AtollError, ConflictError, NotFoundError
 from infra.plumbing.tuf_client.client import ReleaseClient
 from region.releases.activation import Activator
 from region.releases.audit import AuditLog
-from region.releases.following import Follower
+from region.releases.following import PAUSE_FIRST_S, PAUSE_MAX_S, Follower, pause_s
 from region.releases.messages import AuditEntry
 from region.releases.operations import NoActiveReleaseError
 from region.releases.state import PinnedError
@@ -54,12 +54,15 @@ class World:
     gate: asyncio.Event | None = None
     entered: asyncio.Event = field(default_factory=asyncio.Event)
     broken: set[str] = field(default_factory=set)
+    bursting: set[str] = field(default_factory=set)
     cold: set[str] = field(default_factory=set)
     notify: Callable[[], "asyncio.Future[None]"] | None = None
 
     async def load(self, directory: ReleaseDirectory) -> Loaded:
         if directory.release_id in self.broken:
             raise AtollError("towers cannot be read.")
+        if directory.release_id in self.bursting:
+            raise ZeroDivisionError("a fault that nobody thought of")
         self.entered.set()
         if self.gate is not None:
             await self.gate.wait()
@@ -406,7 +409,7 @@ async def test_a_pinned_region_stays(world: World, releases: list[str]) -> None:
 
 async def test_following_a_channel(world: World, central: Central, server: StaticServer) -> None:
     activator = world.activator()
-    follower = Follower(store=world.store, activator=activator, channel="stable")
+    follower = Follower(store=world.store, activator=activator, channel="stable", clock=world.clock)
     one = central.publish(seed=1).release
     assert await follower.step() == one
     assert await follower.step() is None
@@ -425,7 +428,7 @@ async def test_following_goes_on_after_failures_and_tells_each_once(
     world: World, central: Central, server: StaticServer
 ) -> None:
     activator = world.activator()
-    follower = Follower(store=world.store, activator=activator, channel="stable")
+    follower = Follower(store=world.store, activator=activator, channel="stable", clock=world.clock)
     release = central.publish(seed=1).release
     server.missing.add("timestamp.json")
     stop, looks = asyncio.Event(), 0
@@ -447,4 +450,55 @@ async def test_following_goes_on_after_failures_and_tells_each_once(
     await running
     failures = [item for item in world.audited() if item[1] == "follow"]
     assert failures == [("region", "follow", None, "failed")]
+    await activator.close()
+
+
+async def test_an_unexpected_fault_of_a_release_ends_nothing_and_is_tried_again_later(
+    world: World, central: Central, server: StaticServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    activator, failures = world.activator(), list[Exception]()
+    follower = Follower(
+        store=world.store, activator=activator, channel="stable", clock=world.clock, failed=failures.append
+    )
+    one = central.publish(seed=1).release
+    assert await follower.step() == one
+    two = central.publish(seed=2).release
+    world.bursting.add(two)
+    pauses = [5.0, 10.0, 20.0]
+    for number, pause in enumerate(pauses, 1):
+        with pytest.raises(ZeroDivisionError):
+            await follower.step()
+        assert in_use(activator) == one
+        loads = len(world.loads)
+        world.clock.advance(pause - 0.1)
+        assert await follower.step() is None  # left alone
+        world.clock.advance(0.1)
+        assert len(world.loads) == loads, number
+    # Another release is not made to wait for it; nor is it when the fault is gone and its time has come.
+    with pytest.raises(ZeroDivisionError):
+        await follower.step()
+    three = central.publish(seed=3).release
+    assert await follower.step() == three
+    assert pause_s(1) == PAUSE_FIRST_S
+    assert pause_s(1000) == PAUSE_MAX_S
+    four = central.publish(seed=4).release
+    world.bursting.add(four)
+    stop = asyncio.Event()
+    running = asyncio.create_task(follower.run(interval_s=0.005, stop=stop))
+    async with asyncio.timeout(10):
+        while not failures:  # noqa: ASYNC110 - the follower has no event for "failed"
+            await asyncio.sleep(0.005)
+        world.bursting.clear()
+        world.clock.advance(PAUSE_FIRST_S)
+        while in_use(activator) != four:  # noqa: ASYNC110 - nor for "switched"
+            await asyncio.sleep(0.005)
+    stop.set()
+    await running
+    assert [type(error) for error in failures] == [ZeroDivisionError]
+    (noted,) = [record for record in caplog.records if "following stable" in record.message]
+    assert "ZeroDivisionError: a fault that nobody thought of" in noted.message
+    assert noted.exc_info
+    assert [item.detail for item in world.entries() if item.action == "follow"] == [
+        "ZeroDivisionError: a fault that nobody thought of"
+    ]
     await activator.close()

@@ -186,7 +186,7 @@ async def test_an_attack_is_refused_and_the_active_release_goes_on(
 ) -> None:  # fmt: skip
     first = central.publish(seed=1).release
     activator = world.activator()
-    follower = Follower(store=world.store, activator=activator, channel="stable")
+    follower = Follower(store=world.store, activator=activator, channel="stable", clock=world.clock)
     assert await follower.step() == first
     before = tmp_path / "before"
     shutil.copytree(central.repository, before)

@@ -41,7 +41,7 @@ class Recommender:
         self.bad = ""
         self.served: list[str] = []
 
-    async def home(self, request: HomeRequest, *, lease: object = None) -> HomeAnswer:
+    async def home(self, request: HomeRequest, *, lease: object = None, shown: bool = True) -> HomeAnswer:
         if request.n > 100:
             raise InvalidInputError("n is too large.")
         with (lease or self.activator.lease)() as loaded:  # type: ignore[operator]

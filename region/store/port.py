@@ -19,8 +19,12 @@ class StoreUnavailableError(UnavailableError):
     """The store did not answer in time; the funnel goes on without the user's row and says so."""
 
 
-class HistoryEntry(RegionalMessage, frozen=True):
-    """One interaction: which item, how strong (`infra.contracts.events.event_strength`), when."""
+class HistoryEntry(RegionalMessage, frozen=True, gc=False):
+    """One interaction: which item, how strong (`infra.contracts.events.event_strength`), when.
+
+    A request makes hundreds of them; as they hold nothing that could lead back to them, the collector of cycles need
+    not look at any.
+    """
 
     item: Regional[str]
     strength: Regional[int]

@@ -42,6 +42,27 @@ class RowContent(msgspec.Struct, array_like=True):
     """Whether the row began as an import, which does not stand in the log either."""
 
 
+class RowView(msgspec.Struct, array_like=True):
+    """`RowContent` as far as a request reads it, field by field in the same places: the rest is passed over unread."""
+
+    version: int = 0
+    opted_out: bool = False
+    offset: int = 0
+    last_event_ms: int = 0
+    touched_ms: msgspec.Raw = msgspec.Raw()
+    items: list[str] = msgspec.field(default_factory=list)
+    strengths: list[int] = msgspec.field(default_factory=list)
+    times_ms: list[int] = msgspec.field(default_factory=list)
+    received_days: msgspec.Raw = msgspec.Raw()
+    impressions: int = 0
+    counters: SubjectCounters = SubjectCounters()
+    session: Session | None = None
+    affinities: dict[str, dict[str, DecayedValue]] = msgspec.field(default_factory=dict)
+    ignored: list[tuple[int, int]] = msgspec.field(default_factory=list)
+    choices: int = 0
+    imported: bool = False
+
+
 class WriterNotes(msgspec.Struct, array_like=True):
     """What applying needs to know and no request does."""
 
@@ -63,6 +84,7 @@ def begin_state(erasure: Erasure | None) -> SubjectState:
 
 
 _ENCODER = msgspec.msgpack.Encoder()
+_VIEW = msgspec.msgpack.Decoder(RowView)
 _CONTENT = msgspec.msgpack.Decoder(RowContent)
 _NOTES = msgspec.msgpack.Decoder(WriterNotes)
 _ERASURE = msgspec.msgpack.Decoder(Erasure)
@@ -107,10 +129,10 @@ def row_of(subject: str, content: bytes) -> UserRow:
     Raises:
         msgspec.DecodeError: the bytes are of something else.
     """
-    return to_row(subject, _CONTENT.decode(content))
+    return to_row(subject, _VIEW.decode(content))
 
 
-def to_row(subject: str, row: RowContent) -> UserRow:
+def to_row(subject: str, row: RowContent | RowView) -> UserRow:
     """The row as readers see it."""
     return UserRow(
         subject=subject,

@@ -91,8 +91,8 @@ def running_node(request: BenchRequest, release: Path, *, extra: dict[str, objec
         UnavailableError: it did not come up.
     """
     place = request.work / f"node-{release.name[:8]}"
-    settings, keys = _settings(place, extra or {})
-    _install(release, Path(settings.state_directory))
+    settings, keys = make_settings(place, extra or {})
+    install_release(release, Path(settings.state_directory))
     subjects = _seed(settings, release, request.clock)
     path = place / "region.json"
     path.write_bytes(msgspec.json.encode(settings))
@@ -116,12 +116,13 @@ def running_node(request: BenchRequest, release: Path, *, extra: dict[str, objec
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _settings(place: Path, extra: dict[str, object]) -> tuple[RegionSettings, RegionKeys]:
+def make_settings(place: Path, extra: dict[str, object]) -> tuple[RegionSettings, RegionKeys]:
+    """Settings and keys of a region whose files lie in `place`; its repository is not there, as nothing is pulled."""
     place.mkdir(parents=True)
     keys = RegionKeys.generate(REGION)
     keys.save(place / "keys.json")
     TrustDirectory.of([keys]).save(place / "trust.json")
-    # A root that verifies; the repository itself is not there, as nothing is to be pulled.
+    # A root that verifies.
     init_repository(repository=place / "repository", keys=place / "central", clock=SystemClock())
     (place / "root.json").write_bytes(trusted_root(place / "central"))
     told: dict[str, object] = {
@@ -137,7 +138,7 @@ def _settings(place: Path, extra: dict[str, object]) -> tuple[RegionSettings, Re
         raise InvalidInputError(f"this region has no such setting: {error}.") from None
 
 
-def _install(release: Path, state: Path) -> None:
+def install_release(release: Path, state: Path) -> None:
     """The release as a pulled and active one."""
     target = state / "releases" / release.name
     shutil.copytree(release, target, copy_function=lambda source, into: Path(into).hardlink_to(source))

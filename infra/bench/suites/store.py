@@ -10,6 +10,8 @@ import statistics
 import threading
 from typing import Any
 
+import uvloop
+
 from infra.bench.catalogue import BenchRequest
 from infra.bench.results import Measured, at_least, at_most, medians, percentile
 from infra.bench.servers import running_servers
@@ -26,7 +28,8 @@ NOW_MS = 1_700_000_000_000
 def run(request: BenchRequest) -> Measured:
     """Start a node, fill it, measure in turn."""
     with running_servers(request, ServerKind.CASSANDRA) as servers:
-        runs = asyncio.run(_measure(request, servers[ServerKind.CASSANDRA]))
+        # The loop that a region runs on.
+        runs = uvloop.run(_measure(request, servers[ServerKind.CASSANDRA]))
     figures = medians(runs)
     return Measured(
         figures=figures,

@@ -45,7 +45,8 @@ async def replay(settings: RegionSettings, given: argparse.Namespace) -> object:
             if given.dataset is not None:
                 await seed(
                     given.dataset, region=settings.region, keys=RegionKeys.load(Path(settings.keys_file)), store=fresh,
-                    history_max=settings.history_max, hold_out_last=given.hold_out_last, progress=SilentProgress(),
+                    rules=apply_rules(settings), clock=clock, hold_out_last=given.hold_out_last,
+                    progress=SilentProgress(),
                 )  # fmt: skip
             replayer = Replayer(log=log, live=live, fresh=fresh, clock=clock, progress=LineProgress(sys.stderr))
             return await replayer.run()

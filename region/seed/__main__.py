@@ -7,13 +7,14 @@ from pathlib import Path
 
 import msgspec
 
+from infra.plumbing.clock import SystemClock
 from infra.plumbing.errors import AtollError
 from infra.plumbing.keys import RegionKeys
 from infra.plumbing.progress import SilentProgress
 from infra.plumbing.settings import load_settings
 from region.seed.seeding import SeedReport, seed
 from region.settings import RegionSettings
-from region.store.opening import open_store
+from region.store.opening import apply_rules, open_store
 
 
 async def run(settings_path: Path, dataset: Path, *, hold_out_last: bool) -> SeedReport:
@@ -23,7 +24,7 @@ async def run(settings_path: Path, dataset: Path, *, hold_out_last: bool) -> See
     store = open_store(settings)
     try:
         return await seed(
-            dataset, region=settings.region, keys=keys, store=store, history_max=settings.history_max,
+            dataset, region=settings.region, keys=keys, store=store, rules=apply_rules(settings), clock=SystemClock(),
             hold_out_last=hold_out_last, progress=SilentProgress(),
         )  # fmt: skip
     finally:

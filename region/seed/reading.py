@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from infra.contracts.events import EventType, enters_history, event_strength
+from infra.contracts.events import EventType, ItemLabels
 from infra.plumbing.errors import InvalidInputError
-from region.seed.sorting import IMPRESSION, SKIP, Interaction
+from region.seed.sorting import BETWEEN, Interaction
 
 ID_LENGTH_MAX = 128
 TIMESTAMP_MAX_S = 1e11
@@ -36,6 +36,21 @@ def has_regions(path: Path) -> bool:
     return path.is_file() and any(_read(path, (), lambda row: "region" in row))
 
 
+def read_items(path: Path) -> Iterator[tuple[str, ItemLabels]]:
+    """Every item of `items.csv` with what features are made of; nothing when there is no such file.
+
+    Raises:
+        InvalidInputError: the file cannot be used; names the line.
+    """
+
+    def parse(row: Row) -> tuple[str, ItemLabels]:
+        categories = tuple(filter(None, row.get("category", "").split(BETWEEN)))
+        labels = ItemLabels(categories=categories, brand=row.get("brand", ""), creator=row.get("creator", ""))
+        return _identifier(row, "item_id"), labels
+
+    return _read(path, ("item_id",), parse) if path.is_file() else iter(())
+
+
 def read_interactions(path: Path, *, region: str | None) -> Iterator[Interaction | None]:
     """Rows of `interactions.csv` in file order; when a region is named, None in place of another region's rows.
 
@@ -51,7 +66,8 @@ def read_interactions(path: Path, *, region: str | None) -> Iterator[Interaction
             user=_identifier(row, "user_id"),
             item=_identifier(row, "item_id"),
             at_ms=_milliseconds(row["timestamp"]),
-            strength=_strength(event_type, value),
+            kind=event_type,
+            value=value,
         )
 
     wanted = ("user_id", "item_id", "timestamp") + (() if region is None else ("region",))
@@ -118,12 +134,6 @@ def _what(row: Row) -> tuple[EventType, float | None]:
         raise InvalidInputError(
             "event_type is not known.", fix=f"Use one of {', '.join(known.value for known in EventType)}."
         ) from error
-
-
-def _strength(event_type: EventType, value: float | None) -> int:
-    if event_type is EventType.IMPRESSION:
-        return IMPRESSION
-    return event_strength(event_type, value) if enters_history(event_type) else SKIP
 
 
 def _number(text: str, name: str) -> float:

@@ -9,22 +9,26 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-IMPRESSION = 0
-SKIP = -1
+from infra.contracts.events import EventType, ItemLabels
+
 _CACHE_KIB = 65_536
+BETWEEN = "|"
+"""Stands between categories, as in `items.csv`."""
 
 
 class Interaction(NamedTuple):
-    """One row of `interactions.csv`: who, what, when, and how strong or `IMPRESSION` or `SKIP`."""
+    """One row of `interactions.csv`: who did what with which item, and when; and what the item is."""
 
     user: str
     item: str
     at_ms: int
-    strength: int
+    kind: EventType
+    value: float | None = None
+    labels: ItemLabels = ItemLabels()
 
 
 class Sorter:
-    """Takes residents and interactions, gives the residents' interactions in order."""
+    """Takes residents, items and interactions, gives the residents' interactions in order."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -35,19 +39,33 @@ class Sorter:
             "INSERT INTO residents (user) VALUES (?) ON CONFLICT DO NOTHING", ((user,) for user in users)
         )
 
+    def add_items(self, items: Iterable[tuple[str, ItemLabels]]) -> None:
+        """Note what items are; the first word on an item counts."""
+        self._connection.executemany(
+            "INSERT INTO items (item, categories, brand, creator) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            ((item, BETWEEN.join(labels.categories), labels.brand, labels.creator) for item, labels in items),
+        )
+
     def add_interactions(self, interactions: Iterable[Interaction]) -> None:
         """Note interactions, in file order."""
         self._connection.executemany(
-            "INSERT INTO interactions (user, item, at_ms, strength) VALUES (?, ?, ?, ?)", interactions
+            "INSERT INTO interactions (user, item, at_ms, kind, value) VALUES (?, ?, ?, ?, ?)",
+            ((one.user, one.item, one.at_ms, one.kind.value, one.value) for one in interactions),
         )
 
     def ordered(self, *, residents_only: bool) -> Iterator[Interaction]:
         """Interactions by user, then time, then file row."""
         where = "WHERE user IN (SELECT user FROM residents)" if residents_only else ""
         found = self._connection.execute(
-            f"SELECT user, item, at_ms, strength FROM interactions {where} ORDER BY user, at_ms, position"  # noqa: S608
+            "SELECT user, interactions.item, at_ms, kind, value, categories, brand, creator"  # noqa: S608 - our own text
+            f" FROM interactions LEFT JOIN items USING (item) {where} ORDER BY user, at_ms, position"
         )
-        return map(Interaction._make, found)
+        for user, item, at_ms, kind, value, categories, brand, creator in found:
+            labels = ItemLabels(
+                categories=tuple(categories.split(BETWEEN)) if categories else (), brand=brand or "",
+                creator=creator or "",
+            )  # fmt: skip
+            yield Interaction(user, item, at_ms, EventType(kind), value, labels)
 
 
 @contextmanager
@@ -59,8 +77,11 @@ def open_sorter() -> Iterator[Sorter]:
         connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         connection.execute("CREATE TABLE residents (user TEXT PRIMARY KEY) WITHOUT ROWID")
         connection.execute(
+            "CREATE TABLE items (item TEXT PRIMARY KEY, categories TEXT, brand TEXT, creator TEXT) WITHOUT ROWID"
+        )
+        connection.execute(
             "CREATE TABLE interactions"
-            " (position INTEGER PRIMARY KEY, user TEXT, item TEXT, at_ms INTEGER, strength INTEGER)"
+            " (position INTEGER PRIMARY KEY, user TEXT, item TEXT, at_ms INTEGER, kind TEXT, value REAL)"
         )
         connection.execute("BEGIN")
         yield Sorter(connection)

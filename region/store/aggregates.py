@@ -23,6 +23,8 @@ from region.store.port import ItemCount, ItemCounters, OffsetEvent
 TREND, ITEM = "trend", "item"
 EVERYTHING = ""
 """The scope of the trend over all categories."""
+IMPORTED = -1
+"""The partition of events that came with an import and stand in no log."""
 CATEGORIES_PER_EVENT_MAX = 8
 _LG_EVERYTHING, _LG_CATEGORY, _LG_MERGED = 11, 9, 14
 """2^lg slots, 3/4 of them used: 1,536 items a bucket, 384 of a category (at most 45 and 12 KB), 12,288 merged."""
@@ -133,6 +135,14 @@ class Aggregates:
             found = (offset, found[1])
             self._changed.add(key)
         self._trends[key] = found
+
+
+def counted_anew(events: Iterable[OffsetEvent], load: Load, *, weights: EventWeights) -> dict[AggregateKey, bytes]:
+    """What the aggregates that `events` touch come to, all of which count."""
+    aggregates = Aggregates(load)
+    for event in events:
+        aggregates.add(event, weights=weights)
+    return aggregates.encoded()
 
 
 def offset_of(content: bytes) -> int:

@@ -35,6 +35,7 @@ from region.store.aggregates import (
     ITEM,
     AggregateKey,
     bucket_of,
+    counted_anew,
     keys_of,
     merge_trends,
     offset_of,
@@ -178,6 +179,13 @@ class CassandraStore:
         # A row whose content has run out is left with the choice of who opted out: nothing to learn from.
         rows = [row_of(subject, content) if content else UserRow(subject=subject) for subject, content in found]
         return walked(rows, limit=limit)
+
+    async def write_counts(self, events: Sequence[OffsetEvent]) -> None:
+        """Count imported events over items; each value by itself, and none twice when it is run again."""
+        keys = dict.fromkeys(key for event in events for key in keys_of(event, self._rules.weights))
+        aggregates = dict(await _at_once(self._load_aggregate, keys))
+        changed = counted_anew(events, aggregates.get, weights=self._rules.weights)
+        await _at_once(self._save_aggregate, changed.items())
 
     async def trending(self, *, since_ms: int, limit: int, category: str | None = None) -> list[ItemCount]:
         """Items by points since a moment (to the bucket), most first."""

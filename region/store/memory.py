@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from infra.contracts.features import ITEM_BUCKET_MS, TREND_BUCKET_MS
 from infra.plumbing.clock import Clock
-from region.store.aggregates import EVERYTHING, ITEM, TREND, AggregateKey, merge_trends, sum_counters
+from region.store.aggregates import EVERYTHING, ITEM, TREND, AggregateKey, counted_anew, merge_trends, sum_counters
 from region.store.applying import ApplyRules, apply_events, bare_state, choose, replace_state
 from region.store.port import (
     AppliedChange,
@@ -86,6 +86,11 @@ class MemoryStore:
         self._require()
         behind = sorted(subject for subject in self._rows if subject > after)[:limit]
         return walked([row_of(subject, self._rows[subject][0]) for subject in behind], limit=limit)
+
+    async def write_counts(self, events: Sequence[OffsetEvent]) -> None:
+        """Count imported events over items."""
+        self._require()
+        self._aggregates.update(counted_anew(events, self._aggregates.get, weights=self._rules.weights))
 
     async def trending(self, *, since_ms: int, limit: int, category: str | None = None) -> list[ItemCount]:
         """Items by points since a moment (to the bucket), most first."""

@@ -232,6 +232,14 @@ class Store(Protocol):
         """
         ...
 
+    async def write_counts(self, events: Sequence[OffsetEvent]) -> None:
+        """Count imported events over items (trends and counters); no row is changed and no offset moves.
+
+        Their partition is `region.store.aggregates.IMPORTED`, which no log has, and their offsets rise: an import that
+        broke off is run again and counts nothing twice.
+        """
+        ...
+
     async def trending(self, *, since_ms: int, limit: int, category: str | None = None) -> list[ItemCount]:
         """Items by points since a moment (to the bucket), most first; of one category when it is given.
 

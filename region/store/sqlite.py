@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from infra.contracts.features import ITEM_BUCKET_MS, TREND_BUCKET_MS
 from infra.plumbing.clock import Clock
-from region.store.aggregates import EVERYTHING, ITEM, TREND, AggregateKey, merge_trends, sum_counters
+from region.store.aggregates import EVERYTHING, ITEM, TREND, AggregateKey, counted_anew, merge_trends, sum_counters
 from region.store.applying import ApplyRules, apply_events, bare_state, choose, replace_state
 from region.store.database import BUSY_TIMEOUT_S, Database, durable, scrub, transaction
 from region.store.lane import Lane, LaneMetrics, Work
@@ -118,8 +118,7 @@ class SqliteStore:
                     load_erasure=partial(self._load_erasure, connection),
                     rules=self._rules,
                 )
-                changed = [(*key, content) for key, content in outcome.aggregates.items()]
-                connection.executemany(self._queries["save_aggregate"], changed)
+                self._save_aggregates(connection, outcome.aggregates)
                 self._save(connection, outcome.states)
                 connection.executemany(self._queries["save_offset"], outcome.offsets.items())
             return outcome.changes
@@ -167,6 +166,16 @@ class SqliteStore:
             return walked([row_of(subject, content) for subject, content in found], limit=limit)
 
         return await self._scans.call(work, timeout_s=self._scan_timeout_s)
+
+    async def write_counts(self, events: Sequence[OffsetEvent]) -> None:
+        """Count imported events over items, in one transaction."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            with transaction(connection):
+                load = partial(self._load_aggregate, connection)
+                self._save_aggregates(connection, counted_anew(events, load, weights=self._rules.weights))
+
+        await self._write(work)
 
     async def trending(self, *, since_ms: int, limit: int, category: str | None = None) -> list[ItemCount]:
         """Items by points since a moment (to the bucket), most first."""
@@ -284,6 +293,11 @@ class SqliteStore:
     def _load_aggregate(self, connection: sqlite3.Connection, key: AggregateKey) -> bytes | None:
         found = connection.execute(self._queries["load_aggregate"], key).fetchone()
         return found[0] if found is not None else None
+
+    def _save_aggregates(self, connection: sqlite3.Connection, changed: dict[AggregateKey, bytes]) -> None:
+        connection.executemany(
+            self._queries["save_aggregate"], [(*key, content) for key, content in changed.items()]
+        )  # fmt: skip
 
     def _save(self, connection: sqlite3.Connection, states: dict[str, SubjectState]) -> None:
         rows = [

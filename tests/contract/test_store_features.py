@@ -7,6 +7,7 @@ import msgspec
 
 from infra.contracts.events import EventType
 from infra.plumbing.clock import ManualClock
+from region.store.aggregates import IMPORTED
 from region.store.port import Affinity, ItemCounters, Session, Store, SubjectCounters, UserRow
 from region.store.sqlite import STORE_DATABASE, SqliteStore
 from tests.contract.building import ALICE, BOB, NOW_MS, placed
@@ -40,6 +41,22 @@ async def test_a_row_tells_session_counters_and_affinities(store: Store) -> None
     }
     assert row.leanings("category", NOW_MS) == {"Drama": 0.7}
     assert (row.offset, row.version) == (4, 3)
+
+
+async def test_imported_events_count_over_items_once_beside_those_of_the_log(store: Store) -> None:
+    await store.apply([placed(1, item="a", kind=EventType.CLICK, categories=("War",))])
+    imported = [
+        placed(7, item="a", kind=EventType.CLICK, categories=("War",), partition=IMPORTED),
+        placed(9, item="b", kind=EventType.PURCHASE, partition=IMPORTED),
+    ]
+    for _ in range(2):
+        await store.write_counts(imported)
+        trending = await store.trending(since_ms=0, limit=9)
+        assert [(one.item, one.count) for one in trending] == [("b", 3.0), ("a", 2.0)]
+        counters = {one.item: one for one in await store.item_counters(since_ms=0, limit=9)}
+        assert (counters["a"].clicks, counters["b"].purchases) == (2, 1)
+        assert await store.applied_offsets() == {0: 1}, "the import is no part of the log"
+    assert (await row_of(store)).version == 1
 
 
 async def test_trending_by_category(store: Store) -> None:

@@ -2,26 +2,29 @@ import json
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from infra.contracts.events import EventType, enters_history
-from infra.plumbing.clock import ManualClock
+from infra.plumbing.clock import Clock, ManualClock
 from infra.plumbing.errors import InvalidInputError
 from infra.plumbing.keys import RegionKeys
 from infra.plumbing.progress import SilentProgress
 from region.seed import __main__ as seed_main
 from region.seed import seeding
-from region.seed.seeding import SeedReport, build_row, seed
-from region.seed.sorting import IMPRESSION, SKIP, Interaction
+from region.seed.reading import read_interactions, read_items
+from region.seed.seeding import SeedReport, _records, seed, without_last
+from region.seed.sorting import Interaction, open_sorter
+from region.store.applying import ApplyRules
 from region.store.memory import MemoryStore
-from region.store.port import UserRow
+from region.store.port import OffsetEvent, Session, SubjectCounters, UserRow
 from region.store.subjects import user_subject
-from tests.contract.building import ALICE
 
 KEYS = RegionKeys.generate("us-east")
 HISTORY_MAX = 4
+RULES = ApplyRules(history_max=HISTORY_MAX)
 
 
 def write(folder: Path, interactions: str, users: str | None = "user_id,region\nu1,us-east\nu2,us-west\n") -> Path:
@@ -33,8 +36,17 @@ def write(folder: Path, interactions: str, users: str | None = "user_id,region\n
 
 
 class Seeded:
-    def __init__(self, report: SeedReport, store: MemoryStore) -> None:
-        self.report, self.store = report, store
+    def __init__(self, report: SeedReport, store: MemoryStore, dataset: Path) -> None:
+        self.report, self.store, self.dataset = report, store, dataset
+
+    def records(self) -> list[OffsetEvent]:
+        """Everything of u1 in order, as events."""
+        with open_sorter() as sorter:
+            sorter.add_items(read_items(self.dataset / "items.csv"))
+            found = read_interactions(self.dataset / "interactions.csv", region=None)
+            sorter.add_interactions(one for one in found if one is not None)
+            ordered = list(sorter.ordered(residents_only=False))
+        return list(_records(user_subject(KEYS, "u1"), ordered, first=1))
 
     async def row(self, user: str) -> UserRow | None:
         return await self.store.read(user_subject(KEYS, user))
@@ -45,13 +57,17 @@ class Seeded:
         return [entry.item for entry in row.history]
 
 
-async def run(dataset: Path, *, hold_out_last: bool = False, region: str = "us-east") -> Seeded:
-    store = MemoryStore(clock=ManualClock(), history_max=HISTORY_MAX)
+async def run(
+    dataset: Path, *, hold_out_last: bool = False, region: str = "us-east", clock: Clock | None = None,
+    store: MemoryStore | None = None,
+) -> Seeded:  # fmt: skip
+    clock = clock or ManualClock()
+    store = store or MemoryStore(clock=clock, history_max=HISTORY_MAX)
     report = await seed(
-        dataset, region=region, keys=KEYS, store=store, history_max=HISTORY_MAX, hold_out_last=hold_out_last,
+        dataset, region=region, keys=KEYS, store=store, rules=RULES, clock=clock, hold_out_last=hold_out_last,
         progress=SilentProgress(),
     )  # fmt: skip
-    return Seeded(report, store)
+    return Seeded(report, store, dataset)
 
 
 async def test_residents_rows_hold_their_history_in_order(tmp_path: Path) -> None:
@@ -150,7 +166,7 @@ async def test_a_dataset_that_cannot_be_used_writes_nothing(tmp_path: Path, inte
     dataset = write(tmp_path, interactions)
     with pytest.raises(InvalidInputError, match=said):
         await seed(
-            dataset, region="us-east", keys=KEYS, store=store, history_max=5, hold_out_last=False,
+            dataset, region="us-east", keys=KEYS, store=store, rules=RULES, clock=ManualClock(), hold_out_last=False,
             progress=SilentProgress(),
         )  # fmt: skip
     assert await store.read(user_subject(KEYS, "u1")) is None
@@ -186,9 +202,8 @@ async def test_each_row_is_what_sorting_in_memory_gives(tmp_path: Path, rows: li
 
 
 def test_only_shown_and_skipped_holds_nothing_out() -> None:
-    shown = [Interaction("u", "a", 1, IMPRESSION), Interaction("u", "b", 2, SKIP)]
-    row, held = build_row(ALICE, shown, history_max=5, hold_out_last=True)
-    assert (row.history, row.impressions, row.last_event_ms, held) == ((), 1, 2, 0)
+    shown = [Interaction("u", "a", 1, EventType.IMPRESSION), Interaction("u", "b", 2, EventType.SKIP)]
+    assert without_last(shown) == (shown, 0)
 
 
 def node(folder: Path) -> Path:
@@ -213,7 +228,53 @@ def test_the_command_says_counts_or_what_was_wrong(
     arguments = ["seed", "--settings", str(node(tmp_path)), "--dataset", str(dataset)]
     monkeypatch.setattr(sys, "argv", [*arguments, "--hold-out-last"])
     assert seed_main.main() == 0
-    assert json.loads(capsys.readouterr().out) == {"subjects": 1, "events_read": 2, "events_kept": 1, "held_out": 1}
+    said = json.loads(capsys.readouterr().out)
+    assert said == {"subjects": 1, "events_read": 2, "events_kept": 1, "held_out": 1, "events_counted": 0}
     monkeypatch.setattr(sys, "argv", [*arguments[:-1], str(tmp_path / "none")])
     assert seed_main.main() == 2
     assert "error: cannot read" in capsys.readouterr().err
+
+
+NOW_S = ManualClock().now_ms() // 1000
+ITEMS = "item_id,title,category,brand,creator\na,A,drama|war,acme,ann\nb,B,drama,,bob\n"
+DID = (
+    f"u1,a,{NOW_S - 90},view,\nu1,b,{NOW_S - 80},watch,0.9\nu1,a,{NOW_S - 70},click,\nu1,b,{NOW_S - 60},skip,\n"
+    f"u1,a,{NOW_S - 50},purchase,\nu1,b,{NOW_S - 40},impression,\nu1,a,{NOW_S - 900_000_000},like,\n"
+)
+
+
+async def test_a_seeded_row_has_the_features_that_its_events_would_have_made(tmp_path: Path) -> None:
+    dataset = write(tmp_path, "user_id,item_id,timestamp,event_type,value\n" + DID)
+    (dataset / "items.csv").write_text(ITEMS)
+    seeded = await run(dataset)
+    row = await seeded.row("u1")
+    assert row is not None
+    assert row.counters == SubjectCounters(interactions=5, clicks=1, skips=1, purchases=1)
+    assert row.session == Session((NOW_S - 90) * 1000, (NOW_S - 40) * 1000, 6)
+    leanings = {kind: row.leanings(kind, NOW_S * 1000) for kind in row.affinities}
+    assert set(leanings) == {"category", "brand", "creator"}
+    assert leanings["creator"]["ann"] > leanings["creator"]["bob"] > 0.0
+    # Replayed through the log the same events make the same row.
+    log = MemoryStore(clock=ManualClock(), history_max=HISTORY_MAX)
+    await log.apply([msgspec.structs.replace(one, partition=0) for one in seeded.records()])
+    replayed = await log.read(row.subject)
+    assert replayed is not None
+    assert (replayed.history, replayed.affinities, replayed.session, replayed.counters) == (
+        row.history, row.affinities, row.session, row.counters,
+    )  # fmt: skip
+
+
+async def test_what_was_done_lately_trends_and_counts_once_however_often_it_is_seeded(tmp_path: Path) -> None:
+    dataset = write(tmp_path, "user_id,item_id,timestamp,event_type,value\n" + DID)
+    (dataset / "items.csv").write_text(ITEMS)
+    clock = ManualClock()
+    first = await run(dataset, clock=clock)
+    assert first.report.events_counted == 6, "the like is of long ago"
+    again = await run(dataset, clock=clock, store=first.store)
+    trends = {one.item: one.count for one in await again.store.trending(since_ms=clock.now_ms() - 600_000, limit=9)}
+    assert trends == {"a": 5.0, "b": 2.0}
+    war = await again.store.trending(since_ms=clock.now_ms() - 600_000, limit=9, category="war")
+    assert [one.item for one in war] == ["a"]
+    (top, other) = await again.store.item_counters(since_ms=clock.now_ms() - 600_000, limit=9)
+    assert (top.item, top.clicks, top.purchases, top.interactions) == ("a", 1, 1, 3)
+    assert (other.item, other.impressions, other.interactions) == ("b", 1, 1)

@@ -1,4 +1,4 @@
-"""`atoll keys`: tokens for users, keys for services, and the issuer keys of a region, made anew and retired.
+"""`atoll keys`: tokens for users, keys for services, issuer keys of a region, and the keys of what it keeps.
 
 Works on the files of a world on this machine (`--state`), running or not; running processes follow within seconds.
 """
@@ -33,8 +33,8 @@ class _Place:
 
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """`atoll keys token|rotate|retire|list|service`."""
-    text = "tokens of users, keys of services, issuer keys of a region"
+    """`atoll keys token|rotate|retire|list|rotate-rest|service`."""
+    text = "tokens of users, keys of services, issuer keys of a region, keys of what it keeps"
     keys = commands.add_parser(
         "keys", help=text, description=f"{text}. Example: ./atoll keys token --region us-east --user 42"
     )
@@ -46,6 +46,9 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     _leaf(verbs, "rotate", _rotate, "make a new issuer key; tokens of the others still hold", "")
     retire = _leaf(verbs, "retire", _retire, "let an issuer key's tokens hold no more", "--kid us-east")
     retire.add_argument("--kid", required=True)
+    _leaf(
+        verbs, "rotate-rest", _rotate_rest, "a new key of what the region keeps: all keys under it, the old ones go", ""
+    )
     service = verbs.add_parser("service", help="keys of services", description="keys of services")
     services = service.add_subparsers(metavar="VERB", required=True)
     add = _leaf(services, "add", _add, "make a key", "--name shop --scope read --scope events")
@@ -96,6 +99,21 @@ def _retire(arguments: argparse.Namespace) -> None:
         keys = RegionKeys.load(place.keys).without_issuer(arguments.kid)
         _spread(place, keys)
     _show_issuers(arguments, keys, f"Tokens of {arguments.kid} hold no more.")
+
+
+def _rotate_rest(arguments: argparse.Namespace) -> None:
+    """Make a key, wrap everything by it, let the others go: whoever breaks off in between does it again."""
+    from infra.cli.events import run_tool
+
+    with _changing(arguments) as place:
+        RegionKeys.load(place.keys).with_new_rest_key().save(place.keys)
+        settings = place.keys.with_name("region.json")
+        done = run_tool("region", "region.keeping", ["rewrap", "--settings", str(settings)])
+        keys = RegionKeys.load(place.keys).with_latest_rest_key_only()
+        keys.save(place.keys)
+    held = list(keys.rest_keys())
+    text = f"{done['files']} files and {done['subjects']} subjects lie under rest key {held[-1]}; the others are gone."
+    emit(arguments, {**done, "rest_keys": held}, text)
 
 
 def _add(arguments: argparse.Namespace) -> None:

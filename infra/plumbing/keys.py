@@ -34,6 +34,13 @@ class IssuerKey(msgspec.Struct, frozen=True, kw_only=True):
     signs_from_ms: int
 
 
+class RestKey(msgspec.Struct, frozen=True, kw_only=True):
+    """An AES-256 key that wraps the keys of what the region keeps. Its `kid` is a number."""
+
+    kid: str
+    key: bytes
+
+
 class RegionKeys(msgspec.Struct, frozen=True, kw_only=True):
     """Secrets of one region; all fields are 32 random bytes, base64 in the file."""
 
@@ -54,6 +61,10 @@ class RegionKeys(msgspec.Struct, frozen=True, kw_only=True):
     """Issuer keys made since, oldest first."""
     retired: tuple[str, ...] = ()
     """The `kid` of every issuer key whose tokens hold no more."""
+    rest: tuple[RestKey, ...] = ()
+    """Keys of what is kept, made since, oldest first; the last one wraps."""
+    rest_retired: bool = False
+    """Whether the first such key, which is made from the others, opens nothing any more."""
 
     @classmethod
     def generate(cls, region: str) -> Self:
@@ -80,6 +91,20 @@ class RegionKeys(msgspec.Struct, frozen=True, kw_only=True):
     def receipt_private(self) -> bytes:
         """Ed25519 seed that signs receipts of erasures. Not an issuer's: it is never retired, receipts last."""
         return hmac.new(self.issuer_private, b"atoll erasure receipts", hashlib.sha256).digest()
+
+    def rest_keys(self) -> dict[str, bytes]:
+        """Keys that open what the region keeps, by `kid`, oldest first; the last one wraps anew."""
+        first = hmac.new(self.pseudonym_key, b"atoll keys at rest", hashlib.sha256).digest()
+        return ({} if self.rest_retired else {"1": first}) | {made.kid: made.key for made in self.rest}
+
+    def with_new_rest_key(self) -> Self:
+        """These keys and a new one that wraps from now on; what the others wrapped still opens."""
+        kid = str(max((int(made.kid) for made in self.rest), default=1) + 1)
+        return msgspec.structs.replace(self, rest=(*self.rest, RestKey(kid=kid, key=secrets.token_bytes(32))))
+
+    def with_latest_rest_key_only(self) -> Self:
+        """These keys without all rest keys but the last: call it when everything is wrapped by that one."""
+        return msgspec.structs.replace(self, rest=self.rest[-1:], rest_retired=bool(self.rest))
 
     def issuer_keys(self) -> dict[str, bytes]:
         """Private issuer keys whose tokens hold, by `kid`, oldest first."""

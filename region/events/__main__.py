@@ -16,9 +16,10 @@ from infra.plumbing.progress import LineProgress, SilentProgress
 from infra.plumbing.settings import load_settings
 from region.events.dead_letters import replay_letters
 from region.events.exporting import export_events
-from region.events.opening import open_dead_letters, open_log
+from region.events.opening import open_dead_letters, open_log, open_seals
 from region.events.replaying import Replayer
 from region.events.schema_check import check_event_schema
+from region.keeping.opening import open_file_keys
 from region.sampling.served import read_samples
 from region.seed.seeding import seed
 from region.settings import RegionSettings
@@ -39,8 +40,9 @@ async def replay(settings: RegionSettings, given: argparse.Namespace) -> object:
         if path.exists():
             raise InvalidInputError(f"{path} is there already.", fix="Name a file that is not.")
         fresh = SqliteStore(
-            path, clock=clock, rules=apply_rules(settings), read_timeout_s=READ_TIMEOUT_S, scan_timeout_s=60.0
-        )
+            path, clock=clock, rules=apply_rules(settings), read_timeout_s=READ_TIMEOUT_S, scan_timeout_s=60.0,
+            keys=open_file_keys(settings),
+        )  # fmt: skip
         try:
             if given.dataset is not None:
                 await seed(
@@ -72,7 +74,8 @@ async def list_letters(settings: RegionSettings, _given: argparse.Namespace) -> 
 
 async def replay_dead(settings: RegionSettings, _given: argparse.Namespace) -> object:
     """Append what can be read now to the log again."""
-    letters, log = open_dead_letters(settings), open_log(settings)
+    seals = open_seals(settings)
+    letters, log = open_dead_letters(settings, seals=seals), open_log(settings, seals=seals)
     try:
         return await replay_letters(letters, log)
     finally:
@@ -88,7 +91,8 @@ async def export(settings: RegionSettings, given: argparse.Namespace) -> object:
     rules = apply_rules(settings)
     try:
         return await export_events(
-            log=log, store=live, rules=rules, samples=read_samples(Path(settings.state_directory)), to=given.out,
+            log=log, store=live, rules=rules, to=given.out,
+            samples=read_samples(Path(settings.state_directory), open_file_keys(settings)),
             progress=LineProgress(sys.stderr),
         )  # fmt: skip
     finally:

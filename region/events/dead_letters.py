@@ -1,11 +1,11 @@
 """The dead-letter log: records that could not be applied, with the reason, until somebody replays or forgets them.
 
 One SQLite file of the node whose worker met them, beside its state: what could not be applied is as resident as what
-could. It is bounded, and beyond the bound the oldest go and are counted; it forgets with the log's own retention.
+could. With `seals` a letter lies under its subject's key, as the record does in the log. It is bounded, and beyond the
+bound the oldest go and are counted; it forgets with the log's own retention.
 """
 
 import hashlib
-import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,9 +17,13 @@ from infra.contracts.events import LoggedEvent
 from infra.contracts.residency import Global, Regional, RegionalMessage
 from region.events.port import Log, LogUnavailableError
 from region.events.records import decode_record
+from region.keeping.files import FileKeys
+from region.keeping.sealing import Seals
 from region.store.database import Database, scrub, transaction
+from region.store.driver import sqlite3
 from region.store.lane import Lane, LaneMetrics
 from region.store.port import OffsetEvent
+from region.store.subjects import erasure_mark
 
 LETTERS_MAX = 10_000
 DEAD_LETTERS = Database(
@@ -57,15 +61,17 @@ class DeadLetters:
     """
 
     def __init__(
-        self, path: Path, *, registry: CollectorRegistry | None = None, letters_max: int = LETTERS_MAX
+        self, path: Path, *, registry: CollectorRegistry | None = None, letters_max: int = LETTERS_MAX,
+        keys: FileKeys | None = None, seals: Seals | None = None,
     ) -> None:  # fmt: skip
+        self._seals = seals
         registry = registry if registry is not None else CollectorRegistry()
-        DEAD_LETTERS.prepare(path)
+        DEAD_LETTERS.prepare(path, keys)
         self._queries = DEAD_LETTERS.queries()
         self._letters_max = letters_max
         self._lane = Lane(
-            name="dead-letters", connect=partial(DEAD_LETTERS.connect, path, read_only=False), queue_max=100,
-            error_type=LogUnavailableError, metrics=LaneMetrics(registry, "atoll_dead_letters"),
+            name="dead-letters", connect=partial(DEAD_LETTERS.connect, path, read_only=False, keys=keys),
+            queue_max=100, error_type=LogUnavailableError, metrics=LaneMetrics(registry, "atoll_dead_letters"),
         )  # fmt: skip
         self._noted = Counter("atoll_dead_letters_noted", "Records that could not be applied.", registry=registry)
         self._dropped = Counter(
@@ -78,7 +84,9 @@ class DeadLetters:
         Raises:
             LogUnavailableError: they are not.
         """
-        rows = [(one.partition, one.offset, now_ms, one.broken, one.content) for one in records]
+        rows = [
+            (one.partition, one.offset, now_ms, one.broken, *await self._kept(one.content)) for one in records
+        ]  # fmt: skip
 
         def work(connection: sqlite3.Connection) -> int:
             with transaction(connection):
@@ -112,13 +120,13 @@ class DeadLetters:
         """How many say a subject's name, read or unreadable."""
 
         def work(connection: sqlite3.Connection) -> int:
-            return int(connection.execute(self._queries["count_subject"], (subject.encode(),)).fetchone()[0])
+            return int(connection.execute(self._queries["count_subject"], _names(subject)).fetchone()[0])
 
         return await self._lane.call(work, timeout_s=_TIMEOUT_S)
 
     async def forget(self, subject: str) -> int:
         """Erase those that say a subject's name; returns how many."""
-        return await self._execute("forget_subject", subject.encode())
+        return await self._execute("forget_subject", *_names(subject))
 
     async def scrub(self) -> str:
         """See `region.store.database.scrub`."""
@@ -133,20 +141,42 @@ class DeadLetters:
         await self._lane.close()
 
     async def _page(self, after: tuple[int, int]) -> list[DeadLetter]:
-        def work(connection: sqlite3.Connection) -> list[DeadLetter]:
-            found = connection.execute(self._queries["list_letters"], (*after, _PAGE)).fetchall()
-            return [
-                DeadLetter(partition=partition, offset=offset, noted_ms=noted_ms, reason=reason, content=content)
-                for partition, offset, noted_ms, reason, content in found
-            ]
+        def work(connection: sqlite3.Connection) -> list[tuple[int, int, int, str, bytes]]:
+            return connection.execute(self._queries["list_letters"], (*after, _PAGE)).fetchall()
 
-        return await self._lane.call(work, timeout_s=_TIMEOUT_S)
+        return [
+            DeadLetter(
+                partition=partition,
+                offset=offset,
+                noted_ms=noted_ms,
+                reason=reason,
+                content=await self._opened(content),
+            )
+            for partition, offset, noted_ms, reason, content in await self._lane.call(work, timeout_s=_TIMEOUT_S)
+        ]
 
-    async def _execute(self, query: str, *wanted: int | bytes) -> int:
+    async def _kept(self, content: bytes) -> tuple[bytes, str]:
+        """A letter's content as it is kept, and its subject's mark; as it came when nobody can tell whose it is."""
+        record = decode_record(0, content)
+        if record.broken:
+            return content, ""
+        subject = record.logged.subject
+        kept = content if self._seals is None else await self._seals.seal_content(subject, content)
+        return kept, erasure_mark(subject)
+
+    async def _opened(self, content: bytes) -> bytes:
+        return content if self._seals is None else await self._seals.open_content(content)
+
+    async def _execute(self, query: str, *wanted: int | str | bytes) -> int:
         def work(connection: sqlite3.Connection) -> int:
             return connection.execute(self._queries[query], wanted).rowcount
 
         return await self._lane.call(work, timeout_s=_TIMEOUT_S)
+
+
+def _names(subject: str) -> tuple[str, bytes]:
+    """By what a letter is found: its mark, or the name in one of before there were marks, or that nobody could read."""
+    return erasure_mark(subject), subject.encode()
 
 
 async def replay_letters(letters: DeadLetters, log: Log) -> LettersReport:

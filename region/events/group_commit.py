@@ -7,7 +7,6 @@ gathers. A kill before the commit loses records nobody was told of; a kill after
 
 import asyncio
 import queue
-import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from infra.plumbing.errors import OverloadedError
 from region.events.port import LogUnavailableError
 from region.store.database import transaction
+from region.store.driver import sqlite3
 from region.store.lane import settle
 
 Row = tuple[int, str, str, bytes]

@@ -9,6 +9,8 @@
   a fetch at the end of a partition waits there for records (`fetch_max_wait_ms`): a question behind it would wait, too.
   The fetch itself is welcome to wait: what is appended meanwhile comes at once.
 * Kafka counts from 0, this project from 1: a record's offset here is Kafka's plus one.
+* Kafka deletes no single record. With `seals` every record lies under its subject's key, and `forget` erases that: what
+  stays until retention is opened by nobody, here and in every copy.
 
 The broker must sync what it acknowledges, by its own setting (`log.flush.interval.messages=1`) or by having copies in
 several places of the region.
@@ -18,7 +20,7 @@ import asyncio
 import hashlib
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -31,7 +33,9 @@ from infra.contracts.events import LoggedEvent
 from infra.plumbing.addresses import PartAddress
 from infra.plumbing.errors import OverloadedError, SettingsError
 from region.events.port import AppendResult, LogForgotten, LogUnavailableError
-from region.events.records import decode_record, encode_record
+from region.events.records import decode_record
+from region.events.sqlite import SEAL_TRIES_MAX
+from region.keeping.sealing import Placed, SealedRecord, Seals, plain
 from region.store.port import OffsetEvent, Position
 
 OPTIONS = frozenset({"partitions", "copies"})
@@ -61,11 +65,14 @@ class KafkaLog:
         queue_max: events that may wait for their acknowledgement; more are refused.
         retention_s: how long the broker keeps records at most, should nobody expire them.
         registry: where failures are counted.
+        seals: put every record under its subject's key; closed with the log. None: records lie as they are.
     """
 
     def __init__(
-        self, address: PartAddress, *, queue_max: int, retention_s: float, registry: CollectorRegistry | None = None
-    ) -> None:
+        self, address: PartAddress, *, queue_max: int, retention_s: float, registry: CollectorRegistry | None = None,
+        seals: Seals | None = None,
+    ) -> None:  # fmt: skip
+        self._seals = seals
         self._address = address
         self._topic = address.name
         self._partitions = address.number("partitions", PARTITIONS_DEFAULT)
@@ -107,7 +114,7 @@ class KafkaLog:
         self._in_flight |= dict.fromkeys(new, outcome)
         try:
             async with self._served("append", _APPEND_TIMEOUT_S):
-                await self._send(new.values())
+                await self._send(list(new.values()))
                 # Somebody else is sending these; they are acknowledged when those are.
                 await asyncio.gather(*(asyncio.shield(other) for other in others))
         except BaseException:
@@ -160,13 +167,26 @@ class KafkaLog:
             count, after = count + len(page), page[-1].offset
         return count
 
-    async def forget(self, subject: str) -> LogForgotten:  # noqa: ARG002 - nobody can be told apart here
-        """Nothing can be taken out; says where the log ends, so that nothing of before is applied any more."""
-        return LogForgotten(records=0, through=await self.last_offsets(), kept_ms=self._retention_ms)
+    async def count_keys(self, subject: str) -> int:
+        """Whether the subject has a key."""
+        return 0 if self._seals is None else int(await self._seals.keys.of_subject(subject) is not None)
+
+    async def forget(self, subject: str) -> LogForgotten:
+        """Erase the subject's key; says where the log ends, so that nothing of before is applied any more.
+
+        Without keys nothing can be taken out, and with them nothing of before there were any.
+        """
+        if self._seals is None:
+            return LogForgotten(records=0, through=await self.last_offsets(), kept_ms=self._retention_ms)
+        keys = await self._seals.forget(subject)
+        through, left = await self.last_offsets(), await self.count_of(subject)
+        return LogForgotten(records=0, keys=keys, through=through, kept_ms=self._retention_ms if left else 0)
 
     async def scrub(self) -> str:
-        """Nothing can be done: only the oldest records ever leave."""
-        return "Kafka deletes no single record: kept until retention"
+        """Nothing can be done in Kafka: only the oldest records ever leave. Keys go where they are kept."""
+        if self._seals is None:
+            return "Kafka deletes no single record: kept until retention"
+        return await self._seals.keys.scrub()
 
     async def expire(self, *, before_ms: int) -> int:
         """Forget each partition's records up to the first one received at `before_ms` or later."""
@@ -180,7 +200,9 @@ class KafkaLog:
                     await admin.delete_records(
                         {one: RecordsToDelete(before_offset=offset) for one, offset in gone.items()}
                     )
-            return sum(offset - starts[one] for one, offset in gone.items())
+        if self._seals is not None:
+            await self._seals.expire(before_ms=before_ms)
+        return sum(offset - starts[one] for one, offset in gone.items())
 
     async def close(self) -> None:
         """Send what waits and let go of the connections."""
@@ -189,6 +211,8 @@ class KafkaLog:
                 with suppress(KafkaError, TimeoutError):
                     await client.stop()
         self._producer = self._consumer = self._surveyor = None
+        if self._seals is not None:
+            await self._seals.keys.close()
 
     @property
     def _all(self) -> list[TopicPartition]:
@@ -213,23 +237,40 @@ class KafkaLog:
         while True:
             found = await consumer.getmany(*wanted, timeout_ms=round(_READ_TIMEOUT_S * 1000), max_records=limit)
             records = [
-                decode_record(record.offset + 1, record.value, partition=one.partition)
+                Placed(one.partition, record.offset + 1, record.value)
                 for one, batch in found.items()
                 for record in batch
             ]
             if records:
-                return records
+                return await self._open(records)
 
-    async def _send(self, records: Collection[LoggedEvent]) -> None:
-        if not records:
-            return
+    async def _open(self, records: Sequence[Placed]) -> list[OffsetEvent]:
+        if self._seals is None:
+            return [decode_record(one.offset, one.body, partition=one.partition) for one in records]
+        return await self._seals.open(records)
+
+    async def _send(self, records: Sequence[LoggedEvent]) -> None:
+        """Send records, and again under a new key those whose subject was erased meanwhile."""
+        for _ in range(SEAL_TRIES_MAX):
+            if not records:
+                return
+            if self._seals is None:
+                await self._send_rows(plain(records))
+                return
+            sealing = await self._seals.seal(records)
+            await self._send_rows(sealing.records)
+            records = await self._seals.lost(sealing)
+        if records:
+            raise LogUnavailableError("a subject is erased again and again.", fix="Send its events later.")
+
+    async def _send_rows(self, rows: Sequence[SealedRecord]) -> None:
         producer = await self._producing()
         sent = [
             await producer.send(
-                self._topic, value=encode_record(record), key=record.subject.encode(),
-                partition=partition_of(record.subject, self._partitions), timestamp_ms=record.received_ms,
+                self._topic, value=one.body, key=one.handle.encode(), timestamp_ms=one.received_ms,
+                partition=partition_of(one.record.subject, self._partitions),
             )
-            for record in records
+            for one in rows
         ]  # fmt: skip
         await asyncio.gather(*sent)
 

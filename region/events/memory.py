@@ -63,6 +63,10 @@ class MemoryLog:
         self._require()
         return sum(one.logged.subject == subject for one in self._records)
 
+    async def count_keys(self, subject: str) -> int:  # noqa: ARG002 - nothing lies under a key
+        """None: memory is no copy."""
+        return 0
+
     async def forget(self, subject: str) -> LogForgotten:
         """Erase every record of a subject."""
         self._require()

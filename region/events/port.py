@@ -26,6 +26,8 @@ class LogForgotten(RegionalMessage, frozen=True, kw_only=True):
     records: Global[int]
     through: Global[dict[int, int]]
     """Where each partition ended at that moment: what is logged behind came later."""
+    keys: Global[int] = 0
+    """Keys of the subject's records that went first: what copies of the log hold is opened by nobody any more."""
     kept_ms: Global[int] = 0
     """How long records that cannot be taken out are kept from now on at most."""
 
@@ -71,6 +73,10 @@ class Log(Protocol):
 
     async def count_of(self, subject: str) -> int:
         """How many records there are of a subject."""
+        ...
+
+    async def count_keys(self, subject: str) -> int:
+        """How many keys there are under which the subject's records lie; 0 in a log without keys."""
         ...
 
     async def forget(self, subject: str) -> LogForgotten:

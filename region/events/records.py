@@ -11,6 +11,8 @@ NOTHING = LoggedEvent(
     subject="", event=Event(event_id="unreadable", type=EventType.IMPRESSION, at_ms=0), received_ms=0
 )  # fmt: skip
 """Stands where a record could not be read."""
+SHREDDED = "the key of its subject was erased"
+"""What is broken about a record of somebody who was erased: nothing that anybody could mend."""
 
 
 def encode_record(record: LoggedEvent) -> bytes:

@@ -13,6 +13,7 @@ import msgspec
 from infra.plumbing.clock import Clock
 from infra.plumbing.progress import Progress
 from region.events.port import Log
+from region.events.records import SHREDDED
 from region.events.streaming import BATCH_MAX
 from region.store.port import Erasure, ItemCount, ItemCounters, OffsetEvent, Position, Store, UserRow
 from region.store.subjects import is_session
@@ -120,7 +121,7 @@ class Replayer:
     async def _counts(self, event: OffsetEvent) -> bool:
         """Whether the live store took the event in: its subject had not opted out then."""
         if event.broken:
-            self._broken += 1
+            self._broken += event.broken != SHREDDED
             return False
         subject = event.logged.subject
         if await self._is_erased(event):

@@ -33,7 +33,7 @@ from infra.plumbing.grid.port import Grid
 from infra.plumbing.telemetry import Telemetry
 from region.events.dead_letters import DeadLetters
 from region.events.port import Log, LogUnavailableError
-from region.events.records import break_record
+from region.events.records import SHREDDED, break_record
 from region.store.port import AppliedChange, OffsetEvent, Position, Store
 
 BATCH_MAX = 500
@@ -142,7 +142,7 @@ class Streaming:
         Raises:
             UnavailableError: a part does not answer; nothing is lost.
         """
-        await self._put_aside([event for event in events if event.broken])
+        await self._put_aside([event for event in events if event.broken and event.broken != SHREDDED])
         try:
             return await self._store.apply(events)
         except UnavailableError:

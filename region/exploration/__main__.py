@@ -18,6 +18,7 @@ from region.exploration.estimating import Estimates, estimate
 from region.exploration.exposures import read_exposures
 from region.exploration.rounds import REWARDS, Reading, read_rounds
 from region.exploration.targets import named_policy, policy_of_rules, targets_of
+from region.keeping.opening import open_file_keys
 from region.rules.schema import Exploration
 from region.settings import RegionSettings
 
@@ -50,7 +51,9 @@ async def run(given: argparse.Namespace) -> EstimateReport:
     )  # fmt: skip
     log = open_log(settings)
     try:
-        found = await read_rounds(read_exposures(Path(settings.state_directory)), log, reading)
+        found = await read_rounds(
+            read_exposures(Path(settings.state_directory), open_file_keys(settings)), log, reading
+        )
     finally:
         await log.close()
     if not found.rounds:

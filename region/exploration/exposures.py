@@ -11,6 +11,7 @@ from pathlib import Path
 from infra.contracts.messages import HomeRequest, SlateItem
 from infra.contracts.residency import Global, Regional, RegionalMessage
 from region.exploration.drawing import Drawn
+from region.keeping.files import FileKeys
 from region.sampling.journal import Journal, read_records
 
 FILE = "exposures.ndjson"
@@ -61,9 +62,12 @@ class ExposureLog(Journal[Exposure]):
     """The exposures of one node."""
 
     def __init__(
-        self, directory: Path, *, gap_min_s: float = GAP_MIN_S, bytes_max: int = BYTES_MAX, life_ms: int = LIFE_MS
-    ) -> None:
-        super().__init__(directory / FILE, Exposure, pending_max=PENDING_MAX, bytes_max=bytes_max, life_ms=life_ms)
+        self, directory: Path, *, gap_min_s: float = GAP_MIN_S, bytes_max: int = BYTES_MAX, life_ms: int = LIFE_MS,
+        keys: FileKeys | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(
+            directory / FILE, Exposure, pending_max=PENDING_MAX, bytes_max=bytes_max, life_ms=life_ms, keys=keys
+        )  # fmt: skip
         self._gap_min_s = gap_min_s
         self._last_s = float("-inf")
 
@@ -76,9 +80,9 @@ class ExposureLog(Journal[Exposure]):
         return True
 
 
-def read_exposures(directory: Path) -> list[Exposure]:
+def read_exposures(directory: Path, keys: FileKeys | None = None) -> list[Exposure]:
     """Every exposure in a state directory, the oldest first."""
-    return read_records(directory / FILE, Exposure)
+    return read_records(directory / FILE, Exposure, keys)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from region.funnel.recommender import Lease, Recommender
 from region.funnel.ruling import Ruling, Rulings
 from region.funnel.sampling import Sampler
 from region.funnel.understanding import Call
+from region.keeping.opening import open_file_keys
 from region.rules.book import RuleBook
 from region.rules.regional import Withdrawals
 from region.sampling.served import ServedSamples
@@ -72,7 +73,8 @@ def open_answers(
     metrics = FunnelMetrics(telemetry.registry)
     requests, rulings = RequestLog(), Rulings(book, on_error=metrics.rule_failed)
     state = Path(settings.state_directory)
-    samples, exposures = ServedSamples(state), ExposureLog(state)
+    keys = open_file_keys(settings)
+    samples, exposures = ServedSamples(state, keys=keys), ExposureLog(state, keys=keys)
 
     def explored(call: Call, finished: Finished, ruling: Ruling) -> None:
         exposure = exposure_of(

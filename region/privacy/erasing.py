@@ -1,9 +1,10 @@
 """Erasing a subject: out of every place, marked so that it does not come back, told to the edges, checked, signed.
 
-The order of a round: the log first, for where it ends then parts before from after. The store's mark with that offset
-is what a worker meets that read the records a moment earlier: its batch has no effect on the subject. Then the other
-places and the edges; then the bytes on the disks; then every place is counted anew. What a request or a replay of dead
-letters that was under way put back meanwhile goes in another round. Who breaks off in between repeats it all.
+The order of a round: the key of the subject's records first, with which they go in every copy of the log; then the
+log itself, for where it ends then parts before from after. The store's mark with that offset is what a worker meets
+that read the records a moment earlier: its batch has no effect on the subject. Then the other places and the edges;
+then the bytes on the disks; then every place is counted anew. What a request or a replay of dead letters that was under
+way put back meanwhile goes in another round. Who breaks off in between repeats it all.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ from infra.plumbing.errors import OverloadedError
 from region.api.announcing import Announcer
 from region.events.port import Log
 from region.privacy.messages import ErasureReceipt, PlaceReceipt, SignedReceipt
-from region.privacy.places import NOT_REACHED, Place, log_place, store_place
+from region.privacy.places import NOT_REACHED, Place, keys_place, log_place, store_place
 from region.store.port import Erasure, Store
 from region.store.subjects import erasure_mark
 
@@ -41,8 +42,8 @@ class Eraser:
         self._node = node
         self._log = log
         self._store = store
-        self._places = tuple(places)
-        self._all = (log_place(log), store_place(store), *places)
+        self._places = (keys_place(log), *places)
+        self._all = (log_place(log), store_place(store), *self._places)
         self._announcer = announcer
         self._clock = clock
         self._sign = sign
@@ -78,6 +79,8 @@ class Eraser:
             if kept_ms:
                 remains[self._all[0].name] += f", {_date(erased_ms + kept_ms)} at the latest"
             after = await self._count(subject)
+            log = self._all[0].name  # a log that deletes no single record says nothing: what no key opens has gone
+            removed[log] = max(removed[log], before[log] - after[log])
             if not any(count for name, count in after.items() if not remains[name]):
                 break
         return ErasureReceipt(
@@ -99,7 +102,9 @@ class Eraser:
         erasure = Erasure(erased_ms=erased_ms, through=records.through)
         stored = await self._store.forget(subject, erasure)
         gone = {self._all[0].name: records.records, self._all[1].name: stored.rows}
-        return records.kept_ms, gone | {place.name: await place.forget(subject) for place in self._places}
+        gone |= {place.name: await place.forget(subject) for place in self._places}
+        gone[self._places[0].name] = records.keys
+        return records.kept_ms, gone
 
     async def _tell(self, subject: str) -> bool:
         kept = await self._store.erasure(subject)

@@ -21,7 +21,8 @@ NOT_REACHED = (
     "edges and workers: the pseudonym as the name of a version or of a rate limit, in memory, the oldest first out",
     "anonymous sessions: nothing says whose they are; they run out with their pause",
     "models: trained on extracts of before; the next extract is made from a log without the subject",
-    "copies of the files that an operator made: the mark keeps the subject from coming back with them",
+    "copies of the event log: nobody opens the subject's records there any more, for the key has gone; copies of the "
+    "store and of the keys themselves that an operator made: the mark keeps the subject from coming back with them",
 )
 
 
@@ -83,6 +84,15 @@ def log_place(log: Log) -> Place:
     return Place(
         name="event log", what="records", count=log.count_of, forget=forget, scrub=Scrubber(log.scrub).run
     )  # fmt: skip
+
+
+def keys_place(log: Log) -> Place:
+    """The key of the subject's records. The log erases it before its records (`Eraser` adds what it says)."""
+
+    async def forget(_subject: str) -> int:
+        return 0
+
+    return Place(name="key of the event log", what="keys", count=log.count_keys, forget=forget)
 
 
 def store_place(store: Store) -> Place:

@@ -1,6 +1,7 @@
 """Messages about subjects, kept on the node's own disk for a while: bounded, and a subject can be taken out again.
 
-NDJSON in two files of `bytes_max / 2` each; the older one goes when the younger is full.
+NDJSON in two files of `bytes_max / 2` each; the older one goes when the younger is full. With `keys` every line is
+encrypted by itself.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from typing import Generic, Protocol, TypeVar
 import msgspec
 
 from infra.plumbing.clock import Clock
+from region.keeping.files import FileKeys, SealedLines
 
 
 class About(Protocol):
@@ -41,10 +43,14 @@ class Journal(Generic[R]):
         pending_max: records that may wait for the next `write`; the oldest go first.
         bytes_max: of both files together.
         life_ms: how long a record is kept.
+        keys: encrypt the lines; None: they lie in the clear.
     """
 
-    def __init__(self, path: Path, kind: type[R], *, pending_max: int, bytes_max: int, life_ms: int) -> None:
+    def __init__(
+        self, path: Path, kind: type[R], *, pending_max: int, bytes_max: int, life_ms: int, keys: FileKeys | None = None
+    ) -> None:
         self._path = path
+        self._lines = _lines_of(path, keys)
         self._kind = kind
         self._pending_max = pending_max
         self._bytes_max = bytes_max
@@ -66,7 +72,7 @@ class Journal(Generic[R]):
             self._expire(now_ms)
             lines = []
             while self._pending:
-                lines.append(msgspec.json.encode(self._pending.popleft()))
+                lines.append(_encode(self._pending.popleft(), self._lines))
             if lines:
                 with self._path.open("ab") as file:
                     file.write(b"\n".join(lines) + b"\n")
@@ -81,7 +87,7 @@ class Journal(Generic[R]):
     def of_subject(self, subject: str) -> list[R]:
         """Every record of a subject, the oldest first. Blocks."""
         with self._lock:
-            kept = [*read_records(self._path, self._kind), *self._pending]
+            kept = [*self._read(older(self._path)), *self._read(self._path), *self._pending]
         return [one for one in kept if one.subject == subject]
 
     def forget(self, subject: str) -> int:
@@ -91,18 +97,22 @@ class Journal(Generic[R]):
             self._pending = deque((one for one in self._pending if one.subject != subject), maxlen=self._pending_max)
             gone = before - len(self._pending)
             for path in (older(self._path), self._path):
-                records = _read(path, self._kind)
+                records = self._read(path)
                 kept = [one for one in records if one.subject != subject]
                 if len(kept) < len(records):
                     gone += len(records) - len(kept)
-                    _rewrite(path, kept)
+                    _rewrite(path, kept, self._lines)
             return gone
 
     def _expire(self, now_ms: int) -> None:
         for path in (older(self._path), self._path):
-            first = _read(path, self._kind, limit=1)
-            if first and first[0].written_ms < now_ms - self._life_ms:
-                _rewrite(path, [one for one in _read(path, self._kind) if one.written_ms >= now_ms - self._life_ms])
+            first, from_ms = self._read(path, limit=1), now_ms - self._life_ms
+            # What does not open (of before there was a key) has no time of its own: it goes at the next look.
+            if (first and first[0].written_ms < from_ms) or (not first and _has_content(path)):
+                _rewrite(path, [one for one in self._read(path) if one.written_ms >= from_ms], self._lines)
+
+    def _read(self, path: Path, *, limit: int | None = None) -> list[R]:
+        return _read(path, self._kind, self._lines, limit=limit)
 
 
 def older(path: Path) -> Path:
@@ -110,16 +120,30 @@ def older(path: Path) -> Path:
     return path.with_name(f"{path.name}.1")
 
 
-def read_records(path: Path, kind: type[R]) -> list[R]:
+def read_records(path: Path, kind: type[R], keys: FileKeys | None = None) -> list[R]:
     """Every record of the journal at `path`, the oldest first; lines that cannot be read are passed over."""
-    return [*_read(older(path), kind), *_read(path, kind)]
+    lines = _lines_of(path, keys)
+    return [*_read(older(path), kind, lines), *_read(path, kind, lines)]
 
 
-def _read(path: Path, kind: type[R], *, limit: int | None = None) -> list[R]:
+def _lines_of(path: Path, keys: FileKeys | None) -> SealedLines | None:
+    return SealedLines(keys.of(path)) if keys is not None else None
+
+
+def _has_content(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
+
+
+def _encode(record: About, sealed: SealedLines | None) -> bytes:
+    line = msgspec.json.encode(record)
+    return line if sealed is None else sealed.seal(line)
+
+
+def _read(path: Path, kind: type[R], sealed: SealedLines | None, *, limit: int | None = None) -> list[R]:
     records: list[R] = []
     try:
         with path.open("rb") as file:
-            for line in file:
+            for line in file if sealed is None else sealed.open(file):
                 if limit is not None and len(records) >= limit:
                     break
                 try:
@@ -131,7 +155,7 @@ def _read(path: Path, kind: type[R], *, limit: int | None = None) -> list[R]:
     return records
 
 
-def _rewrite(path: Path, records: list[R]) -> None:
+def _rewrite(path: Path, records: list[R], sealed: SealedLines | None) -> None:
     new = path.with_name(f"{path.name}.new")
-    new.write_bytes(b"".join(msgspec.json.encode(one) + b"\n" for one in records))
+    new.write_bytes(b"".join(_encode(one, sealed) + b"\n" for one in records))
     os.replace(new, path)

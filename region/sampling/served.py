@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from infra.contracts.residency import Global, Regional, RegionalMessage
+from region.keeping.files import FileKeys
 from region.sampling.journal import Journal, read_records
 from region.store.port import Session, SubjectCounters
 
@@ -53,10 +54,11 @@ class ServedSamples(Journal[ServedSample]):
     """The samples of one node."""
 
     def __init__(
-        self, directory: Path, *, gap_min_s: float = GAP_MIN_S, bytes_max: int = BYTES_MAX, life_ms: int = LIFE_MS
-    ) -> None:
+        self, directory: Path, *, gap_min_s: float = GAP_MIN_S, bytes_max: int = BYTES_MAX, life_ms: int = LIFE_MS,
+        keys: FileKeys | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(
-            directory / FILE, ServedSample, pending_max=PENDING_MAX, bytes_max=bytes_max, life_ms=life_ms
+            directory / FILE, ServedSample, pending_max=PENDING_MAX, bytes_max=bytes_max, life_ms=life_ms, keys=keys
         )  # fmt: skip
         self._gap_min_s = gap_min_s
         self._last_s = float("-inf")
@@ -69,6 +71,6 @@ class ServedSamples(Journal[ServedSample]):
         return True
 
 
-def read_samples(directory: Path) -> list[ServedSample]:
+def read_samples(directory: Path, keys: FileKeys | None = None) -> list[ServedSample]:
     """Every sample in a state directory, the oldest first; lines that cannot be read are passed over."""
-    return read_records(directory / FILE, ServedSample)
+    return read_records(directory / FILE, ServedSample, keys)

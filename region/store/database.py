@@ -2,11 +2,14 @@
 
 A file says what it is (`application_id`) and which migration it stands at (`user_version`); a start-up that meets
 anything else stops and says what to do. Several processes of a node may open the same file at once.
+
+With `keys` a file lies encrypted (SQLCipher, AES-256 by page; its write-ahead log too). One that lies in the clear from
+an earlier version is encrypted when it is prepared.
 """
 
 import fcntl
+import os
 import re
-import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from infra.plumbing.errors import SettingsError
+from infra.plumbing.files import sync_directory
+from region.keeping.files import FileKeys
+from region.store.driver import sqlite3
 
 BUSY_TIMEOUT_S = 5.0
 """How long a writer waits for another process's transaction before it gives up."""
@@ -24,6 +30,9 @@ _CUTS_MAX = 100
 _CUT_PAUSE_S = 0.02
 VACUUM_BYTES_MAX = 128 << 20
 """About a second's work: nobody can write meanwhile."""
+_CLEAR = b"SQLite format 3\0"
+"""How a file begins that is not encrypted."""
+_ZEROS = bytes(1 << 20)
 _MIGRATION = re.compile(r"(\d{4})_[a-z_]+\.sql")
 
 
@@ -40,28 +49,34 @@ class Database:
     functions: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     """Functions by name for migrations that change how a value is encoded."""
 
-    def prepare(self, path: Path) -> None:
-        """Create the file or bring its schema up to date. One process at a time.
+    def prepare(self, path: Path, keys: FileKeys | None = None) -> None:
+        """Create the file or bring its schema up to date, and encrypt it. One process at a time.
 
         Raises:
             SettingsError: the file is something else, is newer than this code, or cannot be written.
+            KeysUnavailableError: its key does not open.
         """
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with _lock_file(path.with_name(f".{path.name}.lock")), _closing(self._connect(path)) as connection:
-                self._check_identity(connection, path)
-                # Changing the journal mode needs the file alone; the lock above makes sure of it.
-                connection.execute("PRAGMA journal_mode = WAL")
-                self._migrate(connection, path)
+            with _lock_file(path.with_name(f".{path.name}.lock")):
+                key = keys.of(path) if keys is not None else None
+                if key is not None and _is_clear(path):
+                    self._check_clear(path)
+                    _encrypt(path, key)
+                with _closing(self._connect(path, key)) as connection:
+                    self._check_identity(connection, path)
+                    # Changing the journal mode needs the file alone; the lock above makes sure of it.
+                    connection.execute("PRAGMA journal_mode = WAL")
+                    self._migrate(connection, path)
         except (OSError, sqlite3.Error) as error:
             raise SettingsError(
                 f"the {self.name} at {path} cannot be opened: {error}.",
                 fix="Check that the directory can be written and has space, and that the file is the one meant.",
             ) from error
 
-    def connect(self, path: Path, *, read_only: bool) -> sqlite3.Connection:
+    def connect(self, path: Path, *, read_only: bool, keys: FileKeys | None = None) -> sqlite3.Connection:
         """A connection to a prepared file, for the thread that calls."""
-        connection = self._connect(path)
+        connection = self._connect(path, keys.of(path) if keys is not None else None)
         connection.execute(f"PRAGMA synchronous = {self.synchronous}")
         connection.execute(f"PRAGMA journal_size_limit = {_JOURNAL_BYTES_MAX}")
         connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
@@ -90,9 +105,17 @@ class Database:
             )
         return [path.read_text(encoding="utf-8") for path in paths]
 
-    def _connect(self, path: Path) -> sqlite3.Connection:
+    def _connect(self, path: Path, key: bytes | None) -> sqlite3.Connection:
         # Transactions are begun and ended by hand; statements are kept prepared by the module.
-        return sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, cached_statements=64)
+        connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, cached_statements=64)
+        if key is not None:
+            connection.execute(f"PRAGMA key = {_raw(key)}")
+        return connection
+
+    def _check_clear(self, path: Path) -> None:
+        """Whether a file that is not encrypted is one of these: nothing else is to be touched."""
+        with _closing(self._connect(path, None)) as connection:
+            self._check_identity(connection, path)
 
     def _check_identity(self, connection: sqlite3.Connection, path: Path) -> None:
         (identity,) = connection.execute("PRAGMA application_id").fetchone()
@@ -154,7 +177,10 @@ def scrub(connection: sqlite3.Connection) -> str:
     Raises:
         sqlite3.OperationalError: a reader or writer did not make room; nothing is lost.
     """
-    (pages,), (page_bytes,) = (connection.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size"))
+    # SQLCipher says numbers as text.
+    pages, page_bytes = (
+        int(connection.execute(f"PRAGMA {name}").fetchone()[0]) for name in ("page_count", "page_size")
+    )
     is_small = pages * page_bytes <= VACUUM_BYTES_MAX
     if is_small:
         connection.execute("VACUUM")
@@ -170,6 +196,48 @@ def _cut(connection: sqlite3.Connection) -> None:
             return
         time.sleep(_CUT_PAUSE_S)
     raise sqlite3.OperationalError("the write-ahead log could not be cut: the file is in use")
+
+
+def _is_clear(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_CLEAR)) == _CLEAR
+    except FileNotFoundError:
+        return False
+
+
+def _encrypt(path: Path, key: bytes) -> None:
+    """Put an encrypted copy in the place of a file in the clear, and write zeros over what was there.
+
+    A kill leaves the one or the other whole. Fails when somebody else has the file open.
+
+    Raises:
+        sqlite3.OperationalError: another process has it open.
+    """
+    sealed = path.with_name(f".{path.name}.sealed")
+    sealed.unlink(missing_ok=True)
+    with _closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE")
+        (identity,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        connection.execute(f"ATTACH DATABASE ? AS sealed KEY {_raw(key)}", (str(sealed),))
+        connection.execute("SELECT sqlcipher_export('sealed')")
+        connection.execute(f"PRAGMA sealed.application_id = {identity}")
+        connection.execute(f"PRAGMA sealed.user_version = {version}")
+        connection.execute("DETACH DATABASE sealed")
+    with path.open("r+b") as clear:
+        os.replace(sealed, path)
+        sync_directory(path.parent)
+        left = os.fstat(clear.fileno()).st_size
+        while left > 0:
+            left -= clear.write(_ZEROS[:left])
+        clear.flush()
+        os.fsync(clear.fileno())
+
+
+def _raw(key: bytes) -> str:
+    """A key of 32 random bytes as SQLCipher takes it, without making one of a pass phrase."""
+    return f"\"x'{key.hex()}'\""
 
 
 def _statements(script: str) -> Iterator[str]:

@@ -6,7 +6,6 @@ even if nobody waits any more, so a write whose caller timed out may still have 
 
 import asyncio
 import queue
-import sqlite3
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -14,6 +13,7 @@ from typing import Any, TypeVar
 from prometheus_client import CollectorRegistry, Counter
 
 from infra.plumbing.errors import UnavailableError
+from region.store.driver import sqlite3
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]

@@ -8,6 +8,7 @@ from infra.contracts.events import DEFAULT_WEIGHTS, EventWeights, parse_weights
 from infra.plumbing.addresses import parse_address, scheme_of
 from infra.plumbing.clock import Clock, SystemClock
 from infra.plumbing.errors import SettingsError
+from region.keeping.opening import open_file_keys
 from region.settings import RegionSettings
 from region.store.applying import ApplyRules
 from region.store.port import Store
@@ -44,6 +45,7 @@ def open_store(
         rules=apply_rules(settings),
         registry=registry,
         read_timeout_s=read_timeout_s,
+        keys=open_file_keys(settings),
     )
 
 

@@ -5,7 +5,6 @@ power loss the last batches may be gone together with their offset, and the work
 An opt-out is nowhere else, so its commit is synced.
 """
 
-import sqlite3
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -15,9 +14,11 @@ from prometheus_client import CollectorRegistry
 
 from infra.contracts.features import ITEM_BUCKET_MS, TREND_BUCKET_MS
 from infra.plumbing.clock import Clock
+from region.keeping.files import FileKeys
 from region.store.aggregates import EVERYTHING, ITEM, TREND, AggregateKey, counted_anew, merge_trends, sum_counters
 from region.store.applying import ApplyRules, apply_events, bare_state, choose, replace_state
 from region.store.database import BUSY_TIMEOUT_S, Database, durable, scrub, transaction
+from region.store.driver import sqlite3
 from region.store.lane import Lane, LaneMetrics, Work
 from region.store.port import (
     AppliedChange,
@@ -68,6 +69,7 @@ class SqliteStore:
         read_timeout_s: how long a single-row read may take before `StoreUnavailableError`.
         scan_timeout_s: the same for `trending` and `item_counters`.
         queue_max: calls that may wait in each lane.
+        keys: encrypts the file; None: it lies in the clear.
 
     Raises:
         SettingsError: the file cannot be used; says what to do.
@@ -76,9 +78,9 @@ class SqliteStore:
     def __init__(
         self, path: Path, *, clock: Clock, history_max: int = 200, rules: ApplyRules | None = None,
         registry: CollectorRegistry | None = None, read_timeout_s: float = 0.1, scan_timeout_s: float = 2.0,
-        queue_max: int = 1000,
+        queue_max: int = 1000, keys: FileKeys | None = None,
     ) -> None:  # fmt: skip
-        STORE_DATABASE.prepare(path)
+        STORE_DATABASE.prepare(path, keys)
         self._queries = STORE_DATABASE.queries()
         self._clock = clock
         self._rules = rules if rules is not None else ApplyRules(history_max=history_max)
@@ -87,8 +89,9 @@ class SqliteStore:
         metrics = LaneMetrics(registry if registry is not None else CollectorRegistry(), "atoll_store")
         self._reads, self._scans, self._writes = (
             Lane(
-                name=f"store-{name}", connect=partial(STORE_DATABASE.connect, path, read_only=name != "writes"),
-                queue_max=queue_max, error_type=StoreUnavailableError, metrics=metrics,
+                name=f"store-{name}", queue_max=queue_max,
+                connect=partial(STORE_DATABASE.connect, path, read_only=name != "writes", keys=keys),
+                error_type=StoreUnavailableError, metrics=metrics,
             )
             for name in ("reads", "scans", "writes")
         )  # fmt: skip

@@ -17,7 +17,7 @@ from infra.plumbing.http.serving import serve
 from infra.plumbing.telemetry import Telemetry, start_telemetry
 from region.events.dead_letters import DeadLetters
 from region.events.intake import AGE_MAX_MS
-from region.events.opening import open_dead_letters, open_log
+from region.events.opening import open_dead_letters, open_log, open_seals
 from region.events.port import Log
 from region.events.schema_check import check_event_schema
 from region.events.streaming import Streaming
@@ -165,11 +165,12 @@ async def run_worker(settings: RegionSettings, stop: asyncio.Event, *, clock: Cl
         stack.callback(telemetry.close)
         store = open_store(settings, clock=clock, registry=telemetry.registry)
         stack.push_async_callback(store.close)
-        log = open_log(settings, registry=telemetry.registry)
+        seals = open_seals(settings, clock=clock, registry=telemetry.registry)
+        log = open_log(settings, registry=telemetry.registry, seals=seals)
         stack.push_async_callback(log.close)
         grid = connect_grid(settings.grid, clock=clock, registry=telemetry.registry)
         stack.push_async_callback(grid.close)
-        dead_letters = open_dead_letters(settings, registry=telemetry.registry)
+        dead_letters = open_dead_letters(settings, registry=telemetry.registry, seals=seals)
         stack.push_async_callback(dead_letters.close)
         streaming = Streaming(
             log=log, store=store, grid=grid, clock=clock, registry=telemetry.registry, dead_letters=dead_letters,

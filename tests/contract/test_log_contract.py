@@ -12,8 +12,11 @@ from infra.plumbing.ids import new_request_id
 from region.events.kafka import OPTIONS, KafkaLog
 from region.events.memory import MemoryLog
 from region.events.port import Log
+from region.events.records import SHREDDED
 from region.events.sqlite import SqliteLog
+from region.keeping.sealing import Seals
 from tests.contract.building import ALICE, BOB, NOW_MS, logged, stands_in_files
+from tests.support.keeping import file_keys, seals
 from tests.support.servers import Servers
 
 QUEUE_MAX = 200
@@ -21,25 +24,30 @@ QUEUE_MAX = 200
 Open = Callable[[], Log]
 
 
-def kafka_log(servers: Servers, topic: str, *, partitions: int) -> KafkaLog:
+def kafka_log(servers: Servers, topic: str, *, partitions: int, seals: Seals | None = None) -> KafkaLog:
     address = parse_address(
         f"kafka://{servers.kafka.address}/{topic}?partitions={partitions}", scheme="kafka", options=OPTIONS
     )
-    return KafkaLog(address, queue_max=QUEUE_MAX, retention_s=100 * 365 * 86_400.0)
+    return KafkaLog(address, queue_max=QUEUE_MAX, retention_s=100 * 365 * 86_400.0, seals=seals)
 
 
-@pytest.fixture(params=["memory", "sqlite", "kafka"])
+@pytest.fixture(params=["memory", "sqlite", "sqlite-sealed", "kafka", "kafka-sealed"])
 def open_log(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
     """Opens the same log each time."""
-    if request.param == "kafka":
+    if request.param.startswith("kafka"):
         servers: Servers = request.getfixturevalue("servers")
         # A topic of its own for each test, of one partition: what several change is tested in `test_kafka_log.py`.
         topic = f"contract.{new_request_id()}"
-        return lambda: kafka_log(servers, topic, partitions=1)
+        sealed = request.param == "kafka-sealed"
+        return lambda: kafka_log(servers, topic, partitions=1, seals=seals(tmp_path) if sealed else None)
     if request.param == "memory":
         log = MemoryLog(records_max=QUEUE_MAX)
         return lambda: log
-    return lambda: SqliteLog(tmp_path / "log.sqlite", queue_max=QUEUE_MAX)
+    if request.param == "sqlite":
+        return lambda: SqliteLog(tmp_path / "log.sqlite", queue_max=QUEUE_MAX)
+    return lambda: SqliteLog(
+        tmp_path / "log.sqlite", queue_max=QUEUE_MAX, seals=seals(tmp_path), keys=file_keys(tmp_path)
+    )
 
 
 @pytest.fixture
@@ -143,11 +151,17 @@ async def test_the_records_of_one_subject_are_read_and_erased_and_no_offset_is_g
     assert [one.offset for one in await log.of_subject(ALICE, after={0: 3}, limit=2)] == [5]
     forgotten = await log.forget(ALICE)
     assert forgotten.through == {0: 5}
-    if isinstance(log, KafkaLog):
+    if isinstance(log, KafkaLog) and not forgotten.keys:
         assert (forgotten.records, forgotten.kept_ms > 0) == (0, True)
         assert await log.count_of(ALICE) == 3
         assert "retention" in await log.scrub()
         return  # it deletes no single record, and says so
+    if isinstance(log, KafkaLog):
+        assert (forgotten.records, forgotten.kept_ms, await log.count_of(ALICE), await log.scrub()) == (0, 0, 0, "")
+        read = await log.read(after={0: 0}, limit=10)
+        assert [(one.offset, one.broken) for one in read if one.broken] == [(1, SHREDDED), (3, SHREDDED), (5, SHREDDED)]
+        assert [one.logged.subject for one in read if not one.broken] == [BOB, BOB]
+        return
     assert (forgotten.records, forgotten.kept_ms) == (3, 0)
     assert await log.count_of(ALICE) == 0
     assert await log.scrub() == ""

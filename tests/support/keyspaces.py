@@ -9,7 +9,7 @@ from infra.plumbing.addresses import parse_address
 from region.store.cassandra_link import CassandraLink
 from region.store.keyspace import migrate
 
-TABLES = ("rows", "trends", "item_days", "progress", "erasures")
+TABLES = ("rows", "trends", "item_days", "progress", "erasures", "subject_keys", "keys_by_handle", "key_epochs")
 
 
 class Keyspace:

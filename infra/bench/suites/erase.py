@@ -3,9 +3,11 @@
 A real region process and its worker on embedded stores. In each run `subjects` people (default 1000) are heard of:
 their events are logged and applied, some ask for lists, some have a dead letter. Then they are erased, ERASERS at a
 time, each with one more batch of events under way a moment before, while other people's events go on. When the worker
-has caught up, every file of the node but its releases is searched byte by byte for their names: SQLite's free pages
-and write-ahead logs, samples, audit, logs, spans. The same search before has to find every one of them. Each receipt's
-signature is verified. Options: `subjects`, `events` (per subject, default 10), `items` (of the release, default 2000).
+has caught up, every file of the node but its releases is searched byte by byte for their names, as it lies and with
+its encryption taken off page by page: SQLite's free pages and write-ahead logs, samples, audit, logs, spans. The same
+search before has to find every one of them. A copy of the log from before is read with the region's keys as they are
+after. Each receipt's signature is verified. Options: `subjects`, `events` (per subject, default 10), `items` (of the
+release, default 2000).
 """
 
 import asyncio
@@ -13,6 +15,7 @@ import contextlib
 import hashlib
 import io
 import re
+import shutil
 import subprocess
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
@@ -22,6 +25,7 @@ import msgspec
 
 from infra.bench.catalogue import BenchRequest
 from infra.bench.miss.node import Node, made_release, personal, running_node
+from infra.bench.opened_files import opened
 from infra.bench.results import Bar, Measured, at_least, at_most, medians
 from infra.bench.serving.processes import family
 from infra.contracts.events import Event, EventAck, EventBatch, EventType, LoggedEvent
@@ -31,9 +35,10 @@ from infra.plumbing.clock import Clock, SystemClock
 from infra.plumbing.errors import UnavailableError
 from infra.plumbing.keys import TrustDirectory
 from infra.plumbing.settings import load_settings
-from region.events.dead_letters import DeadLetters
-from region.events.opening import open_log
+from region.events.opening import open_dead_letters, open_log, open_seals
 from region.events.records import break_record
+from region.keeping.files import FileKeys
+from region.keeping.opening import open_file_keys
 from region.privacy.receipts import read_receipt
 from region.settings import RegionSettings
 from region.store.opening import open_store
@@ -49,6 +54,8 @@ LATE_MS = 600_000
 LETTER_EVERY = 10
 LIST_EVERY = 5
 CAUGHT_UP_WITHIN_S = 120.0
+BACKUP_PAGE = 1_000
+WORST = ("found", "found_in_memory", "found_raw_before", "found_in_backup")
 _CHUNK = 4 << 20
 _NAME = re.compile(rb"(?=([0-9a-f]{32}))")
 
@@ -66,7 +73,10 @@ def run(request: BenchRequest) -> Measured:
             request.progress.advance(number + 1, request.runs, "rounds of erasures")
     figures = medians(runs)
     # One name that is found in one run is one too many, and so with the others: a median would hide it.
-    figures |= {name: max(one[name] for one in runs) for name in ("found", "found_in_memory")}
+    figures |= {
+        name: max(one[name] for one in runs)
+        for name in ("found", "found_in_memory", "found_raw_before", "found_in_backup")
+    }
     figures |= {name: min(one[name] for one in runs) for name in ("found_before", "late_refused", "receipts_complete")}
     return Measured(figures=figures, bars=_bars(figures, subjects), notes=_notes(subjects, events))
 
@@ -76,6 +86,12 @@ def _bars(figures: dict[str, float], subjects: int) -> tuple[Bar, ...]:
         at_most("erased subjects that a search of all files finds", figures["found"], 0.0, unit="subjects"),
         at_most(f"{subjects} subjects erased under load", figures["seconds"], GOAL_S, unit="s"),
         at_least("share of subjects that the search finds before", figures["found_before"], 1.0, unit=""),
+        at_most(
+            "names that can be read in files as they lie, before", figures["found_raw_before"], 0.0, unit="subjects"
+        ),
+        at_most(
+            "erased records that a copy of the log from before gives", figures["found_in_backup"], 0.0, unit="records"
+        ),
         at_most(
             "erased subjects that a dump of the processes' memory shows",
             figures["found_in_memory"],
@@ -132,6 +148,7 @@ class _Round:
         self._url = f"http://127.0.0.1:{node.server.port}"
         self._sent = 0
         self._trust = TrustDirectory.load(node.state.parent / "trust.json")
+        self._settings = load_settings(node.state.parent / "region.json", RegionSettings)
 
     async def measure(self) -> dict[str, float]:
         connector = aiohttp.TCPConnector(limit=ERASERS + OTHERS + 1)
@@ -139,7 +156,9 @@ class _Round:
             await _at_once(self._people, lambda one: self._live(session, one))
             await self._letters()
             await self._caught_up()
-            before = await asyncio.to_thread(found_names, self._node.state.parent, frozenset(self._people))
+            before = await asyncio.to_thread(self._found)
+            raw = await asyncio.to_thread(found_names, self._node.state.parent, frozenset(self._people), None)
+            backup = await asyncio.to_thread(self._back_up)
             stop = asyncio.Event()
             others = [asyncio.create_task(self._others(session, number, stop)) for number in range(OTHERS)]
             started_s = self._clock.monotonic_s()
@@ -150,9 +169,11 @@ class _Round:
             meanwhile = sum(await asyncio.gather(*others))
             await self._caught_up()
         dumped = await asyncio.to_thread(names_in_memory, self._pids(), frozenset(self._people))
-        after = await asyncio.to_thread(found_names, self._node.state.parent, frozenset(self._people))
+        after = await asyncio.to_thread(self._found)
         return {
-            "found": float(len(after)), "seconds": seconds, "found_before": len(before) / len(self._people),
+            "found": float(len(after)), "found_raw_before": float(len(raw)),
+            "found_in_backup": float(await self._of_backup(backup)), "seconds": seconds,
+            "found_before": len(before) / len(self._people),
             "receipts_complete": sum(complete) / len(complete), "other_events_per_s": meanwhile / seconds,
             "late_refused": sum(refused) / len(refused), "found_in_memory": float(len(dumped)),
         }  # fmt: skip
@@ -174,6 +195,32 @@ class _Round:
         batch = EventBatch(subject=subject, events=(event,))
         ack = msgspec.json.decode(await self._post(session, "/v1/events", encode_regional(batch)), type=EventAck)
         return len(ack.rejected) == 1
+
+    def _found(self) -> set[str]:
+        keys = open_file_keys(self._settings)
+        return found_names(self._node.state.parent, frozenset(self._people), keys)
+
+    def _back_up(self) -> Path:
+        """A copy of the log, as a nightly job takes it."""
+        place = self._node.state.parent.parent / f"backup-{self._people[0][:8]}"
+        place.mkdir()
+        for path in self._node.state.glob("log.sqlite*"):
+            shutil.copy(path, place / path.name)
+        return place
+
+    async def _of_backup(self, place: Path) -> int:
+        """How many of the erased people's records a copy from before gives to who has all of the region's keys."""
+        for path in self._node.state.glob("subject-keys.*"):
+            shutil.copy(path, place / path.name)
+        log = open_log(msgspec.structs.replace(self._settings, state_directory=str(place)))
+        try:
+            found, after, people = 0, 0, frozenset(self._people)
+            while page := await log.read(after={0: after}, limit=BACKUP_PAGE):
+                found += sum(one.logged.subject in people for one in page)
+                after = page[-1].offset
+            return found
+        finally:
+            await log.close()
 
     def _pids(self) -> list[int]:
         return [*self._node.pids, *self._worker_pids]
@@ -216,7 +263,8 @@ class _Round:
     async def _letters(self) -> None:
         """Dead letters of some, as a worker would have left them."""
         now_ms = self._clock.now_ms()
-        letters = DeadLetters(self._node.state / "dead-letters.sqlite")
+        seals = open_seals(self._settings)
+        letters = open_dead_letters(self._settings, seals=seals)
         try:
             records = [
                 OffsetEvent(
@@ -228,6 +276,7 @@ class _Round:
             await letters.add([break_record(one, "it could not be applied") for one in records], now_ms=now_ms)
         finally:
             await letters.close()
+            await seals.keys.close()
 
     async def _caught_up(self) -> None:
         """Wait until the worker has applied what the log holds.
@@ -235,7 +284,7 @@ class _Round:
         Raises:
             UnavailableError: it has not within CAUGHT_UP_WITHIN_S.
         """
-        settings = load_settings(self._node.state.parent / "region.json", RegionSettings)
+        settings = self._settings
         store, log = open_store(settings, clock=SystemClock(), read_timeout_s=5.0), open_log(settings)
         try:
             ends_s = self._clock.monotonic_s() + CAUGHT_UP_WITHIN_S
@@ -250,13 +299,17 @@ class _Round:
         raise UnavailableError("the worker did not catch up.")
 
 
-def found_names(place: Path, names: frozenset[str]) -> set[str]:
-    """Those of `names` (32 hex digits each) that stand in a file under `place`, releases left out, byte by byte."""
+def found_names(place: Path, names: frozenset[str], keys: FileKeys | None) -> set[str]:
+    """Those of `names` (32 hex digits each) that stand in a file under `place`, releases left out, byte by byte.
+
+    With `keys` files are searched as they lie and decrypted.
+    """
     wanted = {name.encode() for name in names}
     found: set[bytes] = set()
     for path in sorted(place.rglob("*")):
         if path.is_file() and "releases" not in path.relative_to(place).parts:
-            found.update(wanted.intersection(match[1] for match in _NAME.finditer(path.read_bytes())))
+            for content in (path.read_bytes(), opened(path, keys)):
+                found.update(wanted.intersection(match[1] for match in _NAME.finditer(content)))
     return {name.decode() for name in found}
 
 

@@ -1,1 +1,1 @@
-SELECT count(*) FROM letters WHERE instr(content, ?) > 0;
+SELECT count(*) FROM letters WHERE mark = ? OR instr(content, ?) > 0;

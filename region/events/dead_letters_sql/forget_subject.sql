@@ -1,1 +1,1 @@
-DELETE FROM letters WHERE instr(content, ?) > 0;
+DELETE FROM letters WHERE mark = ? OR instr(content, ?) > 0;

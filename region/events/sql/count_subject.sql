@@ -1,1 +1,1 @@
-SELECT count(*) FROM records WHERE subject = ?;
+SELECT count(*) FROM records WHERE subject IN (?, ?);

@@ -1,1 +1,1 @@
-DELETE FROM records WHERE subject = ?;
+DELETE FROM records WHERE subject IN (?, ?);

@@ -1,5 +1,6 @@
+-- By its name (records of before there were keys) and by its handle.
 SELECT position, body
 FROM records
-WHERE subject = ? AND position > ?
+WHERE subject IN (?, ?) AND position > ?
 ORDER BY position
 LIMIT ?;

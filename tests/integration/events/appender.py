@@ -13,6 +13,7 @@ from infra.contracts.events import Event, EventBatch, EventType
 from infra.plumbing.clock import SystemClock
 from region.events.intake import Intake
 from region.events.sqlite import SqliteLog
+from tests.support.keeping import file_keys, seals
 
 BATCH = 5
 CALLERS = 4
@@ -35,7 +36,7 @@ def batch_of(subject: str, number: int, now_ms: int) -> EventBatch:
 async def main(state: Path, subject: str, first: int, last: int) -> None:
     """Send batches `first` to `last` from several callers at once."""
     clock = SystemClock()
-    log = SqliteLog(state / "log.sqlite", queue_max=2000)
+    log = SqliteLog(state / "log.sqlite", queue_max=2000, seals=seals(state, clock=clock), keys=file_keys(state))
     intake = Intake(log=log, clock=clock, wake=lambda: None, registry=CollectorRegistry())
 
     async def call(start: int) -> None:

@@ -9,7 +9,6 @@ import asyncio
 import json
 import os
 import signal
-import sqlite3
 import sys
 import threading
 from collections.abc import Callable, Coroutine
@@ -20,9 +19,12 @@ from unittest import mock
 from infra.contracts.events import EventType
 from infra.plumbing.clock import ManualClock
 from region.events.sqlite import SqliteLog
+from region.keeping.files import FileKeys
 from region.store.database import Database
+from region.store.driver import sqlite3
 from region.store.sqlite import SqliteStore
 from tests.contract.building import ALICE, BOB, NOW_MS, logged, placed
+from tests.support.keeping import file_keys, seals
 
 PLACES_MAX = 60
 _HOPS = 5
@@ -54,7 +56,7 @@ async def show_store(path: Path, say: Say) -> None:
 
 async def append(path: Path, say: Say) -> None:
     """Two appends at once."""
-    log = SqliteLog(path, queue_max=100)
+    log = _open_log(path)
 
     async def one(number: int) -> None:
         await log.append([logged(number), logged(number + 1)])
@@ -66,13 +68,26 @@ async def append(path: Path, say: Say) -> None:
 
 async def show_log(path: Path, say: Say) -> None:
     """The event numbers that are in the log."""
-    log = SqliteLog(path, queue_max=100)
+    log = _open_log(path)
     say([int(one.logged.event.event_id[-6:]) for one in await log.read(after={0: 0}, limit=100)])
     await log.close()
 
 
 def _open_store(path: Path) -> SqliteStore:
-    return SqliteStore(path, clock=ManualClock(wall_ms=NOW_MS), history_max=10, read_timeout_s=10.0)
+    keys = file_keys(_folder(path))
+    return SqliteStore(path, clock=ManualClock(wall_ms=NOW_MS), history_max=10, read_timeout_s=10.0, keys=keys)
+
+
+def _open_log(path: Path) -> SqliteLog:
+    """With everything under keys: making a subject's key has places to die at too."""
+    folder = _folder(path)
+    return SqliteLog(path, queue_max=100, seals=seals(folder), keys=file_keys(folder))
+
+
+def _folder(path: Path) -> Path:
+    folder = path.with_suffix("")
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 def in_child(act: Act, path: Path, *, die_at: int | None) -> tuple[bool, list[Any]]:
@@ -109,8 +124,8 @@ async def _run(act: Act, path: Path, say: Say, die_at: int | None) -> None:
                 turned.wait(5)
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def connect(self: Database, path: Path, *, read_only: bool) -> sqlite3.Connection:
-        connection = original(self, path, read_only=read_only)
+    def connect(self: Database, path: Path, *, read_only: bool, keys: FileKeys | None = None) -> sqlite3.Connection:
+        connection = original(self, path, read_only=read_only, keys=keys)
         if not read_only:
             connection.set_trace_callback(at_statement)
         return connection

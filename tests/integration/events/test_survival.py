@@ -26,6 +26,7 @@ from region.settings import RegionSettings
 from region.store.opening import open_store
 from region.store.port import Store
 from tests.integration.events.appender import BATCH
+from tests.support.keeping import key_file
 
 ROOT = Path(__file__).parents[3]
 _REGION_PYTHON = ROOT / ".atoll/envs/region/bin/python"
@@ -47,7 +48,8 @@ def free_port() -> int:
 def settings(tmp_path: Path) -> RegionSettings:
     return RegionSettings(
         node="us-east-1", region="us-east", port=free_port(), worker_port=free_port(), state_directory=str(tmp_path),
-        repository_url="", trusted_root="", keys_file="", trust_file="", grid=str(tmp_path / "grid.sock"),
+        repository_url="", trusted_root="", keys_file=str(key_file(tmp_path)), trust_file="",
+        grid=str(tmp_path / "grid.sock"),
         history_max=10_000,
     )  # fmt: skip
 

@@ -1,7 +1,6 @@
 """`atoll events` and `atoll features` on a node's own files, as an operator types them."""
 
 import json
-import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,9 @@ from region.sampling.served import ServedSamples
 from region.settings import RegionSettings
 from region.store.opening import open_store
 from region.store.port import OffsetEvent
+from region.store.sqlite import STORE_DATABASE
 from tests.contract.building import ALICE, BOB, logged
+from tests.support.keeping import file_keys, key_file
 from tests.unit.region_batch.test_batch_features import sample_of
 
 
@@ -24,7 +25,7 @@ async def a_node(directory: Path, *, skewed: bool = False) -> Path:
     """A node's state with a little history in it; returns its settings file."""
     settings = RegionSettings(
         node="n", region="r", port=1, worker_port=2, state_directory=str(directory), repository_url="",
-        trusted_root="", keys_file="", trust_file="", grid="memory",
+        trusted_root="", keys_file=str(key_file(directory)), trust_file="", grid="memory",
     )  # fmt: skip
     path = directory / "region.json"
     path.write_bytes(msgspec.json.encode(settings))
@@ -45,7 +46,7 @@ async def a_node(directory: Path, *, skewed: bool = False) -> Path:
     sample = sample_of(row, now_ms + 1000, "s1")
     if skewed:
         sample = msgspec.structs.replace(sample, impressions=5)
-    samples = ServedSamples(directory)
+    samples = ServedSamples(directory, keys=file_keys(directory))
     samples.note(sample)
     samples.write(now_ms=now_ms)
     for part in (log, store):
@@ -66,9 +67,8 @@ async def test_replay_finds_nothing_and_then_what_was_changed(
     words = ["events", "replay", "--settings", str(settings)]
     found = answer(words, capsys)
     assert (found["events"], found["subjects"], found["differences"]) == (40, 2, {})
-    connection = sqlite3.connect(tmp_path / "store.sqlite")
+    connection = STORE_DATABASE.connect(tmp_path / "store.sqlite", read_only=False, keys=file_keys(tmp_path))
     connection.execute("DELETE FROM rows WHERE subject = ?", (BOB,))
-    connection.commit()
     connection.close()
     assert answer(words, capsys, code=2)["differences"] == {"row": 1}
 

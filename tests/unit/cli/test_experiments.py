@@ -11,6 +11,7 @@ from infra.cli.__main__ import main
 from infra.contracts.events import Event, EventType, LoggedEvent
 from region.events.opening import open_log
 from region.exploration.exposures import Exposure, ExposureLog, Slot
+from region.keeping.opening import open_file_keys
 from tests.unit.region_events.test_worker import settings_in
 
 SHOWN = (0, 0, 1, 1)
@@ -34,7 +35,7 @@ def settings_file(tmp_path: Path) -> Path:
     Path(settings.state_directory).mkdir(parents=True, exist_ok=True)
     path = tmp_path / "region.json"
     path.write_bytes(msgspec.json.encode(settings))
-    exposures = ExposureLog(Path(settings.state_directory))
+    exposures = ExposureLog(Path(settings.state_directory), keys=open_file_keys(settings))
     for number in range(len(SHOWN)):
         exposures.note(page(number))
     exposures.write(now_ms=1000)

@@ -1,9 +1,11 @@
 """`atoll keys` and `atoll api`, on the files of a world that does not run."""
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from infra.cli.__main__ import main
@@ -12,6 +14,9 @@ from infra.plumbing.clock import SystemClock
 from infra.plumbing.keys import LiveTrust, RegionKeys, TrustDirectory
 from infra.plumbing.service_keys import KeyRing
 from infra.plumbing.tokens import open_subject, verify_token
+from region.events.opening import open_log
+from region.settings import RegionSettings
+from tests.contract.building import ALICE, BOB, logged
 
 
 @pytest.fixture
@@ -68,3 +73,28 @@ def test_the_document_is_written_to_a_file(tmp_path: Path):
 def test_live_trust_is_a_trust_directory(state: Path):
     path = layout_of(state).trust
     assert LiveTrust(path, clock=SystemClock()).regions == TrustDirectory.load(path).regions
+
+
+def test_everything_is_wrapped_by_a_new_rest_key_and_still_opens(state: Path) -> None:
+    layout = layout_of(state)
+    folder = layout.region("us-east") / "state"
+    folder.mkdir()
+    settings = RegionSettings(
+        node="r1", region="us-east", port=1, worker_port=2, state_directory=str(folder), repository_url="",
+        trusted_root="", keys_file=str(layout.keys("us-east")), trust_file="", grid="memory",
+    )  # fmt: skip
+    (layout.region("us-east") / "region.json").write_bytes(msgspec.json.encode(settings))
+
+    async def live() -> list[str]:
+        log = open_log(settings)
+        await log.append([logged(1), logged(2, subject=BOB)])
+        read = [one.logged.subject for one in await log.read(after={0: 0}, limit=10)]
+        await log.close()
+        return read
+
+    assert asyncio.run(live()) == [ALICE, BOB]
+    # The log's file and the keys' file; two subjects.
+    assert run(state, "rotate-rest") == {"files": 2, "subjects": 2, "rest_keys": ["2"]}
+    assert asyncio.run(live()) == [ALICE, BOB]
+    assert run(state, "rotate-rest")["rest_keys"] == ["3"]
+    assert asyncio.run(live()) == [ALICE, BOB]

@@ -1,4 +1,3 @@
-import sqlite3
 from pathlib import Path
 
 import pytest
@@ -7,6 +6,7 @@ from infra.plumbing.clock import ManualClock
 from infra.plumbing.errors import SettingsError
 from region.events.sqlite import LOG_DATABASE
 from region.store.database import Database, transaction
+from region.store.driver import sqlite3
 from region.store.sqlite import STORE_DATABASE, SqliteStore
 
 
@@ -125,7 +125,7 @@ def test_every_query_of_the_adapters_is_a_file() -> None:
     assert set(STORE_DATABASE.queries()) >= {"read_subject", "save_state", "trending"}
     assert set(LOG_DATABASE.queries()) == {
         "append_record", "count_subject", "expire_records", "first_kept", "forget_subject", "last_position",
-        "read_records", "read_subject",
+        "read_records", "read_subject", "sealed_record",
     }  # fmt: skip
 
 

@@ -1,7 +1,6 @@
 """The threads: bounds, time-outs and failures, with the thread held by an event where the order matters."""
 
 import asyncio
-import sqlite3
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from infra.plumbing.errors import OverloadedError
 from region.events.group_commit import GroupCommitter
 from region.events.port import LogUnavailableError
 from region.events.sqlite import LOG_DATABASE, SqliteLog
+from region.store.driver import sqlite3
 from region.store.lane import Lane, LaneMetrics, settle
 from region.store.port import StoreUnavailableError
 from region.store.sqlite import SqliteStore

@@ -20,6 +20,7 @@ from region.store.port import AppliedChange, OffsetEvent
 from region.worker import process as process_module
 from region.worker.process import SESSION_MARGIN_S, Worker, run_together, run_worker
 from tests.contract.building import ALICE, NOW_MS, VISITOR, logged, until
+from tests.support.keeping import key_file
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +38,7 @@ def telemetry(tmp_path: Path) -> Telemetry:
 def settings_in(folder: Path, *, port: int = 0) -> RegionSettings:
     return RegionSettings(
         node="n", region="r", port=0, worker_port=port, state_directory=str(folder), repository_url="", trusted_root="",
-        keys_file="", trust_file="", grid="memory", session_life_s=10.0, log_retention_s=100.0,
+        keys_file=str(key_file(folder)), trust_file="", grid="memory", session_life_s=10.0, log_retention_s=100.0,
         telemetry=TelemetrySettings(log_file=str(folder / "log")),
     )  # fmt: skip
 

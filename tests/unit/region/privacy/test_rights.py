@@ -26,13 +26,13 @@ from infra.plumbing.keys import RegionKeys, TrustDirectory
 from infra.plumbing.progress import SilentProgress
 from infra.plumbing.telemetry import TelemetrySettings, start_telemetry
 from region.api.announcing import Announcer
-from region.events.dead_letters import DeadLetters
+from region.events.opening import open_dead_letters, open_log, open_seals
 from region.events.records import break_record
 from region.events.replaying import Replayer
-from region.events.sqlite import SqliteLog
 from region.events.streaming import Streaming
 from region.exploration.exposures import Exposure, ExposureLog
 from region.funnel.dry_run import RequestLog
+from region.keeping.opening import open_file_keys
 from region.privacy.hearing import hear_erasures
 from region.privacy.late import REASON, LateEvents
 from region.privacy.messages import ErasureReceipt, SignedReceipt, SubjectExport
@@ -45,9 +45,10 @@ from region.rules.history import Page, PageHistory
 from region.sampling.served import ServedSample, ServedSamples
 from region.settings import RegionSettings
 from region.store.memory import MemoryStore
-from region.store.sqlite import SqliteStore
+from region.store.opening import open_store
 from region.store.subjects import erasure_mark, user_subject
 from tests.contract.building import BOB, NOW_MS, an_event, logged, placed, stands_in_files
+from tests.support.keeping import key_file
 
 KEYS = RegionKeys.generate("us-east")
 ALICE = user_subject(KEYS, "42")
@@ -68,15 +69,17 @@ class Region:
         self.state = state
         self.clock = ManualClock(wall_ms=NOW_MS + 1_000_000)
         self.grid = MemoryGrid(clock=self.clock)
-        self.log = SqliteLog(state / "log.sqlite", queue_max=100)
-        self.store = SqliteStore(state / "store.sqlite", clock=self.clock, read_timeout_s=5.0, scan_timeout_s=5.0)
-        self.samples, self.requests, self.pages = ServedSamples(state), RequestLog(), PageHistory()
-        self.exposures, self.drawn = Exposures(window_s=60.0), ExposureLog(state)
-        self.audit: list[tuple[Any, ...]] = []
-        settings = RegionSettings(
+        self.settings = settings = RegionSettings(
             node="r1", region="us-east", port=1, worker_port=2, state_directory=str(state), repository_url="",
-            trusted_root="", keys_file="", trust_file="", grid="memory",
+            trusted_root="", keys_file=str(key_file(state, KEYS)), trust_file="", grid="memory",
         )  # fmt: skip
+        self.log = open_log(settings, seals=open_seals(settings, clock=self.clock))
+        self.store = open_store(settings, clock=self.clock, read_timeout_s=5.0)
+        self.samples = ServedSamples(state, keys=open_file_keys(settings))
+        self.requests, self.pages = RequestLog(), PageHistory()
+        self.exposures = Exposures(window_s=60.0)
+        self.drawn = ExposureLog(state, keys=open_file_keys(settings))
+        self.audit: list[tuple[Any, ...]] = []
         known = Known(
             store=self.store, log=self.log, samples=self.samples, exposures=self.drawn, requests=self.requests,
             pages=self.pages,
@@ -103,7 +106,7 @@ class Region:
             [logged(1, subject=ALICE), logged(2, subject=BOB), logged(3, subject=ALICE), logged(4, subject=ALICE)]
         )
         await self.work()
-        letters = DeadLetters(self.state / "dead-letters.sqlite")
+        letters = open_dead_letters(self.settings)
         await letters.add([break_record(placed(3, subject=ALICE), "no good")], now_ms=NOW_MS)
         await letters.add([break_record(placed(2, subject=BOB), "no good")], now_ms=NOW_MS)
         await letters.close()
@@ -159,12 +162,13 @@ async def test_an_export_is_complete_against_the_log(region: Region) -> None:
 
 
 async def test_erasing_leaves_nothing_of_the_subject_and_all_of_the_others(region: Region) -> None:
-    assert stands_in_files(region.state, ALICE)
+    assert not stands_in_files(region.state, ALICE), "nothing lies in the clear"
     signed = msgspec.json.decode(await region.ask("erase", user="42"), type=SignedReceipt)
     receipt = signed.receipt
     found = {one.place: (one.before, one.removed, one.after) for one in receipt.places}
     assert found == {
-        "event log": (3, 3, 0), "store": (1, 1, 0), "dead letters": (1, 1, 0), "sampled requests": (1, 1, 0),
+        "event log": (3, 3, 0), "key of the event log": (1, 1, 0),
+        "store": (1, 1, 0), "dead letters": (1, 1, 0), "sampled requests": (1, 1, 0),
         "exposures of exploration slots": (1, 1, 0),
         "requests for dry runs": (1, 1, 0), "pages shown": (1, 1, 0), "exposures of a trial": (1, 1, 0),
     }  # fmt: skip

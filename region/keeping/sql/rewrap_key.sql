@@ -1,0 +1,1 @@
+UPDATE subject_keys SET wrapped = ? WHERE handle = ?;

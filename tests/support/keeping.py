@@ -1,0 +1,33 @@
+"""Keys for tests: a region's key file, and what is opened with it."""
+
+from pathlib import Path
+
+from infra.plumbing.clock import Clock, ManualClock
+from infra.plumbing.keys import RegionKeys
+from region.keeping.files import FileKeys
+from region.keeping.sealing import Seals
+from region.keeping.subject_keys_sqlite import SqliteSubjectKeys
+from region.keeping.wrapping import FileWrapping
+
+
+def key_file(directory: Path, keys: RegionKeys | None = None) -> Path:
+    """The region's key file beside `directory`, made when it is not there."""
+    path = directory.with_name(f"{directory.name}.keys.json")
+    if not path.exists():
+        (keys if keys is not None else RegionKeys.generate("us-east")).save(path)
+    return path
+
+
+def file_keys(directory: Path) -> FileKeys:
+    """The keys of the files in a directory."""
+    return FileKeys(FileWrapping(key_file(directory)))
+
+
+def subject_keys(directory: Path) -> SqliteSubjectKeys:
+    """Subjects' keys in a directory."""
+    return SqliteSubjectKeys(directory, wrapping=FileWrapping(key_file(directory)))
+
+
+def seals(directory: Path, *, clock: Clock | None = None) -> Seals:
+    """Seals over `subject_keys`."""
+    return Seals(subject_keys(directory), clock=clock if clock is not None else ManualClock())

@@ -3,12 +3,14 @@
 import sys
 
 from infra.plumbing.http.serving import run_with_settings
+from region import collecting
 from region.app import run
 from region.settings import RegionSettings
 
 
 def main(arguments: list[str]) -> int:
     """Run until SIGTERM or SIGINT; returns the exit code."""
+    collecting.settle()
     return run_with_settings(
         "region",
         RegionSettings,

@@ -80,8 +80,8 @@ TREND_WINDOW_S = 14 * 86_400
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
 
-class CatalogueItem(GlobalMessage, frozen=True, kw_only=True):
-    """An item as people and filters see it."""
+class CatalogueItem(GlobalMessage, frozen=True, kw_only=True, gc=False):
+    """An item as people and filters see it. In no cycle: the collector passes a catalogue of them by."""
 
     item: Global[str]
     title: Global[str] = ""

@@ -153,6 +153,12 @@ def inject(headers: MutableMapping[str, str]) -> None:
     _PROPAGATOR.inject(headers)
 
 
+def current_span_is_kept() -> bool:
+    """Whether the current span is sampled; without one, a span made now would begin a trace and be asked itself."""
+    context = trace.get_current_span().get_span_context()
+    return bool(context.trace_flags.sampled) or not context.is_valid
+
+
 def current_traceparent() -> str:
     """The current span's `traceparent` when it is kept, else nothing: what a record carries to who works it off."""
     if not trace.get_current_span().get_span_context().trace_flags.sampled:

@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import ParamSpec, TypeVar
 
 from infra.plumbing.errors import OverloadedError
@@ -39,20 +40,40 @@ class ComputePool:
         """
         if self._pending >= self._pending_max:
             raise OverloadedError("this node computes as many lists as it can.", fix="Ask another node.")
-        context = contextvars.copy_context()
-        future = self._executor.submit(lambda: context.run(work, *args, **kwargs))
-        self._pending += 1
-        loop = asyncio.get_running_loop()
+        loop, context = asyncio.get_running_loop(), contextvars.copy_context()
+        answer: asyncio.Future[R] = loop.create_future()
+
+        def compute() -> None:
+            settle: Callable[[], None]
+            try:
+                settle = partial(self._settle, answer, context.run(work, *args, **kwargs))
+            except BaseException as error:
+                settle = partial(self._fail, answer, error)
+            # One message to the loop for each computation: each costs a system call and a turn of the loop.
+            _call_soon(loop, settle)
+
+        submitted = self._executor.submit(compute)
         # Counted until the thread is done, not until the caller stops waiting: a cancelled call still holds a thread.
-        future.add_done_callback(lambda _done: _call_soon(loop, self._finished))
-        return await asyncio.wrap_future(future)
+        self._pending += 1
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            self._pending -= submitted.cancel()
+            raise
 
     def close(self) -> None:
         """Stop taking work; what runs, ends by itself."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
-    def _finished(self) -> None:
+    def _settle(self, answer: "asyncio.Future[R]", result: R) -> None:
         self._pending -= 1
+        if not answer.done():
+            answer.set_result(result)
+
+    def _fail(self, answer: "asyncio.Future[R]", error: BaseException) -> None:
+        self._pending -= 1
+        if not answer.done():
+            answer.set_exception(error)
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:

@@ -13,8 +13,12 @@ from region.exploration.exposures import DrawnItems
 from region.funnel.release import LoadedRelease
 from region.funnel.sources import newest
 from region.funnel.tables import ReleaseTables
+from region.rules.ruleset import NO_EXPLORATION
 from region.rules.schema import Exploration
 
+GUARANTEED = Exploration(positions=(8,), new_share_min=0.5, new_share_max=0.5)
+"""Where no rules speak of exploration, items that came after the release have their chance all the same: one position,
+every other page, until they were shown often enough. Rules with no positions turn it off."""
 NEW_LOOKED_AT_MAX = 2_048
 NEW_OFFERED_MAX = 64
 """New items that one page may draw from; of more, so many are drawn evenly, so that each has its chance."""
@@ -27,21 +31,34 @@ class Exploring:
     rules: Exploration
     tally: Tally
     generator: np.random.Generator
+    owed_only: bool = False
+    """Only what came after the release counts as new."""
 
     @classmethod
-    def of(cls, request: HomeRequest, rules: Exploration, tally: Tally) -> "Exploring | None":
-        """For a request that has an id; None where the rules explore nothing."""
+    def of(
+        cls, request: HomeRequest, rules: Exploration, tally: Tally, tables: ReleaseTables
+    ) -> "Exploring | None":  # fmt: skip
+        """For a request that has an id; None where the rules explore nothing and nothing new is owed its chance."""
+        owed_only = rules is NO_EXPLORATION
+        if owed_only and tables.seats.rows.size:
+            rules = GUARANTEED
         if not rules.positions or not request.request_id:
             return None
         generator = named_generator("exploration", request.request_id, request.subject or "")
-        return cls(rules=rules, tally=tally, generator=generator)
+        made = cls(rules=rules, tally=tally, generator=generator, owed_only=owed_only)
+        return None if owed_only and not made._not_enough(tables.seats.rows, tables).size else made
 
     def new_rows(self, release: LoadedRelease) -> IntArray:
         """Rows of new items that were not shown often enough yet: those after the release, and its youngest."""
-        new = newest(release.tables, release.standing, category=None, limit=NEW_LOOKED_AT_MAX).rows
-        _, impressions = self.tally.of([release.tables.items[row].item for row in new.tolist()])
-        new = new[impressions < self.rules.new_impressions_enough]
+        tables = release.tables
+        known = newest(tables, release.standing, category=None, limit=NEW_LOOKED_AT_MAX).rows
+        new = self._not_enough(tables.seats.rows if self.owed_only else known, tables)
         return new if new.size <= NEW_OFFERED_MAX else self.generator.choice(new, size=NEW_OFFERED_MAX, replace=False)
+
+    def _not_enough(self, rows: IntArray, tables: ReleaseTables) -> IntArray:
+        """Those of `rows` that were not shown often enough yet."""
+        _, impressions = self.tally.of([tables.items[row].item for row in rows.tolist()])
+        return rows[impressions < self.rules.new_impressions_enough]
 
     def explorer(self, rows: IntArray, new: IntArray, tables: ReleaseTables) -> Explorer:
         """What draws from an offer that is made of `rows`."""

@@ -78,6 +78,7 @@ class Funnel:
         draft = self._draft(call, query, ruling, vector, (*nearest, *groups))
         finished = await self._compute.run(finish, draft, call.recorder)
         self._account(call, finished, ruling)
+        call.recorder.rows = finished.rows
         return finished.slate
 
     def _ruling(self, call: Call) -> Ruling:
@@ -228,7 +229,9 @@ class Funnel:
             budget=call.budget,
             explain=request.explain,
             locale=request.context.locale,
-            exploring=Exploring.of(request, ruling.active.settings.exploration, self._tally()) if explores else None,
+            exploring=(
+                Exploring.of(request, ruling.active.settings.exploration, self._tally(), tables) if explores else None
+            ),
         )
 
     def _withdrawn_rows(self, release: LoadedRelease) -> frozenset[int]:

@@ -92,7 +92,7 @@ class Recommender:
             lifetime=_lifetime(call, degraded),
             degraded=degraded,
             trace=tuple(call.recorder.stages),
-            tags=tags_of(request, items, call.release.tables),
+            tags=tags_of(request, call.recorder.rows, call.release.tables),
             generated_at_ms=self._clock.now_ms(),
         )
 

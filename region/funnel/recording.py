@@ -4,9 +4,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
+from infra.contracts.features import IntArray
 from infra.contracts.messages import RecommendationType, StageTrace
 from infra.plumbing.clock import Clock
-from infra.plumbing.telemetry import Telemetry
+from infra.plumbing.telemetry import Telemetry, current_span_is_kept
 from region.rules.schema import Lives
 
 SPANNED_STAGES = frozenset({"store", "user-tower", "ann", "ranker"})
@@ -32,6 +33,10 @@ class Recorder:
     degraded: list[str] = field(default_factory=list)
     lives: Mapping[RecommendationType, Lives] = field(default_factory=dict)
     """What the rules of this request say of how long its list may be kept."""
+    rows: IntArray | None = None
+    """Rows of the list, in the release that made it."""
+    sampled: bool | None = None
+    """Whether the request's spans are kept; None: not asked yet."""
 
     @contextmanager
     def stage(self, name: str, *, candidates_in: int = 0) -> Iterator[StageNote]:
@@ -40,7 +45,7 @@ class Recorder:
         started_s = self.clock.monotonic_s()
         try:
             with ExitStack() as stack:
-                if self.telemetry is not None and name in SPANNED_STAGES:
+                if self.telemetry is not None and name in SPANNED_STAGES and self._is_traced():
                     stack.enter_context(self.telemetry.span(name))
                 yield note
         except BaseException as error:
@@ -49,6 +54,12 @@ class Recorder:
         finally:
             took_ms = (self.clock.monotonic_s() - started_s) * 1000
             self._add(name, note, took_ms)
+
+    def _is_traced(self) -> bool:
+        """A span that nobody keeps costs as much to make as one that is kept: then none is made."""
+        if self.sampled is None:
+            self.sampled = current_span_is_kept()
+        return self.sampled
 
     def skip(self, name: str, *, why: str, candidates_in: int = 0) -> None:
         """A stage that did not run: it is said in the trace and in `degraded`."""

@@ -11,6 +11,7 @@ import numpy as np
 from infra.contracts.events import EventType, event_strength
 from infra.contracts.features import FloatArray, IntArray, encode_history
 from infra.contracts.release import Manifest
+from region import collecting
 from region.funnel.sources import Standing, standing_of
 from region.funnel.tables import ReleaseContentError, ReleaseTables, load_tables
 from region.funnel.towers import LiteRtTowers, Towers
@@ -105,8 +106,9 @@ async def open_release(
     """
     starting = asyncio.ensure_future(start_retrieval(directory, manifest))
     try:
-        tables, towers = await asyncio.to_thread(_read, directory, manifest, tower_sets)
-        standing = await asyncio.to_thread(standing_of, tables, region)
+        with collecting.loading():
+            tables, towers = await asyncio.to_thread(_read, directory, manifest, tower_sets)
+            standing = await asyncio.to_thread(standing_of, tables, region)
         return LoadedRelease(tables=tables, standing=standing, towers=towers, retrieval=await starting)
     except BaseException:
         await _abandon(starting)

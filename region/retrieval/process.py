@@ -40,7 +40,7 @@ class RetrievalProcess:
         socket: where it is to listen; a path of its own for each process.
         clock: tells a process that ran well from one that keeps dying.
         python: the interpreter of the region's environment.
-        threads: searches at once inside of the process.
+        threads: searches at once inside of the process, beside its loop; 0: one, on the loop.
         start_timeout_s: how long loading and warming may take.
         in_flight_max: searches at once on this side.
         metrics_host: where the process serves its `/metrics`, on a free port; empty: nowhere.
@@ -53,7 +53,7 @@ class RetrievalProcess:
         socket: Path,
         clock: Clock,
         python: str = sys.executable,
-        threads: int = 1,
+        threads: int = 0,
         start_timeout_s: float = START_TIMEOUT_S,
         in_flight_max: int = IN_FLIGHT_MAX,
         metrics_host: str = "",

@@ -24,6 +24,7 @@ from region.additions.messages import ITEMS_PER_CALL_MAX, Addition, NewItem
 from region.additions.reading import read_items
 from region.api.announcing import Announcer
 from region.api.doors import either_door, operator_door, service_door
+from region.exploration.counters import Tally
 from region.releases.audit import AuditLog
 from region.releases.operations import Operations
 from tests.unit.region.conftest import NewWorld
@@ -351,3 +352,25 @@ async def test_the_clock_going_back_does_not_lose_a_change(world: World, tmp_pat
     await additions.attach(world.release)
     assert (await additions.put([drama(price=2.0)], world.release)).updated == 1
     assert world.release.tables.items[world.release.tables.row_of["new-1"]].price == 2.0
+
+
+async def test_an_item_of_no_taste_gets_its_chance_until_it_was_shown_enough(world: World, tmp_path: Path) -> None:
+    await world.live.refresh()
+    additions = keeper(world, tmp_path)
+    await additions.attach(world.release)
+    tally = Tally()
+    world.funnel._tally = lambda: tally
+
+    async def pages_with(item: str) -> int:
+        found = 0
+        for number in range(60):
+            slate = await world.funnel.run(world.call(personal(request_id=f"r{number}"), row_of(*DRAMAS)))
+            found += item in [one.item for one in slate[:10]]
+        return found
+
+    before = await pages_with("new-1")
+    await additions.put([NewItem(item="new-1", categories=("action",))], world.release)
+    assert before == 0
+    assert 12 <= await pages_with("new-1") <= 48
+    tally = Tally({"new-1": (0.0, 10_000.0)})
+    assert await pages_with("new-1") == 0

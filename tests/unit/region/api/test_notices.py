@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import msgspec
+import numpy as np
 import pytest
 from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestServer
@@ -156,5 +157,8 @@ async def test_a_list_carries_what_it_can_be_purged_by(world: World, monkeypatch
     assert of_items
     assert of_items <= set(answer.tags)
     monkeypatch.setattr(tagging, "TAGS_MAX", 2)
-    assert tagging.tags_of(request, answer.items, tables) == ("item:item-3", MORE_TAGS)
+    assert tagging.tags_of(request, np.asarray(tables.known_rows(one.item for one in answer.items)), tables) == (
+        "item:item-3",
+        MORE_TAGS,
+    )
     assert len(answer.tags) <= TAGS_MAX

@@ -31,6 +31,7 @@ class RunOptions:
     superlink_port: where the SuperLink listens; 0 picks a free port.
     timeout_s: after which the run is ended.
     round_timeout_s: how long regions may take over one round.
+    restarts_max: SuperNodes and ServerApps that are started again after they were killed, in all.
     tls: whether SuperLink and SuperNodes speak TLS and SuperNodes prove who they are.
     progress: told of every process that is up and every round that is over.
     """
@@ -38,6 +39,7 @@ class RunOptions:
     superlink_port: int = 0
     timeout_s: float = 240.0
     round_timeout_s: float = 60.0
+    restarts_max: int = 20
     tls: bool = True
     progress: Progress = field(default_factory=SilentProgress)
 
@@ -77,7 +79,7 @@ def run_rounds(
     plan = DeploymentPlan(
         run=run, state_directory=str(state), superlink_port=options.superlink_port or free_ports(1)[0],
         import_root=str(Path(federation.__file__).resolve().parents[1]), timeout_s=options.timeout_s,
-        tls=options.tls,
+        tls=options.tls, restarts_max=options.restarts_max,
     )  # fmt: skip
     plan_file = state / "deployment-plan.json"
     write_atomically(plan_file, msgspec.json.encode(plan))

@@ -26,6 +26,7 @@ from aiohttp import web
 from prometheus_client import Counter
 
 from federation.gateway.bodies import M, body_of, json_answer, wait_s_of
+from federation.gateway.budget import RegionBudget
 from federation.gateway.journal import Journal
 from federation.gateway.service import Gateway
 from federation.messages import TICKET_HEADER, CheckIn, Phase, RegionalSum, RoundPlan
@@ -49,8 +50,11 @@ ROUND_KEY_FILE = "round.key"
 class _Handlers:
     """HTTP in, HTTP out; every decision is the gateway's."""
 
-    def __init__(self, *, gateway: Gateway, keys: RegionKeys, trust: Trust, clock: Clock, round_key: str) -> None:
+    def __init__(
+        self, *, gateway: Gateway, budget: RegionBudget, keys: RegionKeys, trust: Trust, clock: Clock, round_key: str
+    ) -> None:  # fmt: skip
         self.gateway = gateway
+        self._budget = budget
         self._keys = keys
         self._trust = trust
         self._clock = clock
@@ -96,7 +100,7 @@ class _Handlers:
         self.require_round_key(request)
         if self.silo_trains():
             raise ConflictError("this region's silo is at a round.", fix="Wait until it has ended.")
-        standing = self.gateway.start(await body_of(request, RoundPlan))
+        standing = await self._budget.opened(self.gateway, await body_of(request, RoundPlan))
         self._wake_if_moved()
         return json_answer(encode_global(standing), status=202)
 
@@ -180,7 +184,10 @@ def build_app(
         issuer_public=trust.regions[settings.region].issuer_public,
     )  # fmt: skip
     round_key = _round_key(state / ROUND_KEY_FILE, entropy)
-    handlers = _Handlers(gateway=gateway, keys=keys, trust=trust, clock=clock, round_key=round_key)
+    budget = RegionBudget(state, region=settings.region, policy=settings.cohort, journal=journal, clock=clock)
+    handlers = _Handlers(
+        gateway=gateway, budget=budget, keys=keys, trust=trust, clock=clock, round_key=round_key,
+    )  # fmt: skip
     app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[frame(telemetry, clock)])
     app.add_routes(
         [
@@ -197,7 +204,7 @@ def build_app(
     app.cleanup_ctx.append(_timekeeper(handlers))
     if settings.silo is not None:
         silo = SiloDoors(
-            settings, settings.silo, keys=keys, journal=journal, busy=lambda: gateway.phase() is not None,
+            settings, settings.silo, keys=keys, budget=budget, busy=lambda: gateway.phase() is not None,
             admit=handlers.require_round_key, clock=clock, entropy=entropy, count=count,
         )  # fmt: skip
         handlers.silo_trains = lambda: silo.training

@@ -84,8 +84,13 @@ class Gateway:
         for _ in journal.recover():
             count("round", "void")
 
-    def start(self, plan: RoundPlan) -> RegionalSum:
-        """Open a round; asked again with the same plan, say how it stands.
+    @property
+    def sampling_probability(self) -> float:
+        """With which every phone that checks in is taken."""
+        return self._policy.sampling_probability
+
+    def look(self, plan: RoundPlan) -> RegionalSum | None:
+        """How the round of this very plan stands; None when it may be opened.
 
         Raises:
             InvalidInputError: the plan is malformed.
@@ -94,17 +99,25 @@ class Gateway:
         """
         require_sound(plan, self._policy)
         known = self._journal.read(plan.round_id)
-        digest = hashlib.sha256(msgspec.json.encode(plan)).hexdigest()
         if known is not None:
-            if known.plan_digest != digest:
+            if known.plan_digest != _digest(plan):
                 raise ConflictError("this round id was used with another plan.", fix="Draw a fresh round id.")
             return self.standing(plan.round_id)
         if self._current() is not None:
             raise ConflictError("another round is open in this region.", fix="Wait until it has ended.")
+        return None
+
+    def start(self, plan: RoundPlan) -> RegionalSum:
+        """Open a round; asked again with the same plan, say how it stands. Raises as `look`."""
+        standing = self.look(plan)
+        if standing is not None:
+            return standing
         opened_ms = self._clock.now_ms()
         self._journal.write(
-            RoundRecord(round_id=plan.round_id, region=self._trust.region, opened_ms=opened_ms, plan_digest=digest)
-        )
+            RoundRecord(
+                round_id=plan.round_id, region=self._trust.region, opened_ms=opened_ms, plan_digest=_digest(plan)
+            )
+        )  # fmt: skip
         state = Round(round_id=plan.round_id, policy=self._policy, opened_s=self._clock.monotonic_s())
         self._open = _Open(plan, state, session=self._session, opened_ms=opened_ms)
         return self.standing(plan.round_id)
@@ -353,3 +366,7 @@ def _ineligible(phone: CheckIn, current: _Open | None) -> str:
     if current is not None and current.plan.release not in phone.releases:
         return "other-release"
     return ""
+
+
+def _digest(plan: RoundPlan) -> str:
+    return hashlib.sha256(msgspec.json.encode(plan)).hexdigest()

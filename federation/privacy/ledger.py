@@ -254,6 +254,11 @@ def read_ledger(path: Path) -> tuple[LedgerEntry, ...]:
     entries = tuple(_decode(line, number) for number, line in enumerate(lines, start=1))
     verify_entries(entries)
     head = _read_head(path)
+    if head is None and len(entries) > 1:
+        raise LedgerError(
+            f"the head file of the privacy ledger {path.name} is gone, so that nobody can tell what was cut off.",
+            fix="Restore both from a copy; do not train on until they verify.",
+        )
     if head is not None and (len(entries) < head.lines or entries[head.lines - 1].digest != head.digest):
         raise LedgerError(
             f"the privacy ledger {path.name} was cut off: {head.lines} lines were written, {len(entries)} are there.",

@@ -7,7 +7,7 @@ import aiohttp
 from aiohttp import web
 
 from federation.gateway.bodies import body_of, json_answer, wait_s_of
-from federation.gateway.journal import Journal
+from federation.gateway.budget import RegionBudget
 from federation.messages import RoundPlan
 from federation.privacy.noise import Entropy
 from federation.settings import GatewaySettings, SiloSettings
@@ -28,13 +28,13 @@ class SiloDoors:
     """Opens the silo with the application, and hands requests to it."""
 
     def __init__(
-        self, settings: GatewaySettings, silo: SiloSettings, *, keys: RegionKeys, journal: Journal,
+        self, settings: GatewaySettings, silo: SiloSettings, *, keys: RegionKeys, budget: RegionBudget,
         busy: Callable[[], bool], admit: Admit, clock: Clock, entropy: Entropy, count: Count,
     ) -> None:  # fmt: skip
         self._region = settings.region
         self._settings = silo
         self._keys = keys
-        self._journal = journal
+        self._budget = budget
         self._busy = busy
         self._admit = admit
         self._clock = clock
@@ -64,8 +64,8 @@ class SiloDoors:
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
             source = RegionHistories(session, self._settings.region_url, service_key=self._keys.service_key)
             self._silo = Silo(
-                region=self._region, settings=self._settings, source=source, journal=self._journal, busy=self._busy,
-                clock=self._clock, entropy=self._entropy, count=self._count,
+                region=self._region, settings=self._settings, source=source, journal=self._budget.journal,
+                busy=self._busy, clock=self._clock, entropy=self._entropy, count=self._count,
             )  # fmt: skip
             following = None if tls is None else asyncio.create_task(tls.follow())
             yield
@@ -76,7 +76,8 @@ class SiloDoors:
 
     async def _start(self, request: web.Request) -> web.Response:
         self._admit(request)
-        return json_answer(encode_global(self._open_silo().start(await body_of(request, RoundPlan))), status=202)
+        standing = await self._budget.opened(self._open_silo(), await body_of(request, RoundPlan))
+        return json_answer(encode_global(standing), status=202)
 
     async def _round(self, request: web.Request) -> web.Response:
         self._admit(request)

@@ -64,8 +64,13 @@ class Silo:
         """Whether a round goes on."""
         return bool(self._open)
 
-    def start(self, plan: RoundPlan) -> RegionalSum:
-        """Open a round; asked again with the same plan, say how it stands. Call from the event loop.
+    @property
+    def sampling_probability(self) -> float:
+        """With which every user is taken."""
+        return self._settings.cohort.sampling_probability
+
+    def look(self, plan: RoundPlan) -> RegionalSum | None:
+        """How the round of this very plan stands; None when it may be opened.
 
         Raises:
             InvalidInputError: the plan is malformed.
@@ -73,17 +78,24 @@ class Silo:
             ConflictError: another round is open, this id was used with another plan, or the region has not the release.
         """
         require_sound(plan, self._settings.cohort)
-        digest = hashlib.sha256(msgspec.json.encode(plan)).hexdigest()
         known = self._journal.read(plan.round_id)
         if known is not None:
-            if known.plan_digest != digest:
+            if known.plan_digest != _digest(plan):
                 raise ConflictError("this round id was used with another plan.", fix="Draw a fresh round id.")
             return self.standing(plan.round_id)
         if self.training or self._busy():
             raise ConflictError("another round is open in this region.", fix="Wait until it has ended.")
+        self._directory(plan.release)
+        return None
+
+    def start(self, plan: RoundPlan) -> RegionalSum:
+        """Open a round; asked again with the same plan, say how it stands. Raises as `look`. From the event loop."""
+        standing = self.look(plan)
+        if standing is not None:
+            return standing
         release = self._release(plan.release)
         record = RoundRecord(
-            round_id=plan.round_id, region=self._region, opened_ms=self._clock.now_ms(), plan_digest=digest
+            round_id=plan.round_id, region=self._region, opened_ms=self._clock.now_ms(), plan_digest=_digest(plan)
         )
         self._journal.write(record)
         self._open = plan.round_id
@@ -140,14 +152,21 @@ class Silo:
                 await loop.run_in_executor(self._thread, _add, whole, history)
         return await loop.run_in_executor(self._thread, whole.result, self._region)
 
-    def _release(self, name: str) -> DeviceRelease:
+    def _directory(self, name: str) -> Path:
         directory = Path(self._settings.releases_directory) / name
         if not RELEASE_ID_PATTERN.fullmatch(name) or not directory.is_dir():
             raise ConflictError("this region does not hold the release of the plan.", fix="Pull it first.")
+        return directory
+
+    def _release(self, name: str) -> DeviceRelease:
         try:
-            return load_device_release(directory)
+            return load_device_release(self._directory(name))
         except DeviceReleaseError as error:
             raise ConflictError(f"the release of the plan cannot be used here: {error}") from error
+
+
+def _digest(plan: RoundPlan) -> str:
+    return hashlib.sha256(msgspec.json.encode(plan)).hexdigest()
 
 
 def _add(whole: SiloSum, history: ResidentHistory) -> None:

@@ -62,7 +62,10 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         ("status", _status, "the last run's outcome and what the ledger says"),
         ("ledger", _ledger, "verify the hash-chained privacy ledger and show it"),
     ):
-        add_state_option(_leaf(verbs, name, run, says))
+        leaf = _leaf(verbs, name, run, says)
+        add_state_option(leaf)
+        if run is _ledger:
+            leaf.add_argument("--region", default="", help="the region's own ledger instead of central's")
     vector = _leaf(verbs, "vector", _vector, "compute users' portable vectors as their phones would")
     vector.add_argument("--release", type=Path, required=True, metavar="BUNDLE")
     vector.add_argument("--dataset", type=Path, required=True, metavar="DIR")
@@ -223,7 +226,16 @@ def _ledger(arguments: argparse.Namespace) -> None:
 
     from federation import commands
 
-    found = commands.ledger(_ledger_file(arguments.state))
+    file = _ledger_file(arguments.state)
+    if arguments.region:
+        from federation.gateway.budget import LEDGER_FILE
+        from infra.local.layout import layout_of
+        from infra.plumbing.errors import InvalidInputError
+
+        file = layout_of(arguments.state).region(arguments.region) / "gateway" / LEDGER_FILE
+        if not file.parent.is_dir():
+            raise InvalidInputError(f"there is no gateway of {arguments.region} in this world.", fix="Name its region.")
+    found = commands.ledger(file)
     rows = [msgspec.to_builtins(entry) for entry in found.entries]
     head = (
         f"{found.rounds} rounds, epsilon {found.epsilon} of {found.epsilon_max} at delta {found.delta}; the chain holds"

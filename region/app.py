@@ -49,7 +49,7 @@ from region.funnel.release import LoadedRelease, open_release
 from region.logs import rooms_logging_to
 from region.privacy.hearing import hear_erasures
 from region.privacy.late import LateEvents
-from region.privacy.opening import Privacy, open_privacy
+from region.privacy.opening import Privacy, open_accesses, open_privacy
 from region.privacy.places import Known
 from region.releases.activation import Activator
 from region.releases.audit import AuditLog
@@ -163,31 +163,21 @@ async def open_node(settings: RegionSettings, stack: AsyncExitStack, telemetry: 
     home_only, operators_only = service_door(keys.service_key), operator_door(keys.operator_key)
     if keys.region != settings.region:
         raise SettingsError(f"the key file is of region {keys.region}, the settings of {settings.region}.")
-    trust = LiveTrust(Path(settings.trust_file), clock=clock)
     client = open_client(settings, stack, clock)
     data = _open_data(settings, stack, telemetry, clock, client)
     releases = _open_releases(settings, stack, data, clock, client)
     answers = _open_answers(settings, stack, data, releases, telemetry, clock)
     lists = TrialDesk(recommender=answers.recommender, trials=releases.trials, clock=clock, registry=telemetry.registry)
     stack.push_async_callback(lists.close)
-    taking = Intake(
-        log=data.log, clock=clock, wake=data.waker.wake, registry=telemetry.registry,
-        labels=lambda item: labels_of(releases.activator.current, item),
-    )  # fmt: skip
-    timely = LateEvents(intake=taking, store=data.store, clock=clock)
-    intake = CountedEvents(intake=timely, trials=releases.trials)
-    choices = Choices(store=data.store, announcer=data.announcer)
-    callers = CallerDoors(
-        recommender=lists, intake=intake, choices=choices,
-        relay=RelayDesk(keys=keys, trust=trust, clock=clock, recommender=lists, intake=intake, choices=choices),
-        home_only=home_only, body_bytes_max=settings.body_bytes_max,
-    )  # fmt: skip
+    callers = _caller_doors(settings, data, releases, lists, keys=keys, telemetry=telemetry, clock=clock)
     operators = OperatorDoors(
         withdrawals=data.withdrawals, announcer=data.announcer, operators_only=operators_only,
         status=lambda: status_of(settings, data, releases, answers), body_bytes_max=settings.body_bytes_max,
     )  # fmt: skip
+    accesses = open_accesses(settings, keys, clock)
     rules = RuleDoors(
-        region=settings.region, book=data.book, recommender=answers.recommender, requests=answers.requests,
+        accesses=accesses, region=settings.region, book=data.book, recommender=answers.recommender,
+        requests=answers.requests,
         activator=releases.activator, announcer=data.announcer, grid=data.grid, clock=clock,
         operators_only=operators_only,
     )  # fmt: skip
@@ -204,7 +194,7 @@ async def open_node(settings: RegionSettings, stack: AsyncExitStack, telemetry: 
         requests=answers.requests, pages=answers.rulings.pages, trials=releases.trials,
     )  # fmt: skip
     privacy = open_privacy(
-        settings, stack, keys=keys, known=known, announcer=data.announcer, activator=releases.activator, clock=clock,
+        settings, stack, keys=keys, known=known, announcer=data.announcer, accesses=accesses, clock=clock,
         registry=telemetry.registry,
     )  # fmt: skip
     added = AdditionDoors(
@@ -222,6 +212,26 @@ async def open_node(settings: RegionSettings, stack: AsyncExitStack, telemetry: 
     app.add_routes(operations_routes(telemetry, lambda: waits_for(releases.activator)))
     app.add_routes([metrics_targets(settings.region, releases.retrievals)])
     return Node(app=app, data=data, releases=releases, answers=answers, board=board, privacy=privacy)
+
+
+def _caller_doors(
+    settings: RegionSettings, data: Data, releases: Releases, lists: "TrialDesk", *, keys: RegionKeys,
+    telemetry: Telemetry, clock: Clock,
+) -> CallerDoors:  # fmt: skip
+    """What people's calls come through: lists, events, choices, and the same from elsewhere in sealed boxes."""
+    trust = LiveTrust(Path(settings.trust_file), clock=clock)
+    taking = Intake(
+        log=data.log, clock=clock, wake=data.waker.wake, registry=telemetry.registry,
+        labels=lambda item: labels_of(releases.activator.current, item),
+    )  # fmt: skip
+    timely = LateEvents(intake=taking, store=data.store, clock=clock)
+    intake = CountedEvents(intake=timely, trials=releases.trials)
+    choices = Choices(store=data.store, announcer=data.announcer)
+    return CallerDoors(
+        recommender=lists, intake=intake, choices=choices,
+        relay=RelayDesk(keys=keys, trust=trust, clock=clock, recommender=lists, intake=intake, choices=choices),
+        home_only=service_door(keys.service_key), body_bytes_max=settings.body_bytes_max,
+    )  # fmt: skip
 
 
 def status_of(settings: RegionSettings, data: Data, releases: Releases, answers: Answers) -> StatusAnswer:

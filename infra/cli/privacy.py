@@ -10,8 +10,12 @@ from infra.cli.world import add_state_option
 from infra.plumbing.errors import AtollError, InvalidInputError, UnavailableError
 
 
+class AccountChangedError(AtollError):
+    """The account of accesses was changed, cut off or written anew."""
+
+
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """`atoll privacy opt-out|export|erase|verify-receipt`."""
+    """`atoll privacy opt-out|export|erase|verify-receipt|audit`."""
     text = "a user's rights: no personal lists, everything handed out, everything erased"
     privacy = commands.add_parser(
         "privacy", help=text, description=f"{text}. Example: ./atoll privacy erase --region us-east --user 42"
@@ -28,6 +32,19 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     erase = _leaf(verbs, "erase", _erase, "erase a user everywhere in the region; writes a signed receipt")
     _whom(erase, add_door_options)
     erase.add_argument("--receipt", type=Path, default=None, metavar="FILE", help="where the receipt is written")
+    audit = _leaf(verbs, "audit", _audit, "who read or changed whose data, and whether that account is whole")
+    audit.add_argument("--region", required=True)
+    add_door_options(audit)
+    audit.add_argument("--n", type=int, default=20, help="how many entries are shown, the latest (default 20)")
+    audit.add_argument(
+        "--verify", action="store_true", help="exit 2 when the account was changed, cut off or reordered"
+    )
+    audit.add_argument(
+        "--head", type=Path, action="append", default=[], metavar="FILE",
+        help="a receipt, or a head saved earlier, that the account must still hold; may be repeated",
+    )  # fmt: skip
+    audit.add_argument("--save-head", type=Path, default=None, metavar="FILE", help="keep where the account stands now")
+    audit.add_argument("--trust", type=Path, default=None, metavar="FILE", help="the trust directory, without a world")
     verify = _leaf(verbs, "verify-receipt", _verify, "say whether a region signed a receipt, and what it says")
     verify.add_argument("receipt", type=Path, metavar="FILE")
     add_state_option(verify)
@@ -35,7 +52,9 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
 
 def _leaf(verbs: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
-    words = "receipt.json" if name == "verify-receipt" else "--region us-east --user 42"
+    words = {"verify-receipt": "receipt.json", "audit": "--region us-east --verify"}.get(
+        name, "--region us-east --user 42"
+    )
     parser: argparse.ArgumentParser = verbs.add_parser(
         name, help=text, description=f"{text}. Example: ./atoll privacy {name} {words}"
     )
@@ -102,6 +121,60 @@ def _erase(arguments: argparse.Namespace) -> None:
     except OSError as error:
         raise InvalidInputError(f"the receipt could not be written: {error}. The user is erased.") from error
     emit(arguments, {**msgspec.to_builtins(signed), "file": str(path)}, f"{_text(signed.receipt)}\nreceipt: {path}")
+
+
+def _audit(arguments: argparse.Namespace) -> None:
+    import msgspec
+
+    from infra.local.layout import Layout
+    from infra.plumbing.keys import TrustDirectory
+    from region.privacy import accesses, commands
+
+    page = commands.accesses(*door_of(arguments))
+    trust = TrustDirectory.load(arguments.trust or Layout(state=arguments.state).trust)
+    held = [_head_in(path) for path in arguments.head]
+    problems = accesses.verify(page.entries, page.head, trust, held=held)
+    if arguments.save_head is not None:
+        arguments.save_head.write_bytes(msgspec.json.encode(page.head))
+    shown = page.entries[-max(0, arguments.n) :] if arguments.n else ()
+    rows = [
+        {"number": one.number, "at_ms": one.at_ms, "who": one.who, "action": one.action, "outcome": one.outcome,
+         "mark": one.mark[:12], "detail": one.detail[:40]}
+        for one in shown
+    ]  # fmt: skip
+    kept = f"{len(page.entries)} entries, {page.head.first} to {page.head.last}; {len(held)} heads held"
+    says = (
+        "\n".join(f"NOT WHOLE: {problem}" for problem in problems) or "whole: every entry follows from the one before"
+    )
+    result = {"entries": len(page.entries), "head": page.head, "problems": problems, "latest": rows}
+    emit(arguments, result, f"{table(rows)}\n{kept}\n{says}")
+    if problems and arguments.verify:
+        raise AccountChangedError(
+            "the account of accesses is not what the region signed.", fix="Ask who had its files."
+        )
+
+
+def _head_in(path: Path) -> Any:
+    """The head in a file that `--save-head` wrote, or in a receipt."""
+    import msgspec
+
+    from region.privacy.accesses import AccessHead
+    from region.privacy.messages import SignedReceipt
+
+    try:
+        content = path.read_bytes()
+        document = msgspec.json.decode(content)
+        if isinstance(document, dict) and "receipt" in document:
+            head = msgspec.json.decode(content, type=SignedReceipt).receipt.accesses
+        else:
+            head = msgspec.json.decode(content, type=AccessHead)
+    except (OSError, msgspec.DecodeError) as error:
+        raise InvalidInputError(
+            f"{path} holds no head: {error}.", fix="Name a receipt or what --save-head wrote."
+        ) from None
+    if head is None:
+        raise InvalidInputError(f"the receipt {path} is of before there were heads.")
+    return head
 
 
 def _verify(arguments: argparse.Namespace) -> None:

@@ -21,6 +21,7 @@ from region.funnel.dry_run import REQUESTS_MAX, DryRunAnswer, Proposal, RequestL
 from region.funnel.recommender import Recommender
 from region.funnel.release import LoadedRelease
 from region.funnel.ruling import bind_rules
+from region.privacy.access_log import AccessLog
 from region.releases.activation import Activator
 from region.rules.book import RULES_TOPIC, Publication, RuleBook
 from region.rules.examining import Examination, examine
@@ -39,6 +40,7 @@ class RuleDoors:
     book: RuleBook
     recommender: Recommender
     requests: RequestLog
+    accesses: AccessLog
     activator: Activator[LoadedRelease]
     announcer: Announcer
     grid: Grid
@@ -65,9 +67,13 @@ class RuleDoors:
         return json_response(encode_regional(answer))
 
     async def diff(self, request: web.Request) -> web.Response:
-        """A dry run of a proposal on the last requests."""
-        self.operators_only(request)
+        """A dry run of a proposal on the last requests: it shows what people would get, so it is an access."""
+        who = self.operators_only(request)
         proposal, examined, wanted = await self._proposal(request)
+        await asyncio.to_thread(
+            self.accesses.append, who=who, action="dry run of rules", outcome="asked",
+            detail=f"{wanted.requests} requests",
+        )  # fmt: skip
         answer = await self._dry_run(proposal, examined, wanted.requests)
         return json_response(encode_regional(answer))
 

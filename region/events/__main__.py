@@ -20,6 +20,7 @@ from region.events.opening import open_dead_letters, open_log, open_seals
 from region.events.replaying import Replayer
 from region.events.schema_check import check_event_schema
 from region.keeping.opening import open_file_keys
+from region.privacy.opening import open_accesses
 from region.sampling.served import read_samples
 from region.seed.seeding import seed
 from region.settings import RegionSettings
@@ -31,8 +32,19 @@ READ_TIMEOUT_S = 5.0
 """Nobody waits for a page here."""
 
 
+def note_access(settings: RegionSettings, action: str) -> None:
+    """Write down that everybody's events are read by somebody at the node's own command line.
+
+    Raises:
+        AccessLogError: the disk does not take it: then they are not read.
+    """
+    accesses = open_accesses(settings, RegionKeys.load(Path(settings.keys_file)), SystemClock())
+    accesses.append(who="command line", action=action, outcome="asked")
+
+
 async def replay(settings: RegionSettings, given: argparse.Namespace) -> object:
     """Rebuild every feature from the log and compare with the live store."""
+    note_access(settings, "replay of the log")
     clock = SystemClock()
     live, log = open_store(settings, read_timeout_s=READ_TIMEOUT_S), open_log(settings)
     with tempfile.TemporaryDirectory(prefix="atoll-replay-") as work:
@@ -74,6 +86,7 @@ async def list_letters(settings: RegionSettings, _given: argparse.Namespace) -> 
 
 async def replay_dead(settings: RegionSettings, _given: argparse.Namespace) -> object:
     """Append what can be read now to the log again."""
+    note_access(settings, "replay of dead letters")
     seals = open_seals(settings)
     letters, log = open_dead_letters(settings, seals=seals), open_log(settings, seals=seals)
     try:
@@ -87,6 +100,7 @@ async def export(settings: RegionSettings, given: argparse.Namespace) -> object:
     """Write the log as flat rows, and the sampled requests beside them, for `region.batch`."""
     if given.out is None:
         raise InvalidInputError("say where to: --out DIR.")
+    note_access(settings, "export of the log")
     live, log = open_store(settings, read_timeout_s=READ_TIMEOUT_S), open_log(settings)
     rules = apply_rules(settings)
     try:

@@ -16,6 +16,7 @@ from infra.plumbing.clock import Clock
 from infra.plumbing.errors import OverloadedError
 from region.api.announcing import Announcer
 from region.events.port import Log
+from region.privacy.accesses import AccessHead
 from region.privacy.messages import ErasureReceipt, PlaceReceipt, SignedReceipt
 from region.privacy.places import NOT_REACHED, Place, keys_place, log_place, store_place
 from region.store.port import Erasure, Store
@@ -32,12 +33,15 @@ class Eraser:
     Args:
         places: the places of this node besides log and store.
         sign: the region's signature under a receipt.
+        accesses: where the node's account of accesses stands, for the receipt.
     """
 
     def __init__(
         self, *, region: str, node: str, log: Log, store: Store, places: Sequence[Place], announcer: Announcer,
         clock: Clock, sign: Callable[[ErasureReceipt], SignedReceipt],
+        accesses: Callable[[], AccessHead] | None = None,
     ) -> None:  # fmt: skip
+        self._accesses = accesses
         self._region = region
         self._node = node
         self._log = log
@@ -83,9 +87,10 @@ class Eraser:
             removed[log] = max(removed[log], before[log] - after[log])
             if not any(count for name, count in after.items() if not remains[name]):
                 break
+        head = await asyncio.to_thread(self._accesses) if self._accesses is not None else None
         return ErasureReceipt(
             region=self._region, node=self._node, mark=erasure_mark(subject), erased_ms=erased_ms,
-            finished_ms=self._clock.now_ms(), edges_told=told, not_reached=NOT_REACHED,
+            finished_ms=self._clock.now_ms(), edges_told=told, not_reached=NOT_REACHED, accesses=head,
             complete=not any(after.values()) and not any(remains.values()),
             places=tuple(
                 PlaceReceipt(

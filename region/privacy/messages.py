@@ -4,6 +4,7 @@ from infra.contracts.events import LoggedEvent
 from infra.contracts.messages import HomeRequest
 from infra.contracts.residency import Global, Regional, RegionalMessage
 from region.exploration.exposures import Exposure
+from region.privacy.accesses import Access, AccessHead
 from region.sampling.served import ServedSample
 from region.store.port import Erasure, UserRow
 
@@ -83,6 +84,8 @@ class ErasureReceipt(RegionalMessage, frozen=True, kw_only=True, forbid_unknown_
     """Whether the grid took the word to the edges and other nodes; if not, cached lists run out by themselves."""
     complete: Regional[bool]
     """Every place was empty at the end, and nothing remains anywhere."""
+    accesses: Regional[AccessHead | None] = None
+    """Where the node's account of accesses stood then: who keeps this receipt can tell if it is written anew."""
     not_reached: Regional[tuple[str, ...]]
     """What this erasure does not touch, and why."""
 
@@ -92,3 +95,10 @@ class SignedReceipt(RegionalMessage, frozen=True, kw_only=True, forbid_unknown_f
 
     receipt: Regional[ErasureReceipt]
     signature: Global[str]
+
+
+class AccessPage(RegionalMessage, frozen=True, kw_only=True):
+    """Entries of the account of accesses, oldest first, and where it stands."""
+
+    entries: Regional[tuple[Access, ...]]
+    head: Regional[AccessHead]

@@ -3,7 +3,7 @@
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
@@ -12,12 +12,12 @@ from infra.plumbing.keys import RegionKeys
 from region.api.announcing import Announcer
 from region.api.doors import operator_door, service_door
 from region.events.opening import open_dead_letters
+from region.privacy.access_log import AccessLog
 from region.privacy.doors import PrivacyDoors
 from region.privacy.erasing import Eraser
 from region.privacy.exporting import Exporter
 from region.privacy.places import Known, Place, exposures_place, letters_place, memory_places, samples_place
 from region.privacy.receipts import sign_receipt
-from region.releases.activation import Activator
 from region.settings import RegionSettings
 
 
@@ -29,9 +29,16 @@ class Privacy:
     heard_by: tuple[Place, ...]
 
 
+def open_accesses(settings: RegionSettings, keys: RegionKeys, clock: Clock) -> AccessLog:
+    """The node's account of accesses."""
+    return AccessLog(
+        Path(settings.state_directory), region=settings.region, node=settings.node, keys=keys, clock=clock
+    )  # fmt: skip
+
+
 def open_privacy(
     settings: RegionSettings, stack: AsyncExitStack, *, keys: RegionKeys, known: Known, announcer: Announcer,
-    activator: "Activator[Any]", clock: Clock, registry: CollectorRegistry,
+    accesses: AccessLog, clock: Clock, registry: CollectorRegistry,
 ) -> Privacy:  # fmt: skip
     """Build the room; `stack` closes what it opens.
 
@@ -42,18 +49,14 @@ def open_privacy(
     stack.push_async_callback(letters.close)
     memory = memory_places(requests=known.requests, pages=known.pages, trials=known.trials)
     own = (samples_place(known.samples), exposures_place(known.exposures), *memory)
-
-    async def record(action: str, who: str, outcome: str, detail: str) -> None:
-        active = activator.active_release
-        await activator.operations.record(action, who, active, active, outcome, detail)
-
     eraser = Eraser(
         region=settings.region, node=settings.node, log=known.log, store=known.store,
         places=(letters_place(letters), *own), announcer=announcer, clock=clock, sign=partial(sign_receipt, keys=keys),
+        accesses=accesses.head,
     )  # fmt: skip
     exporter = Exporter(region=settings.region, known=known, letters=letters, memory=memory[1:], clock=clock)
     doors = PrivacyDoors(
         keys=keys, exporter=exporter, eraser=eraser, home_only=service_door(keys.service_key),
-        operators_only=operator_door(keys.operator_key), record=record,
+        operators_only=operator_door(keys.operator_key), accesses=accesses,
     )  # fmt: skip
     return Privacy(doors=doors, heard_by=own)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ from infra.contracts.messages import INVALIDATION_TOPIC, HomeRequest, Invalidati
 from infra.plumbing.errors import AtollError
 from infra.plumbing.grid.memory import MemoryGrid
 from infra.plumbing.http.middleware import frame
+from infra.plumbing.keys import RegionKeys
 from infra.plumbing.tuf_client.delegation import Delegation
 from infra.plumbing.tuf_client.errors import RepositoryUnavailableError
 from infra.plumbing.tuf_client.library import CryptoSigner, DelegatedRole, Delegations, Targets
@@ -22,6 +24,7 @@ from region.api.announcing import Announcer
 from region.api.doors import operator_door
 from region.api.rule_doors import RuleDoors, hear_rules
 from region.api.rule_messages import PublishAnswer
+from region.privacy.access_log import AccessLog
 from region.rules import commands
 from region.rules.book import RuleBook
 from region.rules.proving import DelegatedProof
@@ -59,7 +62,10 @@ class FakeActivator:
 
 
 class Region:
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, state: Path) -> None:
+        self.accesses = AccessLog(
+            state, region="us-east", node="r1", keys=RegionKeys.generate("us-east"), clock=world.clock
+        )  # fmt: skip
         self.world = world
         self.tasks: list[asyncio.Task[None]] = []
         self.grid = MemoryGrid(clock=world.clock)
@@ -68,7 +74,7 @@ class Region:
         doors = RuleDoors(
             region="us-east", book=world.book, recommender=world.recommender, requests=world.requests,
             activator=self.activator, announcer=self.announcer, grid=self.grid, clock=world.clock,  # type: ignore[arg-type]
-            operators_only=operator_door("key"),
+            operators_only=operator_door("key"), accesses=self.accesses,
         )  # fmt: skip
         app = web.Application(middlewares=[frame(world.telemetry, world.clock)])
         app.add_routes(doors.routes())
@@ -81,9 +87,9 @@ class Region:
 
 
 @pytest.fixture
-async def region(world: World) -> AsyncIterator[Region]:
+async def region(world: World, tmp_path: Path) -> AsyncIterator[Region]:
     await world.live.refresh()
-    built = Region(world)
+    built = Region(world, tmp_path)
     async with built.client:
         yield built
     for task in built.tasks:
@@ -119,6 +125,7 @@ async def test_a_dry_run_tells_whose_pages_change_and_changes_nothing(region: Re
     await world.store.write_rows([row_of("item-3", "item-7")])
     before = await ask(world)
     status, answer = await region.post("diff", RULES)
+    assert [(one.action, one.outcome) for one in region.accesses.entries()] == [("dry run of rules", "asked")]
     assert status == 200, answer
     assert (answer["requests"], answer["changed"], answer["subjects_changed"]) == (1, 1, 1)
     assert answer["proposed"] == edition_of(RULES)

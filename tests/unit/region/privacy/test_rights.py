@@ -4,8 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -33,9 +31,11 @@ from region.events.streaming import Streaming
 from region.exploration.exposures import Exposure, ExposureLog
 from region.funnel.dry_run import RequestLog
 from region.keeping.opening import open_file_keys
+from region.privacy.access_log import AccessLog
+from region.privacy.accesses import hash_of, verify
 from region.privacy.hearing import hear_erasures
 from region.privacy.late import REASON, LateEvents
-from region.privacy.messages import ErasureReceipt, SignedReceipt, SubjectExport
+from region.privacy.messages import AccessPage, ErasureReceipt, SignedReceipt, SubjectExport
 from region.privacy.opening import open_privacy
 from region.privacy.places import Known, Place, Scrubber
 from region.privacy.receipts import read_receipt, sign_receipt
@@ -79,7 +79,7 @@ class Region:
         self.requests, self.pages = RequestLog(), PageHistory()
         self.exposures = Exposures(window_s=60.0)
         self.drawn = ExposureLog(state, keys=open_file_keys(settings))
-        self.audit: list[tuple[Any, ...]] = []
+        self.accesses = AccessLog(state, region="us-east", node="r1", keys=KEYS, clock=self.clock)
         known = Known(
             store=self.store, log=self.log, samples=self.samples, exposures=self.drawn, requests=self.requests,
             pages=self.pages,
@@ -87,18 +87,13 @@ class Region:
         )  # fmt: skip
         self.privacy = open_privacy(
             settings, stack, keys=KEYS, known=known, announcer=Announcer(grid=self.grid, registry=CollectorRegistry()),
-            activator=SimpleNamespace(active_release="r", operations=self),  # type: ignore[arg-type]
-            clock=self.clock, registry=CollectorRegistry(),
+            accesses=self.accesses, clock=self.clock, registry=CollectorRegistry(),
         )  # fmt: skip
         telemetry = start_telemetry(service="region", region="us-east", node="r1", settings=TelemetrySettings())
         stack.callback(telemetry.close)
         app = web.Application(middlewares=[frame(telemetry, self.clock)])
         app.add_routes(self.privacy.doors.routes())
         self.client: TestClient[web.Request, web.Application] = TestClient(TestServer(app))
-
-    async def record(self, *entry: Any) -> bool:
-        self.audit.append(entry)
-        return True
 
     async def live(self) -> None:
         """Have two subjects leave traces at every place."""
@@ -177,8 +172,13 @@ async def test_erasing_leaves_nothing_of_the_subject_and_all_of_the_others(regio
     assert await region.log.count_of(BOB) == 1
     assert await region.store.holds(BOB) == 1
     assert len(region.samples.of_subject(BOB)) == region.pages.count_of(BOB) == region.exposures.count_of(BOB) == 1
-    assert all(ALICE not in str(entry) for entry in region.audit)
-    assert erasure_mark(ALICE) in str(region.audit[-1])
+    noted = region.accesses.entries()
+    assert [(one.who, one.action, one.outcome, one.mark) for one in noted] == [
+        ("operator", "erase", "asked", erasure_mark(ALICE)), ("operator", "erase", "done", erasure_mark(ALICE))
+    ]  # fmt: skip
+    assert ALICE not in str(noted)
+    assert receipt.accesses is not None
+    assert (receipt.accesses.last, receipt.accesses.hash) == (1, hash_of(noted[0]))
 
 
 async def test_a_receipt_holds_as_it_was_signed_only(region: Region) -> None:
@@ -333,3 +333,23 @@ async def test_what_is_told_late_of_before_an_erasure_is_refused_by_its_place(re
     for read in (replace(batch_of(1), batch=replace(batch_of(1).batch, subject=BOB)), batch_of(region.clock.now_ms())):
         assert not (await door.take_read(read)).rejected
         assert taken.read[-1] is read
+
+
+async def test_nobody_is_read_when_it_cannot_be_written_down(region: Region) -> None:
+    (region.state / "accesses.jsonl").mkdir()
+    response = await region.client.post("/operator/v1/privacy/export", json={"user": "42"}, headers=OPERATOR)
+    assert response.status == 503
+    assert ALICE not in await response.text()
+
+
+async def test_the_account_is_handed_out_and_verifies(region: Region) -> None:
+    await region.ask("export", user="42")
+    response = await region.client.get("/operator/v1/privacy/accesses?after=0&limit=10", headers=OPERATOR)
+    page = msgspec.json.decode(await response.read(), type=AccessPage)
+    assert [(one.action, one.outcome) for one in page.entries] == [
+        ("export", "asked"), ("export", "done"), ("audit", "done")
+    ]  # fmt: skip
+    assert verify(page.entries, page.head, TrustDirectory.of([KEYS])) == []
+    response = await region.client.get("/operator/v1/privacy/accesses?after=x", headers=OPERATOR)
+    assert response.status == 400
+    assert (await region.client.get("/operator/v1/privacy/accesses")).status == 401

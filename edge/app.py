@@ -96,7 +96,7 @@ class Edge:
 
     def waits_for(self) -> str | None:
         """What this edge waits for before it can answer; None when it can."""
-        if self.drain.begun:
+        if self.drain.announced or self.drain.begun:
             return "its end: it is draining"
         if self.shelf.current is not None or self.targets.answered(self.parts.own_region):
             return None if self.warmer.is_done else "lists that were in demand before it was stopped"

@@ -56,13 +56,15 @@ async def run(settings: EdgeSettings, stop: asyncio.Event) -> None:
         await serve(
             app, host=settings.host, port=settings.port, stop=stop, telemetry=telemetry,
             make_runner=runner_of(app, settings, telemetry), tls=settings.tls,
-            before_end=lambda: _drained(app, settings.drain_s),
+            before_end=lambda: _drained(app, settings),
         )  # fmt: skip
 
 
-async def _drained(app: web.Application, seconds: float) -> None:
+async def _drained(app: web.Application, settings: EdgeSettings) -> None:
+    app[DRAIN].announced = True
+    await asyncio.sleep(settings.drain_notice_s)
     app[DRAIN].begun = True
-    await asyncio.sleep(seconds)
+    await asyncio.sleep(settings.drain_s)
 
 
 def _trusted_root(settings: EdgeSettings) -> bytes:

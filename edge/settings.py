@@ -67,8 +67,10 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """How often to look for the release's lists while they are missing."""
     warm_within_s: float = 2.0
     """How long filling the cache with what was in demand before the last stop may keep a node from being ready."""
+    drain_notice_s: float = 0.8
+    """After SIGTERM: how long `/health/ready` says 503 before anything else changes. A balancer must look within it."""
     drain_s: float = 0.5
-    """After SIGTERM: how long answers go on, each with `Connection: close`, while `/health/ready` says 503."""
+    """After that: how long answers go on, each with `Connection: close`."""
     hot_path: bool = True
     """Whether plain requests for cached lists are answered past aiohttp's parser; false to compare the two."""
     requests_per_caller_s: float = 200.0

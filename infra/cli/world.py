@@ -12,7 +12,7 @@ REPOSITORY = Path(".atoll/repository")
 
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """`atoll world up|status|kill|heal|rotate-certificates|down`."""
+    """`atoll world up|status|kill|heal|restart|rotate-certificates|down`."""
     text = "run the whole world on this machine"
     world = commands.add_parser(
         "world", help=text, description=f"{text}. Example: ./atoll world up --dataset data/ml-100k"
@@ -49,6 +49,12 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         verbs, "rotate-certificates", _rotate, "new certificates for every process of a world with TLS, while it runs",
         "./atoll world rotate-certificates",
     )  # fmt: skip
+    restart = _leaf(
+        verbs, "restart", _restart, "restart a region's processes one by one while it serves; edges drain first",
+        "./atoll world restart us-east",
+    )  # fmt: skip
+    restart.add_argument("region")
+    restart.add_argument("--part", default="edges", help="edges (default), api, worker, gateway or grid")
     _leaf(verbs, "down", _down, "end everything; nothing is left running", "./atoll world down")
 
 
@@ -137,6 +143,18 @@ def _heal(arguments: argparse.Namespace) -> None:
     with progress_bar() as progress:
         world.wait(region=arguments.region, progress=progress)
     emit(arguments, {"healed": healed}, f"healed: {', '.join(healed) or 'nothing was down'}")
+
+
+def _restart(arguments: argparse.Namespace) -> None:
+    from infra.local.restarting import restart_rolling
+    from infra.local.world import open_world
+    from infra.plumbing.clock import SystemClock
+
+    with progress_bar() as progress:
+        done = restart_rolling(
+            open_world(arguments.state), arguments.region, arguments.part, clock=SystemClock(), progress=progress
+        )
+    emit(arguments, done, f"restarted: {', '.join(done.processes)}, in {done.seconds} s")
 
 
 def _rotate(arguments: argparse.Namespace) -> None:

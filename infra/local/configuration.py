@@ -15,7 +15,7 @@ EDGES_MAX = 16
 CENTRAL = "central"
 CENTRAL_FLOWER = "central-flower"
 """The two far ends of links that are not regions: the release repository, and Flower's SuperLink."""
-RESERVED_NAMES = frozenset({CENTRAL, CENTRAL_FLOWER, "logs", "spans", "capture", "run", "tls"})
+RESERVED_NAMES = frozenset({CENTRAL, CENTRAL_FLOWER, "logs", "spans", "capture", "run", "tls", "clocks"})
 BALANCERS = ("embedded", "haproxy")
 PHONES, SILO = "phones", "silo"
 STORES, GRIDS, LOGS = ("sqlite", "cassandra"), ("embedded", "hazelcast"), ("sqlite", "kafka")
@@ -86,6 +86,8 @@ class WorldConfiguration(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     """How much of each link between regions is kept for the residency scan; more is counted, not kept."""
     home_links: bool = False
     """Edges reach their own region's API over a link as well, so that it can be disturbed (`./atoll bench chaos`)."""
+    clock_faults: bool = False
+    """The wall clocks of the regions' processes can be stepped (`./atoll bench chaos`); needs a C compiler."""
     start_timeout_s: float = 120.0
     ports: PortsConfiguration = PortsConfiguration()
     directories: DirectoriesConfiguration = DirectoriesConfiguration()
@@ -241,6 +243,7 @@ def render_configuration(configuration: WorldConfiguration) -> str:
         f"sample_ratio = {float(configuration.sample_ratio)}  # share of requests whose spans are kept",
         f"capture_bytes_max = {configuration.capture_bytes_max}",
         f"home_links = {str(configuration.home_links).lower()}",
+        f"clock_faults = {str(configuration.clock_faults).lower()}",
         f"start_timeout_s = {float(configuration.start_timeout_s)}",
         "",
         "[ports]  # 0: a free one, recorded in <state>/world.json and used again",

@@ -130,7 +130,8 @@ def _backend(region: BalancedRegion, regions: dict[str, BalancedRegion], setting
         f"    http-request disable-l7-retry if METH_POST !{{ path {repeatable} }}",
         f"    default-server check inter {interval} fastinter 100ms downinter {interval} fall 2 rise 1"
         " observe layer4 error-limit 1 on-error mark-down"
-        f" maxconn {settings.connections_per_edge_max}",
+        f" maxconn {settings.connections_per_edge_max}"
+        + (f" slowstart {_ms(settings.slow_start_s)}" if settings.slow_start_s else ""),
     ]
     tls = _server_tls(settings)
     lines += [f"    server {_server(edge.name)} {edge.host}:{edge.port}{tls}" for edge in region.edges]

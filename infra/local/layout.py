@@ -6,6 +6,7 @@
     <state>/root.json               the TUF root that the regions trust, copied when the world was made
     <state>/trust.json              public keys of every region
     <state>/wan.json, balancer.json, repository.json, haproxy.cfg    settings of the shared processes
+    <state>/clocks/                 offsets of wall clocks, in a world with `clock_faults`
     <state>/tls/                    certificates of a world with TLS, each with its key (0600)
     <state>/<region>/keys.json      the region's secrets (0600)
     <state>/<region>/rules-signing.pem   signs the region's rules (0600), once made by `./atoll rules key`
@@ -72,6 +73,11 @@ class Layout:
     def tls(self) -> Path:
         """Certificates, in a world that has some."""
         return self.state / "tls"
+
+    @property
+    def clocks(self) -> Path:
+        """How far the processes' wall clocks are off, in a world whose clocks can be stepped."""
+        return self.state / "clocks"
 
     @property
     def haproxy(self) -> Path:

@@ -1,14 +1,17 @@
 """Starting the supervisor on a leash: it ends with the process that started it, unless that lets it go."""
 
 import contextlib
+import fcntl
 import subprocess
 import sys
+from collections.abc import Iterator
 
 from infra.local.children import WORLD_VARIABLE
 from infra.local.ending import DOWN_TIMEOUT_S
 from infra.local.layout import Layout
 from infra.local.records import WorldRecord
 from infra.plumbing.environment import environment_with
+from infra.plumbing.errors import ConflictError
 
 
 class Leash:
@@ -51,3 +54,20 @@ def start_supervisor(layout: Layout, record: WorldRecord) -> Leash:
                 start_new_session=True,  # Ctrl-C in the client's terminal is the client's to handle
             )
         )
+
+
+@contextlib.contextmanager
+def starting(layout: Layout) -> Iterator[None]:
+    """Only one client at a time prepares a state directory.
+
+    Raises:
+        ConflictError: another one does.
+    """
+    with layout.starting.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConflictError(
+                f"the world at {layout.state} is being started by another process.", fix="Wait for it, or end it."
+            ) from error
+        yield

@@ -10,12 +10,13 @@ import msgspec
 
 from infra.local.certificates import WorldAuthority
 from infra.local.children import start_child, tail
+from infra.local.clocks import build_clock_library, clock_environment, clock_file
 from infra.local.configuration import WorldConfiguration
 from infra.local.haproxy import find_haproxy
 from infra.local.layout import Layout
 from infra.local.planning import PlanInput, link_pairs, plan_world, port_names
 from infra.local.ports import assign_ports, is_port_free
-from infra.local.records import WorldRecord
+from infra.local.records import ProcessPlan, WorldRecord
 from infra.local.securing import identities
 from infra.local.servers.of_world import prepare_servers, serving_stores
 from infra.local.tiers import source_root, tier_python
@@ -59,6 +60,7 @@ def prepare_world(configuration: WorldConfiguration, layout: Layout, *, reposito
         ConflictError: the state belongs to a world that trusts another repository.
         WorldConfigurationError: a configured port is in use.
         HaproxyMissingError: the world asks for HAProxy and it is not installed.
+        ClockFaultsUnavailableError: its clocks are to be stepped, and there is no compiler.
         SettingsError: the world has TLS and its authority cannot be used.
     """
     haproxy = find_haproxy() if configuration.balancer == "haproxy" else ""
@@ -90,10 +92,26 @@ def prepare_world(configuration: WorldConfiguration, layout: Layout, *, reposito
     for path, content in plan.files.items():
         write_atomically(path, content)
     record = WorldRecord(
-        configuration=configuration, ports=ports, processes=plan.processes, working_directory=str(source_root())
-    )
+        configuration=configuration, ports=ports, processes=_with_clocks(plan.processes, configuration, layout),
+        working_directory=str(source_root()),
+    )  # fmt: skip
     write_atomically(layout.world, msgspec.json.format(msgspec.json.encode(record)))
     return record
+
+
+def _with_clocks(
+    processes: tuple[ProcessPlan, ...], configuration: WorldConfiguration, layout: Layout
+) -> tuple[ProcessPlan, ...]:
+    """The processes, those of regions with clocks that can be stepped if the world is made for that."""
+    if not configuration.clock_faults:
+        return processes
+    library = build_clock_library(layout.clocks)
+    return tuple(
+        msgspec.structs.replace(
+            plan, environment=clock_environment(library, clock_file(layout.clocks, plan.name))
+        ) if plan.region else plan
+        for plan in processes
+    )  # fmt: skip
 
 
 def _trust_root(layout: Layout, repository: Path) -> None:

@@ -59,6 +59,8 @@ class ProcessPlan(msgspec.Struct, frozen=True, kw_only=True):
     address: str
     """`host:port` or the path of a socket."""
     region: str = ""
+    environment: dict[str, str] = {}
+    """Variables beside those of the supervisor."""
     stage: int = 0
     """Processes of a stage start when everything of the stages before it lives."""
 
@@ -97,6 +99,8 @@ class ProcessState(enum.StrEnum):
     LIVE = "live"
     """Answers, but is not ready for work yet; `detail` says what it waits for."""
     READY = "ready"
+    DRAINING = "draining"
+    """Told to end by `world restart`; starts again when it has."""
     CRASHED = "crashed"
     """Will be started again after a pause."""
     GAVE_UP = "gave-up"

@@ -85,7 +85,10 @@ class Child:
     def ended(self, code: int, now_s: float) -> None:
         """Its process is gone: by `world kill`, or by itself, and then it is started again after a pause."""
         self.process, self.pids, self.rss_mb, self.eased_until_s = None, [], 0.0, None
-        if self.state is not ProcessState.KILLED:
+        if self.state is ProcessState.DRAINING:
+            # `eased` also lets it start at once, whatever else is down.
+            self.state, self.detail, self.eased, self.start_at_s = ProcessState.WAITING, "restarting", True, now_s
+        elif self.state is not ProcessState.KILLED:
             self.failed(f"ended with code {code}", now_s)
 
     def failed(self, why: str, now_s: float) -> None:
@@ -102,6 +105,13 @@ class Child:
     def killed(self) -> None:
         """It stays down until it is healed."""
         self.state, self.detail = ProcessState.KILLED, "by world kill"
+
+    def drain(self) -> bool:
+        """It is told to end, and starts again when it has; says whether there was anything to tell."""
+        if self.process is None or self.state not in _RUNNING:
+            return False
+        self.state, self.detail = ProcessState.DRAINING, "by world restart"
+        return True
 
     def heal(self, now_s: float) -> bool:
         """Start again at once if it was killed or given up; says whether it was."""

@@ -42,6 +42,7 @@ PROBES_AT_ONCE_MAX = 8
 MEMORY_EVERY_S = 1.0
 FILES_EVERY_S = 10.0
 TERM_PATIENCE_S = 5.0
+DRAIN_PATIENCE_S = 8.0
 KILL_PATIENCE_S = 5.0
 
 
@@ -124,6 +125,7 @@ class Supervisor:
                 mark=self._layout.mark,
                 output=self._layout.output(child.plan.name),
                 eased=child.eased,
+                additions=child.plan.environment,
             )
         except ChildNotStartedError as error:
             child.failed(error.message, now_s)
@@ -181,9 +183,11 @@ class Supervisor:
             return None
         if command == "kill":
             return await self._kill(self._selected(request))
+        if command == "restart":
+            return await self._restart(text_field(request, "process"))
         if command == "heal":
             return self._heal(self._selected(request))
-        raise InvalidInputError(f"there is no command {command!r}.", fix="Use status, kill, heal or down.")
+        raise InvalidInputError(f"there is no command {command!r}.", fix="Use status, kill, restart, heal or down.")
 
     def _selected(self, request: Request) -> list[Child]:
         region, part = text_field(request, "region"), text_field(request, "part", "all")
@@ -203,6 +207,22 @@ class Supervisor:
         if not await self._gone(children, KILL_PATIENCE_S):
             raise ConflictError("some processes did not end at SIGKILL.", fix="Look at their state with ps.")
         return [child.plan.name for child in children]
+
+    async def _restart(self, name: str) -> list[str]:
+        """Let one process end as it likes, and start it again; returns when it has ended."""
+        child = next((child for child in self._children if child.plan.name == name), None)
+        if child is None:
+            raise InvalidInputError(f"there is no process {name!r}.", fix="See `./atoll world status`.")
+        process = child.process
+        if process is None or not child.drain():
+            return []
+        # To the process alone: what it started (a region's retrieval) it ends itself, after its last answer.
+        process.send_signal(signal.SIGTERM)
+        if not await self._gone([child], DRAIN_PATIENCE_S):
+            signal_group(process.pid, signal.SIGKILL)
+            await self._gone([child], KILL_PATIENCE_S)
+        self._wake.set()
+        return [name]
 
     def _heal(self, children: list[Child]) -> list[str]:
         now_s = self._clock.monotonic_s()

@@ -5,10 +5,9 @@ process that started it, unless `World.detach` was called.
 """
 
 import contextlib
-import fcntl
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -16,11 +15,12 @@ from typing import Any, Literal, Self
 import msgspec
 
 from infra.local.children import tail
+from infra.local.clocks import clock_file, set_clock_offset
 from infra.local.configuration import CENTRAL_FLOWER, WorldConfiguration, validate_configuration
 from infra.local.control import ControlUnavailableError, call_control
 from infra.local.ending import LeftoversError, end_world, stop_world, sweep
 from infra.local.layout import Layout, layout_of
-from infra.local.leash import Leash, start_supervisor
+from infra.local.leash import Leash, start_supervisor, starting
 from infra.local.planning import link_name
 from infra.local.preparing import Seeding, prepare_world, seed_regions
 from infra.local.records import ProcessState, ProcessStatus, WorldRecord, WorldStatus
@@ -49,6 +49,7 @@ __all__ = [
 WaitFor = Literal["ready", "live"]
 POLL_S = 0.1
 SUPERVISOR_START_S = 15.0
+RESTART_S = 20.0
 _SILENT = SilentProgress()
 _CLOCK = SystemClock()
 
@@ -178,6 +179,11 @@ class World:
         killed: list[str] = self._call({"command": "kill", "region": region, "part": part})
         return killed
 
+    def restart(self, process: str) -> list[str]:
+        """Let one process, by its name, drain, end and start again; returns when it has ended, see `wait`."""
+        ended: list[str] = self._call({"command": "restart", "process": process}, timeout_s=RESTART_S)
+        return ended
+
     def heal(self, region: str, part: str = "all") -> list[str]:
         """Start what was killed, on the same ports; returns the names at once, see `wait`."""
         healed: list[str] = self._call({"command": "heal", "region": region, "part": part})
@@ -224,6 +230,18 @@ class World:
             fix=f"Logs lie in {self._layout.logs}.",
         )
 
+    def step_clocks(self, names: Iterable[str], seconds: float) -> None:
+        """Let the wall clocks of processes, by name, be off by `seconds`; 0 puts them right.
+
+        Raises:
+            InvalidInputError: this world's clocks cannot be stepped, or there is no such process in a region.
+        """
+        for name in names:
+            file = clock_file(self._layout.clocks, name)
+            if not self.configuration.clock_faults or not file.exists():
+                raise InvalidInputError(f"the clock of {name} cannot be stepped.", fix="Set clock_faults in the world.")
+            set_clock_offset(file, seconds)
+
     def shape_link(self, origin: str, destination: str, shape: LinkShape) -> list[str]:
         """Disturb links (`*` stands for all origins or destinations); returns their names."""
         request = {"command": "shape", "origin": origin, "destination": destination}
@@ -267,8 +285,8 @@ class World:
         if self._leash:
             self._leash.reap()
 
-    def _call(self, request: dict[str, Any]) -> Any:
-        return call_control(self._layout.control, request)
+    def _call(self, request: dict[str, Any], timeout_s: float = 10.0) -> Any:
+        return call_control(self._layout.control, request, timeout_s=timeout_s)
 
     def _call_wan(self, request: dict[str, Any]) -> Any:
         return call_control(self._layout.wan_control, request)
@@ -305,7 +323,7 @@ def start_world(
     validate_configuration(configuration)
     layout = layout_of(state)
     layout.create()
-    with _starting(layout):
+    with starting(layout):
         if is_locked(layout.lock):
             raise ConflictError(
                 f"the world at {layout.state} runs already.",
@@ -368,16 +386,3 @@ def _await_supervisor(layout: Layout, leash: Leash, clock: Clock) -> None:
     raise WorldNotReadyError(
         f"the supervisor did not start: {tail(layout.output('supervisor'))}", fix=f"See {layout.logs}."
     )
-
-
-@contextlib.contextmanager
-def _starting(layout: Layout) -> Iterator[None]:
-    """Only one client at a time prepares a state directory."""
-    with layout.starting.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConflictError(
-                f"the world at {layout.state} is being started by another process.", fix="Wait for it, or end it."
-            ) from error
-        yield

@@ -20,6 +20,10 @@ from infra.plumbing.keys import RegionKeys, Trust, decode_base64url, encode_base
 AUDIENCE = "atoll"
 TOKEN_BYTES_MAX = 2048
 CLOCK_SKEW_S = 30
+ISSUED_AHEAD_S_MAX = 900
+"""So much later than now a token may say that it was issued. Only clocks that disagree can make it so, as the issuer's
+signature holds: a machine whose clock was set back by minutes must not lock everybody out, an issuer whose clock is off
+by days must not give out tokens that outlive it."""
 LIFE_S_MAX = 31 * 86_400
 """No issuer may give out a token for longer."""
 _NONCE_BYTES = 12
@@ -105,6 +109,6 @@ def _principal(claims: dict[str, Any], kid: str, *, now_s: float) -> Principal:
         raise UnauthorizedError("the token's issuer does not speak for that home region.")
     if now_s > expires_s + CLOCK_SKEW_S:
         raise UnauthorizedError("the token has expired.", fix="Get a fresh token from its home region.")
-    if issued_s > now_s + CLOCK_SKEW_S or expires_s - issued_s > LIFE_S_MAX:
+    if issued_s > now_s + ISSUED_AHEAD_S_MAX or expires_s - issued_s > LIFE_S_MAX:
         raise UnauthorizedError("the token is not of its time.", fix="Get a fresh token from its home region.")
     return Principal(home=home, sealed_subject=subject, expires_s=expires_s)

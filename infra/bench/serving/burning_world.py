@@ -18,11 +18,15 @@ from infra.local.configuration import DirectoriesConfiguration, RegionConfigurat
 from infra.local.records import Part
 from infra.local.wan.shaping import LinkMode, LinkShape
 from infra.local.world import World, start_world
+from infra.plumbing.errors import ConflictError, UnavailableError
 from infra.plumbing.tokens import issue_token
 from region.releases import commands
+from region.releases.messages import PromoteRequest, ReleasesAnswer, SwitchAnswer
 
 HOME, AWAY = REGIONS[0], REGIONS[1]
 _ROUTING = re.compile(rb'atoll_edge_routing_total\{kind="([a-z-]+)"\} ([0-9.e+]+)')
+SWITCH_S = 20.0
+"""How long an operator waits for a switch while the world burns."""
 OPEN = LinkShape()
 SHAPES = {
     "black-hole": LinkShape(mode=LinkMode.BLACK_HOLE),
@@ -69,6 +73,15 @@ class BurningWorld:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
+    def step_clocks(self, part: Part | None, region: str, seconds: float) -> None:
+        """Let wall clocks of a region ("*": of all) be off, those of one part or of every process."""
+        names = [
+            process.name
+            for process in self.world.status().processes
+            if process.region and region in ("*", process.region) and part in (None, process.part)
+        ]
+        self.world.step_clocks(names, seconds)
+
     def shape(self, region: str, shape: LinkShape) -> None:
         """Shape every way to a region's API ("*": to all): its own edges' and the other regions'."""
         for name in self.world.configuration.region_names:
@@ -76,11 +89,25 @@ class BurningWorld:
                 for origin in self.world.configuration.region_names:
                     self.world.shape_link(origin, name, shape)
 
-    def switch(self) -> None:
-        """Have the home region answer from its other release."""
-        url, key = self.world.region_url(HOME), self.world.keys(HOME).operator_key
-        active = commands.releases(url, key).active
-        commands.promote(url, key, release=next(one for one in self.releases if one != active))
+    def switch(self, region: str = HOME) -> None:
+        """Have a region ("*": all, one after the other) answer from its other release.
+
+        A region that is down, frozen or busy does not switch: its operator is told so, and nothing else happens.
+        """
+        for name in self.world.configuration.region_names if region == "*" else (region,):
+            with contextlib.suppress(UnavailableError, ConflictError):
+                url, key, tls = self.world.operator_door(name)
+                active = commands.call_region(
+                    "GET", url, "releases", key, tls, ReleasesAnswer, timeout_s=SWITCH_S
+                ).active
+                other = next(one for one in self.releases if one != active)
+                commands.call_region(
+                    "POST", url, "promote", key, tls, SwitchAnswer, PromoteRequest(release=other), timeout_s=SWITCH_S
+                )
+
+    def whole(self, *, kill: bool) -> None:
+        """Kill, or heal, the home region with its edges, gateway and all."""
+        (self.world.kill if kill else self.world.heal)(HOME)
 
     def routing(self) -> dict[str, float]:
         """What the edges count of their calls to regions, summed over all edges that answer."""
@@ -95,12 +122,15 @@ class BurningWorld:
 
 
 @contextlib.contextmanager
-def burning_world(request: BenchRequest, *, write: Callable[[Path], Path] = write_ring) -> Iterator[BurningWorld]:
+def burning_world(
+    request: BenchRequest, *, write: Callable[[Path], Path] = write_ring, clock_faults: bool = False
+) -> Iterator[BurningWorld]:
     """Train, build two releases, publish them, start two regions of two edges; everything ends with the block.
 
     Args:
         request: whose folder and environments are used.
         write: writes the dataset.
+        clock_faults: whether wall clocks of its processes can be stepped.
 
     Raises:
         UnavailableError: a step failed; the message carries its last words.
@@ -108,7 +138,7 @@ def burning_world(request: BenchRequest, *, write: Callable[[Path], Path] = writ
     ring = publish_ring(request, releases=2, write=write)
     configuration = WorldConfiguration(
         regions=(RegionConfiguration(name=HOME), RegionConfiguration(name=AWAY)), home_links=True, sample_ratio=0.0,
-        poll_interval_s=3600.0,
+        poll_interval_s=3600.0, clock_faults=clock_faults,
         directories=DirectoriesConfiguration(
             state=str(request.work / "world"), repository=str(ring.repository), environments=str(request.environments)
         ),
@@ -117,7 +147,7 @@ def burning_world(request: BenchRequest, *, write: Callable[[Path], Path] = writ
         configuration, request.work / "world", repository=ring.repository, dataset=ring.dataset,
         progress=request.progress,
     ) as world:  # fmt: skip
-        url, key = world.region_url(HOME), world.keys(HOME).operator_key
-        for name in ring.releases:
-            commands.pull(url, key, release=name)
+        for region in world.configuration.region_names:
+            for name in ring.releases:
+                commands.pull(*world.operator_door(region), release=name)
         yield BurningWorld(world, ring.releases)

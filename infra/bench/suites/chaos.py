@@ -2,25 +2,25 @@
 
 Two regions of two edges with region nodes, workers, grids and the balancer, on a made-up dataset with a model trained
 for it. 60 % of the capacity measured first is sent to the balancer for callers of the home region. Each scene hurts
-something for a while and heals it: kill -9, SIGSTOP, black hole, reset, 500s, slow drip and 30 % loss on the way to the
-home region's API and to all regions' APIs, kill -9 and SIGSTOP of the grid, the whole home region with its edges, a
-release switch, and a sample of pairs. Options: `hurt_s` (default 3), `heal_s` (default 2), `deadline_ms` (when an
-answer is late for its caller, default 250: the edges' 150 and what balancer, network and this load generator take),
-`scenes` (names with commas between; all by default), `rate` (calls a second, instead of 60 % of the capacity).
+something for a while and heals it: kill -9, SIGSTOP, black hole, reset, 500s, slow drip, 30 % loss, wall clocks ten
+minutes wrong (forward and back), release switches; on the home region, on all regions and on the grid, each alone, and
+every pair of faults (`infra.bench.serving.scenes` has the list). The scenes are divided among the runs: each is played
+once, however many runs there are. Options: `hurt_s` (default 2), `heal_s` (default 1), `deadline_ms` (when an answer is
+late for its caller, default 250: the edges' 150 and what balancer, network and this load generator take), `scenes`
+(names with commas between, or `alone`; all by default), `rate` (calls a second, instead of 60 % of the capacity).
 """
 
 import asyncio
-import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from infra.bench.catalogue import BenchRequest
 from infra.bench.results import Measured, at_most, percentile
-from infra.bench.serving.burning_world import HOME, OPEN, SHAPES, BurningWorld, burning_world
+from infra.bench.serving.burning_world import BurningWorld, burning_world
 from infra.bench.serving.open_load import OpenLoad, Sample, capacity_rps
-from infra.local.records import Part
+from infra.bench.serving.scenes import Deed, Scene, scenes
 from infra.local.world import WorldNotReadyError
 from infra.plumbing.errors import InvalidInputError
 
@@ -28,17 +28,6 @@ LOAD_SHARE = 0.6
 PROBE_S = 0.5
 READY_S = 30.0
 CALM_S = 4.0
-Deed = Callable[[BurningWorld], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """What is done, and undone. `kills` scenes count for how soon the first good answer comes."""
-
-    name: str
-    hurt: tuple[Deed, ...]
-    heal: tuple[Deed, ...] = ()
-    kills: bool = False
 
 
 @dataclass
@@ -53,54 +42,8 @@ class Account:
     """Failed, empty and late calls by scene."""
 
 
-def _shaped(region: str, kind: str) -> Scene:
-    where = "home" if region == HOME else "all"
-    return Scene(
-        f"{where} {kind}",
-        (lambda world: world.shape(region, SHAPES[kind]),),
-        (lambda world: world.shape(region, OPEN),),
-    )
-
-
-def _signalled(name: str, part: Part, region: str, *, kill: bool) -> Scene:
-    number = signal.SIGKILL if kill else signal.SIGSTOP
-    heal = () if kill else (lambda world: world.signal(part, region, signal.SIGCONT),)
-    return Scene(
-        f"{name} {'kill' if kill else 'stop'}", (lambda world: world.signal(part, region, number),), heal, kills=kill
-    )
-
-
-def _pair(one: Scene, other: Scene) -> Scene:
-    return Scene(
-        f"{one.name} + {other.name}", one.hurt + other.hurt, one.heal + other.heal, kills=one.kills or other.kills
-    )
-
-
-def scenes() -> dict[str, Scene]:
-    """Every scene by name."""
-    single = [_shaped(region, kind) for region in (HOME, "*") for kind in SHAPES]
-    for name, part, region in (("home", Part.API, HOME), ("all", Part.API, "*"), ("grid", Part.GRID, HOME)):
-        single += [_signalled(name, part, region, kill=kill) for kill in (True, False)]
-    single.append(Scene("home with its edges", (lambda world: _whole(world, kill=True),),
-                        (lambda world: _whole(world, kill=False),), kills=True))  # fmt: skip
-    single.append(Scene("release switch", (lambda world: world.switch(),)))
-    by_name = {scene.name: scene for scene in single}
-    pairs = (
-        ("grid stop", "home black-hole"), ("grid kill", "all reset"), ("grid stop", "all loss"),
-        ("release switch", "grid kill"), ("home errors", "grid stop"),
-    )  # fmt: skip
-    for one, other in pairs:
-        pair = _pair(by_name[one], by_name[other])
-        by_name[pair.name] = pair
-    return by_name
-
-
-def _whole(world: BurningWorld, *, kill: bool) -> None:
-    (world.world.kill if kill else world.world.heal)(HOME)
-
-
 def run(request: BenchRequest) -> Measured:
-    """Play every scene in every run.
+    """Play every scene once; each run takes its share of them.
 
     Raises:
         InvalidInputError: a scene that there is not.
@@ -109,7 +52,7 @@ def run(request: BenchRequest) -> Measured:
     played = _chosen(request)
     late_s = request.number("deadline_ms", 250.0) / 1000
     accounts: list[Account] = []
-    with burning_world(request) as world:
+    with burning_world(request, clock_faults=True) as world:
         calls = world.calls(request)
         capacity = asyncio.run(
             capacity_rps(world.world.balancer_url, calls, clock=request.clock, width=16, seconds=5.0)
@@ -117,7 +60,8 @@ def run(request: BenchRequest) -> Measured:
         rate = request.number("rate", max(5.0, LOAD_SHARE * capacity))
         before = world.routing()
         for number in range(request.runs):
-            accounts.append(asyncio.run(_play(request, world, played, rate=rate, late_s=late_s)))
+            share = played[number :: request.runs]
+            accounts.append(asyncio.run(_play(request, world, share, rate=rate, late_s=late_s)))
             request.progress.advance(number + 1, request.runs, "runs")
         after = world.routing()
     return _measured(accounts, played, _extra_share(before, after), capacity=capacity, rate=rate, late_s=late_s)
@@ -125,8 +69,9 @@ def run(request: BenchRequest) -> Measured:
 
 def _chosen(request: BenchRequest) -> list[Scene]:
     every = scenes()
-    quick = "home black-hole,home kill,grid stop"
-    words = request.options.get("scenes", quick if request.quick else ",".join(every)).split(",")
+    quick = "home black-hole,home kill,grid stop,all clock-back"
+    asked = request.options.get("scenes", quick if request.quick else ",".join(every))
+    words = [name for name in every if " + " not in name] if asked == "alone" else asked.split(",")
     unknown = [word for word in words if word not in every]
     if unknown:
         raise InvalidInputError(f"there is no scene {unknown[0]!r}.", fix=f"Name some of {', '.join(every)}.")
@@ -147,10 +92,10 @@ async def _play(
             hurt_s = load.now_s()
             await asyncio.to_thread(_do, world, scene.hurt)
             done_s = load.now_s()
-            await asyncio.sleep(request.number("hurt_s", 3.0))
+            await asyncio.sleep(request.number("hurt_s", 2.0))
             await asyncio.to_thread(_do, world, scene.heal)
             await asyncio.to_thread(_until_ready, world)
-            await asyncio.sleep(request.number("heal_s", 2.0))
+            await asyncio.sleep(request.number("heal_s", 1.0))
             seen = [sample for sample in load.samples[began:] if sample.sent_s >= hurt_s]
             if scene.kills:
                 account.first_good_s.append(_first_good_s(seen, done_s))
@@ -219,9 +164,8 @@ def _measured(
             at_most("second calls per first call behind the edges", extra, 0.1, unit="share"),
         ),
         notes=(
-            f"{len(accounts)} runs of {len(played)} scenes: {', '.join(scene.name for scene in played)}.",
+            f"{len(played)} scenes, divided among {len(accounts)} runs: {', '.join(scene.name for scene in played)}.",
             f"bad by scene: {dict(bad.most_common(8)) or 'none'}; steps: {dict(steps.most_common())}.",
-            "the pairs are a sample of all pairs; clock steps are played in the simulation (tests/sim/edge) only; "
-            "counts are sums over the runs, not medians.",
+            "a pair of faults is played at one pair of places; counts are sums over the runs, not medians.",
         ),
     )  # fmt: skip

@@ -8,16 +8,19 @@ import aiohttp
 from aiohttp import ClientSession, ClientTimeout
 from prometheus_client import Counter, Gauge
 
-from infra.local.balancer.health import EdgeHealth, Outcome, after_call, after_probe
+from infra.local.balancer.health import EdgeHealth, Outcome, after_call, after_probe, warmth
 from infra.local.balancer.settings import BalancerSettings, EdgeAddress
+from infra.plumbing.clock import Clock
 from infra.plumbing.telemetry import Telemetry
 
 
 class EdgeBoard:
     """Health and load of every edge, by name."""
 
-    def __init__(self, *, settings: BalancerSettings, telemetry: Telemetry) -> None:
+    def __init__(self, *, settings: BalancerSettings, telemetry: Telemetry, clock: Clock) -> None:
         self._settings = settings
+        self._clock = clock
+        self._back_at_s: dict[str, float] = {}
         self._logger = telemetry.logger
         self.edges = {edge.name: edge for region in settings.regions for edge in region.edges}
         self._health = {name: EdgeHealth() for name in self.edges}
@@ -34,6 +37,16 @@ class EdgeBoard:
     def is_up(self, name: str) -> bool:
         """Whether the edge takes calls."""
         return self._health[name].up
+
+    def warmth(self, name: str) -> float:
+        """Share of its calls that the edge gets: 1, or less for a while after it came back."""
+        back_at_s = self._back_at_s.get(name)
+        if back_at_s is None:
+            return 1.0
+        share = warmth(back_s=self._clock.monotonic_s() - back_at_s, slow_start_s=self._settings.slow_start_s)
+        if share >= 1.0:
+            del self._back_at_s[name]
+        return share
 
     def load(self, name: str) -> int:
         """Calls in flight at the edge."""
@@ -69,6 +82,8 @@ class EdgeBoard:
             return
         self._health[name] = health
         if health.up is not before.up:
+            if health.up:
+                self._back_at_s[name] = self._clock.monotonic_s()
             self._up.labels(name).set(int(health.up))
             self._logger.warning("an edge is %s", "back" if health.up else "out", extra={"fields": {"edge": name}})
         if health.ejections > before.ejections:

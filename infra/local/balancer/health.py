@@ -2,7 +2,8 @@
 
 Up, until a call cannot connect or breaks (out at once: the process is gone) or `FAILURES_OUT` probes or silent calls
 in a row; out, until a probe succeeds. So a killed edge costs one failed attempt, which is repeated elsewhere, and a
-slow moment costs nothing.
+slow moment costs nothing. An edge that says itself that it is not ready, because it drains, is out at its word: its
+callers go elsewhere while it still answers.
 """
 
 import enum
@@ -43,7 +44,7 @@ def after_probe(health: EdgeHealth, outcome: Outcome) -> EdgeHealth:
     """The state after a probe."""
     if outcome is Outcome.ANSWERED:
         return replace(health, up=True, failures=0) if not health.up or health.failures else health
-    return _failed(health, at_once=outcome is Outcome.BROKEN)
+    return _failed(health, at_once=outcome in (Outcome.BROKEN, Outcome.UNREADY))
 
 
 def _failed(health: EdgeHealth, *, at_once: bool) -> EdgeHealth:
@@ -51,3 +52,13 @@ def _failed(health: EdgeHealth, *, at_once: bool) -> EdgeHealth:
     if health.up and (at_once or failures >= FAILURES_OUT):
         return EdgeHealth(up=False, failures=failures, ejections=health.ejections + 1)
     return replace(health, failures=failures)
+
+
+def warmth(*, back_s: float | None, slow_start_s: float) -> float:
+    """Share of its calls that an edge gets which came back `back_s` ago (None: was never out): from 0.1 to 1.
+
+    What returns has cold caches and new connections; all of its callers at once would wait in one queue.
+    """
+    if back_s is None or slow_start_s <= 0.0 or back_s >= slow_start_s:
+        return 1.0
+    return max(0.1, back_s / slow_start_s)

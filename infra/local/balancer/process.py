@@ -24,7 +24,7 @@ def build_app(
         SettingsError: the settings contradict themselves.
     """
     routes = build_routes(settings)
-    board = EdgeBoard(settings=settings, telemetry=telemetry)
+    board = EdgeBoard(settings=settings, telemetry=telemetry, clock=clock)
     proxy = Proxy(settings=settings, routes=routes, board=board, session=session, telemetry=telemetry)
 
     async def health(_request: web.Request) -> web.Response:

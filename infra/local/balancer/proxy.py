@@ -126,13 +126,14 @@ class Proxy:
     async def _first_answer(self, request: web.Request, call: Call, region: str) -> web.StreamResponse:
         order = attempt_order(
             self._routes, region, affinity(call.target, call.headers), is_up=self._board.is_up, load=self._board.load,
-            load_factor=self._settings.load_factor,
+            load_factor=self._settings.load_factor, warmth=self._board.warmth,
         )  # fmt: skip
         self._patience.note_call()
         unready: Attempt | None = None
-        for edge in order[: self._settings.attempts_max]:
+        tried = order[: self._settings.attempts_max]
+        for edge in tried:
             with self._board.calling(edge.name):
-                attempt = await self._attempt(call, edge)
+                attempt = await self._attempt(call, edge, last=edge is tried[-1])
                 self._note(edge, attempt)
                 if attempt.answer is not None and attempt.outcome is Outcome.ANSWERED:
                     if edge.name not in self._home_edges[region]:
@@ -152,10 +153,11 @@ class Proxy:
         if not attempt.given_up_early:
             self._board.note_call(edge.name, attempt.outcome)
 
-    async def _attempt(self, call: Call, edge: EdgeAddress) -> Attempt:
+    async def _attempt(self, call: Call, edge: EdgeAddress, *, last: bool) -> Attempt:
         url = URL(base_url(edge, self._settings) + call.target, encoded=True)
         answer: ClientResponse | None = None
-        timeout_s = self._timeout_s(call)
+        # Nobody is left to be asked instead of the last one.
+        timeout_s = self._settings.answer_timeout_s if last else self._timeout_s(call)
         try:
             async with asyncio.timeout(timeout_s):
                 answer = await self._session.request(

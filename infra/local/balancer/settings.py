@@ -55,6 +55,8 @@ class BalancerSettings(LocalSettings, frozen=True, kw_only=True, forbid_unknown_
     """The same for lists, which an edge answers within its own deadline; while the retry budget lasts."""
     load_factor: Annotated[float, msgspec.Meta(gt=1.0, le=10.0)] = 1.25
     """No edge of a region carries more than this times the mean of its region's calls in flight."""
+    slow_start_s: Annotated[float, msgspec.Meta(ge=0.0, le=300.0)] = 3.0
+    """Over so long an edge that came back gets its calls again, a growing share of them."""
     probe_interval_s: Seconds = 0.5
     probe_timeout_s: Seconds = 0.5
     attempts_max: Annotated[int, msgspec.Meta(ge=1, le=16)] = 5

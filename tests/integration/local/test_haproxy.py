@@ -27,14 +27,16 @@ from infra.plumbing.clock import SystemClock
 from infra.plumbing.http.tls import client_context
 
 FAKE_EDGE = """
-import http.server, json, ssl, sys
+import http.server, json, os, ssl, sys
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = 'HTTP/1.1'
     def do_GET(self):
         headers = {name.lower(): value for name, value in self.headers.items()}
         self.rfile.read(int(headers.get('content-length', 0)))
         body = json.dumps({'edge': sys.argv[1], 'headers': headers}).encode()
-        self.send_response(200); self.send_header('Content-Length', str(len(body))); self.end_headers()
+        draining = self.path == '/health/ready' and os.path.exists(os.environ.get('DRAIN', '') + sys.argv[1])
+        self.send_response(503 if draining else 200)
+        self.send_header('Content-Length', str(len(body))); self.end_headers()
         self.wfile.write(body)
     do_POST = do_GET
     def log_message(self, *_): pass
@@ -72,9 +74,13 @@ def ports(tmp_path: Path) -> dict[str, int]:
 
 
 @pytest.fixture
-def edges(ports: dict[str, int]) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
+def edges(ports: dict[str, int], tmp_path: Path) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
     started = {
-        name: subprocess.Popen([sys.executable, "-c", FAKE_EDGE, name, str(ports[name])], stderr=subprocess.DEVNULL)
+        name: subprocess.Popen(
+            [sys.executable, "-c", FAKE_EDGE, name, str(ports[name])],
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "DRAIN": f"{tmp_path}/drains-"},
+        )
         for name in ("east-1", "east-2", "west-1")
     }
     yield started
@@ -157,6 +163,12 @@ def test_the_world_behind_haproxy(
         assert len(away["headers"]["atoll-request-id"]) >= 8
         assert call(f"{url}/x", headers={"Atoll-Client-Region": "nowhere"})["edge"].startswith("east")
         assert "haproxy_" in call(f"{url}/metrics")["text"]
+
+        # An edge that says that it drains loses its callers while it still answers, and gets them back later.
+        (tmp_path / "drains-east-1").touch()
+        assert eventually(lambda: answering() == {"east-2"})
+        (tmp_path / "drains-east-1").unlink()
+        assert eventually(lambda: answering() == {"east-1", "east-2"})
 
         # A killed edge costs nobody an answer, neither a list nor events; then the whole region.
         edges["east-1"].kill()

@@ -3,10 +3,12 @@
 import asyncio
 import http.client
 import json
+import re
 import ssl
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
@@ -18,18 +20,20 @@ from infra.local.certificates import certificate_file
 from infra.local.children import marked_processes
 from infra.local.configuration import RegionConfiguration, WorldConfiguration, with_absolute_directories
 from infra.local.residency import scan
+from infra.local.restarting import restart_rolling
 from infra.local.securing import Securing
 from infra.local.tiers import source_root
 from infra.local.world import World, start_world
 from infra.plumbing.clock import SystemClock
 from infra.plumbing.http.tls import ClientTls, client_context
+from infra.plumbing.progress import SilentProgress
 from infra.plumbing.tokens import issue_token
 from tests.support.bundles import make_bundle
 
 pytestmark = pytest.mark.slow
 POPULAR = "/v1/recommendations/popular?n=5"
 CLOCK = SystemClock()
-CALLS_AT_ONCE = 4
+CALLS_AT_ONCE, PAUSE_S = 4, 0.02
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +43,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     init_repository(repository=repository, keys=keys, clock=CLOCK)
     bundle = folder / "bundles" / make_bundle(folder / "bundles")
     publish(bundle=bundle, repository=repository, keys=keys, channel="stable", clock=CLOCK)
-    regions = tuple(RegionConfiguration(name=name, edges=1) for name in ("here", "there"))
+    regions = (RegionConfiguration(name="here", edges=2), RegionConfiguration(name="there", edges=1))
     configuration = with_absolute_directories(WorldConfiguration(regions=regions, tls=True), source_root())
     # The towers of this release are dummies, which a region refuses: it lives, and its edge answers from the lists.
     with start_world(configuration, folder / "state", repository=repository, wait_for="live") as started:
@@ -154,7 +158,9 @@ def serial(world: World, name: str) -> bytes:
     return certificate_file(world.layout.tls, name).read_bytes()
 
 
-async def test_new_certificates_under_load_cost_nobody_an_answer(world: World) -> None:
+@asynccontextmanager
+async def load(world: World) -> AsyncIterator[Counter[int]]:
+    """Callers who ask again and again; what became of their calls, by status (0: none)."""
     outcomes: Counter[int] = Counter()
     done = asyncio.Event()
     trusting = world.caller_tls
@@ -166,6 +172,7 @@ async def test_new_certificates_under_load_cost_nobody_an_answer(world: World) -
         connector = aiohttp.TCPConnector(ssl=context, force_close=number % 2 == 0)
         async with aiohttp.ClientSession(connector=connector) as session:
             while not done.is_set():
+                await asyncio.sleep(PAUSE_S)
                 try:
                     async with session.get(world.balancer_url + POPULAR) as answer:
                         await answer.read()
@@ -173,14 +180,19 @@ async def test_new_certificates_under_load_cost_nobody_an_answer(world: World) -
                 except aiohttp.ClientError:
                     outcomes[0] += 1
 
-    before = {name: serial(world, name) for name in ("balancer", "here/edge-1")}
     loads = [asyncio.create_task(calls(number)) for number in range(CALLS_AT_ONCE)]
     try:
-        first = await asyncio.to_thread(world.rotate_certificates)
-        second = await asyncio.to_thread(world.rotate_certificates)
+        yield outcomes
     finally:
         done.set()
         await asyncio.gather(*loads)
+
+
+async def test_new_certificates_under_load_cost_nobody_an_answer(world: World) -> None:
+    before = {name: serial(world, name) for name in ("balancer", "here/edge-1")}
+    async with load(world) as outcomes:
+        first = await asyncio.to_thread(world.rotate_certificates)
+        second = await asyncio.to_thread(world.rotate_certificates)
     assert first.listeners == second.listeners == len(world.status().processes) + 4
     assert all(serial(world, name) != old for name, old in before.items())
     assert outcomes.keys() == {200}, outcomes
@@ -189,9 +201,27 @@ async def test_new_certificates_under_load_cost_nobody_an_answer(world: World) -
     assert 'why="bad-certificate"' not in "".join(world.metrics().values())
 
 
+async def test_edges_are_restarted_one_by_one_under_load_and_cost_nobody_an_answer(world: World) -> None:
+    before = {process.name: process.pid for process in world.status().processes}
+    async with load(world) as outcomes:
+        done = await asyncio.to_thread(
+            restart_rolling, world, "here", "edges", clock=CLOCK, progress=SilentProgress()
+        )  # fmt: skip
+    after = {process.name: process.pid for process in world.status().processes}
+    assert done.processes == ("here/edge-1", "here/edge-2")
+    assert [name for name, pid in before.items() if after[name] != pid] == list(done.processes)
+    assert outcomes.keys() == {200}, outcomes
+    assert outcomes[200] > 50
+    # Each was taken out at its own word, before a call had to fail for it.
+    metrics = world.metrics()["balancer"]
+    broken = re.findall(r'atoll_balancer_attempts_total\{edge="here/edge-\d",outcome="broken"\} (\S+)', metrics)
+    assert sum(map(float, broken)) == 0.0
+    assert 'atoll_balancer_ejections_total{edge="here/edge-1"} ' in metrics
+
+
 def test_a_region_is_killed_and_comes_back(world: World) -> None:
     killed = world.kill("here")
-    assert len(killed) == 5
+    assert len(killed) == 6
     world.heal("here")
     world.wait(region="here", wait_for="live")
 

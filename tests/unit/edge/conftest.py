@@ -92,6 +92,7 @@ class World:
             "connect_timeout_ms": 2000,
             "grid_timeout_ms": 1000.0,
             "lists_poll_s": 0.05,
+            "drain_notice_s": 0.0,
             "drain_s": 0.0,
         }
         settings = EdgeSettings(**{**fields, **changes})  # type: ignore[arg-type]

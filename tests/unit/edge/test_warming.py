@@ -84,6 +84,10 @@ async def test_while_it_drains_every_answer_ends_its_connection(world: World) ->
     for _ in range(2):
         await (await client.get(POPULAR)).read()
     async with wire(client) as line:
+        client.server.app[DRAIN].announced = True  # type: ignore[attr-defined]
+        response = await client.get("/health/ready")
+        assert response.status == 503
+        assert "draining" in json.loads(await response.read())["for"]
         assert b"\r\nConnection: close\r\n" not in await line.ask(head(POPULAR))
         client.server.app[DRAIN].begun = True  # type: ignore[attr-defined]
         assert b"\r\nConnection: close\r\n" in await line.ask(head(POPULAR))

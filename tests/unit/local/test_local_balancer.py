@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from infra.local.balancer import patience as patience_module
 from infra.local.balancer.edges import EdgeBoard
 from infra.local.balancer.headers import add_via, body_length, end_to_end
-from infra.local.balancer.health import EdgeHealth, Outcome, after_call, after_probe
+from infra.local.balancer.health import EdgeHealth, Outcome, after_call, after_probe, warmth
 from infra.local.balancer.patience import Patience
 from infra.local.balancer.process import build_app, run_balancer
 from infra.local.balancer.proxy import new_session
@@ -116,6 +116,37 @@ def test_no_edge_carries_more_than_its_bounded_share(calls: list[str]) -> None:
         assert max(loads.values()) <= math.ceil(PLAIN.load_factor * (number + 1) / 2)
 
 
+def test_an_edge_that_came_back_gets_its_calls_bit_by_bit_and_the_same_ones_first() -> None:
+    assert warmth(back_s=None, slow_start_s=3.0) == warmth(back_s=3.0, slow_start_s=3.0) == 1.0
+    assert warmth(back_s=1.5, slow_start_s=3.0) == 0.5
+    assert warmth(back_s=0.0, slow_start_s=3.0) == 0.1
+    assert warmth(back_s=0.0, slow_start_s=0.0) == 1.0
+
+    def own(share: float) -> set[str]:
+        return {
+            call
+            for call in map(str, range(2000))
+            if attempt_order(
+                build_routes(PLAIN), "east", call, is_up=lambda _: True, load=lambda _: 0, load_factor=1.25,
+                warmth=lambda name: share if name == "east-1" else 1.0,
+            )[0].name == "east-1"
+        }  # fmt: skip
+
+    whole = own(1.0)
+    before = set[str]()
+    for share in (0.1, 0.3, 0.6):
+        now = own(share)
+        assert before < now < whole
+        assert abs(len(now) / len(whole) - share) < 0.08
+        before = now
+    # A cold edge is better than one of another region.
+    order = attempt_order(
+        build_routes(PLAIN), "east", "x", is_up=lambda name: name != "east-2", load=lambda _: 0, load_factor=1.25,
+        warmth=lambda _: 0.0,
+    )  # fmt: skip
+    assert [edge.name for edge in order] == ["east-1", "west-1", "east-2"]
+
+
 def test_what_belongs_to_somebody_goes_by_who_and_the_rest_by_what() -> None:
     mine = {"Authorization": "Bearer x", "Atoll-Session": "s"}
     assert affinity("/v1/recommendations/personal?n=3", mine) == "Bearer x"
@@ -168,6 +199,9 @@ def test_a_broken_call_takes_an_edge_out_and_only_a_probe_brings_it_back() -> No
     assert slow.up
     assert after_call(slow, Outcome.ANSWERED) == EdgeHealth()
     assert not after_probe(slow, Outcome.UNREADY).up
+    # What an edge says of itself is believed at once: it drains, and its callers are moved while it still answers.
+    assert not after_probe(EdgeHealth(), Outcome.UNREADY).up
+    assert after_call(EdgeHealth(), Outcome.UNREADY).up
     assert after_probe(slow, Outcome.ANSWERED).failures == 0
 
 

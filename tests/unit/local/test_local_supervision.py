@@ -62,6 +62,21 @@ def test_stages_wait_for_what_is_before_them_but_not_for_ever() -> None:
     assert second.is_due(0.0, everything)
 
 
+def test_what_is_told_to_restart_ends_and_starts_again_without_having_crashed() -> None:
+    one = child(stage=1)
+    assert not one.drain()  # it does not run
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        one.started(process, 0.0, eased_s=5.0)
+        one.found(Finding(live=True, ready=True))
+        assert one.drain()
+        assert not one.drain()  # it is told once
+        one.found(Finding(live=True, ready=False, detail="its end"))
+        assert (one.state, one.live) == (ProcessState.DRAINING, False)
+    one.ended(0, 10.0)
+    assert (one.state, one.restarts, one.crashes_s) == (ProcessState.WAITING, 0, [])
+    assert one.is_due(10.0, [one, child("a/store")])  # what comes before it is not waited for
+
+
 def test_a_life() -> None:
     one = child()
     with subprocess.Popen([sys.executable, "-c", ""]) as process:

@@ -15,8 +15,12 @@ from infra.local.children import WORLD_VARIABLE, marked_processes
 from infra.local.control import ControlRefusedError, ControlUnavailableError
 from infra.local.layout import Layout
 from infra.local.records import ProcessState, WorldRecord
+from infra.local.restarting import restart_rolling
 from infra.local.tiers import source_root
 from infra.local.world import World, WorldNotReadyError, open_world, start_record, stop_world
+from infra.plumbing.clock import SystemClock
+from infra.plumbing.errors import InvalidInputError
+from infra.plumbing.progress import SilentProgress
 from tests.unit.local.waiting import eventually
 
 MakeRecord = Callable[..., WorldRecord]
@@ -72,6 +76,23 @@ def test_kill_takes_down_the_part_and_heal_brings_it_back_on_the_same_port(world
     assert after["east/api"].restarts == 0
     assert answers(f"http://{after['east/edge-1'].address}/")
     assert world.heal("east") == []
+
+
+def test_one_process_is_restarted_by_name(world: World) -> None:
+    before = {process.name: process.pid for process in world.status().processes}
+    assert world.restart("east/edge-1") == ["east/edge-1"]
+    world.wait(region="east")
+    after = {process.name: process for process in world.status().processes}
+    assert [name for name, pid in before.items() if after[name].pid != pid] == ["east/edge-1"]
+    assert after["east/edge-1"].restarts == 0
+    with pytest.raises(ControlRefusedError, match="no process"):
+        world.restart("east/edge-9")
+    world.kill("east", "edges")
+    assert world.restart("east/edge-1") == []
+    with pytest.raises(InvalidInputError, match="is not ready"):
+        restart_rolling(world, "east", "edges", clock=SystemClock(), progress=SilentProgress())
+    with pytest.raises(InvalidInputError, match="no part"):
+        restart_rolling(world, "east", "roof", clock=SystemClock(), progress=SilentProgress())
 
 
 def test_a_killed_process_takes_its_own_children_along(world: World, layout: Layout) -> None:

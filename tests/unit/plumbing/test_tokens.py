@@ -11,7 +11,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from infra.plumbing.clock import ManualClock
 from infra.plumbing.errors import InvalidInputError, SettingsError, UnauthorizedError
 from infra.plumbing.keys import ACTIVATION_S, LiveTrust, RegionKeys, TrustDirectory, decode_base64url, encode_base64url
-from infra.plumbing.tokens import LIFE_S_MAX, TOKEN_BYTES_MAX, Principal, issue_token, open_subject, verify_token
+from infra.plumbing.tokens import (
+    ISSUED_AHEAD_S_MAX,
+    LIFE_S_MAX,
+    TOKEN_BYTES_MAX,
+    Principal,
+    issue_token,
+    open_subject,
+    verify_token,
+)
 
 EAST, WEST = RegionKeys.generate("us-east"), RegionKeys.generate("us-west")
 TRUST = TrustDirectory.of([EAST, WEST])
@@ -69,6 +77,11 @@ def test_garbage_is_refused(token: str, clock: ManualClock):
         verify_token(token, TRUST, clock=clock)
 
 
+def times(clock: ManualClock, ahead_s: int) -> dict[str, int]:
+    now_s = clock.now_ms() // 1000
+    return {"iat": now_s + ahead_s, "exp": now_s + ahead_s + 60}
+
+
 def test_forgeries_are_refused(clock: ManualClock):
     stranger = Ed25519PrivateKey.generate()
     for token in (
@@ -79,7 +92,7 @@ def test_forgeries_are_refused(clock: ManualClock):
         forge(clock, WEST_SIGNER, "us-west", exp=None),
         forge(clock, WEST_SIGNER, "us-west", exp="soon"),
         forge(clock, WEST_SIGNER, "us-west", iat=None),
-        forge(clock, WEST_SIGNER, "us-west", iat=clock.now_ms() // 1000 + 31),  # of the future
+        forge(clock, WEST_SIGNER, "us-west", **times(clock, ISSUED_AHEAD_S_MAX + 1)),  # of the future
         forge(
             clock, WEST_SIGNER, "us-west", exp=clock.now_ms() // 1000 + LIFE_S_MAX + 1
         ),  # for longer than anybody may
@@ -162,3 +175,9 @@ def test_directories_from_before_there_were_several_keys_still_verify(clock: Man
         regions={name: msgspec.structs.replace(keys, issuers={}) for name, keys in TRUST.regions.items()}
     )
     verify_token(issue_token(EAST, "anna", clock=clock), before, clock=clock)
+
+
+def test_a_clock_set_back_by_minutes_locks_nobody_out(clock: ManualClock) -> None:
+    token = issue_token(EAST, "anna", clock=clock)
+    behind = ManualClock(wall_ms=clock.now_ms() - 600_000)
+    assert verify_token(token, TRUST, clock=behind) == verify_token(token, TRUST, clock=clock)

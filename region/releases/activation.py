@@ -2,12 +2,15 @@
 
 What happens to requests while a switch is under way::
 
-    promote(N)          |-- verify, load N, warm N --|-- state.json --|swap|-- tell the edges --|-- close P --|
-    requests            A A A A A A A A A A A A A A A A A A A A A A A A|N N N N N N N N N N N N N N N N N N N N
-    roll-back target    P P P P P P P P P P P P P P P P P P P P P P P P|A A A A A A A A A A A A A A A A A A A A
+    promote(N)          |-- verify N --|-- close P --|-- load N, warm N --|-- state.json --|swap|-- tell the edges --|
+    requests            A A A A A A A A A A A A A A A A A A A A A A A A A A A A A A A A A A A A|N N N N N N N N N N N
+    roll-back target    P P P P P P P P| (P, from disk)                                        |A A A A A A A A A A A
 
 A request takes `lease()` once and works with that release to its end, so model and index of one answer are of the same
-release. The release before the last (P) is closed only when no request holds it any more, or after `close_grace_s`.
+release. A release is closed only when no request holds it any more, or after `close_grace_s`.
+
+Never more than two releases are in memory: the one before (P) makes room before another is loaded, to promote or to
+try it, and comes back when that is over without a promotion. A roll-back meanwhile loads it, and ends a trial for that.
 """
 
 import asyncio
@@ -19,11 +22,13 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from infra.plumbing.clock import Clock
+from infra.plumbing.errors import ConflictError
 from region.releases.audit import AuditLog
 from region.releases.messages import PinAnswer, ReleasesAnswer, SwitchAnswer
 from region.releases.operations import NoActiveReleaseError, Operations
 from region.releases.retiring import Retirement
 from region.releases.slots import L, Operation, Slot, status_of
+from region.releases.standby import Standby
 from region.releases.state import RegionReleases, check_promotion, promoted, rolled_back
 from region.releases.store import ReleaseDamagedError, ReleaseDirectory, ReleaseStore
 
@@ -66,8 +71,13 @@ class Activator(Generic[L]):
         self._on_switch = on_switch
         self._notify_timeout_s = notify_timeout_s
         self._retirement: Retirement[L] = Retirement(grace_s=close_grace_s)
+        self._beside: Slot[L] | None = None
+        self._standby: Standby[L] = Standby(
+            retirement=self._retirement, load=self._load_again, wanted=self._to_stand_by, own=self._own
+        )
+        self.end_trial: Callable[[], Awaitable[None]] | None = None
+        """Ends what is being tried, to make room for a roll-back; set by whoever tries."""
         self._active: Slot[L] | None = None
-        self._previous: Slot[L] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
 
     @property
@@ -112,8 +122,7 @@ class Activator(Generic[L]):
                 self._active = await self._try_to_load(state.previous, action="start")
             if self._active is not None and self._active.release_id != state.active:
                 await asyncio.to_thread(self._store.save_state, rolled_back(state, now_ms=self._clock.now_ms()))
-        if self._active is not None and self._store.state.previous is not None:
-            self._own(self._warm_previous(self._store.state.previous))
+        self._standby.come_back()
         return self.active_release
 
     async def promote(self, release: str, *, operator: str, ready: Slot[L] | None = None) -> SwitchAnswer:
@@ -157,13 +166,16 @@ class Activator(Generic[L]):
         async with self.operations.recorded(action, operator, before, release):
             with self.operations.exclusively(operator, action, release), self._store.holding(release):
                 check_promotion(self._store.state, release)
-                slot = await self._load_slot(release)
+                slot = self._beside = await self._load_in_room(release)
         await self.operations.record(action, operator, before, release, "done", "begun")
         return slot
 
     def retire(self, slot: Slot[L]) -> None:
-        """Close a release once no request works with it any more."""
+        """Close a release that was tried once no request works with it any more; the one before comes back."""
+        if slot is self._beside:
+            self._beside = None
         self._retirement.retire(slot)
+        self._standby.come_back()
 
     async def roll_back(self, *, operator: str) -> SwitchAnswer:
         """Go back to the release before: immediate while it is warm, after loading it otherwise.
@@ -181,7 +193,7 @@ class Activator(Generic[L]):
         Raises:
             ConflictError: something else is being done.
         """
-        return await asyncio.shield(self._own(self._set_frozen(frozen=frozen, operator=operator)))
+        return await asyncio.shield(self._own(self._mark("freeze" if frozen else "unfreeze", operator, frozen=frozen)))
 
     async def set_pinned(self, *, pinned: bool, operator: str) -> PinAnswer:
         """Pin the region to what it runs, or let it go.
@@ -190,12 +202,12 @@ class Activator(Generic[L]):
             ConflictError: something else is being done.
             NoActiveReleaseError: there is nothing to pin to.
         """
-        return await asyncio.shield(self._own(self._set_pinned(pinned=pinned, operator=operator)))
+        return await asyncio.shield(self._own(self._mark("pin" if pinned else "unpin", operator, pinned=pinned)))
 
     async def status(self) -> ReleasesAnswer:
         """What is on disk, what is active, what is being done."""
         state = self._store.state
-        warm = {slot.release_id for slot in (self._active, self._previous) if slot is not None}
+        warm = {slot.release_id for slot in (self._active, self._standby.slot) if slot is not None}
         pulled = await asyncio.to_thread(self._store.pulled)
         now_s = self._clock.monotonic_s()
         return ReleasesAnswer(
@@ -212,10 +224,10 @@ class Activator(Generic[L]):
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        slots, self._active, self._previous = (self._active, self._previous), None, None
-        for slot in slots:
+        for slot in (self._active, self._standby.slot):
             if slot is not None:
                 self._retirement.retire(slot)
+        self._active = self._standby.slot = None
         await self._retirement.finish()
 
     async def _promote(self, release: str, operator: str, ready: Slot[L] | None) -> SwitchAnswer:
@@ -223,9 +235,11 @@ class Activator(Generic[L]):
             return await self._switch("promote", operator, release, ready)
         finally:
             if ready is not None and ready is not self._active:
-                self._retirement.retire(ready)
+                self.retire(ready)
 
     async def _roll_back(self, operator: str) -> SwitchAnswer:
+        if self._beside is not None and self._standby.slot is None and self.end_trial is not None:
+            await self.end_trial()
         return await self._switch("rollback", operator, self._store.state.previous)
 
     async def _switch(
@@ -267,35 +281,47 @@ class Activator(Generic[L]):
         release = state.active or ""
         if ready is not None and ready.release_id == release:
             await self._commit(state)
+            self._beside = None
             return ready
-        if self._previous is not None and self._previous.release_id == release:
+        if self._beside is not None:
+            raise ConflictError(f"Release {self._beside.release_id} is being tried here.", fix="Stop that trial first.")
+        await self._standby.ready()
+        before = self._standby.slot
+        if before is not None and before.release_id == release:
             await self._commit(state)
-            return self._previous
-        slot = await self._load_slot(release)
+            return before
+        slot = await self._load_in_room(release)
         try:
             await self._commit(state)
         except BaseException:
-            await slot.loaded.close()
+            self.retire(slot)
             raise
         return slot
 
-    async def _set_pinned(self, *, pinned: bool, operator: str) -> PinAnswer:
-        action, active = "pin" if pinned else "unpin", self.active_release
-        async with self.operations.recorded(action, operator, active, active):
-            with self.operations.exclusively(operator, action, active):
-                if pinned and active is None:
-                    raise NoActiveReleaseError("There is no active release to pin to.", fix="Promote one first.")
-                await self._commit(msgspec.structs.replace(self._store.state, pinned=pinned))
-        await self.operations.record(action, operator, active, active, "done")
-        return PinAnswer(pinned=pinned, frozen=self._store.state.frozen, active=active)
+    async def _load_in_room(self, release: str) -> Slot[L]:
+        """`release`, loaded with at most one other in memory; the one before comes back when that fails.
 
-    async def _set_frozen(self, *, frozen: bool, operator: str) -> PinAnswer:
-        action, active = "freeze" if frozen else "unfreeze", self.active_release
+        Raises:
+            as `_load_slot`.
+        """
+        # What is not here or damaged costs nobody a warm release.
+        await self._verified(release)
+        await self._standby.go_away()
+        try:
+            return await self._open(release)
+        except BaseException:
+            self._standby.come_back()
+            raise
+
+    async def _mark(self, action: str, operator: str, **marks: bool) -> PinAnswer:
+        active = self.active_release
         async with self.operations.recorded(action, operator, active, active):
             with self.operations.exclusively(operator, action, active):
-                await self._commit(msgspec.structs.replace(self._store.state, frozen=frozen))
+                if marks.get("pinned") and active is None:
+                    raise NoActiveReleaseError("There is no active release to pin to.", fix="Promote one first.")
+                await self._commit(msgspec.structs.replace(self._store.state, **marks))
         await self.operations.record(action, operator, active, active, "done")
-        return PinAnswer(pinned=self._store.state.pinned, frozen=frozen, active=active)
+        return PinAnswer(pinned=self._store.state.pinned, frozen=self._store.state.frozen, active=active)
 
     async def _load_slot(self, release: str) -> Slot[L]:
         """Verify a release on disk, load it and warm it.
@@ -304,6 +330,9 @@ class Activator(Generic[L]):
             NotFoundError, ReleaseDamagedError: it is not here, or its files changed since they were verified.
         """
         await self._verified(release)
+        return await self._open(release)
+
+    async def _open(self, release: str) -> Slot[L]:
         directory = await asyncio.to_thread(self._store.directory, release)
         loaded = await self._load(directory)
         try:
@@ -326,10 +355,8 @@ class Activator(Generic[L]):
 
     def _swap(self, slot: Slot[L]) -> None:
         """The switch itself: no await, so no request can see half of it."""
-        before, oldest = self._active, self._previous
-        self._active, self._previous = slot, before
-        if oldest is not None and oldest is not slot:
-            self._retirement.retire(oldest)
+        before, self._active = self._active, slot
+        self._standby.take(before, unless=slot)
 
     async def _notify(self, release: str) -> bool:
         try:
@@ -352,14 +379,12 @@ class Activator(Generic[L]):
         await self.operations.record(action, REGION_ITSELF, None, release, "done")
         return slot
 
-    async def _warm_previous(self, release: str) -> None:
-        slot = await self._try_to_load(release, action="warm")
-        if slot is None:
-            return
-        if self._previous is None and self._store.state.previous == release:
-            self._previous = slot
-        else:
-            await slot.loaded.close()
+    async def _load_again(self, release: str) -> Slot[L] | None:
+        return await self._try_to_load(release, action="warm")
+
+    def _to_stand_by(self) -> str | None:
+        """The release before, unless what is being tried takes its room."""
+        return self._store.state.previous if self._active is not None and self._beside is None else None
 
     def _own(self, work: Coroutine[Any, Any, R]) -> asyncio.Task[R]:
         """A task that lives until it is done or this is closed, whoever waits for it."""

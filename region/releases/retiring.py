@@ -25,6 +25,11 @@ class Retirement(Generic[L]):
         self._closings.add(task)
         task.add_done_callback(self._closings.discard)
 
+    async def settled(self) -> None:
+        """Wait until everything that was retired is closed."""
+        if self._closings:
+            await asyncio.wait(tuple(self._closings))
+
     async def finish(self) -> None:
         """Close what is left now. Closing is never cancelled half-way, for it ends processes; only the grace is cut."""
         for slot in self._slots:

@@ -92,6 +92,7 @@ class Switchboard(Protocol[L]):
     """What a trial needs of the room that switches releases (`region.releases.activation.Activator`)."""
 
     operations: Operations
+    end_trial: Callable[[], Awaitable[None]] | None
 
     @property
     def active_release(self) -> str | None:
@@ -136,6 +137,7 @@ class Trials(Generic[L]):
         self._clock = clock
         self._uniform = uniform
         self._ended = ended
+        activator.end_trial = self.make_room
         self._trial: Trial[L] | None = None
         self._last: TrialReport | None = None
 
@@ -183,6 +185,11 @@ class Trials(Generic[L]):
         if self._trial is None:
             raise NotFoundError("No release is being tried here.", fix="See `trial` for how the last one ended.")
         return await self._end(Verdict(Decision.HOLD, why), operator=operator)
+
+    async def make_room(self) -> None:
+        """End a trial under way because the region is rolled back: there is memory for two releases."""
+        if self._trial is not None:
+            await self._end(Verdict(Decision.HOLD, "the region was rolled back"), operator=REGION_ITSELF)
 
     def report(self) -> TrialReport:
         """How the trial stands, or how the last one ended.

@@ -1,7 +1,6 @@
 """What callers may filter by, of one release: prices and attributes by row, and which rows pass a caller's filters."""
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +24,18 @@ class Facets:
         self._prices: FloatArray = np.fromiter(known, dtype=np.float32, count=len(items))
         self._rows: dict[tuple[str, str], IntArray] = _rows_by_value(items)
         self._values: dict[int, tuple[tuple[str, str], ...]] = {}
-        self.allowed = lru_cache(maxsize=MASKS_KEPT)(self._allowed)
+        self._masks: dict[ItemFilters, BoolArray] = {}
+
+    def allowed(self, filters: ItemFilters) -> BoolArray:
         """Which rows pass, `[num_items] bool`, not to be written to. What is not known passes no filter on it."""
+        # A `lru_cache` of a bound method would be a cycle, and keep a catalogue in memory that nobody uses any more.
+        masks = self._masks
+        found = masks.get(filters)
+        if found is None:
+            found = masks[filters] = self._allowed(filters)
+            while len(masks) > MASKS_KEPT:
+                masks.pop(next(iter(masks)), None)
+        return found
 
     def put(self, row: int, item: CatalogueItem) -> None:
         """`item` stands at `row` now; only for rows that were empty, or put here before. One caller at a time."""
@@ -37,7 +46,7 @@ class Facets:
         for value in self._values[row]:
             self._rows[value] = np.append(self._rows.get(value, _NO_ROWS), np.int32(row))
         # A new memory of masks: what is being computed by what stood here before is forgotten with the old one.
-        self.allowed = lru_cache(maxsize=MASKS_KEPT)(self._allowed)
+        self._masks = {}
 
     def _allowed(self, filters: ItemFilters) -> BoolArray:
         passes = np.ones(self._prices.size, dtype=np.bool_)

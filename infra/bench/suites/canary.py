@@ -8,7 +8,7 @@ Options: `trials` (of A/A, default 200), `calls` (of each trial, default 4000), 
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -100,6 +100,8 @@ class Switches:
         """A slot that holds nothing."""
         await self.operations.record(action, operator, self.active_release, release, "done", "begun")
         return Slot(cast("ReleaseDirectory", None), cast("LoadedRelease", None))
+
+    end_trial: Callable[[], Awaitable[None]] | None = None
 
     async def promote(self, release: str, *, operator: str, ready: Slot[LoadedRelease] | None = None) -> SwitchAnswer:
         """Note the promotion."""

@@ -50,6 +50,7 @@ class World:
     audit: AuditLog
     clock: ManualClock
     loads: list[Loaded] = field(default_factory=list)
+    most_at_once: int = 0
     switched: list[str] = field(default_factory=list)
     gate: asyncio.Event | None = None
     entered: asyncio.Event = field(default_factory=asyncio.Event)
@@ -70,6 +71,7 @@ class World:
         if directory.release_id in self.cold:
             loaded.cold = AtollError("gives NaN.")
         self.loads.append(loaded)
+        self.most_at_once = max(self.most_at_once, sum(not one.closed for one in self.loads))
         return loaded
 
     async def on_switch(self, release: str) -> None:
@@ -158,15 +160,58 @@ async def test_roll_back_is_a_swap_with_what_stayed_warm(world: World, releases:
 async def test_a_release_is_closed_only_when_no_request_works_with_it(world: World, releases: list[str]) -> None:
     activator = world.activator()
     await activator.promote(releases[0], operator="ada")
+    await activator.promote(releases[1], operator="ada")
+    await activator.roll_back(operator="ada")
     with activator.lease() as held:
-        for release in releases[1:]:
-            await activator.promote(release, operator="ada")
-        assert in_use(activator) == releases[2]
-        assert held.release == releases[0]
-        await asyncio.sleep(0)
-        assert not held.closed
-    await asyncio.gather(*activator._retirement._closings)
+        await activator.roll_back(operator="ada")
+        promoting = asyncio.create_task(activator.promote(releases[2], operator="ada"))
+        # Room is made only when the request is done: there are never three.
+        while activator._standby.slot is not None:  # noqa: ASYNC110 - the promotion sets no event at this step
+            await asyncio.sleep(0)
+        assert in_use(activator) == releases[1]
+        assert (held.release, held.closed) == (releases[0], False)
+    await promoting
     assert held.closed
+    assert in_use(activator) == releases[2]
+    await activator.close()
+
+
+async def test_never_more_than_two_releases_are_in_memory(world: World, releases: list[str]) -> None:
+    activator = world.activator()
+    for release in [*releases, *releases]:
+        await activator.promote(release, operator="ada")
+    world.broken.add(releases[0])
+    with pytest.raises(AtollError, match="towers"):
+        await activator.promote(releases[0], operator="ada")
+    await activator._standby.ready()
+    loads = len(world.loads)
+    await activator.roll_back(operator="ada")
+    assert (in_use(activator), len(world.loads)) == (releases[1], loads)
+    world.broken.clear()
+    slot = await activator.load_beside(releases[0], action="canary", operator="ada")
+    assert {loaded.release for loaded in world.loads if not loaded.closed} == {releases[0], releases[1]}
+    with pytest.raises(ConflictError, match=f"{releases[0]} is being tried"):
+        await activator.promote(releases[2], operator="ada")
+    activator.retire(slot)
+    await activator._standby.ready()
+    assert {loaded.release for loaded in world.loads if not loaded.closed} == {releases[1], releases[2]}
+    assert world.most_at_once == 2
+    await activator.close()
+
+
+async def test_a_roll_back_ends_a_trial_that_takes_its_room(world: World, releases: list[str]) -> None:
+    activator = world.activator()
+    for release in releases[:2]:
+        await activator.promote(release, operator="ada")
+    slot = await activator.load_beside(releases[2], action="canary", operator="ada")
+
+    async def end_trial() -> None:
+        activator.retire(slot)
+
+    activator.end_trial = end_trial
+    await activator.roll_back(operator="ada")
+    assert in_use(activator) == releases[0]
+    assert world.most_at_once == 2
     await activator.close()
 
 
@@ -185,9 +230,9 @@ async def test_a_request_that_never_ends_does_not_keep_a_release_for_ever(world:
 async def test_closing_the_region_closes_what_requests_still_hold(world: World, releases: list[str]) -> None:
     activator = world.activator()
     await activator.promote(releases[0], operator="ada")
+    await activator.promote(releases[1], operator="ada")
     with activator.lease() as held:
-        for release in releases[1:]:
-            await activator.promote(release, operator="ada")
+        await activator.roll_back(operator="ada")
         assert not held.closed
         await activator.close()
         assert held.closed
@@ -309,9 +354,8 @@ async def test_a_state_that_cannot_be_written_switches_nothing(
             await activator.promote(releases[2], operator="ada")
         with pytest.raises(DiskFullError):
             await activator.roll_back(operator="ada")
-    assert world.loads[-1].release == releases[2]
-    assert world.loads[-1].closed
-    assert [loaded.closed for loaded in world.loads[:2]] == [False, False]
+    assert [loaded.release for loaded in world.loads] == [*releases[:3], releases[0]]
+    assert [loaded.closed for loaded in world.loads] == [True, False, True, False]
     assert in_use(activator) == releases[1]
     await activator.roll_back(operator="ada")
     assert in_use(activator) == releases[0]

@@ -1,6 +1,8 @@
 """Release tables: read, mapped, and refused with the file's name when they are not what the manifest says."""
 
+import gc
 import io
+import weakref
 from pathlib import Path
 
 import msgspec
@@ -8,7 +10,9 @@ import numpy as np
 import pytest
 
 from infra.contracts import release as contract
+from infra.contracts.messages import ItemFilters
 from infra.contracts.release import CatalogueItem
+from region import collecting
 from region.funnel.tables import ReleaseContentError, load_tables
 from tests.unit.region.worlds import bundle_at, npy_bytes
 
@@ -23,6 +27,21 @@ def test_tables_hold_the_catalogue_in_rows(tmp_path: Path) -> None:
     assert {tables.items[row].categories for row in drama.tolist()} == {("drama",)}
     assert np.all(np.diff(tables.arrays.popularity[drama]) <= 0)
     assert not tables.arrays.vectors.flags.writeable
+
+
+def test_a_release_that_nobody_holds_is_gone_without_the_collector(tmp_path: Path) -> None:
+    # What is loaded is set aside from the collector (`region.collecting`): a cycle in it would stay for ever.
+    with collecting.loading():
+        tables = load_tables(*bundle_at(tmp_path))
+    tables.facets.allowed(ItemFilters(price_max=1.0))
+    held = weakref.ref(tables.seats), weakref.ref(tables.facets), weakref.ref(tables.arrays.vectors.base)
+    gc.disable()
+    try:
+        del tables
+        assert [one() for one in held] == [None, None, None]
+    finally:
+        gc.enable()
+        gc.unfreeze()
 
 
 def _nan_vectors() -> bytes:

@@ -22,6 +22,7 @@ from edge.cache.shared import SharedLists
 from edge.compatibility.desk import CompatibleDesk
 from edge.compatibility.gorse import GorseDoor
 from edge.compatibility.personalize import PersonalizeDoor
+from edge.discovery.desk import DiscoveryDesk
 from edge.draining import Drain
 from edge.hot.learning import listen_in
 from edge.hot.path import HotParts, HotPath
@@ -209,8 +210,10 @@ async def make_app(outside: Outside, stack: AsyncExitStack) -> web.Application:
     address_limits = CallerLimits(rate=Rate(settings.requests_per_address_s, settings.burst_per_address))
     for work in _sharing(outside, caller_limits, metrics):
         _keep(work, stack, telemetry)
+    discovery = DiscoveryDesk(edge.parts, deadline_s=settings.fill_deadline_ms / 1000)
+    stack.push_async_callback(discovery.close)
     routes = EdgeRoutes(
-        parts=edge.parts, settings=settings, identities=identities, caller_limits=caller_limits,
+        parts=edge.parts, discovery=discovery, settings=settings, identities=identities, caller_limits=caller_limits,
         address_limits=address_limits,
     )  # fmt: skip
     desk = CompatibleDesk(

@@ -26,7 +26,9 @@ from region.additions.doors import AdditionDoors
 from region.additions.keeper import Additions
 from region.api.announcing import Announcer
 from region.api.choices import Choices
-from region.api.doors import either_door, operator_door, service_door
+from region.api.discovery import DiscoveryDoors
+from region.api.doors import Door, either_door, operator_door, service_door
+from region.api.learning import LearnedEvents
 from region.api.messages import StatusAnswer
 from region.api.notices import NoticeBoard, NoticeDoors, hear_purges
 from region.api.operating import OperatorDoors
@@ -63,7 +65,7 @@ from region.rules.book import RuleBook, load_rules
 from region.rules.proving import DelegatedProof
 from region.rules.regional import Withdrawals
 from region.settings import RegionSettings
-from region.store.opening import open_store
+from region.store.opening import apply_rules, open_store
 from region.store.port import Store
 
 HEAR_RETRY_S = 1.0
@@ -169,7 +171,7 @@ async def open_node(settings: RegionSettings, stack: AsyncExitStack, telemetry: 
     answers = _open_answers(settings, stack, data, releases, telemetry, clock)
     lists = TrialDesk(recommender=answers.recommender, trials=releases.trials, clock=clock, registry=telemetry.registry)
     stack.push_async_callback(lists.close)
-    callers = _caller_doors(settings, data, releases, lists, keys=keys, telemetry=telemetry, clock=clock)
+    callers = _caller_doors(settings, data, releases, answers, lists, keys=keys, telemetry=telemetry, clock=clock)
     operators = OperatorDoors(
         withdrawals=data.withdrawals, announcer=data.announcer, operators_only=operators_only,
         status=lambda: status_of(settings, data, releases, answers), body_bytes_max=settings.body_bytes_max,
@@ -191,7 +193,7 @@ async def open_node(settings: RegionSettings, stack: AsyncExitStack, telemetry: 
     )  # fmt: skip
     known = Known(
         store=data.store, log=data.log, samples=answers.samples, exposures=answers.exposures,
-        requests=answers.requests, pages=answers.rulings.pages, trials=releases.trials,
+        requests=answers.requests, pages=answers.rulings.pages, trials=releases.trials, tastes=answers.tastes,
     )  # fmt: skip
     privacy = open_privacy(
         settings, stack, keys=keys, known=known, announcer=data.announcer, accesses=accesses, clock=clock,
@@ -201,7 +203,9 @@ async def open_node(settings: RegionSettings, stack: AsyncExitStack, telemetry: 
         additions=data.additions, activator=releases.activator, body_bytes_max=settings.body_bytes_max,
         admit=either_door(home_only, operators_only),
     )  # fmt: skip
-    for room in (callers, operators, notices, rules, added, privacy.doors, ResidentDoors(data.store, home_only)):
+    resident = ResidentDoors(data.store, home_only)
+    discovery = _discovery(settings, answers, releases, clock, home_only)
+    for room in (callers, operators, notices, rules, added, privacy.doors, resident, discovery):
         app.add_routes(room.routes())
     app.add_routes(
         operator_routes(
@@ -215,8 +219,8 @@ async def open_node(settings: RegionSettings, stack: AsyncExitStack, telemetry: 
 
 
 def _caller_doors(
-    settings: RegionSettings, data: Data, releases: Releases, lists: "TrialDesk", *, keys: RegionKeys,
-    telemetry: Telemetry, clock: Clock,
+    settings: RegionSettings, data: Data, releases: Releases, answers: Answers, lists: "TrialDesk", *,
+    keys: RegionKeys, telemetry: Telemetry, clock: Clock,
 ) -> CallerDoors:  # fmt: skip
     """What people's calls come through: lists, events, choices, and the same from elsewhere in sealed boxes."""
     trust = LiveTrust(Path(settings.trust_file), clock=clock)
@@ -225,7 +229,8 @@ def _caller_doors(
         labels=lambda item: labels_of(releases.activator.current, item),
     )  # fmt: skip
     timely = LateEvents(intake=taking, store=data.store, clock=clock)
-    intake = CountedEvents(intake=timely, trials=releases.trials)
+    learned = _learning(settings, timely, answers, releases)
+    intake = CountedEvents(intake=learned, trials=releases.trials)
     choices = Choices(store=data.store, announcer=data.announcer)
     return CallerDoors(
         recommender=lists, intake=intake, choices=choices,
@@ -334,6 +339,22 @@ def _open_releases(
         activator=activator, marker=state / "trial", clock=clock, uniform=lambda: uniform(0.0, 1.0), ended=on_switch
     )
     return Releases(store=store, audit=audit, activator=activator, trials=trials, retrievals=retrievals)
+
+
+def _learning(settings: RegionSettings, timely: LateEvents, answers: Answers, releases: Releases) -> LearnedEvents:
+    return LearnedEvents(
+        intake=timely, tastes=answers.tastes, weights=apply_rules(settings).weights,
+        labels=lambda item: labels_of(releases.activator.current, item),
+    )  # fmt: skip
+
+
+def _discovery(
+    settings: RegionSettings, answers: Answers, releases: Releases, clock: Clock, home_only: Door
+) -> DiscoveryDoors:
+    return DiscoveryDoors(
+        region=settings.region, funnel=answers.funnel, compute=answers.compute, lease=releases.activator.lease,
+        clock=clock, home_only=home_only,
+    )  # fmt: skip
 
 
 def _open_answers(

@@ -76,6 +76,18 @@ def events_call(events: Iterable[Event]) -> Call:
     return Call(method="POST", path="/v1/events", body=msgspec.json.encode({"events": list(events)}))
 
 
+def choices_call(**options: Any) -> Call:
+    """What somebody new may choose from."""
+    params = [pair for name, value in options.items() for pair in _pairs(name, value)]
+    return Call(method="GET", path="/v1/onboarding", params=params)
+
+
+def onboarding_call(**chosen: Sequence[str]) -> Call:
+    """What somebody new chose."""
+    body = {name: list(names) for name, names in chosen.items()}
+    return Call(method="POST", path="/v1/onboarding", body=msgspec.json.encode(body))
+
+
 def opt_out_call(*, opted_out: bool) -> Call:
     """The caller's choice about personal lists."""
     return Call(method="PUT", path="/v1/privacy/opt-out", body=msgspec.json.encode({"opted_out": opted_out}))

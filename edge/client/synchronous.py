@@ -9,10 +9,21 @@ import httpx
 
 from edge.client.events import BATCH_MAX, EventBuffer
 from edge.client.flow import Flow, Send
-from edge.client.making import CLOCK, ack_of, bulk_items, chunks, event_now, machine, page_read
-from edge.client.requests import Call, Credentials, Reply, Token, bulk_call, events_call, list_call, opt_out_call
+from edge.client.making import CLOCK, ack_of, bulk_items, chunks, decoded, event_now, machine, page_read
+from edge.client.requests import (
+    Call,
+    Credentials,
+    Reply,
+    Token,
+    bulk_call,
+    choices_call,
+    events_call,
+    list_call,
+    onboarding_call,
+    opt_out_call,
+)
 from edge.client.retrying import RETRIES, RetryPolicy
-from edge.client.types import Ack, BulkItem, Event, ListItem, ListPage
+from edge.client.types import Ack, BulkItem, Choices, Event, ListItem, ListPage
 from infra.plumbing.clock import Clock
 
 
@@ -115,6 +126,16 @@ class AtollClient:
             buffer.done(batch)
             taken += ack.accepted + ack.duplicates
         return taken
+
+    def choices(self, *, timeout_s: float | None = None, **options: Any) -> Choices:
+        """What somebody new may choose from (`categories`, `items`, `locale`, `country`). Raises as `list` does."""
+        reply, _ = self._run(choices_call(**options), timeout_s)
+        return decoded(reply.body, Choices)
+
+    def onboard(self, *, timeout_s: float | None = None, **chosen: Sequence[str]) -> Ack:
+        """What somebody new chose: `likes`, `dislikes`, `categories`, `brands`, `creators`. Raises as `list` does."""
+        reply, _ = self._run(onboarding_call(**chosen), timeout_s)
+        return ack_of(reply)
 
     def opt_out(self, *, opted_out: bool = True, timeout_s: float | None = None) -> None:
         """The user's choice about personal lists; it holds when this returns. Raises as `list` does."""

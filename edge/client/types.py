@@ -64,10 +64,12 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     event_id: str
     type: str
-    item: str
+    item: str = ""
     at_ms: int
     value: float | None = None
     request_id: str | None = None
+    follows: str | None = None
+    """Of `follow` and `unfollow` (which have no item): `category:NAME`, `brand:NAME` or `creator:NAME`."""
 
 
 class RejectedEvent(msgspec.Struct, frozen=True):
@@ -83,6 +85,29 @@ class Ack(msgspec.Struct, frozen=True):
     accepted: int
     duplicates: int
     rejected: tuple[RejectedEvent, ...] = ()
+
+
+class ChoiceItem(msgspec.Struct, frozen=True):
+    """One item to be liked, or not."""
+
+    item: str
+    title: str = ""
+
+
+class ChoiceCategory(msgspec.Struct, frozen=True):
+    """A category to be followed, and some of its items."""
+
+    category: str
+    items: tuple[ChoiceItem, ...] = ()
+
+
+class Choices(msgspec.Struct, frozen=True):
+    """What somebody new may choose from."""
+
+    categories: tuple[ChoiceCategory, ...]
+    release: str = ""
+    region: str = ""
+    degraded: tuple[str, ...] = ()
 
 
 class BulkItem(msgspec.Struct, frozen=True):

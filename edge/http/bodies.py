@@ -7,6 +7,7 @@ from msgspec import Meta
 
 from edge.calls import PAGE_MAX, PAGE_SIZES
 from edge.http.parameters import EXCLUDE_MAX, LOCALE, Name
+from infra.contracts.discovery import ONBOARDING_MAX
 from infra.contracts.events import EVENTS_PER_BATCH_MAX, Event
 from infra.contracts.messages import DegradationStep, SlateItem, StageTrace, Surface
 
@@ -56,6 +57,19 @@ class CallerEvents(msgspec.Struct, frozen=True, kw_only=True):
 
     events: Annotated[list[Event], Meta(min_length=1, max_length=EVENTS_PER_BATCH_MAX)]
     schema_version: Annotated[str, Meta(description="Major and minor of the events' schema.")] = "1.0"
+
+
+Names = Annotated[tuple[Name, ...], Meta(max_length=ONBOARDING_MAX)]
+
+
+class CallerOnboarding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What somebody new chose: items liked and not, and categories, brands and creators to follow."""
+
+    likes: Names = ()
+    dislikes: Names = ()
+    categories: Names = ()
+    brands: Names = ()
+    creators: Names = ()
 
 
 class CallerChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

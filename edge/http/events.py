@@ -8,7 +8,7 @@ import msgspec
 from edge.answering.parts import Parts
 from edge.answering.relay import relay
 from edge.calls import Caller
-from edge.http.bodies import CallerChoice
+from edge.http.bodies import CallerChoice, CallerOnboarding
 from edge.routing.concurrency import Priority
 from edge.routing.dispatch import Attempts
 from edge.routing.port import CallFailure, RegionCallError
@@ -60,6 +60,15 @@ def parse_choice(body: bytes) -> bool:
         InvalidInputError: not JSON of the right shape.
     """
     return _decoded(body, CallerChoice, "a choice").opted_out
+
+
+def parse_onboarding(body: bytes) -> CallerOnboarding:
+    """What the caller chose.
+
+    Raises:
+        InvalidInputError: not JSON of the right shape.
+    """
+    return _decoded(body, CallerOnboarding, "what somebody chose")
 
 
 async def take_read(parts: Parts, read: ReadBatch, caller: Caller, *, timeout_s: float) -> EventAck:

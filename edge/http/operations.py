@@ -9,8 +9,17 @@ from typing import Annotated, Any, Final
 
 from msgspec import Meta
 
-from edge.http.bodies import BulkLine, BulkResult, CallerChoice, CallerEvents, ChoiceBody, ListBody
+from edge.http.bodies import (
+    BulkLine,
+    BulkResult,
+    CallerChoice,
+    CallerEvents,
+    CallerOnboarding,
+    ChoiceBody,
+    ListBody,
+)
 from edge.http.parameters import (
+    CHOICES_PARAMETERS,
     DEADLINE_HEADER,
     IF_NONE_MATCH,
     LIST_PARAMETERS,
@@ -21,6 +30,7 @@ from edge.http.parameters import (
     Parameter,
 )
 from edge.http.rights import Export
+from infra.contracts.discovery import ChoicesAnswer
 from infra.contracts.events import EventAck
 from infra.contracts.messages import DegradationStep, RecommendationType
 
@@ -122,6 +132,23 @@ OPERATIONS: Final = (
         callers=(KEY,), parameters=(REQUEST_ID_HEADER,), body=BulkLine, body_media="application/x-ndjson",
         answers=(Answer(status=200, says="One line for each line.", body=BulkResult, media="application/x-ndjson"),),
         refusals=(*_EVERYBODY, "overloaded"),
+    ),
+    Operation(
+        id="onboarding_choices", method="GET", path="/v1/onboarding", tag="discovery", summary="What to choose from",
+        says="For somebody of whom nothing is known yet: popular items of the region by category, each item once. The "
+        "same for everybody, so it may be kept. What is chosen is sent with `POST /v1/onboarding`.",
+        callers=(TOKEN, KEY, SESSION), callers_optional=True,
+        parameters=(*CHOICES_PARAMETERS, SESSION_HEADER, USER_HEADER, REQUEST_ID_HEADER),
+        answers=(Answer(status=200, says="Categories, those that bring most first.", body=ChoicesAnswer),),
+        refusals=_EVERYBODY,
+    ),
+    Operation(
+        id="onboarding", method="POST", path="/v1/onboarding", tag="discovery", summary="What was chosen",
+        says="Likes, dislikes and what is followed, durable in the home region when the answer comes; the next list "
+        "goes by it. It is a batch of events (`like`, `dislike`, `follow`): sent again on the same day it counts once.",
+        callers=(TOKEN, KEY, SESSION), parameters=(SESSION_HEADER, USER_HEADER, REQUEST_ID_HEADER),
+        body=CallerOnboarding, answers=(Answer(status=200, says="Durable.", body=EventAck),),
+        refusals=(*_EVERYBODY, "content-too-large", "overloaded"),
     ),
     Operation(
         id="opt_out", method="PUT", path="/v1/privacy/opt-out", tag="privacy", summary="No personal lists",

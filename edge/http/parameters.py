@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final
 from msgspec import Meta
 
 from edge.calls import PAGE_MAX
+from infra.contracts.discovery import CHOICE_CATEGORIES_MAX, CHOICE_ITEMS_MAX
 from infra.contracts.messages import SLATE_ITEMS_MAX, DeviceKind, ReferrerKind, Surface
 
 ITEM_CHARACTERS_MAX: Final = 128
@@ -86,6 +87,18 @@ LIST_PARAMETERS: Final = (
         says="The experiment arm to see. For testers: needs a service key with scope `test`.",
     ),
     Parameter(name="explain", kind=Annotated[str, Meta(pattern="^[01]$")], says="`1`: say what each stage did."),
+)  # fmt: skip
+LOCALE_PARAMETER: Final = next(one for one in LIST_PARAMETERS if one.name == "locale")
+COUNTRY_PARAMETER: Final = next(one for one in LIST_PARAMETERS if one.name == "country")
+CHOICES_PARAMETERS: Final = (
+    Parameter(
+        name="categories", kind=Annotated[int, Meta(ge=1, le=CHOICE_CATEGORIES_MAX)], says="How many. Without it: 8."
+    ),
+    Parameter(
+        name="items", kind=Annotated[int, Meta(ge=1, le=CHOICE_ITEMS_MAX)], says="Of each category. Without it: 4."
+    ),
+    LOCALE_PARAMETER,
+    COUNTRY_PARAMETER,
 )  # fmt: skip
 NAMES: Final = tuple(parameter.name for parameter in LIST_PARAMETERS)
 

@@ -10,9 +10,12 @@ from opentelemetry import trace
 from edge.answering.parts import Parts
 from edge.answering.recommender import recommend
 from edge.calls import Caller
+from edge.discovery.desk import DiscoveryDesk
+from edge.discovery.onboarding import events_of
 from edge.hot.learning import OFFER
 from edge.http.bulk import BulkDesk
-from edge.http.events import opt_out, parse_choice, parse_events, take_read
+from edge.http.discovery import kept_response, parse_choices
+from edge.http.events import opt_out, parse_choice, parse_events, parse_onboarding, take_events, take_read
 from edge.http.identity import Identities
 from edge.http.openapi import encode_document, openapi_document
 from edge.http.operations import OPERATIONS
@@ -23,7 +26,7 @@ from edge.http.rights import RightsDesk
 from edge.limits.buckets import CallerLimits
 from edge.routing.port import Right
 from edge.settings import EdgeSettings
-from infra.contracts.residency import encode_regional
+from infra.contracts.residency import encode_global, encode_regional
 from infra.plumbing.http.bodies import body_in_time
 from infra.plumbing.http.middleware import REQUEST_ID
 from infra.plumbing.http.problems import TOO_MANY, problem_response
@@ -47,6 +50,7 @@ class EdgeRoutes:
         identities: Identities,
         caller_limits: CallerLimits,
         address_limits: CallerLimits,
+        discovery: DiscoveryDesk,
         settings: EdgeSettings,
     ) -> None:
         self._parts = parts
@@ -59,6 +63,7 @@ class EdgeRoutes:
             deadline_s=settings.bulk_deadline_ms / 1000,
         )  # fmt: skip
         self._rights = RightsDesk(parts)
+        self._discovery = discovery
         self._document = encode_document(openapi_document(OPERATIONS))
 
     def table(self) -> list[web.RouteDef]:
@@ -66,6 +71,8 @@ class EdgeRoutes:
         handlers: dict[str, Handler] = {
             "recommendations": self.recommendations,
             "events": self.events,
+            "onboarding_choices": self.onboarding_choices,
+            "onboarding": self.onboarding,
             "opt_out": self.opt_out,
             "export": self.export,
             "erase": self.erase,
@@ -126,6 +133,27 @@ class EdgeRoutes:
             require(caller.service, Scope.EVENTS)
         read = parse_events(await self._body(request))
         ack = await take_read(self._parts, read, caller, timeout_s=self._settings.event_deadline_ms / 1000)
+        return _json(encode_regional(ack))
+
+    async def onboarding_choices(self, request: web.Request) -> web.Response:
+        """`GET /v1/onboarding`."""
+        caller = self._admitted(request)
+        if caller is None:
+            return self._too_many(request)
+        if caller.service is not None:
+            require(caller.service, Scope.READ)
+        answer, age_s = await self._discovery.choices(parse_choices(request.query))
+        return kept_response(encode_global(answer), age_s=age_s, degraded=answer.degraded)
+
+    async def onboarding(self, request: web.Request) -> web.Response:
+        """`POST /v1/onboarding`."""
+        caller = self._admitted(request)
+        if caller is None:
+            return self._too_many(request)
+        if caller.service is not None:
+            require(caller.service, Scope.EVENTS)
+        batch = events_of(parse_onboarding(await self._body(request)), now_ms=self._parts.clock.now_ms())
+        ack = await take_events(self._parts, batch, caller, timeout_s=self._settings.event_deadline_ms / 1000)
         return _json(encode_regional(ack))
 
     async def opt_out(self, request: web.Request) -> web.Response:

@@ -3,6 +3,7 @@
 import enum
 from typing import Protocol
 
+from infra.contracts.discovery import ChoicesAnswer, ChoicesCall
 from infra.contracts.events import EventAck, EventBatch
 from infra.contracts.messages import (
     AwayAnswer,
@@ -74,6 +75,10 @@ class RegionPort(Protocol):
 
     async def exercise(self, url: str, right: Right, call: RightsCall, *, timeout_s: float) -> bytes:
         """A subject's right to a node of this edge's own region; returns its answer as it stands."""
+        ...
+
+    async def choices(self, url: str, call: ChoicesCall, *, timeout_s: float) -> ChoicesAnswer:
+        """What somebody new may choose from, from a node of this edge's own region."""
         ...
 
     async def notices(self, url: str, call: NoticesCall, *, timeout_s: float) -> Notices:

@@ -9,6 +9,7 @@ import msgspec
 from opentelemetry.trace import SpanKind, StatusCode
 
 from edge.routing.port import CallFailure, RegionCallError, Right
+from infra.contracts.discovery import ChoicesAnswer, ChoicesCall
 from infra.contracts.events import EventAck, EventBatch
 from infra.contracts.messages import (
     AwayAnswer,
@@ -86,6 +87,11 @@ class HttpRegion:
         """See `RegionPort.exercise`."""
         path = f"/v1/privacy/{right.value}"
         return await self._post(url, path, encode_regional(call), self._own, timeout_s, bytes_max=EXPORT_BYTES_MAX)
+
+    async def choices(self, url: str, call: ChoicesCall, *, timeout_s: float) -> ChoicesAnswer:
+        """See `RegionPort.choices`."""
+        body = encode_global(call)
+        return _decoded(await self._post(url, "/v1/onboarding/choices", body, self._own, timeout_s), ChoicesAnswer)
 
     async def notices(self, url: str, call: NoticesCall, *, timeout_s: float) -> Notices:
         """See `RegionPort.notices`. Without a span: it belongs to no request."""

@@ -64,7 +64,8 @@ def _check(arguments: argparse.Namespace) -> None:
     from region.rules import commands
 
     edition, rules = commands.check(arguments.file)
-    counts = {kind: len(getattr(rules, kind)) for kind in ("hard", "promotions", "floors", "quotas", "caps", "boosts")}
+    kinds = ("hard", "promotions", "floors", "quotas", "caps", "boosts", "editorial")
+    counts = {kind: len(getattr(rules, kind)) for kind in kinds}
     said = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count) or "no rules, settings only"
     result = {"edition": edition, "region": rules.region, "rules": counts}
     emit(arguments, result, f"{arguments.file} is good: edition {edition} for {rules.region}, {said}")

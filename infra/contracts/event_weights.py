@@ -26,6 +26,13 @@ class EventType(enum.StrEnum):
     CART = "cart"
     PURCHASE = "purchase"
     SEARCH = "search"
+    FOLLOW = "follow"
+    """The subject wants to hear of a category, brand or creator (`Event.follows`)."""
+    UNFOLLOW = "unfollow"
+
+
+_SINCE_1_2 = (EventType.FOLLOW, EventType.UNFOLLOW)
+"""Types that a file of weights need not list: regions have files from before they were there."""
 
 
 Strength = Annotated[int, msgspec.Meta(ge=1, lt=STRENGTH_LEVELS)]
@@ -73,6 +80,9 @@ class EventWeights(GlobalMessage, frozen=True, kw_only=True, forbid_unknown_fiel
         return effect.of(value) if effect.levels else effect
 
 
+_SAYS_NOTHING = TypeEffect(strength=STRENGTH_LEVELS - 1, affinity=0.0, trend=0)
+
+
 def parse_weights(content: bytes) -> EventWeights:
     """The weights in a TOML file like `event_weights.toml`.
 
@@ -81,6 +91,8 @@ def parse_weights(content: bytes) -> EventWeights:
             not end with one for the rest.
     """
     weights = msgspec.toml.decode(content, type=EventWeights)
+    unheard = {kind: _SAYS_NOTHING for kind in _SINCE_1_2 if kind not in weights.events}
+    weights = msgspec.structs.replace(weights, events={**weights.events, **unheard})
     missing = [kind.value for kind in EventType if kind not in weights.events]
     if missing:
         raise ValueError(f"the types {', '.join(missing)} are not listed under [events]")
@@ -103,9 +115,15 @@ def event_strength(event_type: EventType, value: float | None, *, weights: Event
     return weights.of(event_type, value).strength
 
 
+_NO_INTERACTIONS = frozenset(
+    {EventType.IMPRESSION, EventType.SKIP, EventType.SEARCH, EventType.FOLLOW, EventType.UNFOLLOW}
+)
+
+
 def enters_history(event_type: EventType) -> bool:
     """Whether an event of this type becomes part of the history that the user tower reads.
 
-    Impressions and skips count as features of their own, a search names no item; they are not interactions.
+    Impressions and skips count as features of their own, a search names no item, following is a choice; they are not
+    interactions.
     """
-    return event_type not in (EventType.IMPRESSION, EventType.SKIP, EventType.SEARCH)
+    return event_type not in _NO_INTERACTIONS

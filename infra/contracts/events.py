@@ -14,14 +14,32 @@ from infra.contracts.event_weights import (
 from infra.contracts.residency import Device, DeviceRecord, Global, GlobalMessage, Regional, RegionalMessage
 
 __all__ = [
-    "DEFAULT_WEIGHTS", "EVENTS_PER_BATCH_MAX", "EVENT_ID_PATTERN", "SCHEMA_VERSION", "STRENGTH_LEVELS", "UNLABELLED",
-    "Event", "EventAck", "EventBatch", "EventType", "EventWeights", "ExposureCount", "ItemLabels", "LoggedEvent",
-    "RejectedEvent", "SensitiveEvent", "enters_history", "event_strength", "parse_weights",
+    "DEFAULT_WEIGHTS",
+    "EVENTS_PER_BATCH_MAX",
+    "EVENT_ID_PATTERN",
+    "FOLLOWED_KINDS",
+    "SCHEMA_VERSION",
+    "STRENGTH_LEVELS",
+    "UNLABELLED",
+    "Event",
+    "EventAck",
+    "EventBatch",
+    "EventType",
+    "EventWeights",
+    "ExposureCount",
+    "ItemLabels",
+    "LoggedEvent",
+    "RejectedEvent",
+    "SensitiveEvent",
+    "enters_history",
+    "event_strength",
+    "followed",
+    "parse_weights",
 ]  # fmt: skip
 
 EVENTS_PER_BATCH_MAX = 500
 EVENT_ID_PATTERN = re.compile(r"[A-Za-z0-9_.:-]{8,64}")
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "1.2"
 """Major and minor of what producers send. Within a major fields and types are only added; see
 `infra.contracts.event_schema`."""
 
@@ -32,13 +50,15 @@ class Event(RegionalMessage, frozen=True, kw_only=True, omit_defaults=True):
     event_id: Regional[str]
     type: Regional[EventType]
     item: Regional[str] = ""
-    """Empty for a search only."""
+    """Empty for a search, a follow and an unfollow only."""
     at_ms: Regional[int]
     value: Regional[float | None] = None
     """A rating from 1 to 5, or the watched share from 0 to 1."""
     request_id: Regional[str | None] = None
     query: Regional[str | None] = None
     """What was searched for: kept in the region's log, in no feature, and it never leaves the region."""
+    follows: Regional[str | None] = None
+    """What is followed, or not any more: `category:NAME`, `brand:NAME` or `creator:NAME`."""
 
 
 class EventBatch(RegionalMessage, frozen=True, kw_only=True):
@@ -73,6 +93,13 @@ class ItemLabels(GlobalMessage, frozen=True, kw_only=True, omit_defaults=True):
 
 
 UNLABELLED = ItemLabels()
+FOLLOWED_KINDS = ("category", "brand", "creator")
+
+
+def followed(target: str) -> tuple[str, str] | None:
+    """Kind and name of something that can be followed; None when it is not written like one."""
+    kind, _, name = target.partition(":")
+    return (kind, name) if kind in FOLLOWED_KINDS and name else None
 
 
 class LoggedEvent(RegionalMessage, frozen=True, kw_only=True, omit_defaults=True):

@@ -71,6 +71,12 @@ class Source(enum.StrEnum):
     POPULAR = "popular"
     NEW = "new"
     """New in the catalogue, shown to learn about it."""
+    FOLLOWS = "follows"
+    """Of a category, brand or creator that the subject follows."""
+    EDITORIAL = "editorial"
+    """On a list that the region's editors made."""
+    CONTEXT = "context"
+    """What is liked in circumstances like these: hour, device, language, country."""
     RULE = "rule"
     """Put up by a rule: a promotion, or what a floor asks for."""
     RELEASE_LISTS = "release-lists"
@@ -90,6 +96,9 @@ class ReasonCode(enum.StrEnum):
     NEW_ITEM = "new-item"
     DISCOVER = "discover"
     """Drawn for an exploration slot: to learn whether it pleases."""
+    FOLLOWED = "followed"
+    EDITORIAL = "editorial"
+    POPULAR_IN_CONTEXT = "popular-in-context"
     PROMOTED = "promoted"
 
 

@@ -22,6 +22,7 @@ from infra.contracts.events import (
     ItemLabels,
     LoggedEvent,
     RejectedEvent,
+    followed,
 )
 from infra.plumbing.clock import Clock
 from infra.plumbing.errors import AtollError, InvalidInputError
@@ -32,8 +33,10 @@ from region.store.subjects import is_subject
 ITEM_ID_LENGTH_MAX = 128
 QUERY_LENGTH_MAX = 256
 REQUEST_ID_LENGTH_MAX = 64
+FOLLOWS_LENGTH_MAX = 160
 FUTURE_MAX_MS = 5 * 60_000
 AGE_MAX_MS = 2 * 365 * 86_400_000
+_FOLLOWS = frozenset({EventType.FOLLOW, EventType.UNFOLLOW})
 _VALUE_RANGES: dict[EventType, tuple[float, float]] = {EventType.RATING: (1.0, 5.0), EventType.WATCH: (0.0, 1.0)}
 
 
@@ -96,7 +99,7 @@ def reason_against(event: Event, now_ms: int) -> str | None:
 
 
 def _reason_against_object(event: Event) -> str | None:
-    """A search has a query, and may name the item that was chosen; every other event has an item."""
+    """A search has a query and may name the item that was chosen, a follow says what; every other has an item."""
     if event.type is EventType.SEARCH:
         if event.query is None or not _is_short_text(event.query, QUERY_LENGTH_MAX):
             return f"query must be 1 to {QUERY_LENGTH_MAX} printable characters"
@@ -104,9 +107,20 @@ def _reason_against_object(event: Event) -> str | None:
             return None
     elif event.query is not None:
         return "query belongs to searches only"
+    if event.follows is not None or event.type in _FOLLOWS:
+        return _reason_against_follow(event)
     if not _is_short_text(event.item, ITEM_ID_LENGTH_MAX):
         return f"item must be 1 to {ITEM_ID_LENGTH_MAX} printable characters"
     return None
+
+
+def _reason_against_follow(event: Event) -> str | None:
+    target = event.follows or ""
+    if event.type not in _FOLLOWS:
+        return "follows belongs to follow and unfollow only"
+    if followed(target) is None or not _is_short_text(target, FOLLOWS_LENGTH_MAX):
+        return f"follows must be category:, brand: or creator: and a name, at most {FOLLOWS_LENGTH_MAX} characters"
+    return "item does not belong to follow and unfollow" if event.item else None
 
 
 def _is_short_text(text: str, length_max: int) -> bool:

@@ -5,12 +5,14 @@ Pure but for the models and the clock of its recorder: the same draft gives the 
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from infra.contracts.features import FloatArray, IntArray, ranking_features
 from infra.contracts.messages import SlateItem, Source
 from region.exploration.exposures import DrawnItems
+from region.funnel.chosen import listed_by
 from region.funnel.exploring import Exploring, drawn_items
 from region.funnel.merging import SOURCES, Pool, best_first, light_scores, merge, scaled
 from region.funnel.plans import Budget, Plan
@@ -61,6 +63,7 @@ class Draft:
     locale: str = "en"
     exploring: Exploring | None = None
     """None: nothing is drawn."""
+    follows: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +136,8 @@ def finish(draft: Draft, recorder: Recorder) -> Finished:
         context = ReasonContext(
             tables=draft.release.tables, history=draft.history, anchor=draft.anchor, category=choice.level.category,
             locale=draft.locale, promotions=frozenset(one.rule.id for one in draft.ruling.active.promotions),
-            drawn={one.drawn.position: one.is_new for one in slots.drawn},
+            drawn={one.drawn.position: one.is_new for one in slots.drawn}, follows=draft.follows,
+            editorial=partial(listed_by, draft.ruling.ground.bound, draft.ruling.active),
         )  # fmt: skip
         slate = build_slate(slots.rows, slots.sources, slots.scores, context, rules=slots.rules, stages=slots.stages)
         note.candidates_out = len(slate)
@@ -242,7 +246,7 @@ def _arranged(draft: Draft, scored: _Scored, choice: _Choice, guard: Guard) -> _
     backfill = guard.first_allowed(choice.reserve, taken, draft.slots)
     rows = np.concatenate([pool.rows, backfill, extra]).astype(np.int32)
     behind = backfill.size + extra.size
-    relevance = np.concatenate([scaled(scores), np.zeros(behind, dtype=np.float32)])
+    relevance = np.concatenate([scaled(scores) + _advantage(draft, pool.rows), np.zeros(behind, dtype=np.float32)])
     relevance, touched = boosted(active, rows, relevance, ground)
     offer = Offer(relevance=relevance, unit_vectors=unit_rows(tables.arrays.vectors[rows]), backfill=behind)
     explorer = None if draft.exploring is None else draft.exploring.explorer(rows, new, tables)
@@ -265,6 +269,16 @@ def _arranged(draft: Draft, scored: _Scored, choice: _Choice, guard: Guard) -> _
         stages=_stages_of(placed, order, scored.stages, drawn) if draft.explain else [],
         drawn=drawn,
     )
+
+
+def _advantage(draft: Draft, rows: IntArray) -> FloatArray:
+    """What the plan adds to the relevance (0 to 1) of `rows` for the sources that put them up."""
+    added = np.zeros(rows.size, dtype=np.float32)
+    for group in draft.groups:
+        weight = draft.plan.advantage.get(group.source)
+        if weight and group.rows.size:
+            added += np.float32(weight) * np.isin(rows, group.rows)
+    return added
 
 
 def _names_of(placed: Placed, touched: list[tuple[str, BoolArray]]) -> list[tuple[str, ...]]:

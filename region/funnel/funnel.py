@@ -9,11 +9,13 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from infra.contracts.features import FloatArray, IntArray, encode_history
-from infra.contracts.messages import SlateItem, Source
+from infra.contracts.messages import Context, HomeRequest, SlateItem, Source
 from infra.plumbing.errors import OverloadedError
 from region.exploration.counters import Tally
 from region.funnel import sources
+from region.funnel.chosen import of_editors, of_followed
 from region.funnel.compute import ComputePool
+from region.funnel.contexts import in_context
 from region.funnel.exploring import Exploring
 from region.funnel.finishing import Draft, Finished, finish
 from region.funnel.live import LiveTrend
@@ -25,12 +27,14 @@ from region.funnel.seats import Seats
 from region.funnel.sources import Candidates
 from region.funnel.tables import ReleaseTables
 from region.funnel.understanding import Call, Query, understand
+from region.rules.applying import Guard, RuleCounts
+from region.rules.filters import outside, row_set
 from region.rules.regional import Withdrawals
 
 SOURCES_WAIT_S = 0.05
 """However late a call is, the sources of the tables are waited for this long: they take a millisecond once they have a
 thread, and without them a list says nothing of the caller."""
-Explored = Callable[[Call, Finished, Ruling], None]
+Shown = Callable[[Call, Finished, Ruling], None]
 
 
 class Funnel:
@@ -43,13 +47,17 @@ class Funnel:
         rulings: the region's rules, or each release's defaults.
         on_blocked: told how many candidates of a call each hard rule kept out.
         tally: the counts that exploration slots go by.
-        on_explored: told of every page with drawn items that goes to whom it is about.
+        on_shown: told of every page that goes to whom it is about.
+        forget: told of every subject that has opted out.
+        lifts: how much more than usual each category is taken in some circumstances.
     """
 
     def __init__(
         self, *, compute: ComputePool, live: LiveTrend, withdrawals: Withdrawals, rulings: Rulings,
         on_blocked: Callable[[Mapping[str, int]], None] = lambda _counts: None,
-        tally: Callable[[], Tally] = Tally, on_explored: Explored = lambda _call, _finished, _ruling: None,
+        tally: Callable[[], Tally] = Tally, on_shown: Shown = lambda _call, _finished, _ruling: None,
+        forget: Callable[[str], None] = lambda _subject: None,
+        lifts: Callable[[Context], Mapping[str, float]] = lambda _context: {},
     ) -> None:  # fmt: skip
         self._compute = compute
         self._live = live
@@ -57,7 +65,9 @@ class Funnel:
         self._rulings = rulings
         self._on_blocked = on_blocked
         self._tally = tally
-        self._on_explored = on_explored
+        self._on_shown = on_shown
+        self._forget = forget
+        self._lifts = lifts
         self._withdrawn: tuple[tuple[Seats, int, int], frozenset[int]] | None = None
 
     async def run(self, call: Call) -> tuple[SlateItem, ...]:
@@ -74,12 +84,20 @@ class Funnel:
             note.candidates_out = query.history.size
         vector = await self._vector(call, query)
         # The index answers from another process: the other sources are asked meanwhile.
-        nearest, groups = await asyncio.gather(self._nearest(call, query, vector), self._from_sources(call, query))
+        nearest, groups = await asyncio.gather(
+            self._nearest(call, query, vector), self._from_sources(call, query, ruling)
+        )
         draft = self._draft(call, query, ruling, vector, (*nearest, *groups))
         finished = await self._compute.run(finish, draft, call.recorder)
         self._account(call, finished, ruling)
         call.recorder.rows = finished.rows
         return finished.slate
+
+    def permitted(self, request: HomeRequest, release: LoadedRelease, rows: IntArray, *, now_s: float) -> IntArray:
+        """Those of `rows` that may be shown to whoever asks like this: not withdrawn, not kept out by a hard rule."""
+        ruling = self._rulings.rule(request, release, now_s=now_s, remembered=False)
+        rows = rows[outside(rows, row_set(self._withdrawn_rows(release)))]
+        return rows[Guard(ruling.active, ruling.ground, counts=RuleCounts()).allowed(rows)]
 
     def _ruling(self, call: Call) -> Ruling:
         return self._rulings.rule(
@@ -91,10 +109,10 @@ class Funnel:
             self._on_blocked(finished.blocked)
         if call.row is not None and call.row.opted_out:
             self._rulings.pages.forget(call.row.subject)
+            self._forget(call.row.subject)
         elif call.leaves_traces:
             self._rulings.remember(call.request, call.release, finished.rows, now_s=call.now_s)
-            if finished.drawn:
-                self._on_explored(call, finished, ruling)
+            self._on_shown(call, finished, ruling)
 
     async def _vector(self, call: Call, query: Query) -> FloatArray | None:
         """The query's vector: the caller's own, or the user tower's, or None."""
@@ -107,7 +125,7 @@ class Funnel:
             call.recorder.skip("user-tower", why="timeout")
             return None
 
-    async def _from_sources(self, call: Call, query: Query) -> tuple[Candidates, ...]:
+    async def _from_sources(self, call: Call, query: Query, ruling: Ruling) -> tuple[Candidates, ...]:
         """Candidates of every source of the plan but the index, in one trip to the threads: trips cost more."""
         timeout_s = call.budget.timeout_s("sources", now_s=call.recorder.clock.monotonic_s())
         if timeout_s <= 0.0:
@@ -115,23 +133,30 @@ class Funnel:
             return ()
         try:
             async with asyncio.timeout(max(timeout_s, SOURCES_WAIT_S)):
-                return await self._compute.run(self._every_source, call, query)
+                return await self._compute.run(self._every_source, call, query, ruling)
         except TimeoutError:
             call.recorder.skip("sources", why="timeout")
             return ()
 
-    def _every_source(self, call: Call, query: Query) -> tuple[Candidates, ...]:
+    def _every_source(self, call: Call, query: Query, ruling: Ruling) -> tuple[Candidates, ...]:
         groups: list[Candidates] = []
         for source in query.plan.weights:
-            if source is Source.ANN:
+            if source is Source.ANN or self._has_nothing(source, query, ruling):
                 continue
             if call.budget.timeout_s("sources", now_s=call.recorder.clock.monotonic_s()) <= 0.0:
                 call.recorder.skip(source.value, why="deadline")
                 continue
-            found = self._one_source(call, query, source)
+            found = self._one_source(call, query, ruling, source)
             if found is not None:
                 groups.append(found)
         return tuple(groups)
+
+    @staticmethod
+    def _has_nothing(source: Source, query: Query, ruling: Ruling) -> bool:
+        """Whether a source need not be asked: nothing is followed, or the editors have no list for the call."""
+        if source is Source.FOLLOWS:
+            return not query.follows
+        return source is Source.EDITORIAL and not ruling.active.editorial
 
     def _user_vector(self, call: Call, history: History) -> FloatArray | None:
         if call.budget.timeout_s("user-tower", now_s=call.recorder.clock.monotonic_s()) <= 0.0:
@@ -177,10 +202,10 @@ class Funnel:
         rows, scores = await call.release.retrieval.search(vector, limit, timeout_s)
         return Candidates(Source.ANN, rows, scores)
 
-    def _one_source(self, call: Call, query: Query, source: Source) -> Candidates | None:
+    def _one_source(self, call: Call, query: Query, ruling: Ruling, source: Source) -> Candidates | None:
         try:
             with call.recorder.stage(source.value) as note:
-                found = self._from_tables(call, query, source)
+                found = self._from_tables(call, query, ruling, source)
                 note.candidates_out = found.rows.size
         except Exception:
             call.recorder.degrade(source.value)
@@ -189,17 +214,23 @@ class Funnel:
             call.recorder.degrade(source.value)
         return found
 
-    def _from_tables(self, call: Call, query: Query, source: Source) -> Candidates:
-        tables, limit = call.release.tables, CANDIDATES_PER_SOURCE[source]
+    def _from_tables(self, call: Call, query: Query, ruling: Ruling, source: Source) -> Candidates:
+        tables, standing, limit = call.release.tables, call.release.standing, CANDIDATES_PER_SOURCE[source]
+        category = query.category
+        asked: Mapping[Source, Callable[[], Candidates]] = {
+            Source.SIMILAR_TO_RECENT: lambda: sources.similar_to_recent(tables, query.history, limit=limit),
+            Source.TRENDING: lambda: self._live.trend(call.release).best(category, limit),
+            Source.POPULAR: lambda: sources.popular(tables, standing, category=category, limit=limit),
+            Source.NEW: lambda: sources.newest(tables, standing, category=category, limit=limit),
+            Source.FOLLOWS: lambda: of_followed(tables, query.follows, limit=limit),
+            Source.EDITORIAL: lambda: of_editors(ruling.ground.bound, ruling.active, limit=limit),
+            Source.CONTEXT: lambda: in_context(
+                tables, standing, self._lifts(call.request.context), category=category, limit=limit
+            ),
+        }
+        if source in asked:
+            return asked[source]()
         anchor = _anchor_of(query, source)
-        if source is Source.SIMILAR_TO_RECENT:
-            return sources.similar_to_recent(tables, query.history, limit=limit)
-        if source is Source.TRENDING:
-            return self._live.trend(call.release).best(query.category, limit)
-        if source is Source.POPULAR:
-            return sources.popular(tables, call.release.standing, category=query.category, limit=limit)
-        if source is Source.NEW:
-            return sources.newest(tables, call.release.standing, category=query.category, limit=limit)
         if anchor is None:
             return sources.nothing(source)
         about = sources.together if source is Source.TOGETHER else sources.similar
@@ -229,6 +260,7 @@ class Funnel:
             budget=call.budget,
             explain=request.explain,
             locale=request.context.locale,
+            follows=query.follows,
             exploring=(
                 Exploring.of(request, ruling.active.settings.exploration, self._tally(), tables) if explores else None
             ),

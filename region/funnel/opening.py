@@ -13,6 +13,7 @@ from region.background import Background
 from region.exploration.counters import LiveCounters
 from region.exploration.exposures import ExposureLog, exposure_of
 from region.funnel.compute import ComputePool
+from region.funnel.contexts import ContextTastes
 from region.funnel.dry_run import RequestLog
 from region.funnel.finishing import Finished
 from region.funnel.funnel import Funnel
@@ -35,6 +36,7 @@ COMPUTE_PENDING_MAX = 64
 LIVE_REFRESH_S = 2.0
 COUNTERS_REFRESH_S = 30.0
 SAMPLES_WRITE_S = 5.0
+TASTES_WRITE_S = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +44,7 @@ class Answers:
     """What makes lists."""
 
     recommender: Recommender
+    funnel: Funnel
     live: LiveTrend
     counters: LiveCounters
     compute: ComputePool
@@ -50,6 +53,7 @@ class Answers:
     samples: ServedSamples
     exposures: ExposureLog
     rulings: Rulings
+    tastes: ContextTastes
 
     def work(self, background: Background, clock: Clock) -> dict[str, Coroutine[Any, Any, None]]:
         """What goes on beside the requests, by name."""
@@ -57,6 +61,7 @@ class Answers:
             "live-trend": (self.live.refresh, LIVE_REFRESH_S),
             "item-counters": (self.counters.refresh, COUNTERS_REFRESH_S),
             "samples": (partial(self.samples.keep, clock), SAMPLES_WRITE_S),
+            "context-tastes": (self.tastes.keep, TASTES_WRITE_S),
             "exposures": (partial(self.exposures.keep, clock), SAMPLES_WRITE_S),
         }
         return {name: background.repeat(name, work, every_s=every_s) for name, (work, every_s) in jobs.items()}
@@ -75,8 +80,12 @@ def open_answers(
     state = Path(settings.state_directory)
     keys = open_file_keys(settings)
     samples, exposures = ServedSamples(state, keys=keys), ExposureLog(state, keys=keys)
+    tastes = ContextTastes(state, clock=clock)
 
-    def explored(call: Call, finished: Finished, ruling: Ruling) -> None:
+    def shown(call: Call, finished: Finished, ruling: Ruling) -> None:
+        tastes.note_call(call.request.subject or "", call.request.context)
+        if not finished.drawn:
+            return
         exposure = exposure_of(
             call.request, finished.slate, finished.drawn, now_s=call.now_s, release=call.release.release_id,
             edition=ruling.edition, prior_rate=counters.tally.rate,
@@ -86,13 +95,13 @@ def open_answers(
 
     funnel = Funnel(
         compute=compute, live=live, withdrawals=withdrawals, rulings=rulings, on_blocked=metrics.kept_out,
-        tally=lambda: counters.tally, on_explored=explored,
+        tally=lambda: counters.tally, on_shown=shown, forget=tastes.forget, lifts=tastes.lifts,
     )  # fmt: skip
     recommender = Recommender(
         region=settings.region, store=store, funnel=funnel, lease=lease, clock=clock, telemetry=telemetry,
         metrics=metrics, requests=requests, sampler=Sampler(samples),
     )  # fmt: skip
     return Answers(
-        recommender=recommender, live=live, counters=counters, compute=compute, metrics=metrics, requests=requests,
-        samples=samples, exposures=exposures, rulings=rulings,
+        recommender=recommender, funnel=funnel, live=live, counters=counters, compute=compute, metrics=metrics,
+        requests=requests, samples=samples, exposures=exposures, rulings=rulings, tastes=tastes,
     )  # fmt: skip

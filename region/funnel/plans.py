@@ -4,7 +4,7 @@ All of it is data, in one place.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from infra.contracts.messages import SLATE_ITEMS_MAX, Lifetime, RecommendationType, Source
 from region.rules.schema import Lives
@@ -26,12 +26,31 @@ class Plan:
 
     weights: Mapping[Source, float]
     arranged: bool = False
+    advantage: Mapping[Source, float] = field(default_factory=dict)
+    """Added to the relevance (0 to 1) of what a source put up, whatever ranking makes of it."""
 
 
 PERSONAL_PLAN = Plan(
-    weights={Source.ANN: 1.0, Source.SIMILAR_TO_RECENT: 0.8, Source.TRENDING: 0.3, Source.POPULAR: 0.2}, arranged=True
-)
-COLD_PLAN = Plan(weights={Source.TRENDING: 1.0, Source.POPULAR: 1.0}, arranged=True)
+    weights={
+        Source.ANN: 1.0, Source.SIMILAR_TO_RECENT: 0.8, Source.FOLLOWS: 0.5, Source.TRENDING: 0.3,
+        Source.EDITORIAL: 0.35, Source.POPULAR: 0.2,
+    },
+    arranged=True,
+    advantage={Source.FOLLOWS: 0.05},
+)  # fmt: skip
+COLD_PLAN = Plan(
+    weights={
+        Source.FOLLOWS: 2.0, Source.CONTEXT: 1.2, Source.TRENDING: 1.0, Source.POPULAR: 1.0, Source.EDITORIAL: 1.1,
+    },
+    arranged=True,
+)  # fmt: skip
+"""For who has no history and brings no vector: what they follow, what their circumstances say, then favourites."""
+FEW_EVENTS = 5
+"""With a shorter history what a subject follows, and their circumstances, still weigh as in the cold plan."""
+BEGINNER_PLAN = Plan(
+    weights={**PERSONAL_PLAN.weights, Source.FOLLOWS: 1.5, Source.CONTEXT: 0.4}, arranged=True,
+    advantage={Source.FOLLOWS: 0.3, Source.CONTEXT: 0.05},
+)  # fmt: skip
 RANKING_PLAN = Plan(weights={Source.ANN: 1.0, Source.SIMILAR_TO_RECENT: 0.8})
 """For items that the caller names: the order is the ranker's own, nothing arranges it."""
 SIMILAR_PLAN = Plan(weights={Source.SIMILAR: 1.0, Source.ANN: 0.3})
@@ -46,6 +65,9 @@ CANDIDATES_PER_SOURCE: Mapping[Source, int] = {
     Source.NEW: SLATE_ITEMS_MAX,
     Source.TRENDING: SLATE_ITEMS_MAX,
     Source.POPULAR: SLATE_ITEMS_MAX,
+    Source.FOLLOWS: SLATE_ITEMS_MAX,
+    Source.EDITORIAL: SLATE_ITEMS_MAX,
+    Source.CONTEXT: SLATE_ITEMS_MAX,
 }
 ANN_CANDIDATES_MAX = 1000
 

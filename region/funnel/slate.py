@@ -1,16 +1,18 @@
 """From placed rows to slate items: titles, scores, and a reason for each that a person understands."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from infra.contracts.features import RECENT_EVENTS, FloatArray, IntArray
 from infra.contracts.messages import Reason, ReasonCode, SlateItem, Source
-from infra.contracts.reasons import reason
+from infra.contracts.reasons import language_of, reason
+from region.funnel.chosen import followed_by
 from region.funnel.query import History
 from region.funnel.sources import STRENGTH_LIKED_MIN
 from region.funnel.tables import ReleaseTables
+from region.rules.schema import EditorialList
 
 NAMED_NEIGHBOURS = 10
 
@@ -20,6 +22,7 @@ _OF_AUDIENCES = {
     Source.POPULAR: (ReasonCode.POPULAR, ReasonCode.POPULAR_IN_CATEGORY),
     Source.RULE: (ReasonCode.POPULAR, ReasonCode.POPULAR_IN_CATEGORY),
     Source.NEW: (ReasonCode.NEW_ITEM, ReasonCode.NEW_ITEM),
+    Source.CONTEXT: (ReasonCode.POPULAR_IN_CONTEXT, ReasonCode.POPULAR_IN_CONTEXT),
 }
 """What is said of an item that nothing about the caller put up: in all lists, and in those of one category."""
 
@@ -37,6 +40,9 @@ class ReasonContext:
     """Names of the rules that promote."""
     drawn: Mapping[int, bool] = field(default_factory=dict)
     """Positions that were drawn, and whether what stands there is new."""
+    follows: tuple[str, ...] = ()
+    editorial: Callable[[int], EditorialList | None] = lambda _row: None
+    """The editors' list that a row is on."""
 
 
 def build_slate(
@@ -51,7 +57,7 @@ def build_slate(
             item=items[row].item,
             score=round(score, 6),
             source=source,
-            reason=_reason_for(source, context, because.get(row), moved, place),
+            reason=_reason_for((place, row, source), context, because.get(row), moved),
             title=items[row].title,
             rules=moved,
             stages=by_stage,
@@ -69,22 +75,27 @@ def build_slate(
 
 
 def _reason_for(
-    source: Source, context: ReasonContext, recent: int | None, moved: tuple[str, ...], place: int
+    placed: tuple[int, int, Source], context: ReasonContext, recent: int | None, moved: tuple[str, ...]
 ) -> Reason:
-    if place in context.drawn:
-        code = ReasonCode.NEW_ITEM if context.drawn[place] else ReasonCode.DISCOVER
+    """The reason of what was placed: position, row and source."""
+    position, row, source = placed
+    if position in context.drawn:
+        code = ReasonCode.NEW_ITEM if context.drawn[position] else ReasonCode.DISCOVER
         return reason(code, locale=context.locale)
-    code, anchor = _why(source, context, recent, moved)
+    code, anchor = _why(row, source, context, recent, moved)
     return reason(code, anchor, locale=context.locale)
 
 
 def _why(
-    source: Source, context: ReasonContext, recent: int | None, moved: tuple[str, ...]
+    row: int, source: Source, context: ReasonContext, recent: int | None, moved: tuple[str, ...]
 ) -> tuple[ReasonCode, str]:  # fmt: skip
     """The code, and what its sentence names."""
     category = context.category
     if context.promotions and not context.promotions.isdisjoint(moved):
         return ReasonCode.PROMOTED, ""
+    chosen = _chosen(row, source, context)
+    if chosen is not None:
+        return chosen
     if recent is not None:
         return ReasonCode.BECAUSE_RECENT, _title(context.tables, recent)
     if source in _OF_AUDIENCES:
@@ -94,6 +105,16 @@ def _why(
         code = ReasonCode.TOGETHER if source is Source.TOGETHER else ReasonCode.SIMILAR_ITEM
         return code, _title(context.tables, context.anchor)
     return ReasonCode.FOR_YOU, ""
+
+
+def _chosen(row: int, source: Source, context: ReasonContext) -> tuple[ReasonCode, str] | None:
+    """Of what somebody chose: whom the subject follows, or on which list of the editors it is."""
+    if source is Source.FOLLOWS:
+        return ReasonCode.FOLLOWED, followed_by(context.tables, row, context.follows)
+    if source is Source.EDITORIAL:
+        listed = context.editorial(row)
+        return ReasonCode.EDITORIAL, "" if listed is None else listed.title_in(language_of(context.locale))
+    return None
 
 
 def _recent_anchors(rows: IntArray, sources: Sequence[Source], context: ReasonContext) -> dict[int, int]:

@@ -44,6 +44,7 @@ from region.funnel.spare import map_with_spare
 from region.rules.facets import Facets
 
 T = TypeVar("T")
+MAKER_ROWS_MAX = 200
 
 
 class ReleaseContentError(AtollError):
@@ -69,6 +70,8 @@ class ReleaseTables:
     by_popularity: IntArray
     category_rows: Mapping[str, IntArray]
     facets: Facets
+    maker_rows: Mapping[str, IntArray] = field(default_factory=dict)
+    """Rows by `brand:NAME` and `creator:NAME`, most popular first, at most MAKER_ROWS_MAX each."""
     seats: Seats = field(default_factory=Seats.none)
     """Rows behind the release's own, for items that came after it."""
 
@@ -107,6 +110,7 @@ def load_tables(directory: Path, manifest: Manifest) -> ReleaseTables:
     arrays, spare = _load_arrays(directory, shape)
     by_popularity = np.argsort(-arrays.popularity[: shape.num_items], kind="stable").astype(np.int32)
     category_rows = _category_rows(items, by_popularity)
+    maker_rows = _maker_rows(items, by_popularity)
     items.extend([NOBODY] * SEATS)
     facets = Facets(items)
     return ReleaseTables(
@@ -119,6 +123,7 @@ def load_tables(directory: Path, manifest: Manifest) -> ReleaseTables:
         rules=_decode(directory / RULES, Rules, msgspec.json.decode),
         by_popularity=by_popularity,
         category_rows=category_rows,
+        maker_rows=maker_rows,
         facets=facets,
         seats=Seats(first_row=shape.num_items, spare=spare, items=items, row_of=row_of, facets=facets),
     )
@@ -214,6 +219,18 @@ def _category_rows(items: Sequence[CatalogueItem], by_popularity: IntArray) -> d
         for category in items[row].categories:
             rows.setdefault(category, []).append(row)
     return {category: np.asarray(found, dtype=np.int32) for category, found in rows.items()}
+
+
+def _maker_rows(items: Sequence[CatalogueItem], by_popularity: IntArray) -> dict[str, IntArray]:
+    rows: dict[str, list[int]] = {}
+    for row in by_popularity.tolist():
+        item = items[row]
+        for kind, name in (("brand", item.brand), ("creator", item.creator)):
+            if name:
+                own = rows.setdefault(f"{kind}:{name}", [])
+                if len(own) < MAKER_ROWS_MAX:
+                    own.append(row)
+    return {maker: np.asarray(found, dtype=np.int32) for maker, found in rows.items()}
 
 
 def unit_rows(vectors: FloatArray) -> FloatArray:

@@ -9,7 +9,9 @@ from infra.contracts.features import FloatArray
 from infra.contracts.messages import HomeRequest, RecommendationType, Source
 from infra.plumbing.errors import InvalidInputError
 from region.funnel.plans import (
+    BEGINNER_PLAN,
     COLD_PLAN,
+    FEW_EVENTS,
     PERSONAL_PLAN,
     POPULAR_PLAN,
     RANKING_PLAN,
@@ -71,6 +73,8 @@ class Query:
     anchor: int | None
     category: str | None
     allowed: BoolArray | None
+    follows: tuple[str, ...] = ()
+    """What the subject follows."""
 
     @property
     def wants_tower(self) -> bool:
@@ -102,13 +106,18 @@ def understand(call: Call, *, mix: Mapping[Source, float] | None = None) -> Quer
         call.recorder.degrade("unknown-item")
     warm = history.size > 0 or vector is not None
     plan = choose_plan(request.type, opted_out=opted_out, warm=warm, anchored=anchor is not None)
-    if mix and plan is PERSONAL_PLAN:
+    follows = call.row.follows if call.row is not None and personal else ()
+    if plan is PERSONAL_PLAN and vector is None and history.size < FEW_EVENTS:
+        plan = BEGINNER_PLAN
+    if mix and plan in (PERSONAL_PLAN, BEGINNER_PLAN):
         plan = replace(plan, weights={source: weight for source, weight in mix.items() if weight > 0.0})
     allowed = None if request.filters.empty else tables.facets.allowed(request.filters)
     if request.among:
         allowed = _among(tables, request.among, allowed)
         plan = RANKING_PLAN if plan is not COLD_PLAN else plan
-    return Query(plan=plan, history=history, vector=vector, anchor=anchor, category=category, allowed=allowed)
+    return Query(
+        plan=plan, history=history, vector=vector, anchor=anchor, category=category, allowed=allowed, follows=follows
+    )
 
 
 def _among(tables: ReleaseTables, items: tuple[str, ...], allowed: BoolArray | None) -> BoolArray:

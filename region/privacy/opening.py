@@ -47,7 +47,7 @@ def open_privacy(
     """
     letters = open_dead_letters(settings, registry=registry)
     stack.push_async_callback(letters.close)
-    memory = memory_places(requests=known.requests, pages=known.pages, trials=known.trials)
+    memory = memory_places(requests=known.requests, pages=known.pages, trials=known.trials, tastes=known.tastes)
     own = (samples_place(known.samples), exposures_place(known.exposures), *memory)
     eraser = Eraser(
         region=settings.region, node=settings.node, log=known.log, store=known.store,

@@ -8,6 +8,7 @@ from typing import Any
 from region.events.dead_letters import DeadLetters
 from region.events.port import Log
 from region.exploration.exposures import ExposureLog
+from region.funnel.contexts import ContextTastes
 from region.funnel.dry_run import RequestLog
 from region.releases.trials import Trials
 from region.rules.history import PageHistory
@@ -52,6 +53,7 @@ class Known:
     requests: RequestLog
     pages: PageHistory
     trials: "Trials[Any]"
+    tastes: ContextTastes
 
 
 class Scrubber:
@@ -136,7 +138,9 @@ def _journal(name: str, what: str, journal: "Journal[Any]") -> Place:
     return Place(name=name, what=what, count=count, forget=forget)
 
 
-def memory_places(*, requests: RequestLog, pages: PageHistory, trials: "Trials[Any]") -> tuple[Place, ...]:
+def memory_places(
+    *, requests: RequestLog, pages: PageHistory, trials: "Trials[Any]", tastes: ContextTastes
+) -> tuple[Place, ...]:
     """What the node has in memory only."""
     return (
         _memory(
@@ -144,6 +148,7 @@ def memory_places(*, requests: RequestLog, pages: PageHistory, trials: "Trials[A
         ),
         _memory("pages shown", "pages", pages.count_of, pages.forget),
         _memory("exposures of a trial", "subjects", trials.count_of, trials.forget),
+        _memory("circumstances of calls", "subjects", tastes.count_of, tastes.forget),
     )
 
 

@@ -10,7 +10,7 @@ from infra.contracts.release import CatalogueItem
 from region.rules.conditions import Values
 from region.rules.judging import ItemJudge
 from region.rules.ruleset import RuleSet
-from region.rules.schema import HardRule, Promotion
+from region.rules.schema import EditorialList, HardRule, Promotion
 
 NO_ROWS: IntArray = np.zeros(0, dtype=np.int32)
 
@@ -58,7 +58,10 @@ def bind(
         categories: names of its columns.
         on_error: told the source of an expression each time that it fails for an item.
     """
-    naming: list[HardRule | Promotion] = [*(one.rule for one in rules.hard), *(one.rule for one in rules.promotions)]
+    naming: list[HardRule | Promotion | EditorialList] = [
+        *(one.rule for one in rules.hard), *(one.rule for one in rules.promotions),
+        *(one.rule for one in rules.editorial),
+    ]  # fmt: skip
     named = {
         rule.id: np.asarray([row_of[item] for item in rule.items if item in row_of], dtype=np.int32)
         for rule in naming

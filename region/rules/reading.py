@@ -16,7 +16,7 @@ DOCUMENT_BYTES_MAX = 256 << 10
 OLD_FORM = frozenset({"diversity", "category_share_max", "withdrawn"})
 _STEP = re.compile(r"\.([A-Za-z_]+)|\[(\d+|\.\.\.)\]")
 _EXPRESSIONS = ("when", "match", "by")
-_KINDS = ("hard", "quotas", "floors", "boosts", "promotions", "caps")
+_KINDS = ("hard", "quotas", "floors", "boosts", "promotions", "caps", "editorial")
 Path = tuple[str | int, ...]
 
 

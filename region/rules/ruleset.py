@@ -13,6 +13,7 @@ from region.rules.schema import (
     Boost,
     Cap,
     Diversity,
+    EditorialList,
     Exploration,
     Floor,
     HardRule,
@@ -26,8 +27,8 @@ from region.rules.schema import (
 
 DEFAULTS_EDITION = "release-defaults"
 NO_EXPLORATION = Exploration()
-AnyRule = HardRule | Quota | Floor | Boost | Promotion | Cap
-R = TypeVar("R", HardRule, Quota, Floor, Boost, Promotion, Cap)
+AnyRule = HardRule | Quota | Floor | Boost | Promotion | Cap | EditorialList
+R = TypeVar("R", HardRule, Quota, Floor, Boost, Promotion, Cap, EditorialList)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,7 @@ class Active:
     boosts: tuple[Compiled[Boost], ...] = ()
     promotions: tuple[Compiled[Promotion], ...] = ()
     caps: tuple[Compiled[Cap], ...] = ()
+    editorial: tuple[Compiled[EditorialList], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +105,7 @@ class RuleSet:
     boosts: tuple[Compiled[Boost], ...] = ()
     promotions: tuple[Compiled[Promotion], ...] = ()
     caps: tuple[Compiled[Cap], ...] = ()
+    editorial: tuple[Compiled[EditorialList], ...] = ()
     settings: dict[Surface, Settings] = field(default_factory=dict)
 
     def active(self, surface: Surface, request: Values, *, now_s: float) -> Active:
@@ -115,6 +118,7 @@ class RuleSet:
         return Active(
             self.settings[surface], hard=holding(self.hard), quotas=holding(self.quotas), floors=holding(self.floors),
             boosts=holding(self.boosts), promotions=holding(self.promotions), caps=holding(self.caps),
+            editorial=holding(self.editorial),
         )  # fmt: skip
 
     @property
@@ -139,6 +143,7 @@ def compile_rules(file: RuleFile, *, edition: str, defaults: Rules | None = None
     return RuleSet(
         edition=edition, file=file, hard=compiled(hard), quotas=compiled(file.quotas), floors=compiled(file.floors),
         boosts=compiled(file.boosts), promotions=compiled(file.promotions), caps=compiled(file.caps),
+        editorial=compiled(file.editorial),
         settings={surface: _settings(file, surface, base) for surface in Surface},
     )  # fmt: skip
 

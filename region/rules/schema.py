@@ -25,6 +25,11 @@ Position = Annotated[int, msgspec.Meta(ge=1, le=SLATE_ITEMS_MAX)]
 Seconds = Annotated[float, msgspec.Meta(gt=0.0, le=30 * 86_400.0)]
 
 
+MixedSource = Literal[
+    "ann", "similar-to-recent", "together", "trending", "popular", "new", "follows", "editorial", "context"
+]
+
+
 class _Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A misspelt field is refused."""
 
@@ -87,7 +92,7 @@ class SlateRules(_Strict, frozen=True, kw_only=True):
     stability: Stability | None = None
     category_share_max: Annotated[float, msgspec.Meta(gt=0.0, le=1.0)] | None = None
     """No category holds more than this share of a page."""
-    mix: dict[Literal["ann", "similar-to-recent", "together", "trending", "popular", "new"], Share] | None = None
+    mix: dict[MixedSource, Share] | None = None
     """Weight of each candidate source of personal lists; sources left out are not asked."""
     lives: dict[RecommendationType, Lives] | None = None
     exploration: Exploration | None = None
@@ -171,6 +176,21 @@ class Promotion(_Rule, frozen=True, kw_only=True):
     match: Expression | None = None
 
 
+class EditorialList(_Rule, frozen=True, kw_only=True):
+    """A list that editors made: its items are candidates of personal lists, best first, and say where they come from.
+
+    `title` stands in the reason; `titles` holds it in further languages, by language code.
+    """
+
+    title: Annotated[str, msgspec.Meta(min_length=1, max_length=120)]
+    items: Annotated[tuple[ItemId, ...], msgspec.Meta(min_length=1, max_length=200)]
+    titles: dict[str, Annotated[str, msgspec.Meta(min_length=1, max_length=120)]] = msgspec.field(default_factory=dict)
+
+    def title_in(self, language: str) -> str:
+        """The title for readers of a language."""
+        return self.titles.get(language, self.title)
+
+
 class Cap(_Rule, frozen=True, kw_only=True):
     """An item that was on a subject's page `shown_max` times within `window_s` makes way for others."""
 
@@ -193,3 +213,4 @@ class RuleFile(_Strict, frozen=True, kw_only=True):
     boosts: Annotated[tuple[Boost, ...], msgspec.Meta(max_length=RULES_MAX)] = ()
     promotions: Annotated[tuple[Promotion, ...], msgspec.Meta(max_length=RULES_MAX)] = ()
     caps: Annotated[tuple[Cap, ...], msgspec.Meta(max_length=RULES_MAX)] = ()
+    editorial: Annotated[tuple[EditorialList, ...], msgspec.Meta(max_length=50)] = ()

@@ -12,8 +12,8 @@ Rules, in this order, for each event in log order:
    that the region received longer ago than behaviour may be kept.
 7. Such an event, and a skip, raises the version by one, whatever the batch it came in: the version is a function of
    the log (and of the subject's choices) alone.
-8. Session, counters and affinities follow every event; `infra.contracts.features` defines them, the labels come with
-   the event. Counts over items: see `region.store.aggregates`.
+8. Session, counters, affinities and what is followed go by every event; `infra.contracts.features` defines them, the
+   labels come with the event. Counts over items: see `region.store.aggregates`.
 
 9. What an erasure covers (`region.store.port.Erasure`) has no effect: an erased subject begins anew or not at all.
 
@@ -37,6 +37,8 @@ from region.store.subjects import is_session
 BUCKET_MS = TREND_BUCKET_MS
 EVENT_IDS_MAX = 1024
 """How many event ids are remembered per subject: two of the largest batches, so a repeated batch is recognised."""
+FOLLOWS_MAX = 100
+"""What one subject may follow; beyond it the oldest are let go."""
 IGNORED_SPANS_MAX = 32
 """Spans of ignored events that are remembered, the latest ones."""
 COUNTS_LIFE_MS = 14 * DAY_MS
@@ -140,6 +142,7 @@ def apply_event(state: SubjectState, record: OffsetEvent, *, rules: ApplyRules) 
     row.impressions += event.type is EventType.IMPRESSION
     row.counters = _counted(row.counters, event.type)
     _lean(row, logged, rules.weights)
+    _follow(row, event)
     if event.type in (EventType.IMPRESSION, EventType.SEARCH):
         return True
     row.version += 1
@@ -170,6 +173,7 @@ def replace_state(old: SubjectState | None, row: UserRow, *, now_ms: int, rules:
         new.row.touched_ms = max(new.row.touched_ms, old.row.touched_ms)
         new.row.offset = old.row.offset
         new.row.ignored, new.row.choices = old.row.ignored, old.row.choices
+        new.row.follows = new.row.follows or old.row.follows
         new.notes = old.notes
     _trim(new.row, now_ms, replace(rules, behaviour_life_ms=now_ms))
     return new
@@ -226,6 +230,15 @@ def _counted(counters: SubjectCounters, kind: EventType) -> SubjectCounters:
         counters.carts + (kind is EventType.CART),
         counters.purchases + (kind is EventType.PURCHASE),
     )
+
+
+def _follow(row: RowContent, event: Event) -> None:
+    """In the order of the log: who follows again comes last, and the oldest beyond the bound are let go."""
+    if event.follows is None or event.type not in (EventType.FOLLOW, EventType.UNFOLLOW):
+        return
+    row.follows = [target for target in row.follows if target != event.follows]
+    if event.type is EventType.FOLLOW:
+        row.follows = [*row.follows, event.follows][-FOLLOWS_MAX:]
 
 
 def _lean(row: RowContent, logged: LoggedEvent, weights: EventWeights) -> None:

@@ -90,6 +90,8 @@ class UserRow(RegionalMessage, frozen=True, kw_only=True):
     """How often the subject opted out or in; each raised the version."""
     imported: Regional[bool] = False
     """Whether the row began as an import, of which the log knows nothing."""
+    follows: Regional[tuple[str, ...]] = ()
+    """What the subject follows (`Event.follows`), the latest last; at most `FOLLOWS_MAX`."""
 
     def leanings(self, kind: str, now_ms: int) -> dict[str, float]:
         """The affinities of one kind as they stand at a moment, by name."""

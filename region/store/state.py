@@ -40,6 +40,8 @@ class RowContent(msgspec.Struct, array_like=True):
     """How often the subject opted out or in: each raised the version, and none stands in the log."""
     imported: bool = False
     """Whether the row began as an import, which does not stand in the log either."""
+    follows: list[str] = msgspec.field(default_factory=list)
+    """What the subject follows, the latest last."""
 
 
 class RowView(msgspec.Struct, array_like=True):
@@ -61,6 +63,7 @@ class RowView(msgspec.Struct, array_like=True):
     ignored: list[tuple[int, int]] = msgspec.field(default_factory=list)
     choices: int = 0
     imported: bool = False
+    follows: list[str] = msgspec.field(default_factory=list)
 
 
 class WriterNotes(msgspec.Struct, array_like=True):
@@ -152,6 +155,7 @@ def to_row(subject: str, row: RowContent | RowView) -> UserRow:
         ignored=tuple(row.ignored),
         choices=row.choices,
         imported=row.imported,
+        follows=tuple(row.follows),
     )
 
 
@@ -176,6 +180,7 @@ def from_row(row: UserRow, *, now_ms: int) -> SubjectState:
             if row.affinities.get(kind)
         },
         imported=True,
+        follows=list(row.follows),
     )
     return SubjectState(content, WriterNotes())
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from edge.routing.port import CallFailure, RegionCallError, Right
+from infra.contracts.discovery import ChoicesAnswer, ChoicesCall
 from infra.contracts.events import EventAck, EventBatch
 from infra.contracts.messages import (
     AwayAnswer,
@@ -106,6 +107,9 @@ class FaultyRegions:
             lifetime=Lifetime(max_age_s=2.0, stale_while_revalidate_s=1.0, stale_if_error_s=5.0),
             generated_at_ms=self.clock.now_ms(),
         )  # fmt: skip
+
+    async def choices(self, url: str, call: ChoicesCall, *, timeout_s: float) -> ChoicesAnswer:
+        raise RegionCallError(CallFailure.UNREACHABLE)
 
     async def notices(self, url: str, call: NoticesCall, *, timeout_s: float) -> Notices:
         raise RegionCallError(CallFailure.UNREACHABLE)

@@ -12,6 +12,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from infra.contracts import release as contract
+from infra.contracts.discovery import ChoiceCategory, ChoiceItem, ChoicesAnswer, ChoicesCall
 from infra.contracts.events import EventAck, EventBatch
 from infra.contracts.messages import (
     AwayAnswer,
@@ -160,6 +161,7 @@ class FakeRegion:
                 web.post("/v1/away", self._away),
                 web.post("/v1/relay", self._relay),
                 web.post("/v1/events", self._events),
+                web.post("/v1/onboarding/choices", self._choices),
                 web.post("/v1/privacy/opt-out", self._opt_out),
                 web.post("/v1/privacy/export", self._export),
                 web.post("/v1/privacy/erase", self._erase),
@@ -270,6 +272,16 @@ class FakeRegion:
     async def _events(self, request: web.Request) -> web.Response:
         batch = msgspec.json.decode(await request.read(), type=EventBatch)
         return web.Response(body=encode_regional(EventAck(accepted=len(batch.events), duplicates=0)))
+
+    async def _choices(self, request: web.Request) -> web.Response:
+        call = msgspec.json.decode(await request.read(), type=ChoicesCall)
+        categories = tuple(
+            ChoiceCategory(category=f"c{n}", items=tuple(ChoiceItem(item=f"c{n}-{k}") for k in range(call.items)))
+            for n in range(call.categories)
+        )
+        return web.Response(
+            body=encode_global(ChoicesAnswer(categories=categories, release=self.release, region=self.keys.region))
+        )
 
     async def _export(self, request: web.Request) -> web.Response:
         return web.json_response({"subject": msgspec.json.decode(await request.read())["subject"]})

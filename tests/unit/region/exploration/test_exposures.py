@@ -28,7 +28,12 @@ def world(new_world: NewWorld) -> World:
 
 def watched(world: World) -> list[tuple[Call, Finished, Ruling]]:
     seen: list[tuple[Call, Finished, Ruling]] = []
-    world.funnel._on_explored = lambda *told: seen.append(told)
+
+    def shown(call: Call, finished: Finished, ruling: Ruling) -> None:
+        if finished.drawn:
+            seen.append((call, finished, ruling))
+
+    world.funnel._on_shown = shown
     return seen
 
 

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from infra.contracts.event_schema import ReadBatch
 from infra.contracts.events import EventAck, EventBatch
-from infra.contracts.messages import INVALIDATION_TOPIC, HomeRequest, Invalidation, RecommendationType
+from infra.contracts.messages import INVALIDATION_TOPIC, Context, HomeRequest, Invalidation, RecommendationType
 from infra.plumbing.clock import ManualClock
 from infra.plumbing.errors import InvalidInputError
 from infra.plumbing.grid.memory import MemoryGrid
@@ -29,6 +29,7 @@ from region.events.records import break_record
 from region.events.replaying import Replayer
 from region.events.streaming import Streaming
 from region.exploration.exposures import Exposure, ExposureLog
+from region.funnel.contexts import ContextTastes
 from region.funnel.dry_run import RequestLog
 from region.keeping.opening import open_file_keys
 from region.privacy.access_log import AccessLog
@@ -80,9 +81,10 @@ class Region:
         self.exposures = Exposures(window_s=60.0)
         self.drawn = ExposureLog(state, keys=open_file_keys(settings))
         self.accesses = AccessLog(state, region="us-east", node="r1", keys=KEYS, clock=self.clock)
+        self.tastes = ContextTastes(state, clock=self.clock)
         known = Known(
             store=self.store, log=self.log, samples=self.samples, exposures=self.drawn, requests=self.requests,
-            pages=self.pages,
+            pages=self.pages, tastes=self.tastes,
             trials=self.exposures,  # type: ignore[arg-type]  # the two calls that are made of it
         )  # fmt: skip
         self.privacy = open_privacy(
@@ -107,6 +109,7 @@ class Region:
         await letters.close()
         for name, subject in (("a", ALICE), ("b", BOB)):
             self.samples.note(ServedSample(sample=name, subject=subject, offset=1, now_ms=NOW_MS, release="r"))
+            self.tastes.note_call(subject, Context(device="phone"))
             self.drawn.note(an_exposure(name, subject))
             self.requests.note(
                 HomeRequest(type=RecommendationType.PERSONAL, subject=subject), now_s=float(ord(name))
@@ -152,7 +155,7 @@ async def test_an_export_is_complete_against_the_log(region: Region) -> None:
     assert len(export.row.history) == 3
     assert (export.unreadable, [one.sample for one in export.samples], len(export.requests)) == (1, ["a"], 1)
     assert [one.exposure for one in export.exposures] == ["request-a"]
-    assert export.memory == {"pages shown": 1, "exposures of a trial": 1}
+    assert export.memory == {"pages shown": 1, "exposures of a trial": 1, "circumstances of calls": 1}
     assert BOB.encode() not in msgspec.json.encode(export)
 
 
@@ -166,6 +169,7 @@ async def test_erasing_leaves_nothing_of_the_subject_and_all_of_the_others(regio
         "store": (1, 1, 0), "dead letters": (1, 1, 0), "sampled requests": (1, 1, 0),
         "exposures of exploration slots": (1, 1, 0),
         "requests for dry runs": (1, 1, 0), "pages shown": (1, 1, 0), "exposures of a trial": (1, 1, 0),
+        "circumstances of calls": (1, 1, 0),
     }  # fmt: skip
     assert receipt.complete
     assert not stands_in_files(region.state, ALICE)

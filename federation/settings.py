@@ -41,8 +41,9 @@ class CohortSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """With sampling: the fixed number that the sum is divided by, instead of the count, which then stays here."""
     noise_multiplier_min: Annotated[float, msgspec.Meta(ge=0.0)] = 0.5
     """Least Gaussian noise, in clipping norms, that this region adds to a sum before it leaves."""
-    epsilon_max: Positive = 20.0
-    """The region's own budget at `delta`, over all rounds that it ever takes part in; fixed by its first round."""
+    epsilon_max: Positive | None = 20.0
+    """The region's own budget at `delta`, over all rounds that it ever takes part in; fixed by its first round. None:
+    it does not count for itself."""
     delta: Annotated[float, msgspec.Meta(gt=0.0, lt=1.0)] = 1e-6
     check_ins_max: Count = 20_000
     """Phones that one round keeps in mind; further ones are told to come back later."""

@@ -41,8 +41,10 @@ class RegionBudget:
     """One region's ledger."""
 
     def __init__(self, directory: Path, *, region: str, policy: CohortSettings, journal: Journal, clock: Clock) -> None:
-        budget = Budget(population=region, epsilon_max=policy.epsilon_max, delta=policy.delta)
-        self._ledger = Ledger(directory / LEDGER_FILE, budget=budget, clock=clock)
+        self._ledger: Ledger | None = None
+        if policy.epsilon_max is not None:
+            budget = Budget(population=region, epsilon_max=policy.epsilon_max, delta=policy.delta)
+            self._ledger = Ledger(directory / LEDGER_FILE, budget=budget, clock=clock)
         self._region = region
         self.journal = journal
         self._lock = threading.Lock()
@@ -66,14 +68,17 @@ class RegionBudget:
 
         A round that is booked already is not booked again. The probability is the region's own, not the plan's.
         """
+        ledger = self._ledger
+        if ledger is None:
+            return None
         with self._lock:
-            entries = self._ledger.entries()
+            entries = ledger.entries()
             if any(entry.round_id == plan.round_id for entry in entries):
                 return None
             for round_id in _open(entries):
-                self._settle(round_id)
+                self._settle(ledger, round_id)
             try:
-                self._ledger.reserve(
+                ledger.reserve(
                     plan.round_id, noise_multiplier=plan.noise_multiplier, sampling_probability=sampling_probability
                 )
             except PrivacyBudgetSpentError as error:
@@ -82,11 +87,11 @@ class RegionBudget:
                 )
             return None
 
-    def _settle(self, round_id: str) -> None:
+    def _settle(self, ledger: Ledger, round_id: str) -> None:
         """By the journal. A round that never got as far as the journal stays booked: nothing proves that it is void."""
         record = self.journal.read(round_id)
         if record is not None and record.result is not None:
-            self._ledger.settle(round_id, regions=int(record.result.phase is Phase.CLOSED))
+            ledger.settle(round_id, regions=int(record.result.phase is Phase.CLOSED))
 
 
 def _open(entries: Sequence[LedgerEntry]) -> list[str]:

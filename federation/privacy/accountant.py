@@ -15,6 +15,9 @@ from dataclasses import dataclass
 import dp_accounting
 from dp_accounting.pld import PLDAccountant
 
+NOISE_MIN = 0.05
+"""Below, epsilon is above 200 for a single release, and its loss distribution takes minutes: it counts as infinite."""
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Release:
@@ -25,7 +28,7 @@ class Release:
 
 
 def epsilon(releases: Iterable[Release], *, delta: float) -> float:
-    """Epsilon at `delta` of all `releases` together; 0 for none, infinite when one carries no noise.
+    """Epsilon at `delta` of all `releases` together; 0 for none, infinite when one carries less noise than NOISE_MIN.
 
     Raises:
         ValueError: delta is not in (0, 1), or a release is malformed.
@@ -33,7 +36,7 @@ def epsilon(releases: Iterable[Release], *, delta: float) -> float:
     if not 0.0 < delta < 1.0:
         raise ValueError(f"delta must lie between 0 and 1, not {delta}")
     counts = Counter(releases)
-    if any(release.noise_multiplier == 0.0 for release in counts):
+    if any(0.0 <= release.noise_multiplier < NOISE_MIN for release in counts):
         return math.inf
     if not counts:
         return 0.0

@@ -104,7 +104,7 @@ def policy(phones: int) -> CohortSettings:
     """A cohort of all phones; the round ends when everybody who stays has reported."""
     return CohortSettings(
         count_min=3, goal_count=phones, over_selection=1.0, selection_s=60.0, sharing_s=60.0, reporting_s=20.0,
-        unmasking_s=30.0, noise_multiplier_min=0.0, parameters_max=1 << 20,
+        unmasking_s=30.0, noise_multiplier_min=0.0, parameters_max=1 << 20, epsilon_max=None,
     )  # fmt: skip
 
 

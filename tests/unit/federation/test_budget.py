@@ -202,3 +202,17 @@ async def test_a_region_without_a_sound_ledger_opens_no_round(tmp_path: Path) ->
     with pytest.raises(LedgerError, match="cut off"):
         await region.ask(2)
     assert region.gateway.phase() is None
+
+
+async def test_a_region_may_leave_the_counting_to_central(tmp_path: Path) -> None:
+    region = _Region(tmp_path)
+    region.policy = msgspec.structs.replace(region.policy, epsilon_max=None)
+    region.restart()
+    for number in range(1, 5):
+        assert await region.ask(number) is Phase.SELECTING
+        region.close_as(Phase.CLOSED, number)
+    assert not (tmp_path / LEDGER_FILE).exists()
+
+
+def test_noise_that_protects_nobody_counts_as_none() -> None:
+    assert epsilon([Release(1e-9)], delta=DELTA) == float("inf")

@@ -5,7 +5,16 @@ from dataclasses import replace
 
 from edge.answering.parts import Hands, Parts, Served
 from edge.cache.entry import Entry
-from edge.cache.words import hit_status
+from edge.cache.words import (
+    MISS,
+    REFUSED,
+    RELEASE_LISTS,
+    STALE,
+    STALE_IF_ERROR,
+    forwarded_status,
+    hit_status,
+    unforwarded_status,
+)
 from edge.calls import ListQuery
 from edge.routing.ladder import Rung, Situation, Try, next_rung
 from edge.routing.port import CallFailure, RegionCallError
@@ -25,13 +34,16 @@ async def climb(hands: Hands, query: ListQuery, parts: Parts, *, deadline_s: flo
         UnavailableError: nobody answers and this edge has never seen a release's lists.
     """
     entry, situation = hands.opening()
+    refused_before = situation.fill is Try.REFUSED
     got: Served | None = None
+    forwarded = False
     while True:
         remaining_s = deadline_s - parts.clock.monotonic_s() - GUARD_S - parts.lag.gone_s
         rung = next_rung(situation, remaining_s=remaining_s)
         if rung in _ASKING:
             timeout_s = parts.shares.of(rung, remaining_s)
             outcome, got = await _attempt(_hand(hands, rung)(timeout_s))
+            forwarded = forwarded or outcome is not Try.SHED
             situation = after(situation, rung, outcome)
         elif got is not None and rung is not Rung.SERVE_STALE:
             return got
@@ -41,25 +53,27 @@ async def climb(hands: Hands, query: ListQuery, parts: Parts, *, deadline_s: flo
             early = rung is Rung.SERVE_FRESH and entry.age_s(now_s) >= entry.life.refresh_from_s
             if early or rung is Rung.SERVE_WHILE_REFRESHING:
                 hands.refresh()
-            return from_entry(entry, rung, now_s=now_s)
+            return from_entry(entry, rung, now_s=now_s, forwarded=forwarded)
         else:
-            return from_release(query, parts)
+            return from_release(query, parts, forwarded=forwarded, refused=refused_before)
 
 
-def from_entry(entry: Entry, rung: Rung, *, now_s: float) -> Served:
-    """The cached list, fresh or stale."""
+def from_entry(entry: Entry, rung: Rung, *, now_s: float, forwarded: bool = False) -> Served:
+    """The cached list, fresh or stale; `forwarded`: somebody was asked for a better one."""
     age_s = entry.age_s(now_s)
-    ttl_s = entry.life.fresh_until_s - age_s
     fresh = rung is Rung.SERVE_FRESH
-    detail = "; detail=stale-if-error" if rung is Rung.SERVE_STALE else ""
+    # What was overtaken is not fresh, however young it is.
+    ttl_s = entry.life.fresh_until_s - age_s if fresh else min(0.0, entry.life.fresh_until_s - age_s)
+    detail = STALE_IF_ERROR if rung is Rung.SERVE_STALE else ""
+    words = forwarded_status(STALE, ttl_s=ttl_s, detail=detail) if forwarded else hit_status(ttl_s, detail=detail)
     return Served(
         answer=entry.answer, step=DegradationStep.FRESH if fresh else DegradationStep.STALE, entry=entry, age_s=age_s,
-        cache=hit_status(ttl_s) + detail, fresh_for_s=entry.life.fresh_until_s if fresh else 0.0,
+        cache=words, fresh_for_s=entry.life.fresh_until_s if fresh else 0.0,
     )  # fmt: skip
 
 
-def from_release(query: ListQuery, parts: Parts) -> Served:
-    """The release's own list.
+def from_release(query: ListQuery, parts: Parts, *, forwarded: bool, refused: bool) -> Served:
+    """The release's own list, after somebody was asked in vain or (`refused`) because the region refused it lately.
 
     Raises:
         UnavailableError: this edge has none.
@@ -70,7 +84,9 @@ def from_release(query: ListQuery, parts: Parts) -> Served:
         raise UnavailableError("this edge has no list yet and no region answers.", fix="Try again in a moment.")
     return Served(
         answer=lists.answer(query, now_ms=parts.clock.now_ms()), step=DegradationStep.RELEASE,
-        cache="atoll-edge; fwd=miss; detail=release-lists",
+        cache=forwarded_status(MISS, detail=RELEASE_LISTS)
+        if forwarded
+        else unforwarded_status(REFUSED if refused else RELEASE_LISTS),
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from edge.cache.coalescing import wait_for
 from edge.cache.entry import Entry
 from edge.cache.filling import Filled, as_home_answer
 from edge.cache.policy import Usability
+from edge.cache.words import AWAY, BYPASS, EXPLAIN, MISS, PARTIAL, STALE, URI_MISS, forwarded_status, hit_status
 from edge.calls import Caller, ListQuery, list_key
 from edge.routing.concurrency import Priority, priority_of
 from edge.routing.dispatch import Attempts
@@ -29,18 +30,22 @@ class LocalHands:
         self._key = list_key(query, caller)
         self._opted_out = parts.ledger.has_opted_out(caller.viewer)
         self._attempts = parts.dispatcher.attempts(priority_of(query.surface))
-        self._had_entry = False
+        self._forwarded_why = URI_MISS if self._key.subject is None else MISS
+        self._asked_home = False
         self._shed = False
 
     def opening(self) -> tuple[Entry | None, Situation]:
         """See `Hands.opening`. Who wants an explanation wants to see the list being made: no cache for them."""
         found = None if self._query.explain else self._parts.filler.find(self._key)
         entry, usable = found if found is not None else (None, None)
-        self._had_entry = entry is not None
         # Somebody who opted out gets nothing personal, whatever the phone sends.
         vector = Try.NOT_YET if can_use_vector(self._query) and not self._opted_out else Try.POINTLESS
         refused = self._parts.filler.was_refused(self._key)
         enough = entry is not None and is_enough(entry, self._query)
+        if usable is Usability.FRESH:
+            self._forwarded_why = PARTIAL
+        elif usable is not None and usable is not Usability.NEVER:
+            self._forwarded_why = STALE
         fill = Try.REFUSED if refused else Try.NOT_YET
         return entry, Situation(entry=usable, enough=enough, fill=fill, vector=vector)
 
@@ -58,6 +63,7 @@ class LocalHands:
         try:
             if self._query.explain:
                 return await self._explained(timeout_s)
+            self._asked_home = True
             flight, joined = self._parts.filler.fill(self._key, self._request(), self._attempts)
             return self._served(await wait_for(flight, timeout_s=timeout_s), joined=joined)
         except RegionCallError as error:
@@ -78,8 +84,13 @@ class LocalHands:
         key = replace(list_key(query, Caller()), away=True)
         found = parts.filler.find(key)
         if found is not None and found[1] is Usability.FRESH and is_enough(found[0], query):
-            kept = from_entry(found[0], Rung.SERVE_FRESH, now_s=parts.clock.monotonic_s())
-            return replace(kept, step=DegradationStep.FAILOVER, fresh_for_s=0.0)
+            now_s = parts.clock.monotonic_s()
+            kept = from_entry(found[0], Rung.SERVE_FRESH, now_s=now_s)
+            ttl_s = found[0].life.fresh_until_s - found[0].age_s(now_s)
+            words = hit_status(ttl_s, detail=AWAY)
+            if self._asked_home and not self._shed:
+                words = forwarded_status(self._forwarded_why, detail=AWAY)
+            return replace(kept, step=DegradationStep.FAILOVER, cache=words, fresh_for_s=0.0)
         if self._shed:
             raise RegionCallError(CallFailure.SHED)
         request = away_request(query)
@@ -96,16 +107,18 @@ class LocalHands:
         deadline_s = parts.clock.monotonic_s() + timeout_s
         reply = await parts.desk.ask_home(request, deadline_s=deadline_s, attempts=self._attempts)
         step = DegradationStep.HOME if reply.target.place == 0 else DegradationStep.REPLICA
-        return Served(answer=reply.answer, step=step, cache="atoll-edge; fwd=bypass; detail=explain")
+        return Served(answer=reply.answer, step=step, cache=forwarded_status(BYPASS, detail=EXPLAIN))
 
     def _served(self, filled: Filled, *, joined: bool) -> Served:
         entry = filled.entry
         age_s = entry.age_s(self._parts.clock.monotonic_s())
-        forwarded = "fwd=stale" if self._had_entry else "fwd=uri-miss"
-        words = f"atoll-edge; {forwarded}; stored" + ("; collapsed" if joined else "")
-        if filled.step is DegradationStep.GRID:
-            words = f"atoll-grid; hit; ttl={int(entry.life.fresh_until_s - age_s)}, {words}"
         away = filled.step is DegradationStep.FAILOVER
+        words = forwarded_status(
+            self._forwarded_why, stored=entry.is_held, collapsed=joined, detail=AWAY if away else ""
+        )  # fmt: skip
+        if filled.step is DegradationStep.GRID:
+            # The cache nearest the region comes first (RFC 9211, 2).
+            words = f"{hit_status(entry.life.fresh_until_s - age_s, cache='atoll-grid')}, {words}"
         return Served(
             answer=entry.answer, step=filled.step, cache=words, entry=entry, age_s=age_s,
             fresh_for_s=0.0 if away else entry.life.fresh_until_s,
@@ -130,4 +143,4 @@ def served_with_vector(answer: HomeAnswer) -> Served:
     """The answer of a region that was sent the caller's vector; it may not have used it (another release, say)."""
     used = answer.personal and "vector-release" not in answer.degraded
     step = DegradationStep.FAILOVER_VECTOR if used else DegradationStep.FAILOVER
-    return Served(answer=msgspec.structs.replace(answer, personal=used), step=step, cache="atoll-edge; fwd=bypass")
+    return Served(answer=msgspec.structs.replace(answer, personal=used), step=step, cache=forwarded_status(BYPASS))

@@ -8,6 +8,7 @@ from edge.answering.parts import Parts, Served
 from edge.answering.relay import relay
 from edge.answering.requests import audience_query, can_use_vector, home_request
 from edge.cache.entry import Entry
+from edge.cache.words import BYPASS, RELAYED, forwarded_status
 from edge.calls import Caller, ListQuery
 from edge.routing.concurrency import priority_of
 from edge.routing.ladder import Situation, Try
@@ -41,7 +42,7 @@ class TravellerHands:
         answer = await relay(self._parts, self._home, call, HomeAnswer, self._attempts, timeout_s=timeout_s)
         if not answer.items:
             raise RegionCallError(CallFailure.MALFORMED, status=200)
-        return Served(answer=answer, step=DegradationStep.HOME, cache="atoll-edge; fwd=bypass; detail=relayed")
+        return Served(answer=answer, step=DegradationStep.HOME, cache=forwarded_status(BYPASS, detail=RELAYED))
 
     async def ask_with_vector(self, timeout_s: float) -> Served:
         """See `Hands.ask_with_vector`: this region first, for it is the nearest."""

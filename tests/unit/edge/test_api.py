@@ -66,7 +66,7 @@ async def test_a_list_is_filled_once_and_then_served_as_the_same_bytes(world: Wo
     assert body["region"] == first.headers["Atoll-Region"] == "here"
     assert body["release"] == first.headers["Atoll-Release"] == world.home.release
     assert first.headers["Atoll-Step"] == "home"
-    assert first.headers["Cache-Status"] == "atoll-edge; fwd=uri-miss; stored"
+    assert first.headers["Cache-Status"] == "atoll-edge; fwd=miss; stored"
     assert first.headers["Cache-Control"] == "private, max-age=0, must-revalidate"
     assert first.headers["X-Content-Type-Options"] == "nosniff"
     assert first.headers["Server"] == "atoll-edge"

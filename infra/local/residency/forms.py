@@ -1,9 +1,11 @@
-"""Every form in which a secret could stand in bytes: plain, hex, upper case, raw, base64 at any alignment, escaped."""
+"""Every form in which a secret could stand in bytes: plain, hex, upper case, raw, base64 at any alignment, hashed."""
 
 import base64
 import re
 import urllib.parse
 from collections.abc import Iterator
+
+from infra.local.residency.hashed import hashed_forms
 
 NEEDLE_BYTES_MIN = 8
 """Shorter secrets are ordinary numbers and words: they are looked for beside a telling name only."""
@@ -15,6 +17,8 @@ def forms_of(secret: str | bytes) -> Iterator[tuple[str, bytes]]:
     for name, needle in _all_forms(secret):
         if len(needle) >= NEEDLE_BYTES_MIN:
             yield name, needle
+    # A short id is anybody's word; its hash is not.
+    yield from hashed_forms(secret.encode() if isinstance(secret, str) else secret)
 
 
 def _all_forms(secret: str | bytes) -> Iterator[tuple[str, bytes]]:
@@ -43,9 +47,10 @@ def _variants(secret: str) -> Iterator[tuple[str, bytes]]:
         ("lower", secret.lower()),
         ("percent", urllib.parse.quote(secret, safe="")),
         ("utf-16", None),
+        ("utf-32", None),
     ):
         if variant is None:
-            yield name, secret.encode("utf-16-le")
+            yield name, secret.encode(f"{name}-le")
         elif variant != secret:
             yield name, variant.encode()
 

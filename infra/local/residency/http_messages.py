@@ -1,8 +1,6 @@
 """HTTP/1.1 messages out of captured bytes, and what their bodies hold once every encoding is undone."""
 
-import io
 import re
-import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -124,12 +122,11 @@ def _dechunk(stream: bytes, position: int) -> tuple[bytes, int]:
 
 
 def decoded_views(message: HttpMessage) -> Iterator[tuple[str, bytes]]:
-    """(name, bytes) of everything in a body that the raw capture does not show as it is: without chunks, without
-    content encodings, members of archives.
+    """(name, bytes) of a body that the raw capture does not show as it is: without chunks, without content encodings.
 
     Raises:
         UndecodableError: an encoding is unknown, damaged or too large.
-    """  # noqa: D205 - one sentence that needs the room
+    """
     body = message.body
     if message.chunked:
         yield "body", body
@@ -137,14 +134,6 @@ def decoded_views(message: HttpMessage) -> Iterator[tuple[str, bytes]]:
     for encoding in reversed(encodings):
         body = _decode(body, encoding)
         yield f"body, {encoding} undone", body
-    if body.startswith(b"\x1f\x8b") and not encodings:
-        body = _inflate(body, 31)
-        yield "body, gzip undone", body
-    if body.startswith(b"\x28\xb5\x2f\xfd") and not encodings:
-        body = _unzstd(body)
-        yield "body, zstd undone", body
-    if body.startswith(b"PK\x03\x04"):
-        yield from _members(body)
 
 
 def plain_body(message: HttpMessage) -> bytes:
@@ -171,7 +160,7 @@ def _decode(body: bytes, encoding: str) -> bytes:
         except UndecodableError:
             return _inflate(body, -15)
     if encoding == "zstd":
-        return _unzstd(body)
+        return unzstd(body)
     raise UndecodableError(f"content encoding {encoding!r}")
 
 
@@ -186,7 +175,12 @@ def _inflate(body: bytes, window_bits: int) -> bytes:
     return content
 
 
-def _unzstd(body: bytes) -> bytes:
+def unzstd(body: bytes) -> bytes:
+    """What a Zstandard stream holds (RFC 8878).
+
+    Raises:
+        UndecodableError: it is damaged, or cannot be decoded here.
+    """
     try:
         import zstandard  # noqa: PLC0415 - not part of this tier's lock
     except ImportError as error:
@@ -196,15 +190,3 @@ def _unzstd(body: bytes) -> bytes:
     except zstandard.ZstdError as error:
         raise UndecodableError(str(error)) from error
     return content
-
-
-def _members(body: bytes) -> Iterator[tuple[str, bytes]]:
-    try:
-        with zipfile.ZipFile(io.BytesIO(body)) as archive:
-            members = archive.infolist()
-            if len(members) > ARCHIVE_MEMBERS_MAX or sum(one.file_size for one in members) > DECODED_BYTES_MAX:
-                raise UndecodableError("the archive is too large")
-            for member in members:
-                yield f"archive member {member.filename[:80]}", archive.read(member)
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
-        raise UndecodableError(f"damaged archive: {error}") from error

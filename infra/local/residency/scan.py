@@ -1,7 +1,8 @@
 """Scanning captured links for anything that must not have crossed (MISSION F3). Pure: bytes in, report out.
 
 Every byte is searched raw. On top of that HTTP messages are parsed: chunks are joined, content encodings undone,
-archives opened, JSON and MessagePack looked into. What could not be looked into is counted, never passed over.
+compressed streams, archives, arrays and tables opened wherever they begin, JSON and MessagePack looked into. What could
+not be looked into is counted, never passed over.
 """
 
 from collections import defaultdict
@@ -15,7 +16,8 @@ from infra.local.residency.fields import as_ids, find_beside_names, find_in_colu
 from infra.local.residency.forms import NEEDLE_BYTES_MIN
 from infra.local.residency.http_messages import HttpMessage, UndecodableError, decoded_views, parse_stream
 from infra.local.residency.needles import NeedleSet
-from infra.local.residency.structure import Wanted, documents, find_in_document
+from infra.local.residency.structure import Wanted, documents, embedded, find_in_document
+from infra.local.residency.unwrapping import unwrapped
 from infra.local.wan.capture import Direction, cut_count, read_capture
 
 LEAKS_MAX = 1000
@@ -94,7 +96,8 @@ class Searcher:
 
     def search_body(self, body: bytes, *, leaving: bool) -> Iterator[tuple[str, str]]:
         """(kind, place) of what a plain body says by its structure. `leaving`: it goes out of a region."""
-        for document in documents(body):
+        whole = list(documents(body))
+        for document in whole or embedded(body):
             yield from find_in_document(document, self._wanted if leaving else self._wanted_inbound)
         for row, column in find_in_columns(body, self._ids):
             yield "id in a column", f"row {row} ({column})"
@@ -112,7 +115,11 @@ def scan(captures: Mapping[str, bytes], secrets: Secrets) -> ResidencyReport:
         InvalidInputError: a capture is not a capture file.
         ImportError: the contracts cannot be loaded.
     """
-    searcher = Searcher(secrets)
+    return scan_with(captures, Searcher(secrets))
+
+
+def scan_with(captures: Mapping[str, bytes], searcher: Searcher) -> ResidencyReport:
+    """`scan` with secrets that were made ready before. Raises as it does."""
     findings = Findings()
     totals: dict[str, int] = defaultdict(int)
     for link, content in captures.items():
@@ -172,22 +179,31 @@ def _scan_connection(
             where = f"connection {number}, {name} {index}"
             for kind, place in _search_message(message, searcher, totals, leaving=leaving):
                 findings.add(link, kind, f"{where}, {place}")
+        # What is no message is looked into as it is.
+        rest = stream[len(stream) - parsed.bytes_unparsed :]
+        for kind, place in searcher.search_body(rest, leaving=leaving):
+            findings.add(link, kind, f"connection {number}, {name}s, {place}")
 
 
 def _search_message(
     message: HttpMessage, searcher: Searcher, totals: dict[str, int], *, leaving: bool
 ) -> Iterator[tuple[str, str]]:
     plain = message.body
+    head = b"\n".join([message.start_line, *(value.encode("latin-1") for _, value in message.headers)])
+    for kind, place in searcher.search_body(head, leaving=leaving):
+        yield kind, f"head, {place}"
     try:
         for name, view in decoded_views(message):
             totals["decoded"] += len(view)
+            plain = view
             for kind, place in searcher.search_bytes(view):
                 yield kind, f"{name}, {place}"
-            if name.startswith("body"):
-                plain = view
-            else:
-                for kind, place in searcher.search_body(view, leaving=leaving):
-                    yield kind, f"{name}, {place}"
+        for name, view in unwrapped(plain):
+            totals["decoded"] += len(view)
+            for kind, place in searcher.search_bytes(view):
+                yield kind, f"{name}, {place}"
+            for kind, place in searcher.search_body(view, leaving=leaving):
+                yield kind, f"{name}, {place}"
     except UndecodableError:
         totals["undecodable"] += 1
     for kind, place in searcher.search_body(plain, leaving=leaving):

@@ -1,5 +1,6 @@
 """Looking at decoded JSON and MessagePack: keys that only resident fields have, ids under telling names."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,8 @@ from infra.local.residency.fields import holds_many, names_an_id
 DEPTH_MAX = 64
 _JSON_STARTS = (b"{", b"[")
 _DECODED_BYTES_MAX = 64 << 20
+EMBEDDED_MAX = 1_000
+_RAW = json.JSONDecoder()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +45,20 @@ def documents(body: bytes) -> Iterator[Any]:
         return
     if isinstance(decoded, dict | list):
         yield decoded
+
+
+def embedded(text: bytes) -> Iterator[Any]:
+    """JSON objects that begin anywhere in `text`: in a header, a cell, a log line; EMBEDDED_MAX of them at most."""
+    decoded = text.decode("latin-1")
+    position = found = 0
+    while found < EMBEDDED_MAX and (position := decoded.find('{"', position)) >= 0:
+        try:
+            document, end = _RAW.raw_decode(decoded, position)
+        except (ValueError, RecursionError):
+            position += 1
+            continue
+        found, position = found + 1, end
+        yield document
 
 
 def _lines(text: bytes) -> Iterator[Any]:

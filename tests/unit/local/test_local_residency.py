@@ -2,6 +2,7 @@
 
 import base64
 import gzip
+import hashlib
 import io
 import json
 import struct
@@ -12,6 +13,9 @@ import zlib
 from pathlib import Path
 
 import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,7 +28,7 @@ from infra.local.residency.contract_fields import resident_names
 from infra.local.residency.fields import find_beside_names, find_in_columns, names_an_id
 from infra.local.residency.http_messages import UndecodableError, parse_stream, plain_body
 from infra.local.residency.needles import NeedleSet
-from infra.local.residency.scan import LEAKS_MAX
+from infra.local.residency.scan import LEAKS_MAX, Searcher, scan_with
 from infra.local.wan.capture import MAGIC, Direction
 from infra.plumbing.keys import RegionKeys
 
@@ -39,6 +43,7 @@ SECRETS = {
     "session": ["session-abcdef"],
 }
 LINK = "us-east--us-west"
+SEARCHER = Searcher(SECRETS)
 
 
 def record(direction: Direction, payload: bytes, connection: int = 1) -> bytes:
@@ -76,7 +81,7 @@ def archive(content: bytes) -> bytes:
 
 
 def scan_one(out: bytes, back: bytes = b"HTTP/1.1 204 No Content\r\n\r\n", *, link: str = LINK) -> ResidencyReport:
-    return scan({link: capture(out, back)}, SECRETS)
+    return scan_with({link: capture(out, back)}, SEARCHER)
 
 
 CLEAN_BODY = encode_global(AwayRequest(type=RecommendationType.POPULAR, n=20, vector=(0.25, 0.5)))
@@ -325,3 +330,69 @@ def test_telemetry_is_searched_in_every_file(tmp_path: Path) -> None:
     (tmp_path / "spans" / "api.jsonl").write_text(f'{{"attributes": {{"who": "{VICTIM}"}}}}\n')
     report = grep_telemetry(tmp_path, SECRETS, metrics={"api": f'lists{{subject="{VICTIM}"}} 1\n'})
     assert {leak.link for leak in report.leaks} == {"logs/api.log", "spans/api.jsonl", "metrics of api"}
+
+
+def npz(**arrays: object) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def arrow(codec: str | None, **columns: object) -> bytes:
+    table, sink = pa.table(columns), pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression=codec)) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def parquet(**columns: object) -> bytes:
+    sink = pa.BufferOutputStream()
+    pyarrow.parquet.write_table(pa.table(columns), sink, compression="zstd")
+    return bytes(sink.getvalue().to_pybytes())
+
+
+EVENT = json.dumps({"events": [{"event_id": "unknown", "item": "1"}]})
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(hashlib.sha256(VICTIM.encode()).hexdigest().encode(), id="sha256"),
+        pytest.param(hashlib.sha256(b"196").hexdigest()[:16].encode(), id="sha256 of a short id, cut"),
+        pytest.param(hashlib.md5(b"196").digest(), id="md5 of a short id, raw"),
+        pytest.param(base64.b64encode(hashlib.sha1(b"evt-0000-4711").digest()), id="sha1, base64"),
+        pytest.param(msgspec.msgpack.encode({"x": gzip.compress(VICTIM.encode())}), id="gzip in MessagePack"),
+        pytest.param(b"--" + gzip.compress(gzip.compress(VICTIM.encode())) + b"--", id="gzip in gzip in the middle"),
+        pytest.param(
+            json.dumps({"p": base64.b64encode(npz(a=np.frombuffer(VICTIM.encode(), np.uint8))).decode()}).encode(),
+            id="npz in base64 in JSON",
+        ),
+        pytest.param(npz(user_id=np.array(["1", "196"])), id="short ids in npz"),
+        pytest.param(npz(user_id=np.array([1, 196])), id="numbers in npz"),
+        pytest.param(npz(x=np.array([VICTIM])), id="text in npz"),
+        pytest.param(arrow(None, user_id=["a", "196"]), id="short id in Arrow"),
+        pytest.param(arrow("zstd", x=["a", VICTIM]), id="Arrow, zstd"),
+        pytest.param(arrow("lz4", x=["a", VICTIM]), id="Arrow, lz4"),
+        pytest.param(parquet(x=["a", VICTIM]), id="Parquet"),
+        pytest.param(parquet(x=[EVENT]), id="an event in a cell"),
+        pytest.param(b"note=" + EVENT.encode() + b";", id="an event in the middle"),
+        pytest.param(zlib.compress(VICTIM.encode()), id="zlib"),
+    ],
+)  # fmt: skip
+def test_what_lies_inside_is_found(body: bytes) -> None:
+    report = scan_one(post(body))
+    assert report.leaks_total > 0
+    assert report.bodies_undecodable == 0
+
+
+def test_what_only_looks_like_a_container_is_no_failure() -> None:
+    for start in (b"x\x1f\x8b\x08", b"xPK\x03\x04", b"\x78\x9c", b"\xff\xff\xff\xff", b"xPAR1", b"A" * 40):
+        report = scan_one(post(start + b"and nothing of the kind"))
+        assert report.clean, start
+    for start in (b"\x93NUMPY", b"PAR1", b"ARROW1\0\0", b"\x04\x22\x4d\x18"):
+        assert scan_one(post(start + b"and nothing of the kind")).bodies_undecodable == 1, start
+
+
+def test_an_event_in_a_header_or_outside_of_http_is_found() -> None:
+    assert scan_one(post(b"x", f"X-Note: {EVENT}")).leaks_total > 0
+    assert scan_one(b"\x00\x01PRI " + EVENT.encode()).leaks_total > 0

@@ -48,6 +48,7 @@ from region.events.waking import Waker
 from region.funnel.labels import labels_of
 from region.funnel.opening import COMPUTE_THREADS, Answers, open_answers
 from region.funnel.release import LoadedRelease, open_release
+from region.keeping.wiping import LOOK_S as WIPE_LOOK_S
 from region.logs import rooms_logging_to
 from region.privacy.hearing import hear_erasures
 from region.privacy.late import LateEvents
@@ -143,6 +144,7 @@ async def run(settings: RegionSettings, stop: asyncio.Event, *, clock: Clock | N
                     lambda: hear_rules(node.data.grid, node.data.announcer, node.data.book),
                     every_s=HEAR_RETRY_S,
                 ),
+                "memory": background.repeat("memory", node.privacy.wiper.look, every_s=WIPE_LOOK_S),
                 "additions": background.repeat("additions", node.data.additions.hear, every_s=HEAR_RETRY_S),
                 "added": background.repeat("added", node.data.additions.tidy, every_s=ADDITIONS_TIDY_S),
                 "trials": background.repeat("trials", node.releases.trials.look, every_s=LOOK_S),

@@ -57,6 +57,9 @@ class RegionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """How long an interaction may stand in a history after its receipt, and a row after the last event."""
     session_life_s: Annotated[float, msgspec.Meta(gt=0.0, le=DAY_S)] = 1800.0
     """How long an anonymous session's row outlives its last event."""
+    overwrite_freed_memory: bool = True
+    """Whether the API and the worker write over memory that they free, so that no dump shows who was erased; see
+    `region/keeping/wiping.py` for what it costs."""
     intake_queue_max: int = 2000
     body_bytes_max: int = 1 << 20
     telemetry: TelemetrySettings = TelemetrySettings()

@@ -136,6 +136,10 @@ class DeadLetters:
         """Forget those noted before a moment; returns how many."""
         return await self._execute("expire_letters", before_ms)
 
+    async def renew(self) -> None:
+        """Open connections anew: what they held in memory is freed."""
+        await self._lane.renew()
+
     async def close(self) -> None:
         """Let go of the file."""
         await self._lane.close()

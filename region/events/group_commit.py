@@ -26,6 +26,7 @@ class _Pending:
     rows: Sequence[Row]
     loop: asyncio.AbstractEventLoop
     future: "asyncio.Future[int]"
+    renews: bool = False
 
 
 class GroupCommitter:
@@ -76,6 +77,16 @@ class GroupCommitter:
                 f"the log could not commit: {error}.", fix="Check the space on the disk of the state directory."
             ) from error
 
+    async def renew(self) -> None:
+        """Close the connection behind what is queued; the next group opens one. What it held in memory is freed."""
+        with self._lock:
+            if self._closed:
+                return
+        loop = asyncio.get_running_loop()
+        renewed: asyncio.Future[int] = loop.create_future()
+        self._queue.put(_Pending((), loop, renewed, renews=True))
+        await renewed
+
     async def close(self) -> None:
         """Commit what is queued, then end the thread."""
         with self._lock:
@@ -98,17 +109,27 @@ class GroupCommitter:
         ended = False
         while not ended:
             group, ended = self._gather()
-            try:
-                if connection is None:
-                    connection = self._connect()
-                self._commit(connection, group)
-            except Exception as error:  # it belongs to the callers of this group
-                for pending in group:
-                    settle(pending.loop, pending.future, error=error)
-            with self._lock:
-                self._waiting -= sum(len(pending.rows) for pending in group)
+            connection = self._serve(connection, group)
+            # A thread that waits must not hold whom the last group was about.
+            del group
         if connection is not None:
             connection.close()
+
+    def _serve(self, connection: sqlite3.Connection | None, group: list[_Pending]) -> sqlite3.Connection | None:
+        """Commit a group; returns the connection that the next one finds."""
+        try:
+            if connection is None:
+                connection = self._connect()
+            self._commit(connection, group)
+        except Exception as error:  # it belongs to the callers of this group
+            for pending in group:
+                settle(pending.loop, pending.future, error=error)
+        with self._lock:
+            self._waiting -= sum(len(pending.rows) for pending in group)
+        if connection is not None and any(pending.renews for pending in group):
+            connection.close()
+            return None
+        return connection
 
     def _gather(self) -> tuple[list[_Pending], bool]:
         """Wait for one append, then take along whatever else is queued; True when the queue was closed."""

@@ -204,6 +204,15 @@ class KafkaLog:
             await self._seals.expire(before_ms=before_ms)
         return sum(offset - starts[one] for one, offset in gone.items())
 
+    async def erasures(self) -> object:
+        """Another value after every erasure, whichever process of the region did it; compared for equality only."""
+        return None if self._seals is None else await self._seals.keys.epoch()
+
+    async def renew(self) -> None:
+        """Keys only: what a client has read is let go of as it is read."""
+        if self._seals is not None:
+            await self._seals.renew()
+
     async def close(self) -> None:
         """Send what waits and let go of the connections."""
         for client in (self._producer, self._consumer, self._surveyor):

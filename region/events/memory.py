@@ -18,6 +18,7 @@ class MemoryLog:
         self._records: list[OffsetEvent] = []
         self._ids: set[tuple[str, str]] = set()
         self._last_offset = 0
+        self._erasures = 0
 
     async def connect(self) -> None:
         """Nothing is to be connected."""
@@ -70,6 +71,7 @@ class MemoryLog:
     async def forget(self, subject: str) -> LogForgotten:
         """Erase every record of a subject."""
         self._require()
+        self._erasures += 1
         kept = [one for one in self._records if one.logged.subject != subject]
         gone, self._records = len(self._records) - len(kept), kept
         self._ids = {identity for identity in self._ids if identity[0] != subject}
@@ -89,6 +91,13 @@ class MemoryLog:
             count += 1
         del self._records[:count]
         return count
+
+    async def erasures(self) -> object:
+        """Another value after every erasure, whichever process of the region did it; compared for equality only."""
+        return self._erasures
+
+    async def renew(self) -> None:
+        """Nothing is held that could be let go of from here."""
 
     async def close(self) -> None:
         """Nothing to let go of."""

@@ -87,6 +87,14 @@ class Log(Protocol):
         """Have the bytes of what was forgotten leave the log's files too; returns what cannot, "" if all did."""
         ...
 
+    async def erasures(self) -> object:
+        """Another value after every erasure, whichever process of the region did it; compared for equality only."""
+        ...
+
+    async def renew(self) -> None:
+        """Let go of what connections hold in memory of before; the next calls open them anew."""
+        ...
+
     async def expire(self, *, before_ms: int) -> int:
         """Forget records received before a moment; returns how many."""
         ...

@@ -161,6 +161,18 @@ class SqliteLog:
             await self._seals.expire(before_ms=before_ms)
         return total
 
+    async def erasures(self) -> object:
+        """Another value after every erasure, whichever process of the region did it; compared for equality only."""
+        return None if self._seals is None else await self._seals.keys.epoch()
+
+    async def renew(self) -> None:
+        """Open connections anew: what they held in memory is freed."""
+        await self._commits.renew()
+        await self._reads.renew()
+        await self._deletes.renew()
+        if self._seals is not None:
+            await self._seals.renew()
+
     async def close(self) -> None:
         """Commit what is queued and let go of the file."""
         await self._commits.close()

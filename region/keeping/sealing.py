@@ -144,6 +144,11 @@ class Seals:
         self._drop_all()
         return gone
 
+    async def renew(self) -> None:
+        """Let go of all keys, and of what the keeper's connections hold."""
+        self._drop_all()
+        await self.keys.renew()
+
     def _open(self, one: Placed, boxes: dict[str, tuple[SubjectKey, AESGCM]]) -> OffsetEvent:
         handle = handle_of(one.body)
         if handle is None:

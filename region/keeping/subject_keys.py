@@ -69,6 +69,10 @@ class SubjectKeys(Protocol):
         """Have the bytes of erased keys leave the files too; returns what cannot, "" if all did."""
         ...
 
+    async def renew(self) -> None:
+        """Let go of what connections hold in memory of before; the next calls open them anew."""
+        ...
+
     async def close(self) -> None:
         """Let go of files and connections."""
         ...

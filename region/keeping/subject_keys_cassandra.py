@@ -99,6 +99,9 @@ class CassandraSubjectKeys:
         """Nothing can be done from here."""
         return "keys deleted; their bytes leave Cassandra's data files with compaction an hour later"
 
+    async def renew(self) -> None:
+        """Nothing is held that could be let go of from here."""
+
     async def close(self) -> None:
         """Let go of connections."""
         await self._link.close()

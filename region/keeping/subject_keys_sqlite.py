@@ -130,6 +130,12 @@ class SqliteSubjectKeys:
         """See `region.store.database.scrub`."""
         return await self._writes.call(scrub, timeout_s=_TIMEOUT_S)
 
+    async def renew(self) -> None:
+        """Open connections anew: what they held in memory is freed."""
+        await self._commits.renew()
+        await self._reads.renew()
+        await self._writes.renew()
+
     async def close(self) -> None:
         """Commit what is queued and let go of the file."""
         await self._commits.close()

@@ -7,11 +7,13 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
+from infra.contracts.messages import Invalidation
 from infra.plumbing.clock import Clock
 from infra.plumbing.keys import RegionKeys
 from region.api.announcing import Announcer
 from region.api.doors import operator_door, service_door
 from region.events.opening import open_dead_letters
+from region.keeping.wiping import Wiper
 from region.privacy.access_log import AccessLog
 from region.privacy.doors import PrivacyDoors
 from region.privacy.erasing import Eraser
@@ -27,6 +29,7 @@ class Privacy:
 
     doors: PrivacyDoors
     heard_by: tuple[Place, ...]
+    wiper: Wiper
 
 
 def open_accesses(settings: RegionSettings, keys: RegionKeys, clock: Clock) -> AccessLog:
@@ -59,4 +62,7 @@ def open_privacy(
         keys=keys, exporter=exporter, eraser=eraser, home_only=service_door(keys.service_key),
         operators_only=operator_door(keys.operator_key), accesses=accesses,
     )  # fmt: skip
-    return Privacy(doors=doors, heard_by=own)
+    wiper = Wiper(
+        epoch=known.log.erasures, parts=(known.store, known.log, letters), tell=partial(announcer.tell, Invalidation())
+    )  # fmt: skip
+    return Privacy(doors=doors, heard_by=own, wiper=wiper)

@@ -239,6 +239,9 @@ class CassandraStore:
         """Nothing is left to do: everything that has a life carries it as time to live."""
         return 0
 
+    async def renew(self) -> None:
+        """Nothing is held that could be let go of from here."""
+
     async def close(self) -> None:
         """Let go of connections."""
         await self._link.close()

@@ -17,7 +17,8 @@ from region.store.driver import sqlite3
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
-_Call = tuple[asyncio.AbstractEventLoop, "asyncio.Future[Any]", Work[Any]]
+_Call = tuple[asyncio.AbstractEventLoop, "asyncio.Future[Any]", Work[Any] | None]
+"""Without work: the connection is to be closed."""
 
 
 class LaneMetrics:
@@ -69,6 +70,20 @@ class Lane:
         except sqlite3.Error as error:
             raise self._error("error", f"failed: {error}") from error
 
+    async def renew(self) -> None:
+        """Close the connection behind what is queued and open another. What it held in memory is freed.
+
+        Raises:
+            UnavailableError: of the lane's own type: it cannot be opened now; the next call tries again.
+        """
+        if not self._closed:
+            renewed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._calls.put((asyncio.get_running_loop(), renewed, None))
+            try:
+                await renewed
+            except sqlite3.Error as error:
+                raise self._error("error", f"failed: {error}") from error
+
     async def close(self) -> None:
         """Finish what was begun and queued, then let go of the connection."""
         if not self._closed:
@@ -83,17 +98,30 @@ class Lane:
     def _run(self) -> None:
         connection: sqlite3.Connection | None = None
         while (call := self._calls.get()) is not None:
-            loop, future, work = call
-            if future.cancelled():
-                continue
-            try:
-                if connection is None:
-                    connection = self._connect()
-                settle(loop, future, result=work(connection))
-            except Exception as error:  # whatever it is, it belongs to the caller
-                settle(loop, future, error=error)
+            connection = self._serve(connection, *call)
+            # A lane that waits must not hold whom the last call was about.
+            del call
         if connection is not None:
             connection.close()
+
+    def _serve(
+        self, connection: sqlite3.Connection | None, loop: asyncio.AbstractEventLoop, future: "asyncio.Future[Any]",
+        work: Work[Any] | None,
+    ) -> sqlite3.Connection | None:  # fmt: skip
+        """Do one call; returns the connection that the next one finds."""
+        if work is None:
+            if connection is not None:
+                connection.close()
+            connection = None
+        if future.cancelled():
+            return connection
+        try:
+            if connection is None:
+                connection = self._connect()
+            settle(loop, future, result=work(connection) if work is not None else None)
+        except Exception as error:  # whatever it is, it belongs to the caller
+            settle(loop, future, error=error)
+        return connection
 
 
 def settle(

@@ -163,6 +163,9 @@ class MemoryStore:
             del self._erasures[mark]
         return gone + len(buckets) + len(old)
 
+    async def renew(self) -> None:
+        """Nothing is held that could be let go of from here."""
+
     async def close(self) -> None:
         """Nothing to let go of."""
 

@@ -273,6 +273,10 @@ class Store(Protocol):
         """Have the bytes of what was forgotten leave the store's files too; returns what cannot, "" if all did."""
         ...
 
+    async def renew(self) -> None:
+        """Let go of what connections hold in memory of before; the next calls open them anew."""
+        ...
+
     async def expire(
         self, *, sessions_before_ms: int, counts_before_ms: int, users_before_ms: int = 0, erasures_before_ms: int = 0
     ) -> int:  # fmt: skip

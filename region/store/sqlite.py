@@ -244,6 +244,11 @@ class SqliteStore:
         gone += await self._delete("expire_aggregates", TREND, counts_before_ms - TREND_BUCKET_MS)
         return gone + await self._delete("expire_aggregates", ITEM, counts_before_ms - ITEM_BUCKET_MS)
 
+    async def renew(self) -> None:
+        """Open connections anew: what they held in memory is freed."""
+        for lane in (self._reads, self._scans, self._writes):
+            await lane.renew()
+
     async def close(self) -> None:
         """Finish what is queued and let go of the file."""
         for lane in (self._reads, self._scans, self._writes):

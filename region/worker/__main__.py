@@ -2,6 +2,7 @@
 
 import sys
 
+from infra.plumbing.environment import OVERWRITING
 from infra.plumbing.http.serving import run_with_settings
 from region.settings import RegionSettings
 from region.worker.process import run_worker
@@ -15,6 +16,7 @@ def main(arguments: list[str]) -> int:
         run_worker,
         description="Apply the region's log of events to its store, and tell the edges.",
         arguments=arguments,
+        environment=lambda settings: OVERWRITING if settings.overwrite_freed_memory else {},
     )
 
 

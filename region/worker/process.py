@@ -22,6 +22,8 @@ from region.events.port import Log
 from region.events.schema_check import check_event_schema
 from region.events.streaming import Streaming
 from region.events.waking import LOG_TOPIC
+from region.keeping.wiping import LOOK_S as WIPE_LOOK_S
+from region.keeping.wiping import Wiper
 from region.settings import RegionSettings
 from region.store.applying import COUNTS_LIFE_MS
 from region.store.opening import open_store
@@ -63,6 +65,8 @@ class Worker:
         self._grid = grid
         self._clock = clock
         self._telemetry = telemetry
+        parts = (store, log) if dead_letters is None else (store, log, dead_letters)
+        self._wiper = Wiper(epoch=log.erasures, parts=parts, tell=_nothing)
         self._wake = asyncio.Event()
         self._waiting_for: str | None = "the first look at the log"
         self._failures = Counter(
@@ -118,6 +122,15 @@ class Worker:
                 self._put_off("retain", error)
             await _first_of(RETENTION_INTERVAL_S, stop)
 
+    async def wipe(self, stop: asyncio.Event) -> None:
+        """Let go of whom the region erased, in memory too, until `stop`."""
+        while not stop.is_set():
+            try:
+                await self._wiper.look()
+            except (UnavailableError, OSError) as error:
+                self._put_off("wipe", error)
+            await _first_of(WIPE_LOOK_S, stop)
+
     async def expire_once(self) -> None:
         """Forget what is past its life."""
         now_ms = self._clock.now_ms()
@@ -145,7 +158,7 @@ class Worker:
             self._telemetry.logger.debug("applied", extra={"fields": {"events": applied}})
         return applied
 
-    def _put_off(self, loop: str, error: UnavailableError) -> None:
+    def _put_off(self, loop: str, error: Exception) -> None:
         self._failures.labels(loop).inc()
         self._telemetry.logger.warning("put off", extra={"fields": {"loop": loop, "reason": str(error)}})
 
@@ -186,6 +199,7 @@ async def run_worker(settings: RegionSettings, stop: asyncio.Event, *, clock: Cl
             stop,
             worker.stream(stop),
             worker.retain(stop),
+            worker.wipe(stop),
             worker.listen(stop),
             serve(
                 app,
@@ -210,6 +224,10 @@ async def run_together(stop: asyncio.Event, *loops: Coroutine[Any, Any, None]) -
     for outcome in outcomes:
         if isinstance(outcome, BaseException):
             raise outcome
+
+
+async def _nothing() -> None:
+    """A worker has nobody to tell."""
 
 
 async def _first_of(timeout_s: float, *events: asyncio.Event) -> None:

@@ -55,6 +55,8 @@ LETTER_EVERY = 10
 LIST_EVERY = 5
 CAUGHT_UP_WITHIN_S = 120.0
 BACKUP_PAGE = 1_000
+WIPED_WITHIN_S = 6.0
+"""Each process looks for erasures once a second, and wipes a second later (`region.keeping.wiping`)."""
 WORST = ("found", "found_in_memory", "found_raw_before", "found_in_backup")
 _CHUNK = 4 << 20
 _NAME = re.compile(rb"(?=([0-9a-f]{32}))")
@@ -98,6 +100,7 @@ def _bars(figures: dict[str, float], subjects: int) -> tuple[Bar, ...]:
             0.0,
             unit="subjects",
         ),
+        at_least("subjects that the same dump shows before", figures["found_in_memory_before"], 1.0, unit="subjects"),
         at_least("share of late events that are refused", figures["late_refused"], 1.0, unit=""),
         at_least("share of receipts that verify and are complete", figures["receipts_complete"], 1.0, unit=""),
     )
@@ -108,7 +111,7 @@ def _notes(subjects: int, events: int) -> tuple[str, ...]:
         f"{subjects} subjects a run, {events} events each and one more a moment before; SQLite log and store.",
         "Searched: the node's state directory and its logs and spans, as raw bytes, in the pseudonym's own form. "
         "Not searched: blocks that the file system has freed. `found` is of files and tables; `found_in_memory` is of "
-        "the processes' whole memory, where what Python has let go of is not written over.",
+        "the processes' whole writable memory, freed or not, some seconds behind the last erasure.",
         "No edge takes part; that edges drop an erased subject's lists is shown by tests.",
     )
 
@@ -159,6 +162,7 @@ class _Round:
             before = await asyncio.to_thread(self._found)
             raw = await asyncio.to_thread(found_names, self._node.state.parent, frozenset(self._people), None)
             backup = await asyncio.to_thread(self._back_up)
+            in_memory = await asyncio.to_thread(names_in_memory, self._pids(), frozenset(self._people))
             stop = asyncio.Event()
             others = [asyncio.create_task(self._others(session, number, stop)) for number in range(OTHERS)]
             started_s = self._clock.monotonic_s()
@@ -168,6 +172,7 @@ class _Round:
             stop.set()
             meanwhile = sum(await asyncio.gather(*others))
             await self._caught_up()
+        await asyncio.sleep(WIPED_WITHIN_S)
         dumped = await asyncio.to_thread(names_in_memory, self._pids(), frozenset(self._people))
         after = await asyncio.to_thread(self._found)
         return {
@@ -176,6 +181,7 @@ class _Round:
             "found_before": len(before) / len(self._people),
             "receipts_complete": sum(complete) / len(complete), "other_events_per_s": meanwhile / seconds,
             "late_refused": sum(refused) / len(refused), "found_in_memory": float(len(dumped)),
+            "found_in_memory_before": float(len(in_memory)),
         }  # fmt: skip
 
     async def _live(self, session: aiohttp.ClientSession, subject: str) -> bool:

@@ -6,7 +6,7 @@ import errno
 import signal
 import ssl
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,6 +16,7 @@ from aiohttp import web
 from prometheus_client import Counter
 
 from infra.plumbing.clock import SystemClock
+from infra.plumbing.environment import restart_with
 from infra.plumbing.errors import AtollError, SettingsError
 from infra.plumbing.http.doors import keep_doors, tell_refused
 from infra.plumbing.http.guarding import GuardedRunner, guard
@@ -54,10 +55,12 @@ def run_with_settings(
     *,
     description: str,
     arguments: Sequence[str],
+    environment: Callable[[S], Mapping[str, str]] = lambda _settings: {},
 ) -> int:
     """`python -m module --settings FILE`: read the settings, run `main` until SIGTERM; returns the exit code.
 
-    2 stands for settings that cannot be used, or an address that is taken.
+    2 stands for settings that cannot be used, or an address that is taken. `environment` names variables that the
+    program must have been started with: where they are missing it is run anew, as the same process.
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m {module}", description=description, epilog=f"example: python -m {module} --settings node.toml"
@@ -71,7 +74,9 @@ def run_with_settings(
     path: Path = parser.parse_args(arguments).settings
 
     async def run(stop: asyncio.Event) -> None:
-        await main(load_settings(path, settings_type), stop)
+        settings = load_settings(path, settings_type)
+        restart_with(environment(settings))
+        await main(settings, stop)
 
     return run_process(run)
 

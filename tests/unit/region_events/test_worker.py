@@ -169,7 +169,7 @@ async def test_the_whole_worker_runs_on_files_and_ends_when_told(tmp_path: Path)
     await log.append([logged(1, item="x", at_ms=SystemClock().now_ms(), received_ms=SystemClock().now_ms())])
     stop = asyncio.Event()
     running = asyncio.create_task(run_worker(settings, stop, clock=SystemClock()))
-    store = open_store(settings)
+    store = open_store(settings, read_timeout_s=5.0)
     while (await store.applied_offsets()).get(0, 0) < 1:
         pass
     stop.set()

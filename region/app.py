@@ -318,7 +318,9 @@ def _open_releases(
     async def start_retrieval(directory: Path, _manifest: Manifest) -> RetrievalProcess:
         # A path of its own for each process, and a short one: the kernel takes 107 bytes.
         socket = Path(settings.run_directory or state) / f"ann-{settings.port}-{next(numbers)}.sock"
-        process = RetrievalProcess(release=directory, socket=socket, clock=clock, metrics_host=settings.host)
+        process = RetrievalProcess(
+            release=directory, socket=socket, clock=clock, metrics_host=settings.host, gives_way=bool(len(retrievals))
+        )
         retrievals.add(process)
         await process.start()
         return process

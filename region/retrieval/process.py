@@ -12,6 +12,7 @@ from pathlib import Path
 
 from infra.contracts.features import FloatArray, IntArray
 from infra.plumbing.clock import Clock
+from region.retrieval.child import Child, start_child
 from region.retrieval.client import IN_FLIGHT_MAX, RetrievalClient
 from region.retrieval.errors import RetrievalUnavailableError
 from region.retrieval.protocol import Hello
@@ -44,6 +45,7 @@ class RetrievalProcess:
         start_timeout_s: how long loading and warming may take.
         in_flight_max: searches at once on this side.
         metrics_host: where the process serves its `/metrics`, on a free port; empty: nowhere.
+        gives_way: another release answers while this one loads, and comes first.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class RetrievalProcess:
         start_timeout_s: float = START_TIMEOUT_S,
         in_flight_max: int = IN_FLIGHT_MAX,
         metrics_host: str = "",
+        gives_way: bool = False,
     ) -> None:
         check_socket_path(socket.absolute())
         self._release = release.resolve()
@@ -66,11 +69,12 @@ class RetrievalProcess:
         self._threads = threads
         self._start_timeout_s = start_timeout_s
         self._client = RetrievalClient(socket=self._socket, in_flight_max=in_flight_max)
-        self._child: asyncio.subprocess.Process | None = None
+        self._child: Child | None = None
         self._said: collections.deque[str] = collections.deque(maxlen=STDERR_LINES_KEPT)
         self._listening: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
         self._metrics_host = metrics_host
+        self._gives_way = gives_way
         self._metrics_address = ""
         self.restarts = 0
 
@@ -122,16 +126,19 @@ class RetrievalProcess:
         self._socket.unlink(missing_ok=True)
 
     async def _spawn(self) -> None:
-        self._child = await asyncio.create_subprocess_exec(
+        words = (
             self._python, "-m", "region.retrieval", "--release", str(self._release), "--socket", str(self._socket),
             "--threads", str(self._threads), "--metrics-host", self._metrics_host, "--exit-with-stdin",
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, cwd=_ROOT,
+            *(("--give-way",) if self._gives_way else ()),
         )  # fmt: skip
-        self._listening = asyncio.create_task(self._listen(self._child))
+        # Whoever starts it again waits for it.
+        self._gives_way = False
+        child = self._child = await start_child(words, directory=_ROOT)
+        self._listening = asyncio.create_task(self._listen(child))
         line = b""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._start_timeout_s):
-                line = await _stream(self._child.stdout).readline()
+                line = await child.stdout.readline()
         word, _, address = line.strip().partition(b" ")
         if word != READY:
             await self._end_child()
@@ -139,10 +146,9 @@ class RetrievalProcess:
             raise RetrievalUnavailableError(f"the retrieval process did not start: {said}")
         self._metrics_address = address.decode()
 
-    async def _listen(self, child: asyncio.subprocess.Process) -> None:
+    async def _listen(self, child: Child) -> None:
         """Keep the last of what the process says; a full pipe would stop it."""
-        stderr = _stream(child.stderr)
-        while chunk := await stderr.read(65_536):
+        while chunk := await child.stderr.read(65_536):
             self._said.extend(line.strip() for line in chunk.decode(errors="replace").splitlines() if line.strip())
 
     async def _keep_running(self) -> None:
@@ -151,6 +157,7 @@ class RetrievalProcess:
         while self._child is not None:
             code = await self._child.wait()
             failures = 1 if self._clock.monotonic_s() - started_s >= STABLE_AFTER_S else failures + 1
+            self._child.close()
             _log.warning("the retrieval process ended with %s; last words: %s", code, " ".join(self._said))
             await asyncio.sleep(restart_delay_s(failures))
             self.restarts += 1
@@ -162,8 +169,7 @@ class RetrievalProcess:
         child = self._child
         if child is None:
             return
-        if child.stdin is not None:
-            child.stdin.close()
+        child.close_stdin()
         for end in (child.terminate, child.kill):
             if child.returncode is None:
                 with contextlib.suppress(TimeoutError):
@@ -175,9 +181,4 @@ class RetrievalProcess:
         await child.wait()
         if self._listening is not None:
             await asyncio.gather(self._listening, return_exceptions=True)
-
-
-def _stream(stream: asyncio.StreamReader | None) -> asyncio.StreamReader:
-    if stream is None:
-        raise RetrievalUnavailableError("the retrieval process has no output.")
-    return stream
+        child.close()

@@ -18,6 +18,7 @@ from typing import cast
 import numpy as np
 from prometheus_client import CollectorRegistry
 
+from infra.contracts.release import Manifest
 from infra.plumbing.clock import Clock, SystemClock
 from infra.plumbing.errors import AtollError
 from region.retrieval.errors import IndexUnusableError, QueryRefusedError
@@ -48,6 +49,8 @@ QUEUE_MAX = 1_024
 BATCH_MAX = 64
 CONNECTIONS_MAX = 64
 UNSENT_BYTES_MAX = 16 << 20
+LOADING_NICENESS = 10
+"""Of a process that loads beside one that answers: a tenth of a busy core, and whoever answers comes first."""
 SOCKET_PATH_BYTES_MAX = 100
 """The kernel takes 107; a temporary suffix must fit too."""
 
@@ -242,16 +245,19 @@ def _remove(socket: Path) -> None:
     socket.unlink(missing_ok=True)
 
 
-async def run(release: Path, socket: Path, *, threads: int, exit_with_stdin: bool, metrics_host: str = "") -> int:
+async def run(
+    release: Path, socket: Path, *, threads: int, exit_with_stdin: bool, metrics_host: str = "", gives_way: bool = False
+) -> int:
     """The whole process: load, warm, serve until SIGTERM or SIGINT (or the end of stdin). Returns the exit code.
 
-    `metrics_host`: where `/metrics` is served, on a port that the kernel picks; empty: nowhere.
+    `metrics_host`: where `/metrics` is served, on a port that the kernel picks; empty: nowhere. `gives_way`: others
+    answer while this loads, and come first.
     """
     if exit_with_stdin:
         threading.Thread(target=_exit_with_stdin, daemon=True).start()
     try:
         check_socket_path(socket)
-        index, manifest = load_index(release)
+        index, manifest = await _loaded(release, niceness=LOADING_NICENESS if gives_way else 0)
     except AtollError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
@@ -260,6 +266,21 @@ async def run(release: Path, socket: Path, *, threads: int, exit_with_stdin: boo
     with metrics_page(registry, metrics_host) as address:
         await _serve_until_signalled(server, socket, address)
     return 0
+
+
+async def _loaded(release: Path, *, niceness: int) -> tuple[Index, Manifest]:
+    """Load in a thread of this niceness: on Linux that is a thread's own (setpriority(2)), so it ends with the loading.
+
+    Raises:
+        IndexUnusableError: see `load_index`.
+    """
+
+    def work() -> tuple[Index, Manifest]:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + niceness)
+        return load_index(release)
+
+    with ThreadPoolExecutor(1, thread_name_prefix="load") as pool:
+        return await asyncio.get_running_loop().run_in_executor(pool, work)
 
 
 async def _serve_until_signalled(server: RetrievalServer, socket: Path, metrics_address: str) -> None:

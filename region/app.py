@@ -36,6 +36,7 @@ from region.api.relay import RelayDesk
 from region.api.resident_doors import ResidentDoors
 from region.api.routes import CallerDoors
 from region.api.rule_doors import RuleDoors, hear_rules
+from region.api.suggesting import Suggester
 from region.api.targets import metrics_targets
 from region.api.trying import CountedEvents, TrialDesk
 from region.api.withdrawing import hear_withdrawals
@@ -68,9 +69,11 @@ from region.rules.regional import Withdrawals
 from region.settings import RegionSettings
 from region.store.opening import apply_rules, open_store
 from region.store.port import Store
+from region.suggest.keeping import SuggestKeeper
 
 HEAR_RETRY_S = 1.0
 ADDITIONS_TIDY_S = 2.0
+SUGGEST_REFRESH_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +112,7 @@ class Node:
     answers: Answers
     board: NoticeBoard
     privacy: Privacy
+    suggestions: SuggestKeeper
 
 
 async def run(settings: RegionSettings, stop: asyncio.Event, *, clock: Clock | None = None) -> None:
@@ -129,6 +133,7 @@ async def run(settings: RegionSettings, stop: asyncio.Event, *, clock: Clock | N
         async with background.running(
             {
                 **node.answers.work(background, clock),
+                "suggestions": background.repeat("suggestions", node.suggestions.refresh, every_s=SUGGEST_REFRESH_S),
                 "log": background.repeat("log", node.data.log.connect, every_s=HEAR_RETRY_S),
                 "withdrawals": background.repeat(
                     "withdrawals", lambda: hear_withdrawals(node.data.grid, node.data.withdrawals), every_s=HEAR_RETRY_S
@@ -206,7 +211,7 @@ async def open_node(settings: RegionSettings, stack: AsyncExitStack, telemetry: 
         admit=either_door(home_only, operators_only),
     )  # fmt: skip
     resident = ResidentDoors(data.store, home_only)
-    discovery = _discovery(settings, answers, releases, clock, home_only)
+    discovery, suggestions = _discovery(settings, data, answers, releases, telemetry, clock, home_only)
     for room in (callers, operators, notices, rules, added, privacy.doors, resident, discovery):
         app.add_routes(room.routes())
     app.add_routes(
@@ -217,7 +222,9 @@ async def open_node(settings: RegionSettings, stack: AsyncExitStack, telemetry: 
     )  # fmt: skip
     app.add_routes(operations_routes(telemetry, lambda: waits_for(releases.activator)))
     app.add_routes([metrics_targets(settings.region, releases.retrievals)])
-    return Node(app=app, data=data, releases=releases, answers=answers, board=board, privacy=privacy)
+    return Node(
+        app=app, data=data, releases=releases, answers=answers, board=board, privacy=privacy, suggestions=suggestions
+    )
 
 
 def _caller_doors(
@@ -353,12 +360,25 @@ def _learning(settings: RegionSettings, timely: LateEvents, answers: Answers, re
 
 
 def _discovery(
-    settings: RegionSettings, answers: Answers, releases: Releases, clock: Clock, home_only: Door
-) -> DiscoveryDoors:
-    return DiscoveryDoors(
-        region=settings.region, funnel=answers.funnel, compute=answers.compute, lease=releases.activator.lease,
-        clock=clock, home_only=home_only,
+    settings: RegionSettings, data: Data, answers: Answers, releases: Releases, telemetry: Telemetry, clock: Clock,
+    home_only: Door,
+) -> tuple[DiscoveryDoors, SuggestKeeper]:  # fmt: skip
+    def active() -> tuple[str, Path] | None:
+        release = releases.activator.active_release
+        return None if release is None else (release, releases.store.directory(release).path)
+
+    keeper = SuggestKeeper(
+        Path(settings.state_directory) / "suggest", release=active, clock=clock, registry=telemetry.registry
+    )
+    suggester = Suggester(
+        region=settings.region, index=lambda: keeper.current, funnel=answers.funnel, compute=answers.compute,
+        store=data.store, lease=releases.activator.lease, clock=clock, registry=telemetry.registry,
     )  # fmt: skip
+    doors = DiscoveryDoors(
+        region=settings.region, funnel=answers.funnel, compute=answers.compute, lease=releases.activator.lease,
+        clock=clock, home_only=home_only, suggester=suggester,
+    )  # fmt: skip
+    return doors, keeper
 
 
 def _open_answers(

@@ -14,9 +14,9 @@ from edge.client.errors import AtollClientError, NotReachedError, ProblemError
 from edge.client.events import EventBuffer
 from edge.client.requests import Credentials, encode_vector
 from edge.client.synchronous import AtollClient
-from edge.client.types import Ack, BulkItem, Choices, Event, ListItem, ListPage
+from edge.client.types import Ack, BulkItem, Choices, Event, ListItem, ListPage, Suggestions
 
 __all__ = [
     "Ack", "AsyncAtollClient", "AtollClient", "AtollClientError", "BulkItem", "Choices", "Credentials", "Event",
-    "EventBuffer", "ListItem", "ListPage", "NotReachedError", "ProblemError", "encode_vector",
+    "EventBuffer", "ListItem", "ListPage", "NotReachedError", "ProblemError", "Suggestions", "encode_vector",
 ]  # fmt: skip

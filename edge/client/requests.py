@@ -76,6 +76,12 @@ def events_call(events: Iterable[Event]) -> Call:
     return Call(method="POST", path="/v1/events", body=msgspec.json.encode({"events": list(events)}))
 
 
+def suggest_call(q: str, **options: Any) -> Call:
+    """What a few letters may mean."""
+    params = [("q", q), *(pair for name, value in options.items() for pair in _pairs(name, value))]
+    return Call(method="GET", path="/v1/suggest", params=params)
+
+
 def choices_call(**options: Any) -> Call:
     """What somebody new may choose from."""
     params = [pair for name, value in options.items() for pair in _pairs(name, value)]

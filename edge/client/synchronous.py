@@ -21,9 +21,10 @@ from edge.client.requests import (
     list_call,
     onboarding_call,
     opt_out_call,
+    suggest_call,
 )
 from edge.client.retrying import RETRIES, RetryPolicy
-from edge.client.types import Ack, BulkItem, Choices, Event, ListItem, ListPage
+from edge.client.types import Ack, BulkItem, Choices, Event, ListItem, ListPage, Suggestions
 from infra.plumbing.clock import Clock
 
 
@@ -126,6 +127,11 @@ class AtollClient:
             buffer.done(batch)
             taken += ack.accepted + ack.duplicates
         return taken
+
+    def suggest(self, q: str, *, timeout_s: float | None = None, **options: Any) -> Suggestions:
+        """What the letters `q` may mean (`n`, `locale`, `country`). Raises as `list` does."""
+        reply, _ = self._run(suggest_call(q, **options), timeout_s)
+        return decoded(reply.body, Suggestions)
 
     def choices(self, *, timeout_s: float | None = None, **options: Any) -> Choices:
         """What somebody new may choose from (`categories`, `items`, `locale`, `country`). Raises as `list` does."""

@@ -110,6 +110,25 @@ class Choices(msgspec.Struct, frozen=True):
     degraded: tuple[str, ...] = ()
 
 
+class Suggestion(msgspec.Struct, frozen=True):
+    """One suggestion: an `item` (with its id), a `category` or a `brand`."""
+
+    kind: str
+    text: str
+    item: str = ""
+
+
+class Suggestions(msgspec.Struct, frozen=True):
+    """What a few letters may mean; `meant` is what was searched for when a typo was corrected."""
+
+    suggestions: tuple[Suggestion, ...]
+    meant: str = ""
+    release: str = ""
+    region: str = ""
+    personal: bool = False
+    degraded: tuple[str, ...] = ()
+
+
 class BulkItem(msgspec.Struct, frozen=True):
     """One subject's answer of a bulk call; `detail` says what was wrong where `status` is not 200."""
 

@@ -1,6 +1,8 @@
-"""What to choose from, asked of the region once for everybody; from the release's own lists when no region answers."""
+"""What to choose from and what letters mean: asked of the region once for everybody, or of the release's lists."""
 
+import itertools
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import msgspec
 
@@ -9,10 +11,22 @@ from edge.discovery.kept import KeptAnswers
 from edge.lists.release_lists import LoadedLists
 from edge.routing.concurrency import Priority
 from edge.routing.port import RegionCallError
-from infra.contracts.discovery import ChoiceCategory, ChoiceItem, ChoicesAnswer, ChoicesCall
+from infra.contracts.discovery import (
+    ChoiceCategory,
+    ChoiceItem,
+    ChoicesAnswer,
+    ChoicesCall,
+    SuggestAnswer,
+    SuggestCall,
+    Suggestion,
+)
 from infra.contracts.messages import Context
 from infra.plumbing.errors import OverloadedError, UnavailableError
+from infra.plumbing.text import folded
 
+T = TypeVar("T")
+LOOKED_AT_MAX = 5_000
+"""Titles of the release's lists that are looked through while no region answers."""
 DEGRADED = ("region",)
 """Says that the region did not take part."""
 
@@ -24,10 +38,12 @@ class DiscoveryDesk:
         self._parts = parts
         self._deadline_s = deadline_s
         self._choices: KeptAnswers[ChoicesAnswer] = KeptAnswers(clock=parts.clock, entries_max=500)
+        self._suggested: KeptAnswers[SuggestAnswer] = KeptAnswers(clock=parts.clock)
 
     async def close(self) -> None:
         """Cancel what is under way."""
         await self._choices.close()
+        await self._suggested.close()
 
     async def choices(self, call: ChoicesCall) -> tuple[ChoicesAnswer, float]:
         """What somebody new may choose from, and how old it is in seconds.
@@ -49,7 +65,36 @@ class DiscoveryDesk:
             answer, age_s = self._choices.stale(key) or self._from_lists(call), 0.0
         return self._without_withdrawn(answer), age_s
 
-    async def _ask(self, ask: Callable[[str, float], Awaitable[ChoicesAnswer]]) -> ChoicesAnswer:
+    async def suggest(self, call: SuggestCall) -> tuple[SuggestAnswer, float]:
+        """What a few letters may mean, and how old the answer is; with a subject it is asked for anew.
+
+        Raises:
+            UnavailableError: nobody answers and this edge has never seen a release's lists.
+        """
+        context = Context(locale=call.context.locale, country=call.context.country)
+        call = msgspec.structs.replace(call, context=context)
+
+        async def ask() -> SuggestAnswer:
+            return await self._ask(lambda url, timeout_s: self._parts.region.suggest(url, call, timeout_s=timeout_s))
+
+        key = (self._parts.ledger.edition, call.n, context, folded(call.q))
+        try:
+            answer, age_s = (await ask(), 0.0) if call.subject is not None else await self._suggested.get(key, ask)
+        except (RegionCallError, TimeoutError, OverloadedError):
+            answer, age_s = self._suggested.stale(key) or self._suggest_from_lists(call), 0.0
+        withdrawn = self._parts.ledger.withdrawn
+        kept = tuple(one for one in answer.suggestions if not one.item or one.item not in withdrawn)
+        return msgspec.structs.replace(answer, suggestions=kept), age_s
+
+    def _suggest_from_lists(self, call: SuggestCall) -> SuggestAnswer:
+        lists = self._parts.lists()
+        if lists is None:
+            raise UnavailableError("no region answers, and this edge has seen no release yet.", fix="Try again soon.")
+        return SuggestAnswer(
+            suggestions=suggestions_in(lists, call), release=lists.release, region=lists.region, degraded=DEGRADED
+        )
+
+    async def _ask(self, ask: Callable[[str, float], Awaitable[T]]) -> T:
         parts = self._parts
         reply = await parts.dispatcher.ask(
             parts.own_region, ask, deadline_s=parts.clock.monotonic_s() + self._deadline_s,
@@ -74,6 +119,18 @@ class DiscoveryDesk:
             for one in answer.categories
         ]
         return msgspec.structs.replace(answer, categories=tuple(one for one in kept if one.items))
+
+
+def suggestions_in(lists: LoadedLists, call: SuggestCall) -> tuple[Suggestion, ...]:
+    """Items of the release's own lists with a word that begins like what was typed; exact, and popular ones first."""
+    wanted, titles = folded(call.q), lists.lists.titles
+    popular = lists.lists.popular.get("all", ())
+    found = [
+        Suggestion(kind="item", text=titles[item], item=item)
+        for item in itertools.islice(dict.fromkeys((*popular, *titles)), LOOKED_AT_MAX)
+        if titles.get(item) and f" {folded(titles[item])}".find(f" {wanted}") >= 0
+    ]
+    return tuple(found[: call.n])
 
 
 def choices_in(lists: LoadedLists, call: ChoicesCall) -> tuple[ChoiceCategory, ...]:

@@ -5,8 +5,16 @@ from multidict import MultiMapping
 
 from edge.http.parameters import COUNTRY, LOCALE
 from edge.http.reading import matching, single, whole_number
-from infra.contracts.discovery import CHOICE_CATEGORIES_MAX, CHOICE_ITEMS_MAX, ChoicesCall
+from infra.contracts.discovery import (
+    CHOICE_CATEGORIES_MAX,
+    CHOICE_ITEMS_MAX,
+    QUERY_CHARACTERS_MAX,
+    SUGGEST_MAX,
+    ChoicesCall,
+    SuggestCall,
+)
 from infra.contracts.messages import Context
+from infra.plumbing.errors import InvalidInputError
 
 LIFE_S = 60
 DEGRADED_LIFE_S = 1
@@ -23,6 +31,21 @@ def parse_choices(parameters: MultiMapping[str]) -> ChoicesCall:
         items=_number(parameters, "items", CHOICE_ITEMS_MAX, ChoicesCall().items),
         context=parse_context(parameters),
     )
+
+
+def parse_suggest(parameters: MultiMapping[str], *, subject: str | None) -> SuggestCall:
+    """What is asked of `GET /v1/suggest`.
+
+    Raises:
+        InvalidInputError: a parameter is not usable; names it.
+    """
+    text = single(parameters, "q") or ""
+    if len(text) > QUERY_CHARACTERS_MAX or not (text.isprintable() or not text):
+        raise InvalidInputError(
+            "q is not usable.", fix=f"It has at most {QUERY_CHARACTERS_MAX} printable characters.", field="q"
+        )
+    n = _number(parameters, "n", SUGGEST_MAX, SuggestCall(q="").n)
+    return SuggestCall(q=text, n=n, subject=subject, context=parse_context(parameters))
 
 
 def parse_context(parameters: MultiMapping[str]) -> Context:

@@ -25,12 +25,13 @@ from edge.http.parameters import (
     LIST_PARAMETERS,
     REQUEST_ID_HEADER,
     SESSION_HEADER,
+    SUGGEST_PARAMETERS,
     USER_HEADER,
     VECTOR_HEADERS,
     Parameter,
 )
 from edge.http.rights import Export
-from infra.contracts.discovery import ChoicesAnswer
+from infra.contracts.discovery import ChoicesAnswer, SuggestAnswer
 from infra.contracts.events import EventAck
 from infra.contracts.messages import DegradationStep, RecommendationType
 
@@ -132,6 +133,16 @@ OPERATIONS: Final = (
         callers=(KEY,), parameters=(REQUEST_ID_HEADER,), body=BulkLine, body_media="application/x-ndjson",
         answers=(Answer(status=200, says="One line for each line.", body=BulkResult, media="application/x-ndjson"),),
         refusals=(*_EVERYBODY, "overloaded"),
+    ),
+    Operation(
+        id="suggest", method="GET", path="/v1/suggest", tag="discovery", summary="What a few letters may mean",
+        says="Categories, brands and items with a word that begins like `q`, the most popular first; a typo is "
+        "corrected and `meant` says how. With a token what its subject leans to comes earlier; without one the answer "
+        "may be kept.",
+        callers=(TOKEN, KEY, SESSION), callers_optional=True,
+        parameters=(*SUGGEST_PARAMETERS, SESSION_HEADER, USER_HEADER, REQUEST_ID_HEADER),
+        answers=(Answer(status=200, says="At most `n` suggestions; none is an answer too.", body=SuggestAnswer),),
+        refusals=_EVERYBODY,
     ),
     Operation(
         id="onboarding_choices", method="GET", path="/v1/onboarding", tag="discovery", summary="What to choose from",

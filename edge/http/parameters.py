@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 from msgspec import Meta
 
 from edge.calls import PAGE_MAX
-from infra.contracts.discovery import CHOICE_CATEGORIES_MAX, CHOICE_ITEMS_MAX
+from infra.contracts.discovery import CHOICE_CATEGORIES_MAX, CHOICE_ITEMS_MAX, QUERY_CHARACTERS_MAX, SUGGEST_MAX
 from infra.contracts.messages import SLATE_ITEMS_MAX, DeviceKind, ReferrerKind, Surface
 
 ITEM_CHARACTERS_MAX: Final = 128
@@ -97,6 +97,15 @@ CHOICES_PARAMETERS: Final = (
     Parameter(
         name="items", kind=Annotated[int, Meta(ge=1, le=CHOICE_ITEMS_MAX)], says="Of each category. Without it: 4."
     ),
+    LOCALE_PARAMETER,
+    COUNTRY_PARAMETER,
+)  # fmt: skip
+SUGGEST_PARAMETERS: Final = (
+    Parameter(
+        name="q", kind=Annotated[str, Meta(max_length=QUERY_CHARACTERS_MAX)],
+        says="What was typed so far, in any case, width and with or without accents. Empty: what is most popular.",
+    ),
+    Parameter(name="n", kind=Annotated[int, Meta(ge=1, le=SUGGEST_MAX)], says="How many. Without it: 10."),
     LOCALE_PARAMETER,
     COUNTRY_PARAMETER,
 )  # fmt: skip

@@ -14,7 +14,7 @@ from edge.discovery.desk import DiscoveryDesk
 from edge.discovery.onboarding import events_of
 from edge.hot.learning import OFFER
 from edge.http.bulk import BulkDesk
-from edge.http.discovery import kept_response, parse_choices
+from edge.http.discovery import kept_response, parse_choices, parse_suggest
 from edge.http.events import opt_out, parse_choice, parse_events, parse_onboarding, take_events, take_read
 from edge.http.identity import Identities
 from edge.http.openapi import encode_document, openapi_document
@@ -71,6 +71,7 @@ class EdgeRoutes:
         handlers: dict[str, Handler] = {
             "recommendations": self.recommendations,
             "events": self.events,
+            "suggest": self.suggest,
             "onboarding_choices": self.onboarding_choices,
             "onboarding": self.onboarding,
             "opt_out": self.opt_out,
@@ -134,6 +135,17 @@ class EdgeRoutes:
         read = parse_events(await self._body(request))
         ack = await take_read(self._parts, read, caller, timeout_s=self._settings.event_deadline_ms / 1000)
         return _json(encode_regional(ack))
+
+    async def suggest(self, request: web.Request) -> web.Response:
+        """`GET /v1/suggest`."""
+        caller = self._admitted(request)
+        if caller is None:
+            return self._too_many(request)
+        if caller.service is not None:
+            require(caller.service, Scope.READ)
+        answer, age_s = await self._discovery.suggest(parse_suggest(request.query, subject=caller.subject))
+        personal = answer.personal or caller.subject is not None
+        return kept_response(encode_regional(answer), age_s=age_s, degraded=answer.degraded, personal=personal)
 
     async def onboarding_choices(self, request: web.Request) -> web.Response:
         """`GET /v1/onboarding`."""

@@ -3,7 +3,7 @@
 import enum
 from typing import Protocol
 
-from infra.contracts.discovery import ChoicesAnswer, ChoicesCall
+from infra.contracts.discovery import ChoicesAnswer, ChoicesCall, SuggestAnswer, SuggestCall
 from infra.contracts.events import EventAck, EventBatch
 from infra.contracts.messages import (
     AwayAnswer,
@@ -79,6 +79,10 @@ class RegionPort(Protocol):
 
     async def choices(self, url: str, call: ChoicesCall, *, timeout_s: float) -> ChoicesAnswer:
         """What somebody new may choose from, from a node of this edge's own region."""
+        ...
+
+    async def suggest(self, url: str, call: SuggestCall, *, timeout_s: float) -> SuggestAnswer:
+        """What a few letters may mean, from a node of this edge's own region."""
         ...
 
     async def notices(self, url: str, call: NoticesCall, *, timeout_s: float) -> Notices:

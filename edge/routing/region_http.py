@@ -9,7 +9,7 @@ import msgspec
 from opentelemetry.trace import SpanKind, StatusCode
 
 from edge.routing.port import CallFailure, RegionCallError, Right
-from infra.contracts.discovery import ChoicesAnswer, ChoicesCall
+from infra.contracts.discovery import ChoicesAnswer, ChoicesCall, SuggestAnswer, SuggestCall
 from infra.contracts.events import EventAck, EventBatch
 from infra.contracts.messages import (
     AwayAnswer,
@@ -92,6 +92,12 @@ class HttpRegion:
         """See `RegionPort.choices`."""
         body = encode_global(call)
         return _decoded(await self._post(url, "/v1/onboarding/choices", body, self._own, timeout_s), ChoicesAnswer)
+
+    async def suggest(self, url: str, call: SuggestCall, *, timeout_s: float) -> SuggestAnswer:
+        """See `RegionPort.suggest`."""
+        return _decoded(
+            await self._post(url, "/v1/suggest", encode_regional(call), self._own, timeout_s), SuggestAnswer
+        )
 
     async def notices(self, url: str, call: NoticesCall, *, timeout_s: float) -> Notices:
         """See `RegionPort.notices`. Without a span: it belongs to no request."""

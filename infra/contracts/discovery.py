@@ -1,7 +1,7 @@
 """What edges ask a region of besides lists: what to choose from at the start, and what a few letters may mean."""
 
 from infra.contracts.messages import Context
-from infra.contracts.residency import Global, GlobalMessage
+from infra.contracts.residency import Global, GlobalMessage, Regional, RegionalMessage
 
 CHOICE_CATEGORIES_MAX = 24
 CHOICE_ITEMS_MAX = 12
@@ -38,4 +38,38 @@ class ChoicesAnswer(GlobalMessage, frozen=True, kw_only=True):
     categories: Global[tuple[ChoiceCategory, ...]]
     release: Global[str]
     region: Global[str]
+    degraded: Global[tuple[str, ...]] = ()
+
+
+SUGGEST_MAX = 20
+QUERY_CHARACTERS_MAX = 100
+
+
+class SuggestCall(RegionalMessage, frozen=True, kw_only=True):
+    """What may these letters mean? What people search for stays in their region."""
+
+    q: Regional[str]
+    n: Global[int] = 10
+    subject: Regional[str | None] = None
+    """Whose leanings may reorder what is found; None: the same for everybody."""
+    context: Global[Context] = Context()
+
+
+class Suggestion(GlobalMessage, frozen=True, kw_only=True):
+    """One suggestion. `kind`: `item`, `category` or `brand`; `item` is the id of an item."""
+
+    kind: Global[str]
+    text: Global[str]
+    item: Global[str] = ""
+
+
+class SuggestAnswer(RegionalMessage, frozen=True, kw_only=True):
+    """Categories and brands first, then items, each the most popular first."""
+
+    suggestions: Regional[tuple[Suggestion, ...]]
+    meant: Regional[str] = ""
+    """What was searched for in place of what was typed; empty when nothing was corrected."""
+    release: Global[str]
+    region: Global[str]
+    personal: Global[bool] = False
     degraded: Global[tuple[str, ...]] = ()

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from edge.routing.port import CallFailure, RegionCallError, Right
-from infra.contracts.discovery import ChoicesAnswer, ChoicesCall
+from infra.contracts.discovery import ChoicesAnswer, ChoicesCall, SuggestAnswer, SuggestCall
 from infra.contracts.events import EventAck, EventBatch
 from infra.contracts.messages import (
     AwayAnswer,
@@ -109,6 +109,9 @@ class FaultyRegions:
         )  # fmt: skip
 
     async def choices(self, url: str, call: ChoicesCall, *, timeout_s: float) -> ChoicesAnswer:
+        raise RegionCallError(CallFailure.UNREACHABLE)
+
+    async def suggest(self, url: str, call: SuggestCall, *, timeout_s: float) -> SuggestAnswer:
         raise RegionCallError(CallFailure.UNREACHABLE)
 
     async def notices(self, url: str, call: NoticesCall, *, timeout_s: float) -> Notices:

@@ -12,7 +12,15 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from infra.contracts import release as contract
-from infra.contracts.discovery import ChoiceCategory, ChoiceItem, ChoicesAnswer, ChoicesCall
+from infra.contracts.discovery import (
+    ChoiceCategory,
+    ChoiceItem,
+    ChoicesAnswer,
+    ChoicesCall,
+    SuggestAnswer,
+    SuggestCall,
+    Suggestion,
+)
 from infra.contracts.events import EventAck, EventBatch
 from infra.contracts.messages import (
     AwayAnswer,
@@ -162,6 +170,7 @@ class FakeRegion:
                 web.post("/v1/relay", self._relay),
                 web.post("/v1/events", self._events),
                 web.post("/v1/onboarding/choices", self._choices),
+                web.post("/v1/suggest", self._suggest),
                 web.post("/v1/privacy/opt-out", self._opt_out),
                 web.post("/v1/privacy/export", self._export),
                 web.post("/v1/privacy/erase", self._erase),
@@ -281,6 +290,17 @@ class FakeRegion:
         )
         return web.Response(
             body=encode_global(ChoicesAnswer(categories=categories, release=self.release, region=self.keys.region))
+        )
+
+    async def _suggest(self, request: web.Request) -> web.Response:
+        call = msgspec.json.decode(await request.read(), type=SuggestCall)
+        found = tuple(Suggestion(kind="item", text=f"{call.q} {n}", item=f"s-{n}") for n in range(call.n))
+        return web.Response(
+            body=encode_regional(
+                SuggestAnswer(
+                    suggestions=found, release=self.release, region=self.keys.region, personal=call.subject is not None
+                )
+            )
         )
 
     async def _export(self, request: web.Request) -> web.Response:

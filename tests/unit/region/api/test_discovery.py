@@ -7,12 +7,14 @@ import msgspec
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
+from prometheus_client import CollectorRegistry
 
 from infra.contracts.discovery import ChoicesAnswer, ChoicesCall
 from infra.contracts.residency import encode_global
 from infra.plumbing.http.middleware import frame
 from region.api.discovery import DiscoveryDoors
 from region.api.doors import service_door
+from region.api.suggesting import Suggester
 from region.funnel.release import LoadedRelease
 from tests.unit.region.worlds import World
 
@@ -29,6 +31,10 @@ async def client(world: World) -> AsyncIterator[Client]:
     doors = DiscoveryDoors(
         region="us-east", funnel=world.funnel, compute=world.compute, lease=lease, clock=world.clock,
         home_only=service_door("key"),
+        suggester=Suggester(
+            region="us-east", index=lambda: None, funnel=world.funnel, compute=world.compute, store=world.store,
+            lease=lease, clock=world.clock, registry=CollectorRegistry(),
+        ),
     )  # fmt: skip
     app = web.Application(middlewares=[frame(world.telemetry, world.clock)])
     app.add_routes(doors.routes())
@@ -63,5 +69,8 @@ async def test_what_may_not_be_shown_is_not_offered(world: World, client: Client
 
 async def test_only_own_edges_ask_and_within_bounds(client: Client) -> None:
     assert (await client.post("/v1/onboarding/choices", data=b"{}")).status == 401
+    for typed in ({"q": "x" * 101}, {"q": "a", "n": 0}, {"q": "a", "subject": "raw"}):
+        assert (await client.post("/v1/suggest", json=typed, headers=HOME)).status == 400
+    assert (await client.post("/v1/suggest", json={"q": "a"}, headers=HOME)).status == 200
     for asked in ({"categories": 0}, {"items": 13}, {"categories": "x"}):
         assert (await client.post("/v1/onboarding/choices", json=asked, headers=HOME)).status == 400

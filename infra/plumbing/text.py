@@ -1,0 +1,27 @@
+"""Text as people search for it: without case, accents and widths, so that what is typed finds what is written."""
+
+import unicodedata
+
+_ACCENTS = dict.fromkeys(range(768, 880))
+"""Combining marks of Latin, Greek and Cyrillic; those of kana tell letters apart and stay."""
+_KATAKANA = {code: code - 0x60 for code in range(0x30A1, 0x30F7)}
+"""To hiragana, which is what is typed first."""
+_ASCII_MARKS = {ord(mark): " " for mark in "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"}
+
+
+def folded(text: str) -> str:
+    """`text` in one form: words in lower case with single blanks between them."""
+    if not text.isascii():
+        parts = unicodedata.normalize("NFKD", text).translate(_ACCENTS)
+        text = unicodedata.normalize("NFC", parts).translate(_KATAKANA).casefold()
+        text = "".join(" " if unicodedata.category(mark)[0] in "PSZC" else mark for mark in text)
+    return " ".join(text.lower().translate(_ASCII_MARKS).split())
+
+
+def word_starts(text: str, *, limit: int) -> list[str]:
+    """`text` (folded) from each of its first `limit` words on: what a prefix may match."""
+    found, place = [text], text.find(" ")
+    while place >= 0 and len(found) < limit:
+        found.append(text[place + 1 :])
+        place = text.find(" ", place + 1)
+    return found

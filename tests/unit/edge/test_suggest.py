@@ -1,0 +1,55 @@
+"""Suggestions at the edge: asked once for everybody, anew with a token, from the lists when no region answers."""
+
+import asyncio
+
+import msgspec
+
+from edge.client import AtollClient
+from infra.contracts.discovery import SuggestCall
+from tests.unit.edge.conftest import World
+from tests.unit.edge.test_api import has_lists
+
+
+async def test_the_same_letters_are_asked_once_for_everybody(world: World) -> None:
+    client = await world.edge()
+    for typed in ("Mat", "mat", "MAT"):
+        answer = await client.get(f"/v1/suggest?q={typed}&n=3")
+    body = await answer.json()
+    assert [one["item"] for one in body["suggestions"]] == ["s-0", "s-1", "s-2"]
+    assert answer.headers["Cache-Control"] == "public, max-age=60"
+    assert len(world.home.calls("/v1/suggest")) == 1
+
+
+async def test_a_token_brings_its_own_order_which_nobody_keeps(world: World) -> None:
+    client = await world.edge()
+    for _ in range(2):
+        answer = await client.get("/v1/suggest?q=mat", headers=world.token())
+    assert answer.headers["Cache-Control"] == "private, no-store"
+    calls = [msgspec.json.decode(body, type=SuggestCall) for body in world.home.calls("/v1/suggest")]
+    assert [call.subject for call in calls] == [world.subject()] * 2
+
+
+async def test_bounds(world: World) -> None:
+    client = await world.edge()
+    assert (await client.get("/v1/suggest")).status == 200
+    for words in (f"q={'x' * 101}", "q=a&n=0", "q=a&n=21", "q=a&q=b", "q=%00"):
+        assert (await client.get(f"/v1/suggest?{words}")).status == 400
+
+
+async def test_without_a_region_titles_of_the_release_are_looked_through(world: World) -> None:
+    client = await world.edge()
+    await has_lists(world, client)
+    world.kill("home", "replica")
+    answer = await client.get("/v1/suggest?q=&n=2")
+    assert answer.status == 200
+    assert (await answer.json())["degraded"] == ["region"]
+
+
+async def test_the_client_asks_too(world: World) -> None:
+    url = str((await world.edge()).make_url("")).rstrip("/")
+
+    def application() -> list[str]:
+        with AtollClient(url, timeout_s=5) as atoll:
+            return [one.text for one in atoll.suggest("mat", n=2).suggestions]
+
+    assert await asyncio.to_thread(application) == ["mat 0", "mat 1"]

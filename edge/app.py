@@ -200,12 +200,12 @@ async def make_app(outside: Outside, stack: AsyncExitStack) -> web.Application:
     )
     edge = build(outside, region, metrics)
     watch(edge)
-    await _run(edge, outside, stack)
-    stats = RequestStats(telemetry.registry)
-    app = web.Application(middlewares=[frame(telemetry, outside.clock, stats)], client_max_size=settings.body_bytes_max)
     identities = Identities(
         keys=outside.keys, trust=outside.trust, clock=outside.clock, service_keys=outside.service_keys
     )
+    await _run(edge, outside, stack, identities)
+    stats = RequestStats(telemetry.registry)
+    app = web.Application(middlewares=[frame(telemetry, outside.clock, stats)], client_max_size=settings.body_bytes_max)
     caller_limits = CallerLimits(rate=Rate(settings.requests_per_caller_s, settings.burst_per_caller))
     address_limits = CallerLimits(rate=Rate(settings.requests_per_address_s, settings.burst_per_address))
     for work in _sharing(outside, caller_limits, metrics):
@@ -254,7 +254,7 @@ async def _secure(_request: web.Request, response: web.StreamResponse) -> None:
     response.headers["Server"] = "atoll-edge"  # Versions of what we run are nobody's business.
 
 
-async def _run(edge: Edge, outside: Outside, stack: AsyncExitStack) -> None:
+async def _run(edge: Edge, outside: Outside, stack: AsyncExitStack, identities: Identities) -> None:
     """Start what runs beside the requests. Stopped in the opposite order."""
     stack.callback(edge.library.close)
     stack.push_async_callback(edge.parts.dispatcher.close)
@@ -265,10 +265,14 @@ async def _run(edge: Edge, outside: Outside, stack: AsyncExitStack) -> None:
         edge.shelf.want(release)
         outside.telemetry.logger.info("the region switched", extra={"fields": {"release": release}})
 
+    def erased(subject: str) -> None:
+        edge.parts.filler.drop_subject(subject)
+        identities.forget(subject)
+
     listening = await start_listening(
         settings=outside.settings, ledger=edge.ledger, grid=outside.grid, region=edge.parts.region,
         clock=outside.clock, uniform=outside.uniform, metrics=edge.metrics, on_release=released,
-        on_erased=edge.parts.filler.drop_subject,
+        on_erased=erased,
     )  # fmt: skip
     lag = watch_lag(edge.parts.lag, outside.clock)
     for work in (edge.shelf.run(), edge.prober.run(), edge.warmer.run(), lag, *listening):

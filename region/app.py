@@ -46,7 +46,7 @@ from region.events.opening import open_log
 from region.events.port import Log
 from region.events.schema_check import check_event_schema
 from region.events.waking import Waker
-from region.funnel.labels import labels_of
+from region.funnel.labels import labels_of, title_of
 from region.funnel.opening import COMPUTE_THREADS, Answers, open_answers
 from region.funnel.release import LoadedRelease, open_release
 from region.keeping.wiping import LOOK_S as WIPE_LOOK_S
@@ -201,6 +201,7 @@ async def open_node(settings: RegionSettings, stack: AsyncExitStack, telemetry: 
     known = Known(
         store=data.store, log=data.log, samples=answers.samples, exposures=answers.exposures,
         requests=answers.requests, pages=answers.rulings.pages, trials=releases.trials, tastes=answers.tastes,
+        lists=answers.recommender, title_of=lambda item: title_of(releases.activator.current, item),
     )  # fmt: skip
     privacy = open_privacy(
         settings, stack, keys=keys, known=known, announcer=data.announcer, accesses=accesses, clock=clock,

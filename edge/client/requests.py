@@ -5,6 +5,7 @@ import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 
@@ -97,6 +98,11 @@ def onboarding_call(**chosen: Sequence[str]) -> Call:
 def opt_out_call(*, opted_out: bool) -> Call:
     """The caller's choice about personal lists."""
     return Call(method="PUT", path="/v1/privacy/opt-out", body=msgspec.json.encode({"opted_out": opted_out}))
+
+
+def why_call(item: str, *, locale: str) -> Call:
+    """Why the caller sees an item."""
+    return Call(method="GET", path=f"/v1/privacy/why/{quote(item, safe='')}", params=[("locale", locale)])
 
 
 def bulk_call(users: Iterable[str], **options: Any) -> Call:

@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
+import msgspec
 
 from edge.client.events import BATCH_MAX, EventBuffer
 from edge.client.flow import Flow, Send
@@ -22,6 +23,7 @@ from edge.client.requests import (
     onboarding_call,
     opt_out_call,
     suggest_call,
+    why_call,
 )
 from edge.client.retrying import RETRIES, RetryPolicy
 from edge.client.types import Ack, BulkItem, Choices, Event, ListItem, ListPage, Suggestions
@@ -142,6 +144,12 @@ class AtollClient:
         """What somebody new chose: `likes`, `dislikes`, `categories`, `brands`, `creators`. Raises as `list` does."""
         reply, _ = self._run(onboarding_call(**chosen), timeout_s)
         return ack_of(reply)
+
+    def why(self, item: str, *, locale: str = "en", timeout_s: float | None = None) -> dict[str, Any]:
+        """Why the user sees an item: which of their signals put it there, and what they can do. Raises as `events`."""
+        reply, _ = self._run(why_call(item, locale=locale), timeout_s)
+        explanation: dict[str, Any] = msgspec.json.decode(reply.body)
+        return explanation
 
     def opt_out(self, *, opted_out: bool = True, timeout_s: float | None = None) -> None:
         """The user's choice about personal lists; it holds when this returns. Raises as `list` does."""

@@ -76,6 +76,12 @@ class Identities:
         held = self._young.get(digest) or self._remembered(digest)
         return held if held is not None and epoch_s < held.principal.expires_s else None
 
+    def forget(self, subject: str) -> None:
+        """Let go of what is remembered of an erased subject's tokens; those that still hold are verified anew."""
+        for remembered in (self._young, self._old):
+            for digest in [digest for digest, held in remembered.items() if held.subject == subject]:
+                del remembered[digest]
+
     def of_service(self, key: ServiceKey, user: str | None, *, session: str | None = None) -> Caller:
         """A service that calls for `user`, a raw id of this region, or for nobody.
 

@@ -23,11 +23,13 @@ from edge.http.parameters import (
     DEADLINE_HEADER,
     IF_NONE_MATCH,
     LIST_PARAMETERS,
+    LOCALE,
     REQUEST_ID_HEADER,
     SESSION_HEADER,
     SUGGEST_PARAMETERS,
     USER_HEADER,
     VECTOR_HEADERS,
+    Name,
     Parameter,
 )
 from edge.http.rights import Export
@@ -174,6 +176,19 @@ OPERATIONS: Final = (
         "an edge of that region; elsewhere the answer says where to go.",
         callers=(TOKEN,), parameters=(REQUEST_ID_HEADER,),
         answers=(Answer(status=200, says="All of it.", body=Export),),
+        refusals=(*_EVERYBODY, "overloaded"),
+    ),
+    Operation(
+        id="why", method="GET", path="/v1/privacy/why/{item}", tag="privacy", summary="Why am I seeing this",
+        says="What of the caller's own puts an item where it is on their list: the list is made again without each of "
+        "their latest signals, and those without which the item falls are named, with what the caller can do about it. "
+        "In the language of `locale`. Only at an edge of the caller's home region.",
+        callers=(TOKEN,), parameters=(
+            Parameter(name="item", kind=Name, says="The item.", place="path", required=True),
+            Parameter(name="locale", kind=Annotated[str, Meta(pattern=LOCALE)], says="A language tag, or `en`."),
+            REQUEST_ID_HEADER,
+        ),
+        answers=(Answer(status=200, says="Why, and what can be done.", body=Export),),
         refusals=(*_EVERYBODY, "overloaded"),
     ),
     Operation(

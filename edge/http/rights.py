@@ -24,8 +24,8 @@ class RightsDesk:
         self._parts = parts
         self._room = asyncio.Semaphore(AT_ONCE_MAX)
 
-    async def exercise(self, right: Right, caller: Caller) -> bytes:
-        """The region's answer.
+    async def exercise(self, right: Right, caller: Caller, *, item: str = "", locale: str = "en") -> bytes:
+        """The region's answer; `item` and `locale` are for who asks why something is shown.
 
         Raises:
             UnauthorizedError: no token: this is nobody else's to ask, no service's either.
@@ -43,7 +43,7 @@ class RightsDesk:
         if self._room.locked():
             raise OverloadedError("too many ask for this at once.", fix="Send it again in a moment.")
         async with self._room:
-            return await self._ask(right, RightsCall(subject=caller.subject))
+            return await self._ask(right, RightsCall(subject=caller.subject, item=item, locale=locale))
 
     async def _ask(self, right: Right, call: RightsCall) -> bytes:
         async def ask(url: str, timeout_s: float) -> bytes:

@@ -1,5 +1,6 @@
 """The public doors of an edge. Handlers read, ask, write; what is decided is decided elsewhere."""
 
+import re
 from collections.abc import Mapping
 
 import msgspec
@@ -20,6 +21,7 @@ from edge.http.identity import Identities
 from edge.http.openapi import encode_document, openapi_document
 from edge.http.operations import OPERATIONS
 from edge.http.pages import page_routes, problem_page
+from edge.http.parameters import LOCALE
 from edge.http.query import parse_deadline_ms, parse_list_query
 from edge.http.rendering import list_response, offer_of
 from edge.http.rights import RightsDesk
@@ -27,6 +29,7 @@ from edge.limits.buckets import CallerLimits
 from edge.routing.port import Right
 from edge.settings import EdgeSettings
 from infra.contracts.residency import encode_global, encode_regional
+from infra.plumbing.errors import InvalidInputError
 from infra.plumbing.http.bodies import body_in_time
 from infra.plumbing.http.middleware import REQUEST_ID
 from infra.plumbing.http.problems import TOO_MANY, problem_response
@@ -77,6 +80,7 @@ class EdgeRoutes:
             "opt_out": self.opt_out,
             "export": self.export,
             "erase": self.erase,
+            "why": self.why,
             "bulk": self.bulk,
             "document": self.document,
             "problem": problem_page,
@@ -186,9 +190,22 @@ class EdgeRoutes:
         """`DELETE /v1/privacy/me`."""
         return await self._exercise(request, Right.ERASE)
 
-    async def _exercise(self, request: web.Request, right: Right) -> web.Response:
+    async def why(self, request: web.Request) -> web.Response:
+        """`GET /v1/privacy/why/{item}`."""
+        locale = request.query.get("locale", "en")
+        if not re.fullmatch(LOCALE, locale):
+            raise InvalidInputError(
+                "locale is not a language tag.", fix="Send locale=en or locale=de-AT.", field="locale"
+            )
+        return await self._exercise(request, Right.WHY, item=request.match_info["item"], locale=locale)
+
+    async def _exercise(
+        self, request: web.Request, right: Right, *, item: str = "", locale: str = "en"
+    ) -> web.Response:  # fmt: skip
         caller = self._admitted(request)
-        return self._too_many(request) if caller is None else _json(await self._rights.exercise(right, caller))
+        if caller is None:
+            return self._too_many(request)
+        return _json(await self._rights.exercise(right, caller, item=item, locale=locale))
 
     async def _body(self, request: web.Request) -> bytes:
         return await body_in_time(request, timeout_s=self._settings.body_timeout_s)

@@ -39,6 +39,7 @@ class Right(enum.StrEnum):
 
     EXPORT = "export"
     ERASE = "erase"
+    WHY = "why"
 
 
 class RegionCallError(AtollError):

@@ -15,7 +15,7 @@ class AccountChangedError(AtollError):
 
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """`atoll privacy opt-out|export|erase|verify-receipt|audit`."""
+    """`atoll privacy opt-out|export|erase|verify-receipt|audit|why`."""
     text = "a user's rights: no personal lists, everything handed out, everything erased"
     privacy = commands.add_parser(
         "privacy", help=text, description=f"{text}. Example: ./atoll privacy erase --region us-east --user 42"
@@ -45,6 +45,10 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     )  # fmt: skip
     audit.add_argument("--save-head", type=Path, default=None, metavar="FILE", help="keep where the account stands now")
     audit.add_argument("--trust", type=Path, default=None, metavar="FILE", help="the trust directory, without a world")
+    why = _leaf(verbs, "why", _why, "which of a user's own signals put an item on their list, and what they can do")
+    _whom(why, add_door_options)
+    why.add_argument("--item", required=True)
+    why.add_argument("--locale", default="en", help="the language of the answer (default en)")
     verify = _leaf(verbs, "verify-receipt", _verify, "say whether a region signed a receipt, and what it says")
     verify.add_argument("receipt", type=Path, metavar="FILE")
     add_state_option(verify)
@@ -52,9 +56,11 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
 
 def _leaf(verbs: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
-    words = {"verify-receipt": "receipt.json", "audit": "--region us-east --verify"}.get(
-        name, "--region us-east --user 42"
-    )
+    words = {
+        "verify-receipt": "receipt.json",
+        "audit": "--region us-east --verify",
+        "why": "--region us-east --user 42 --item 7",
+    }.get(name, "--region us-east --user 42")
     parser: argparse.ArgumentParser = verbs.add_parser(
         name, help=text, description=f"{text}. Example: ./atoll privacy {name} {words}"
     )
@@ -121,6 +127,25 @@ def _erase(arguments: argparse.Namespace) -> None:
     except OSError as error:
         raise InvalidInputError(f"the receipt could not be written: {error}. The user is erased.") from error
     emit(arguments, {**msgspec.to_builtins(signed), "file": str(path)}, f"{_text(signed.receipt)}\nreceipt: {path}")
+
+
+def _why(arguments: argparse.Namespace) -> None:
+    from region.privacy import commands
+
+    found = commands.why(
+        *door_of(arguments), user=arguments.user, item=arguments.item, locale=arguments.locale
+    )  # fmt: skip
+    lines = [found.text]
+    for signal in found.signals:
+        place = f"place {signal.position_without}" if signal.position_without else "not on the list"
+        lines.append(f"  {signal.text} (without it: {place})")
+    where = f"place {found.position}" if found.position else "not on the list"
+    reason = f" ({found.reason.text})" if found.reason else ""
+    lines += [
+        f"now: {where}{reason}",
+        *(f"- {way.text}  {way.method} {way.path} {way.body}".rstrip() for way in found.ways),
+    ]
+    emit(arguments, found, "\n".join(lines))
 
 
 def _audit(arguments: argparse.Namespace) -> None:

@@ -347,9 +347,12 @@ class OptOutCall(RegionalMessage, frozen=True, kw_only=True):
 
 
 class RightsCall(RegionalMessage, frozen=True, kw_only=True):
-    """A subject wants what the region has of it, or wants it erased; told by an edge of the home region."""
+    """A subject wants what the region has of it, or to know why it sees an item, or all erased; told by a home edge."""
 
     subject: Regional[str]
+    item: Regional[str] = ""
+    """Why what is shown; empty for the other rights."""
+    locale: Global[str] = "en"
 
 
 class OptOutAnswer(RegionalMessage, frozen=True, kw_only=True):

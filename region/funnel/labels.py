@@ -14,3 +14,9 @@ def labels_of(release: LoadedRelease | None, item: str) -> ItemLabels:
         return UNLABELLED
     known = release.tables.items[row]
     return ItemLabels(categories=known.categories[:LABELS_MAX], brand=known.brand, creator=known.creator)
+
+
+def title_of(release: LoadedRelease | None, item: str) -> str:
+    """What the release calls an item; "" for one that it does not know, or without a release."""
+    row = release.tables.row_of.get(item) if release is not None else None
+    return "" if release is None or row is None else release.tables.items[row].title

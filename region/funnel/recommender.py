@@ -118,10 +118,18 @@ class Recommender:
             UnavailableError: no release is active.
             OverloadedError: this node has too much to compute.
         """
+        budget = Budget(self._clock.monotonic_s(), REHEARSAL_BUDGET_S)
+        return await self.rehearse_for(
+            request, await self._read_row(request, budget, Recorder(clock=self._clock)), proposed
+        )  # fmt: skip
+
+    async def rehearse_for(
+        self, request: HomeRequest, row: UserRow | None, proposed: Proposal | None = None
+    ) -> tuple[SlateItem, ...]:
+        """`rehearse` for a row that need not be the one that is kept. Raises as it does."""
         now_ms, started_s = self._clock.now_ms(), self._clock.monotonic_s()
         request = msgspec.structs.replace(request, timeout_ms=None, explain=True)
         recorder = Recorder(clock=self._clock)
-        row = await self._read_row(request, Budget(started_s, REHEARSAL_BUDGET_S), recorder)
         with self._lease() as release:
             call = Call(
                 request=request, row=row, release=release, now_s=now_ms / 1000,

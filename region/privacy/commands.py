@@ -1,6 +1,7 @@
 """The officer's commands as functions: each is one call to a region's operator API. They block."""
 
 from infra.plumbing.http.tls import ClientTls
+from region.privacy.explaining import Explanation
 from region.privacy.messages import AccessPage, SignedReceipt, SubjectCall, SubjectExport
 from region.releases.commands import LONG_S, QUICK_S, call_region
 
@@ -17,6 +18,14 @@ def erase(url: str, key: str, tls: ClientTls | None = None, *, user: str) -> Sig
     return call_region(
         "POST", url, "privacy/erase", key, tls, SignedReceipt, SubjectCall(user=user), timeout_s=LONG_S
     )  # fmt: skip
+
+
+def why(
+    url: str, key: str, tls: ClientTls | None = None, *, user: str, item: str, locale: str = "en"
+) -> Explanation:  # fmt: skip
+    """Why a user sees an item."""
+    call = SubjectCall(user=user, item=item, locale=locale)
+    return call_region("POST", url, "privacy/why", key, tls, Explanation, call, timeout_s=LONG_S)
 
 
 def accesses(url: str, key: str, tls: ClientTls | None = None) -> AccessPage:

@@ -19,12 +19,14 @@ from region.api.doors import Door
 from region.api.routes import check_subject, json_response
 from region.privacy.access_log import AccessLog
 from region.privacy.erasing import Eraser
+from region.privacy.explaining import Explainer
 from region.privacy.exporting import Exporter
 from region.privacy.messages import AccessPage, SubjectCall
 from region.store.subjects import erasure_mark, user_subject
 
 BODY_BYTES_MAX = 4 << 10
 PAGE_MAX = 1_000
+Act = Callable[[str, SubjectCall], Awaitable[RegionalMessage]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +36,7 @@ class PrivacyDoors:
     keys: RegionKeys
     exporter: Exporter
     eraser: Eraser
+    explainer: Explainer
     home_only: Door
     operators_only: Door
     accesses: AccessLog
@@ -42,7 +45,7 @@ class PrivacyDoors:
         """The routes to put into the application."""
         routes = []
         for prefix, door in (("/operator/v1", self.operators_only), ("/v1", self.home_only)):
-            for name, act in (("export", self.exporter.export), ("erase", self.eraser.erase)):
+            for name, act in self._acts().items():
                 routes.append(web.post(f"{prefix}/privacy/{name}", self._handler(name, door, act)))
         routes.append(web.get("/operator/v1/privacy/accesses", self.show_accesses))
         return routes
@@ -57,9 +60,14 @@ class PrivacyDoors:
         entries = await asyncio.to_thread(self.accesses.entries, after=after, limit=limit)
         return json_response(encode_regional(AccessPage(entries=tuple(entries), head=head)))
 
-    def _handler(
-        self, name: str, door: Door, act: Callable[[str], Awaitable[RegionalMessage]]
-    ) -> Callable[[web.Request], Awaitable[web.Response]]:
+    def _acts(self) -> dict[str, Act]:
+        return {
+            "export": lambda subject, _call: self.exporter.export(subject),
+            "erase": lambda subject, _call: self.eraser.erase(subject),
+            "why": lambda subject, call: self.explainer.explain(subject, item=call.item, locale=call.locale),
+        }
+
+    def _handler(self, name: str, door: Door, act: Act) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def handle(request: web.Request) -> web.Response:
             who = door(request)
             call = decode_body(await read_body(request, bytes_max=BODY_BYTES_MAX), SubjectCall)
@@ -68,7 +76,7 @@ class PrivacyDoors:
             mark = erasure_mark(subject)
             await self._note(who, name, "asked", mark)
             try:
-                body = encode_regional(await act(subject))
+                body = encode_regional(await act(subject, call))
             except AtollError as error:
                 await self._note(who, name, "failed", mark, type(error).__name__)
                 raise

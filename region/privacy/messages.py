@@ -17,6 +17,9 @@ class SubjectCall(RegionalMessage, frozen=True, kw_only=True, forbid_unknown_fie
 
     user: Regional[str | None] = None
     subject: Regional[str | None] = None
+    item: Regional[str] = ""
+    """Of which item it is asked why it is shown."""
+    locale: Global[str] = "en"
 
 
 class ExportedEvent(RegionalMessage, frozen=True, kw_only=True):

@@ -17,6 +17,7 @@ from region.keeping.wiping import Wiper
 from region.privacy.access_log import AccessLog
 from region.privacy.doors import PrivacyDoors
 from region.privacy.erasing import Eraser
+from region.privacy.explaining import Explainer
 from region.privacy.exporting import Exporter
 from region.privacy.places import Known, Place, exposures_place, letters_place, memory_places, samples_place
 from region.privacy.receipts import sign_receipt
@@ -59,7 +60,9 @@ def open_privacy(
     )  # fmt: skip
     exporter = Exporter(region=settings.region, known=known, letters=letters, memory=memory[1:], clock=clock)
     doors = PrivacyDoors(
-        keys=keys, exporter=exporter, eraser=eraser, home_only=service_door(keys.service_key),
+        keys=keys, exporter=exporter, eraser=eraser,
+        explainer=Explainer(store=known.store, lists=known.lists, title_of=known.title_of),
+        home_only=service_door(keys.service_key),
         operators_only=operator_door(keys.operator_key), accesses=accesses,
     )  # fmt: skip
     wiper = Wiper(

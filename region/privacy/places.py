@@ -10,6 +10,7 @@ from region.events.port import Log
 from region.exploration.exposures import ExposureLog
 from region.funnel.contexts import ContextTastes
 from region.funnel.dry_run import RequestLog
+from region.privacy.explaining import Rehearsing, TitleOf
 from region.releases.trials import Trials
 from region.rules.history import PageHistory
 from region.sampling.journal import Journal
@@ -19,7 +20,7 @@ from region.store.port import Erasure, Store
 NOT_REACHED = (
     "counts over items and sketches of what trends: sums over all subjects, in which none can be told apart",
     "device gateway: who checked in to the round under way, in memory, so that a user counts once",
-    "edges and workers: the pseudonym as the name of a version or of a rate limit, in memory, the oldest first out",
+    "edges: the pseudonym as the name of a version or of a rate limit, in memory, the oldest first out",
     "anonymous sessions: nothing says whose they are; they run out with their pause",
     "models: trained on extracts of before; the next extract is made from a log without the subject",
     "copies of the event log: nobody opens the subject's records there any more, for the key has gone; copies of the "
@@ -54,6 +55,9 @@ class Known:
     pages: PageHistory
     trials: "Trials[Any]"
     tastes: ContextTastes
+    lists: Rehearsing
+    """Makes lists of whoever asks why."""
+    title_of: TitleOf
 
 
 class Scrubber:

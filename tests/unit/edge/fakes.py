@@ -174,6 +174,7 @@ class FakeRegion:
                 web.post("/v1/privacy/opt-out", self._opt_out),
                 web.post("/v1/privacy/export", self._export),
                 web.post("/v1/privacy/erase", self._erase),
+                web.post("/v1/privacy/why", self._why),
                 web.get("/health/ready", self._health),
             ]
         )
@@ -305,6 +306,9 @@ class FakeRegion:
 
     async def _export(self, request: web.Request) -> web.Response:
         return web.json_response({"subject": msgspec.json.decode(await request.read())["subject"]})
+
+    async def _why(self, request: web.Request) -> web.Response:
+        return web.json_response(msgspec.json.decode(await request.read()))
 
     async def _erase(self, request: web.Request) -> web.Response:
         subject = msgspec.json.decode(await request.read())["subject"]

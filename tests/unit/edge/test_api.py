@@ -536,6 +536,10 @@ async def test_a_user_gets_everything_and_is_forgotten_at_home_only(world: World
     response = await client.get("/v1/privacy/export", headers=token)
     assert (response.status, response.headers["Cache-Control"]) == (200, "no-store")
     assert await response.json() == {"subject": world.subject()}
+    response = await client.get("/v1/privacy/why/p-1?locale=de", headers=token)
+    assert await response.json() == {"subject": world.subject(), "item": "p-1", "locale": "de"}
+    assert (await client.get("/v1/privacy/why/p-1?locale=!", headers=token)).status == 400
+    assert (await client.get("/v1/privacy/why/p-1")).status == 401
     calls = len(world.home.calls("/v1/recommend")) + len(world.replica.calls("/v1/recommend"))
     response = await client.delete("/v1/privacy/me", headers=token)
     assert (response.status, await response.json()) == (200, {"receipt": {"mark": "m"}, "signature": "s"})

@@ -19,7 +19,7 @@ from edge.client import types as client_types
 from edge.client.cache import PageCache
 from edge.client.flow import Machine, Send, Wait
 from edge.client.making import event_now
-from edge.client.requests import Credentials, Reply, encode_vector, list_call
+from edge.client.requests import Credentials, Reply, encode_vector, list_call, why_call
 from edge.client.retrying import Retries, RetryPolicy
 from edge.client.types import ListPage
 from edge.http.bodies import BulkResult, ListBody
@@ -283,3 +283,8 @@ def test_both_clients_have_the_same_calls() -> None:
 
     assert public(AtollClient) == public(AsyncAtollClient)
     assert httpx.Client is not None
+
+
+def test_why_names_any_item() -> None:
+    call = why_call("a/b c", locale="de")
+    assert (call.method, call.path, call.params) == ("GET", "/v1/privacy/why/a%2Fb%20c", [("locale", "de")])

@@ -162,6 +162,12 @@ def test_verified_tokens_are_remembered_until_they_expire_and_bounded(monkeypatc
     assert identities.caller(headers) == first
     assert identities.is_remembered(headers)
     assert not verified
+    identities.forget("somebody else")
+    assert identities.is_remembered(headers)
+    identities.forget(str(first.subject))
+    assert not identities.is_remembered(headers), "nothing of who was erased is remembered"
+    assert identities.caller(headers) == first
+    verified.clear()
     clock.advance(101)
     assert identities.caller(headers).subject == first.subject, "the clock skew of tokens still allows it"
     assert verified

@@ -15,7 +15,17 @@ from prometheus_client import CollectorRegistry
 
 from infra.contracts.event_schema import ReadBatch
 from infra.contracts.events import EventAck, EventBatch
-from infra.contracts.messages import INVALIDATION_TOPIC, Context, HomeRequest, Invalidation, RecommendationType
+from infra.contracts.messages import (
+    INVALIDATION_TOPIC,
+    Context,
+    HomeRequest,
+    Invalidation,
+    ReasonCode,
+    RecommendationType,
+    SlateItem,
+    Source,
+)
+from infra.contracts.reasons import reason
 from infra.plumbing.clock import ManualClock
 from infra.plumbing.errors import InvalidInputError
 from infra.plumbing.grid.memory import MemoryGrid
@@ -34,6 +44,7 @@ from region.funnel.dry_run import RequestLog
 from region.keeping.opening import open_file_keys
 from region.privacy.access_log import AccessLog
 from region.privacy.accesses import hash_of, verify
+from region.privacy.explaining import Explanation
 from region.privacy.hearing import hear_erasures
 from region.privacy.late import REASON, LateEvents
 from region.privacy.messages import AccessPage, ErasureReceipt, SignedReceipt, SubjectExport
@@ -47,6 +58,7 @@ from region.sampling.served import ServedSample, ServedSamples
 from region.settings import RegionSettings
 from region.store.memory import MemoryStore
 from region.store.opening import open_store
+from region.store.port import UserRow
 from region.store.subjects import erasure_mark, user_subject
 from tests.contract.building import BOB, NOW_MS, an_event, logged, placed, stands_in_files
 from tests.support.keeping import key_file
@@ -86,6 +98,7 @@ class Region:
             store=self.store, log=self.log, samples=self.samples, exposures=self.drawn, requests=self.requests,
             pages=self.pages, tastes=self.tastes,
             trials=self.exposures,  # type: ignore[arg-type]  # the two calls that are made of it
+            lists=self, title_of=lambda item: f"Title of {item}",
         )  # fmt: skip
         self.privacy = open_privacy(
             settings, stack, keys=KEYS, known=known, announcer=Announcer(grid=self.grid, registry=CollectorRegistry()),
@@ -96,6 +109,13 @@ class Region:
         app = web.Application(middlewares=[frame(telemetry, self.clock)])
         app.add_routes(self.privacy.doors.routes())
         self.client: TestClient[web.Request, web.Application] = TestClient(TestServer(app))
+
+    async def rehearse_for(self, request: HomeRequest, row: UserRow | None) -> tuple[SlateItem, ...]:
+        """A list on which "shown" stands first for who did something with item-3, else last."""
+        lifts = row is not None and any(one.item == "item-3" for one in row.history) and not row.opted_out
+        items = ("shown", "other", "third") if lifts else ("other", "third", "shown")
+        spoken = reason(ReasonCode.FOR_YOU, locale=request.context.locale)
+        return tuple(SlateItem(item=one, score=1.0, source=Source.ANN, reason=spoken) for one in items)
 
     async def live(self) -> None:
         """Have two subjects leave traces at every place."""
@@ -357,3 +377,27 @@ async def test_the_account_is_handed_out_and_verifies(region: Region) -> None:
     response = await region.client.get("/operator/v1/privacy/accesses?after=x", headers=OPERATOR)
     assert response.status == 400
     assert (await region.client.get("/operator/v1/privacy/accesses")).status == 401
+
+
+async def test_why_names_the_signals_without_which_the_item_would_fall(region: Region) -> None:
+    found = msgspec.json.decode(await region.ask("why", user="42", item="shown", locale="de-AT"), type=Explanation)
+    assert (found.position, found.personal, [one.item for one in found.signals]) == (1, True, ["item-3"])
+    assert (found.signals[0].position_without, found.signals[0].title) == (3, "Title of item-3")
+    assert found.text.startswith("Sie sehen Title of shown")
+    assert [way.id for way in found.ways] == ["dislike", "opt-out", "export", "erase"]
+    assert msgspec.json.decode(found.ways[0].body) == {"events": [{"type": "dislike", "item": "item-3"}]}
+    assert [(one.action, one.outcome) for one in region.accesses.entries()] == [("why", "asked"), ("why", "done")]
+
+
+async def test_why_says_so_when_nothing_of_the_subject_takes_part(region: Region) -> None:
+    absent = msgspec.json.decode(await region.ask("why", user="42", item="nowhere"), type=Explanation)
+    assert (absent.position, absent.signals, absent.reason) == (None, (), None)
+    assert "not on your list" in absent.text
+    await region.store.set_opt_out(ALICE, opted_out=True)
+    found = msgspec.json.decode(await region.ask("why", user="42", item="shown", locale="xx"), type=Explanation)
+    assert (found.signals, found.personal, [way.id for way in found.ways]) == ((), False, ["opt-in", "export", "erase"])
+    assert "not personal" in found.text
+    stranger = msgspec.json.decode(await region.ask("why", user="nobody", item="shown"), type=Explanation)
+    assert "not because of anything you did" in stranger.text
+    response = await region.client.post("/operator/v1/privacy/why", json={"user": "42"}, headers=OPERATOR)
+    assert response.status == 400

@@ -62,8 +62,9 @@ def from_entry(entry: Entry, rung: Rung, *, now_s: float, forwarded: bool = Fals
     """The cached list, fresh or stale; `forwarded`: somebody was asked for a better one."""
     age_s = entry.age_s(now_s)
     fresh = rung is Rung.SERVE_FRESH
-    # What was overtaken is not fresh, however young it is.
-    ttl_s = entry.life.fresh_until_s - age_s if fresh else min(0.0, entry.life.fresh_until_s - age_s)
+    # Of a fresh list in whole seconds, like `Age`: what is said of it changes once a second and not twice. What was
+    # overtaken is not fresh, however young it is.
+    ttl_s = int(entry.life.fresh_until_s) - int(age_s) if fresh else min(0.0, entry.life.fresh_until_s - age_s)
     detail = STALE_IF_ERROR if rung is Rung.SERVE_STALE else ""
     words = forwarded_status(STALE, ttl_s=ttl_s, detail=detail) if forwarded else hit_status(ttl_s, detail=detail)
     return Served(

@@ -65,14 +65,28 @@ class Ledger:
         self._release_since_s = float("-inf")
         self._release_before: str | None = None
         self._purges = PurgeNotes()
-        self.silent = False
-        """Whether the grid carries no messages at present."""
+        self._silent = False
+        self.on_subject: Callable[[str], None] = lambda _subject: None
+        """Told every subject of which something was heard."""
+        self.generation = 0
+        """Goes up whenever what was heard may concern lists of any subject: what held before must be judged anew."""
         self.edition = 0
         """Goes up when lists made before may not be what a new call should get: fills from before are not joined."""
         self.release: str | None = None
         """The release that the region answers from, as far as this edge knows."""
         self.withdrawn_epoch = 0
         self.forgotten = 0
+
+    @property
+    def silent(self) -> bool:
+        """Whether the grid carries no messages at present."""
+        return self._silent
+
+    @silent.setter
+    def silent(self, silent: bool) -> None:
+        if silent != self._silent:
+            self._silent = silent
+            self.generation += 1
 
     def apply(self, message: Invalidation) -> None:
         """Take in one message; repeating it or receiving it late changes nothing."""
@@ -82,18 +96,19 @@ class Ledger:
             self.switch(message.release)
             # A region that says what it runs tries nothing any more: it says so when a trial ends.
             self._no_trial_before_s = self._clock.monotonic_s()
+            self.generation += 1
         if message.purged:
             self.purge(message.purged, at_s=self._clock.monotonic_s())
         if message.withdrawn or message.restored:
             self._note_items(message)
         if message.rules is not None:
             self._other_rules_before_s = self._clock.monotonic_s()
-            self.edition += 1
+            self._begin_edition()
 
     def purge(self, names: Iterable[str], *, at_s: float) -> None:
         """Lists from `at_s` (monotonic) or before that carry one of `names` need the region's word."""
         self._purges.note(names, at_s=at_s)
-        self.edition += 1
+        self._begin_edition()
 
     def replace_withdrawn(self, items: Iterable[str]) -> bool:
         """The region's own word on what is withdrawn; returns whether that is news.
@@ -113,14 +128,14 @@ class Ledger:
         while len(wanted) > WITHDRAWN_MAX:
             wanted.popitem(last=False)
         self._withdrawn = wanted
-        self.withdrawn_epoch += 1
+        self._begin_withdrawals()
         return True
 
     def distrust(self) -> None:
         """Messages may have been missed: personal lists made before now need the region's word again."""
         self._distrusted_before_s = self._clock.monotonic_s()
         self.release = None
-        self.edition += 1
+        self._begin_edition()
 
     def learn(self, answer: HomeAnswer) -> bool:
         """Take the release from an answer of this region, in case a message was lost; returns whether it was news.
@@ -181,8 +196,16 @@ class Ledger:
             return False
         self._release_before, self.release = self.release, release
         self._release_since_ms, self._release_since_s = self._clock.now_ms(), self._clock.monotonic_s()
-        self.edition += 1
+        self._begin_edition()
         return True
+
+    def _begin_edition(self) -> None:
+        self.edition += 1
+        self.generation += 1
+
+    def _begin_withdrawals(self) -> None:
+        self.withdrawn_epoch += 1
+        self.generation += 1
 
     def _is_of_another_release(self, entry: Entry) -> bool:
         if entry.answer.arm == TRIAL_ARM:
@@ -224,11 +247,9 @@ class Ledger:
         if message.consumed:
             notes.consumed = notes.consumed or OrderedDict()
             _add_bounded(notes.consumed, message.consumed, CONSUMED_MAX)
-        self._touch(notes)
-
-    def _touch(self, notes: SubjectNotes) -> None:
         self._epochs += 1
         notes.epoch = self._epochs
+        self.on_subject(str(message.subject))
 
     def _note_items(self, message: Invalidation) -> None:
         for item in message.withdrawn:
@@ -238,7 +259,7 @@ class Ledger:
             self._withdrawn.popitem(last=False)
         for item in message.restored:
             self._withdrawn.pop(item, None)
-        self.withdrawn_epoch += 1
+        self._begin_withdrawals()
 
 
 def _add_bounded(into: OrderedDict[str, None], items: Iterable[str], size_max: int) -> None:

@@ -45,6 +45,16 @@ _UNKNOWN: tuple[int, Callable[[bytes], object]] = (DECLINED, lambda _value: None
 _BEARER_VALUE = re.compile(rb" Bearer [!-~]+").fullmatch
 _BEARER: Final = b"\r\nAuthorization: Bearer "
 _BEARER_LENGTH: Final = len(_BEARER)
+FORWARDED: Final = b"\r\nX-Forwarded-For: "
+LASTING: Final = HARMLESS | HOST | AUTHORIZATION | TAGS | DEADLINE | CONNECTION
+"""Kinds of lines that a client sends again."""
+BEHIND: Final = HARMLESS | TAGS | REQUEST_ID | TRACE | DEADLINE | CONNECTION | VARIED
+"""Kinds that may stand behind a head's lasting part without changing whose request it is."""
+TAIL: Final = re.compile(
+    rb"(?:\r\nX-Forwarded-For: [!-~][ -~]{0,255})?(?:\r\nX-Forwarded-(?:Proto|Port): [0-9a-z]{1,8})*"
+    rb"(?:\r\nIf-None-Match: ([!-~]{1,255}))?\r\n\r\n"
+).fullmatch
+"""What mostly stands behind it: what a balancer adds, and the tag of what the client has."""
 
 RULES: dict[bytes, tuple[int, Callable[[bytes], object]]] = {
     b"host": (HOST, _VALUE),
@@ -68,6 +78,18 @@ VARIED_NAMES = ("cookie", "forwarded", "referer", "tracestate", "via", "x-forwar
 """The same, but their lines hardly ever come twice: remembering them would push out those that do."""
 RULES.update((name.encode(), (HARMLESS, _VALUE)) for name in HARMLESS_NAMES)
 RULES.update((name.encode(), (VARIED, _VALUE)) for name in VARIED_NAMES)
+
+
+def lasting_end(data: bytes) -> int:
+    """Where the part of a head ends that its client sends every time.
+
+    Behind it come the lines that a balancer adds, if they are there; else all lines behind the token, else none.
+    """
+    at = data.rfind(FORWARDED)
+    if at < 0:
+        bearer = data.find(_BEARER)
+        at = data.find(b"\r", bearer + _BEARER_LENGTH) if bearer >= 0 else len(data) - 4
+    return at
 
 
 class HeadReader:
@@ -112,6 +134,22 @@ class HeadReader:
             if kinds & AUTHORIZATION:
                 return None  # A second one; DECLINED has this bit too.
         return data[4:line_end] if kinds > 0 and kinds & HOST and len(data) <= HEAD_BYTES_MAX else None
+
+    def read_tail(self, data: bytes, end: int, kinds: int) -> bool:
+        """Read what stands behind `end` of a head whose part before it has lines of `kinds`; False: read all of it."""
+        self.token = self.tags = self.request_id = None
+        if not data.endswith(b"\r\n\r\n", end) or len(data) > HEAD_BYTES_MAX:
+            return False
+        tail = data[end:-4]
+        behind = self._lines(tail) if tail else HARMLESS
+        return not behind & ~BEHIND and _together(kinds, behind) != DECLINED
+
+    def kinds_until(self, data: bytes, end: int) -> int:
+        """The kinds of the lines before `end` of a head that was read; the fields stay what they are."""
+        token, tags, request_id = self.token, self.tags, self.request_id
+        kinds = self._block(data[data.find(b"\r\n") : end])
+        self.token, self.tags, self.request_id = token, tags, request_id
+        return kinds
 
     def _block(self, block: bytes) -> int:
         """The kinds of a block's lines, from the memo if they are not of the sort that changes."""

@@ -4,7 +4,8 @@ from aiohttp import web
 from aiohttp.http import HttpVersion11
 
 from edge.hot.path import HotPath
-from edge.hot.ready import Offer, Sent
+from edge.hot.patterns import Sent
+from edge.hot.ready import Offer
 
 OFFER = web.RequestKey("atoll_offer", Offer)
 """Where a handler says under which conditions its answer may be given again."""

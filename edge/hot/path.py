@@ -3,16 +3,31 @@
 Sans I/O: bytes in, bytes out. Whatever the long way does for a fresh list is done here too: the token, the caller's
 limits, hard filters, what was heard since the entry was made, counters, sampled spans and log lines. The order matters
 in one place: a caller's limit is asked last, so that a request that is handed over is not counted twice.
+
+A head that came before (`edge.hot.known`) is not read and its token not looked at again. Its answer is given while
+nothing moved that could make it wrong, each of which is one number compared:
+
+    the token's life             `head.expires_s`, against the wall clock's second
+    a retired key                forgets every head, at the next second's begin
+    something about its subject  unlinks the head (`Ledger.on_subject`)
+    anything else that was heard `Ledger.generation`
+    the list's own life          `ready.fresh_until_s`, which is over as soon as the cache gives the list up
+    the caller's limit           its bucket's `full_at_s`
+
+What moved is then judged in full, as the first time.
 """
 
 import itertools
+import math
 from dataclasses import dataclass
 
 from edge.cache.invalidation import Ledger
 from edge.cache.policy import Standing
 from edge.draining import Drain
-from edge.hot.heads import HeadReader
-from edge.hot.ready import Offer, Pattern, Ready, ReadyAnswers, Sent, WallSecond
+from edge.hot.heads import AUTHORIZATION, FORWARDED, HOST, LASTING, TAGS, TAIL, HeadReader, lasting_end
+from edge.hot.known import UNLINKED, Head, KnownHeads
+from edge.hot.patterns import Pattern, Sent, WallSecond
+from edge.hot.ready import NOTHING, Offer, Ready, ReadyAnswers
 from edge.http.identity import Identities
 from edge.http.tags import names_tag
 from edge.limits.buckets import CallerLimits
@@ -54,9 +69,12 @@ class HotPath:
         self._reader = HeadReader()
         self._second = WallSecond(parts.clock)
         self._ids = RequestIds()
+        self._fresh_ids = self._ids.ready
+        self.known = KnownHeads()
         self._find, self._ledger, self._drain = parts.answers.get, parts.ledger, parts.drain
-        self._recall = parts.identities.recall
-        self._caller_allowed, self._address_allowed = parts.caller_limits.allow, parts.address_limits.allow
+        self._ledger.on_subject = self.known.unlink
+        self._trust_edition = parts.identities.edition
+        self._interval_s = parts.caller_limits.interval_s
         self._monotonic_s = parts.clock.monotonic_s
         self._durations = parts.stats.durations.labels(ROUTE)
         self.handed_over = parts.metrics.hot.labels("handed-over")
@@ -73,40 +91,117 @@ class HotPath:
             data: what one read brought, at the start of a message.
             peer: the address at the other end, whose limit holds for callers that show no token.
         """
-        reader = self._reader
-        target = reader.read(data)
-        if target is None or self._drain.begun:
-            return None
-        now_s = self._monotonic_s()
-        second = self._second
+        # What is called is taken into a local name first: Python 3.11 looks up `self._clock()` much more slowly.
+        clock, second = self._monotonic_s, self._second
+        now_s = clock()
         if now_s >= second.ends_s:
-            second.renew(now_s)
-        token = reader.token
-        if token is None:
-            owner = None
-            ready = self._find((target, None))
-            allowed, caller = self._address_allowed, peer
-        else:
-            held = self._recall(token, second.epoch_s)
-            if held is None:
+            self._begin_second(now_s)
+        at = data.rfind(FORWARDED)
+        end = at if at >= 0 else lasting_end(data)
+        head = self.known.young.get(data[:end])
+        tail = TAIL(data, end)
+        if head is None or tail is None or (head.tags is not None and tail[1] is not None):
+            head = self._read(data, end, now_s)
+            if head is None:
                 return None
-            owner = held.subject
-            ready = self._find((target, owner)) or self._find((target, None))
-            allowed, caller = self._caller_allowed, owner or held.principal.sealed_subject
-        if ready is None or not self._holds(ready, owner, now_s):
+            tags, offered = self._reader.tags or head.tags, self._reader.request_id
+        else:
+            tags, offered = tail[1] or head.tags, None
+        ready = head.ready
+        if (
+            head.generation != self._ledger.generation
+            or now_s >= ready.fresh_until_s
+            or second.wall_s >= head.expires_s
+        ):
+            ready = self._link(head, now_s)
+        pattern = ready.full if tags is None else ready.short if tags == ready.etag else _form(ready, tags)
+        if pattern is None or self._drain.begun:
             return None
-        pattern = ready.full if reader.tags is None else self._form(ready, reader.tags)
-        if pattern is None or not allowed(caller, now_s):
+        bucket = head.bucket
+        if bucket.full_at_s <= now_s:
+            bucket.full_at_s = now_s + self._interval_s
+        elif not self._is_allowed(head, peer, now_s):
             return None
         if now_s >= pattern.ends_s:
             pattern.render(ready.entry, now_s, second)
-        request_id = self._ids.take() if reader.request_id is None else self._named(reader.request_id)
+        fresh_ids = self._fresh_ids
+        request_id = fresh_ids.pop() if offered is None and fresh_ids else self._named(offered)
         ready.entry.hits += 1
         pattern.tally.count += 1
         self._left -= 1
         if not self._left:
             self._close_window(ready, pattern.status, request_id, now_s)
         return b"".join((pattern.before, request_id, pattern.after, pattern.body))
+
+    def _read(self, data: bytes, end: int, now_s: float) -> Head | None:
+        """What a head means that has to be read, in whole or behind `end`; tags and id are then in the reader."""
+        lasting = data[:end]
+        head = self.known.young.get(lasting) or self.known.older(lasting)
+        if head is not None and self._reader.read_tail(data, end, head.kinds):
+            return head
+        return self._meet(data, end, now_s)
+
+    def _meet(self, data: bytes, end: int, now_s: float) -> Head | None:
+        """What a whole head means; remembered up to `end` if it will come again."""
+        reader, parts = self._reader, self._parts
+        target = reader.read(data)
+        if target is None:
+            return None
+        if reader.token is None:
+            subject, caller, expires_s = None, None, math.inf
+        else:
+            held = parts.identities.recall(reader.token, self._second.epoch_s)
+            if held is None:
+                return None
+            subject, expires_s = held.subject, float(held.principal.expires_s)
+            caller = subject or held.principal.sealed_subject
+        ready = self._current(target, subject, now_s)
+        if ready is None:
+            return None
+        head = Head(target, ready, subject=subject, caller=caller, expires_s=expires_s)
+        kinds = reader.kinds_until(data, end)
+        # Whose it is must stand in what is remembered, or another's request could begin with the same bytes.
+        needed = HOST if reader.token is None else HOST | AUTHORIZATION
+        head.generation = self._stamp()
+        if not kinds & ~LASTING and kinds & needed == needed and data[:end] not in self.known.young:
+            head.kinds = kinds
+            head.tags = reader.tags if kinds & TAGS else None
+            self.known.remember(data[:end], head)
+        return head
+
+    def _link(self, head: Head, now_s: float) -> Ready:
+        """Lead `head` to the answer that holds now; to NOTHING if there is none, or if its token has run out."""
+        expired = self._second.wall_s >= head.expires_s
+        ready = None if expired else self._current(head.target, head.subject, now_s)
+        head.ready, head.generation = (NOTHING, UNLINKED) if ready is None else (ready, self._stamp())
+        return head.ready
+
+    def _stamp(self) -> int:
+        # While the grid is silent, time alone overtakes a list: every answer is judged then.
+        return UNLINKED if self._ledger.silent else self._ledger.generation
+
+    def _current(self, target: bytes, subject: str | None, now_s: float) -> Ready | None:
+        ready = self._find((target, subject))
+        if ready is None and subject is not None:
+            ready = self._find((target, None))
+        return ready if ready is not None and self._holds(ready, subject, now_s) else None
+
+    def _is_allowed(self, head: Head, peer: str, now_s: float) -> bool:
+        if head.caller is None:
+            return self._parts.address_limits.allow(peer, now_s)
+        limits = self._parts.caller_limits
+        is_allowed = limits.allow(head.caller, now_s)
+        head.bucket = limits.bucket(head.caller)
+        return is_allowed
+
+    def _begin_second(self, now_s: float) -> None:
+        self._second.renew(now_s)
+        self.known.tick(now_s)
+        identities = self._parts.identities
+        identities.follow_trust(self._second.epoch_s)
+        if identities.edition != self._trust_edition:
+            self._trust_edition = identities.edition
+            self.known.clear()
 
     def learn(self, raw_target: str, offer: Offer, sent: Sent) -> None:
         """Take in what the long way is about to send for a plain GET of `raw_target`."""
@@ -126,12 +221,8 @@ class HotPath:
             and ledger.standing(ready.entry, ready.subject) is Standing.CURRENT
         )
 
-    def _form(self, ready: Ready, tags: bytes) -> Pattern | None:
-        known = tags == ready.etag or names_tag(tags.decode(), ready.etag.decode())
-        return ready.short if known else ready.full
-
-    def _named(self, offered: bytes) -> bytes:
-        return offered if is_request_id(offered.decode()) else self._ids.take()
+    def _named(self, offered: bytes | None) -> bytes:
+        return offered if offered is not None and is_request_id(offered.decode()) else self._ids.take()
 
     def _close_window(self, ready: Ready, status: int, request_id: bytes, now_s: float) -> None:
         """Account for a window of answers by its last one: how long they took, and whether one is sampled."""
@@ -150,6 +241,10 @@ class HotPath:
             )  # fmt: skip
         if telemetry.logged.due_within(window):
             telemetry.log_request(ROUTE, "GET", status, took_s=took_s, request_id=request_id.decode())
+
+
+def _form(ready: Ready, tags: bytes) -> Pattern | None:
+    return ready.short if names_tag(tags.decode(), ready.etag.decode()) else ready.full
 
 
 def _tallies(parts: HotParts) -> dict[tuple[str, int], Tally]:

@@ -29,23 +29,27 @@ from edge.hot.framing import UNKNOWN, owed_after
 from edge.hot.path import HotPath
 from infra.plumbing.http.guarding import GuardedHandler
 
-NEEDED = ("_waiter", "_paused", "_next_keepalive_close_time", "_keepalive_timeout", "_manager")
+NEEDED = ("_waiter", "_paused", "_next_keepalive_close_time", "_keepalive_timeout")
+CALLED = ("_process_keepalive",)
 
 
 class HotHandler(GuardedHandler):
     """One connection."""
 
-    __slots__ = ("_hot", "_owed", "_peer")
+    __slots__ = ("_answer", "_answered_before", "_hot", "_owed", "_peer", "_write")
 
     def __init__(self, hot: HotPath, manager: web.Server, *, loop: asyncio.AbstractEventLoop, **options: Any) -> None:
         super().__init__(manager, loop=loop, **options)
         self._hot = hot
+        self._answer = hot.answer
         self._owed = 0
         self._peer = ""
+        self._answered_before = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol.connection_made`."""
         super().connection_made(transport)
+        self._write = transport.write  # type: ignore[attr-defined]
         name = transport.get_extra_info("peername")
         # As in `aiohttp.web.BaseRequest.remote`, which is what the long way limits by.
         self._peer = str(name[0]) if isinstance(name, (list, tuple)) else str(name or "")
@@ -54,16 +58,23 @@ class HotHandler(GuardedHandler):
         """See `asyncio.Protocol.data_received`."""
         waiter = self._waiter
         if waiter is not None and self._owed == 0 and not self._paused and not waiter.done():
-            answer = self._hot.answer(data, self._peer)
-            if answer is not None and self.transport is not None and self._manager is not None:
-                self.transport.write(answer)
-                self._manager.requests_count += 1
-                self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+            decide, write = self._answer, self._write
+            answer = decide(data, self._peer)
+            if answer is not None:
+                write(answer)
+                self.answered += 1
                 return
         if self._owed != UNKNOWN:
             self._owed = owed_after(self._owed, data)
         self._hot.handed_over.count += 1
         super().data_received(data)
+
+    def _process_keepalive(self) -> None:
+        # aiohttp closes a connection on which nothing was asked since the last request that it handled itself.
+        if self.answered != self._answered_before:
+            self._answered_before = self.answered
+            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        super()._process_keepalive()
 
 
 class HotServer(web.Server):
@@ -94,4 +105,5 @@ class HotRunner(web.AppRunner):
 def is_supported() -> bool:
     """Whether this version of aiohttp has what the short cut needs."""
     names = {name for kind in RequestHandler.__mro__ for name in getattr(kind, "__slots__", ())}
-    return names.issuperset(NEEDED) and hasattr(web.AppRunner, "_make_server")
+    called = all(hasattr(RequestHandler, name) for name in CALLED)
+    return called and names.issuperset(NEEDED) and hasattr(web.AppRunner, "_make_server")

@@ -1,22 +1,15 @@
-"""Answers that are ready to be sent: learned from what aiohttp's way sent for the same request, byte for byte.
-
-Nothing here knows which headers an answer has. When a fresh list went out the long way, its final headers are taken as
-a pattern, in which only what changes from second to second (`Age`, `Cache-Control`, `Cache-Status`, `Date`) and from
-request to request (`Atoll-Request-Id`) is filled in anew.
-"""
+"""Answers that may leave at once: which entry each was made of, under which filters, and what it looks like."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from email.utils import formatdate
+from typing import Final
 
 from edge.cache.entry import Entry, ListKey
-from edge.cache.words import caller_control, hit_status
-from infra.plumbing.clock import Clock
+from edge.hot.patterns import Pattern, Sent, pattern_of
 from infra.plumbing.tallies import Tally
 
 READY_PER_ENTRY_MAX = 4
-_REQUEST_ID = "Atoll-Request-Id"
-_CHANGING = {"Age": b"age", "Cache-Control": b"control", "Cache-Status": b"status", "Date": b"date"}
+_NEVER_S = float("-inf")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,61 +29,6 @@ class Offer:
     def owner(self) -> str | None:
         """The subject of the list's key."""
         return self.key.subject
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """An answer as it goes out: every header in its last form and place."""
-
-    status: int
-    reason: str
-    headers: list[tuple[str, str]]
-    body: bytes
-
-
-class WallSecond:
-    """The wall clock to the second, read once a second: for `Date` and for the lives of tokens."""
-
-    __slots__ = ("_clock", "date", "ends_s", "epoch_s")
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self.epoch_s = 0
-        self.date = b""
-        self.ends_s = float("-inf")
-
-    def renew(self, now_s: float) -> None:
-        """Read the clock again; to be called once the monotonic time `now_s` has come to `ends_s`."""
-        self.epoch_s, past_ms = divmod(self._clock.now_ms(), 1000)
-        self.date = formatdate(self.epoch_s, usegmt=True).encode()
-        self.ends_s = now_s + (1000 - past_ms) / 1000
-
-
-class Pattern:
-    """One status of one list: `before` + a request id + `after`, which hold until `ends_s`, + `body`."""
-
-    __slots__ = ("_after", "_before", "after", "before", "body", "ends_s", "status", "tally")
-
-    def __init__(self, status: int, before: bytes, after: bytes, body: bytes) -> None:
-        self.status = status
-        self._before, self._after, self.body = before, after, body
-        self.before = self.after = b""
-        self.ends_s = float("-inf")
-        self.tally = Tally()
-
-    def render(self, entry: Entry, now_s: float, second: WallSecond) -> None:
-        """Fill in what has changed, and find out until when it holds."""
-        age_s = entry.age_s(now_s)
-        ttl_s = entry.life.fresh_until_s - age_s
-        changing = {
-            b"age": b"%d" % int(age_s),
-            b"control": caller_control(entry.answer, fresh_for_s=entry.life.fresh_until_s, age_s=age_s).encode(),
-            b"status": hit_status(ttl_s).encode(),
-            b"date": second.date,
-        }
-        self.before = self._before % changing
-        self.after = self._after % changing
-        self.ends_s = min(second.ends_s, now_s + 1.0 - age_s % 1.0, now_s + ttl_s % 1.0)
 
 
 class Ready:
@@ -120,6 +58,21 @@ class Ready:
         self.full: Pattern | None = None
         self.short: Pattern | None = None
 
+    @classmethod
+    def nothing(cls) -> "Ready":
+        """Where a head leads that has no answer: never fresh, no form."""
+        ready = cls.__new__(cls)
+        ready.etag = b""
+        ready.fresh_until_s = _NEVER_S
+        ready.full = ready.short = None
+        return ready
+
+    def drop(self) -> None:
+        """It may be given no more: what it holds goes, even while a known head still leads here."""
+        self.fresh_until_s = _NEVER_S
+        self.full = self.short = None
+        del self.entry
+
     def says(self, offer: Offer) -> bool:
         """Whether `offer` is for the same bytes."""
         return (
@@ -128,6 +81,9 @@ class Ready:
             and self.withdrawn_epoch == offer.withdrawn_epoch
             and self.filter_epoch == offer.filter_epoch
         )
+
+
+NOTHING: Final = Ready.nothing()
 
 
 class ReadyAnswers:
@@ -144,7 +100,7 @@ class ReadyAnswers:
 
     def learn(self, target: bytes, offer: Offer, sent: Sent) -> None:
         """Keep what was sent for `target`: status 200 with its body, or 304 without one."""
-        pattern = _pattern(sent)
+        pattern = pattern_of(sent)
         if pattern is None:
             return
         name = (target, offer.owner)
@@ -152,6 +108,8 @@ class ReadyAnswers:
         if ready is None or not ready.says(offer):
             if not self._make_room(name, offer.entry):
                 return
+            if ready is not None:
+                ready.drop()
             ready = self._answers[name] = Ready(offer)
         pattern.tally = self.tally_of(ready.type, sent.status)
         if sent.status == 200:
@@ -165,7 +123,7 @@ class ReadyAnswers:
         for name in entry.ready_names:
             ready = self._answers.get(name)
             if ready is not None and ready.entry is entry:
-                del self._answers[name]
+                self._answers.pop(name).drop()
         entry.ready_names.clear()
 
     def _make_room(self, name: tuple[bytes, str | None], entry: Entry) -> bool:
@@ -173,23 +131,8 @@ class ReadyAnswers:
             return False
         if name not in entry.ready_names:
             if len(entry.ready_names) >= READY_PER_ENTRY_MAX:
-                self._answers.pop(entry.ready_names.pop(0), None)
+                oldest = self._answers.pop(entry.ready_names.pop(0), None)
+                if oldest is not None:
+                    oldest.drop()
             entry.ready_names.append(name)
         return True
-
-
-def _pattern(sent: Sent) -> Pattern | None:
-    """The pattern of an answer; None for one that cannot be repeated (no request id, or the connection ends)."""
-    parts = [f"HTTP/1.1 {sent.status} {sent.reason}\r\n".replace("%", "%%").encode()]
-    before: bytes | None = None
-    for name, value in sent.headers:
-        if name == "Connection":
-            return None
-        if name == _REQUEST_ID and before is None:
-            before = b"".join([*parts, f"{name}: ".encode()])
-            parts = [b"\r\n"]
-            continue
-        changing = _CHANGING.get(name)
-        said = b"%%(%s)b" % changing if changing is not None else value.replace("%", "%%").encode()
-        parts.append(f"{name}: ".replace("%", "%%").encode() + said + b"\r\n")
-    return None if before is None else Pattern(sent.status, before, b"".join([*parts, b"\r\n"]), sent.body)

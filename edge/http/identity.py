@@ -28,7 +28,8 @@ class Verified:
 class Identities:
     """Verifies tokens and remembers the ones that held until they expire; bounded, in two generations.
 
-    What is remembered is keyed by a hash: a memory dump of an edge yields no tokens.
+    What is remembered is keyed by a hash, so that tokens are not kept here as long as they hold (`edge.hot.known` keeps
+    heads of minutes ago, with their tokens).
     """
 
     def __init__(self, *, keys: RegionKeys, trust: Trust, service_keys: KeyRing, clock: Clock) -> None:
@@ -43,6 +44,11 @@ class Identities:
 
     def __len__(self) -> int:
         return len(self._young) + len(self._old)
+
+    @property
+    def edition(self) -> int:
+        """The edition of the trust directory under which everything that is remembered was verified."""
+        return self._edition
 
     def caller(self, headers: Mapping[str, str]) -> Caller:
         """The caller of a request with these headers.
@@ -71,7 +77,7 @@ class Identities:
     def recall(self, token: bytes, epoch_s: int) -> Verified | None:
         """What is known of a token that held before and has not expired by `epoch_s`; None: it must be verified."""
         if epoch_s != self._looked_s:
-            self._follow_trust(epoch_s)
+            self.follow_trust(epoch_s)
         digest = hashlib.sha256(token).digest()
         held = self._young.get(digest) or self._remembered(digest)
         return held if held is not None and epoch_s < held.principal.expires_s else None
@@ -122,8 +128,11 @@ class Identities:
             )
         return self._keys.session_subject(session)
 
-    def _follow_trust(self, epoch_s: int) -> None:
-        """Forget what was verified under another edition of the trust directory: a key may have been retired."""
+    def follow_trust(self, epoch_s: int) -> None:
+        """Forget what was verified under another edition of the trust directory: a key may have been retired.
+
+        Whoever else remembers what was verified must forget it when `edition` changes.
+        """
         self._looked_s = epoch_s
         edition = self._trust.edition
         if edition != self._edition:
@@ -132,7 +141,7 @@ class Identities:
             self._old.clear()
 
     def _verify(self, token: str) -> Verified:
-        self._follow_trust(self._clock.now_ms() // 1000)
+        self.follow_trust(self._clock.now_ms() // 1000)
         digest = _digest(token)
         held = self._remembered(digest)
         if held is not None and self._clock.now_ms() < held.principal.expires_s * 1000:

@@ -28,14 +28,15 @@ class RequestIds:
     BATCH = 256
 
     def __init__(self) -> None:
-        self._ready: list[bytes] = []
+        self.ready: list[bytes] = []
+        """Ids to pop; `take` when it is empty."""
 
     def take(self) -> bytes:
         """The next id: 24 hex digits, as bytes."""
-        if not self._ready:
+        if not self.ready:
             digits = secrets.token_hex(12 * self.BATCH).encode()
-            self._ready = [digits[start : start + 24] for start in range(0, len(digits), 24)]
-        return self._ready.pop()
+            self.ready += [digits[start : start + 24] for start in range(0, len(digits), 24)]
+        return self.ready.pop()
 
 
 def is_request_id(offered: str) -> bool:

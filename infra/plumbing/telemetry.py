@@ -17,7 +17,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, TraceFlags, Tracer
@@ -26,6 +26,7 @@ from prometheus_client import CollectorRegistry
 
 from infra.plumbing.ids import uniform
 from infra.plumbing.sampling import GapSampler
+from infra.plumbing.span_file import SpanFile
 
 _PROPAGATOR = TraceContextTextMapPropagator()
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
@@ -126,8 +127,7 @@ def start_telemetry(*, service: str, region: str, node: str, settings: Telemetry
         Path(settings.spans_file).parent.mkdir(parents=True, exist_ok=True)
         file = Path(settings.spans_file).open("a", encoding="utf-8")  # noqa: SIM115 - closed in close()
         files.append(file)
-        exporter = ConsoleSpanExporter(out=file, formatter=lambda span: span.to_json(indent=None) + "\n")
-        processor = BatchSpanProcessor(exporter, schedule_delay_millis=500)
+        processor = BatchSpanProcessor(SpanFile(file), schedule_delay_millis=500)
         provider.add_span_processor(processor)
     return Telemetry(
         tracer=provider.get_tracer("atoll"),

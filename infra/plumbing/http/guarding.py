@@ -19,10 +19,12 @@ LOOK_EVERY_S = 1.0
 class GuardedHandler(RequestHandler):
     """One connection that knows since when a head is incomplete, and since when nothing was asked."""
 
-    __slots__ = ("head_since_s", "idle_mark", "idle_since_s")
+    __slots__ = ("answered", "head_since_s", "idle_mark", "idle_since_s")
 
     def __init__(self, manager: web.Server, *, loop: asyncio.AbstractEventLoop, **options: Any) -> None:
         super().__init__(manager, loop=loop, **options)
+        self.answered = 0
+        """Requests that a handler of a kind of its own answered past aiohttp's parser."""
         self.head_since_s: float | None = None
         self.idle_mark: tuple[int, float] = (-1, 0.0)
         self.idle_since_s = 0.0
@@ -48,8 +50,8 @@ class GuardedHandler(RequestHandler):
             return None
         if self.head_since_s is not None and now_s - self.head_since_s > head_s:
             return "slow-head"
-        # Whatever answers a request moves one of the two on, the hot path too.
-        mark = (self._request_count, self._next_keepalive_close_time)
+        # Whatever answers a request moves one of them on.
+        mark = (self._request_count + self.answered, self._next_keepalive_close_time)
         if mark != self.idle_mark:
             self.idle_mark, self.idle_since_s = mark, now_s
         return "idle" if now_s - self.idle_since_s > idle_s else None

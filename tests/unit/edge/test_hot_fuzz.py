@@ -261,3 +261,30 @@ PLAIN_LINES = ["Accept: */*", "If-None-Match: *", "X-Forwarded-For: 10.1.1.1", "
 @given(st.lists(st.sampled_from(PLAIN_LINES), max_size=4))
 def test_and_it_is_taken_for_plain_requests(twins: Twins, lines: list[str]) -> None:
     twins.compare(_named(twins, [head(POPULAR, *lines), head(PERSONAL, *lines)]))
+
+
+ENDINGS = st.lists(
+    st.sampled_from(
+        [
+            "X-Forwarded-For: 10.1.1.1", "X-Forwarded-For: 10.1.1.1, ::1", "X-Forwarded-For: a\x00", "If-None-Match: *",
+            'If-None-Match: "x", W/"y"', "X-Forwarded-Proto: https", "x-forwarded-for: 1", "Content-Length: 5",
+            "Content-Length: 0", "Transfer-Encoding: chunked", "X-Forwarded-For: a\nContent-Length: 5", "Host: twice",
+            "X-Forwarded-For: a\r\n folded", "X-Forwarded-For: a\r\n\r\nGET / HTTP/1.1", "Accept: */*", "Cookie: a=b",
+            "Atoll-Request-Id: abcdefgh1", "Atoll-Session: session-1", "Upgrade: h2c", "X-Forwarded-For: ", "<token>",
+            "Connection: close",
+        ]
+    ),
+    max_size=3,
+)  # fmt: skip
+"""What stands behind a head that is known."""
+
+BEGINNINGS = [(POPULAR, ""), (POPULAR, "<token>"), (PERSONAL, "<token>"), (PERSONAL, "")]
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(st.lists(st.tuples(st.sampled_from(BEGINNINGS), ENDINGS), min_size=1, max_size=5))
+def test_a_known_head_with_another_end_is_another_request(
+    twins: Twins, asked: list[tuple[tuple[str, str], list[str]]]
+) -> None:
+    reads = [head(target, *([token] if token else []), *ending) for (target, token), ending in asked]
+    twins.compare(_named(twins, reads))

@@ -5,10 +5,15 @@ import json
 import logging
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 import pytest
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.trace import Link, SpanKind, Status, StatusCode
 
 from infra.plumbing.clock import ManualClock, SystemClock
 from infra.plumbing.errors import AtollError, SettingsError
@@ -16,6 +21,7 @@ from infra.plumbing.files import write_atomically
 from infra.plumbing.ids import accept_request_id, new_request_id
 from infra.plumbing.progress import SilentProgress
 from infra.plumbing.settings import load_settings
+from infra.plumbing.span_file import SpanFile
 from infra.plumbing.telemetry import TelemetrySettings, inject, start_telemetry
 
 
@@ -117,3 +123,26 @@ def test_logs_go_to_stderr_by_default():
     (handler,) = telemetry.logger.handlers
     assert type(handler) is logging.StreamHandler
     telemetry.close()
+
+
+def test_kept_spans_say_what_the_sdk_says(tmp_path: Path):
+    kept: list[ReadableSpan] = []
+
+    class Keeper(SpanExporter):
+        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+            kept.extend(spans)
+            return SpanExportResult.SUCCESS
+
+    provider = TracerProvider(resource=Resource.create({"service.name": "s"}), shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(Keeper()))
+    tracer = provider.get_tracer("atoll")
+    with tracer.start_as_current_span("outer", attributes={"text": "a", "list": [1, 2], "flag": True}) as outer:
+        links = [Link(outer.get_span_context(), {"k": "v"})]
+        with tracer.start_as_current_span("inner", links=links, kind=SpanKind.CLIENT) as inner:
+            inner.add_event("seen", {"share": 0.5})
+            inner.set_status(Status(StatusCode.ERROR, "why"))
+    path = tmp_path / "spans"
+    with path.open("w") as file:
+        SpanFile(file).export(kept)
+    provider.shutdown()
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [json.loads(one.to_json()) for one in kept]

@@ -23,6 +23,8 @@ from federation.flower.supervisor import free_ports
 from federation.phones.simulator import PhonesReport
 from federation.rounds.outcome import load_adapter
 from federation.settings import CohortSettings, GatewaySettings, PhonesSettings, SiloSettings
+from infra.local.certificates import WorldAuthority
+from infra.local.securing import Securing, gateway_doors, supernode_of
 from infra.plumbing.clock import SystemClock
 from infra.plumbing.environment import environment_with
 from infra.plumbing.keys import RegionKeys, TrustDirectory
@@ -39,10 +41,14 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 class _World:
-    """Two gateways and twenty phones as processes."""
+    """Two gateways and twenty phones as processes; with `tls` between all of them."""
 
-    def __init__(self, directory: Path, *, silo: str = "") -> None:
+    def __init__(self, directory: Path, *, silo: str = "", tls: bool = False) -> None:
         self.directory = directory
+        self._securing = Securing(directory / "tls", enabled=tls)
+        if tls:
+            names = [f"{region}/gateway" for region in REGIONS] + [supernode_of(region) for region in REGIONS]
+            WorldAuthority(self._securing.directory, host="127.0.0.1", clock=SystemClock()).ensure(names)
         self._silo = silo
         self.release = write_release(directory)
         write_dataset(directory / "data", regions=REGIONS, users=10)
@@ -60,7 +66,9 @@ class _World:
     def links(self) -> dict[str, RegionLink]:
         return {
             region: RegionLink(
-                gateway_url=f"http://127.0.0.1:{port}", round_key_file=str(self.directory / region / "round.key")
+                gateway_url=f"{self._securing.scheme}://127.0.0.1:{port}",
+                round_key_file=str(self.directory / region / "round.key"),
+                gateway_tls=self._securing.connect(supernode_of(region), f"{region}/gateway"),
             )
             for region, port in self.ports.items()
         }
@@ -85,6 +93,7 @@ class _World:
             )
         settings = GatewaySettings(
             node=f"{region}-gateway", region=region, port=self.ports[region],
+            tls=self._securing.listen(f"{region}/gateway", gateway_doors(region)),
             state_directory=str(self.directory / region), keys_file=str(self.directory / f"{region}.keys"),
             trust_file=str(self.directory / "trust.json"),
             telemetry=TelemetrySettings(log_file=str(self.directory / "log")), silo=silo,
@@ -95,8 +104,11 @@ class _World:
     def _phones(self) -> "subprocess.Popen[bytes]":
         settings = PhonesSettings(
             gateways={
-                region: f"http://127.0.0.1:{port}" for region, port in self.ports.items() if region != self._silo
+                region: f"{self._securing.scheme}://127.0.0.1:{port}"
+                for region, port in self.ports.items()
+                if region != self._silo
             },
+            gateways_tls=self._securing.trusting(),
             keys_files={
                 region: str(self.directory / f"{region}.keys") for region in REGIONS if region != self._silo
             },
@@ -178,8 +190,19 @@ class _Tap:
         writer.close()
 
 
+@pytest.fixture
+def secured_world(tmp_path: Path) -> Iterator[_World]:
+    found = _World(tmp_path, tls=True)
+    yield found
+    found.close()
+
+
 @pytest.mark.slow
-def test_with_tls_and_node_authentication_nothing_can_be_read_and_a_killed_server_app_goes_on(world: _World) -> None:
+def test_with_tls_and_node_authentication_nothing_can_be_read_and_a_killed_server_app_goes_on(
+    secured_world: _World,
+) -> None:
+    """TLS everywhere: phones to gateways, SuperNodes to gateways with certificates, SuperNodes to the SuperLink."""
+    world = secured_world
     superlink_port = free_ports(1)[0]
     tap = _Tap(superlink_port)
     tapped = msgspec.structs.replace(world.links["us-east"], superlink_address=f"127.0.0.1:{tap.port}")
@@ -355,7 +378,7 @@ def _command(pid: int) -> bytes:
         return b""
 
 
-def _wait_until(condition, *, within_s: float = 60.0) -> None:
+def _wait_until(condition, *, within_s: float = 150.0) -> None:
     ends_s = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < ends_s

@@ -2,11 +2,13 @@
 
 import argparse
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from infra.cli.output import add_json_option, emit, table
 from infra.cli.world import add_state_option
+from infra.plumbing.environment import environment_with
 from infra.plumbing.errors import AtollError, InvalidInputError
 
 TOOL_TIMEOUT_S = 3600.0
@@ -78,8 +80,8 @@ def settings_of(arguments: argparse.Namespace) -> Path:
     return world.layout.region(arguments.region) / "region.json"
 
 
-def run_tool(tier: str, module: str, words: list[str]) -> Any:
-    """What a program of another tier prints as JSON.
+def run_tool(tier: str, module: str, words: list[str], *, additions: Mapping[str, str] | None = None) -> Any:
+    """What a program of another tier prints as JSON; `additions` join its environment variables.
 
     Raises:
         AtollError: it failed; its own words stand above.
@@ -90,7 +92,10 @@ def run_tool(tier: str, module: str, words: list[str]) -> Any:
 
     root = source_root()
     command = [tier_python(tier, root / ".atoll" / "envs"), "-m", module, *words]
-    done = subprocess.run(command, cwd=root, stdout=subprocess.PIPE, check=False, timeout=TOOL_TIMEOUT_S)
+    done = subprocess.run(
+        command, cwd=root, stdout=subprocess.PIPE, check=False, timeout=TOOL_TIMEOUT_S,
+        env=environment_with(additions or {}),
+    )  # fmt: skip
     if done.returncode:
         raise AtollError(f"{module} ended with {done.returncode}.", fix="Its own message stands above.")
     return msgspec.json.decode(done.stdout)

@@ -5,8 +5,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from infra.cli import bootstrap
 from infra.cli.events import add_region, run_tool, settings_of
 from infra.cli.output import add_json_option, emit, table
+from infra.cli.servers import ready_java
 from infra.plumbing.errors import AtollError
 
 
@@ -21,7 +23,11 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         "features", help=text, description=f"{text}. Example: ./atoll features parity --region us-east"
     )
     verbs = features.add_subparsers(metavar="VERB", required=True)
-    batch = _leaf(verbs, "batch", _batch, "compute every feature of every user from the log (Ibis on DuckDB)")
+    batch = _leaf(verbs, "batch", _batch, "compute every feature of every user from the log (Ibis on DuckDB or Spark)")
+    batch.add_argument(
+        "--engine", choices=("duckdb", "spark"), default="duckdb",
+        help="spark is fetched at the first use, with a Java 17 if the machine has none (default duckdb)",
+    )  # fmt: skip
     batch.add_argument("--out", type=Path, default=Path("features"), metavar="DIR", help="where Parquet files go")
     says = "hold the features that answered sampled requests against the batch definition; fails on skew"
     _leaf(verbs, "parity", _parity, says)
@@ -46,11 +52,22 @@ def _batch(arguments: argparse.Namespace) -> None:
     out = arguments.out.resolve()
     with tempfile.TemporaryDirectory(prefix="atoll-export-") as work:
         _export(arguments, Path(work))
-        found = run_tool("batch", "region.batch", ["features", "--export", work, "--out", str(out)])
+        words = ["features", "--export", work, "--out", str(out), "--engine", arguments.engine]
+        tier, additions = _engine(arguments.engine)
+        found = run_tool(tier, "region.batch", words, additions=additions)
     rows = [{"feature": name, "rows": count, "file": f"{name}.parquet"} for name, count in found["rows"].items()]
     emit(
         arguments, found, f"{table(rows)}\n{found['events']} events on {found['engine']} in {found['seconds']} s: {out}"
     )
+
+
+def _engine(engine: str) -> tuple[str, dict[str, str]]:
+    """The tier that carries an engine, and environment variables that it needs; brings Spark when it is wanted."""
+    if engine != "spark":
+        return "batch", {}
+    bootstrap.prepare(("spark",))
+    # `<home>/bin/java`, behind whatever links the machine has.
+    return "spark", {"JAVA_HOME": str(Path(ready_java()).resolve().parents[1])}
 
 
 def _parity(arguments: argparse.Namespace) -> None:

@@ -7,11 +7,18 @@ frozen. Each part is gone for `gone_s`, then comes back; `recovery_s` is the lon
 named in `degraded`. The ranker and the log have no process of their own that could go: the ranker's failure is shown
 by `tests/unit/region/funnel`, the log's by `tests/integration/events`. Options: `items` (default 30000), `rate`
 (requests/s, default 40), `gone_s` (default 4).
+
+With `parts=real` a world of one region with two edges on Cassandra, Hazelcast and Kafka is called through an edge,
+while each of the three is frozen, then killed: lists made anew (whose `degraded` must name the store), lists from
+caches, and events, which are put off with Retry-After while the log is gone. Then `silent` counts losses that nothing
+told of, and `recovery_s` is the longest time from a part's return (a killed one's: it takes calls again) until lists,
+events and the grid are whole.
 """
 
 import asyncio
 import contextlib
 import fcntl
+import itertools
 import os
 import signal
 import subprocess
@@ -23,11 +30,14 @@ import aiohttp
 
 from infra.bench.catalogue import BenchRequest
 from infra.bench.miss.node import Node, decode, made_release, personal, running_node
-from infra.bench.results import Measured, at_most
+from infra.bench.results import Bar, Measured, at_most
+from infra.bench.serving.published import publish_ring
+from infra.bench.serving.real_parts import PARTS, Callers, Loss, lose
+from infra.bench.serving.real_world import HOME, headers_of, real_world
 from infra.contracts.residency import encode_regional
 from infra.local.tiers import source_root, tier_python
 from infra.plumbing.clock import Clock
-from infra.plumbing.errors import UnavailableError
+from infra.plumbing.errors import InvalidInputError, UnavailableError
 
 RECOVERY_GOAL_S = 5.0
 WATCH_S = 15.0
@@ -71,7 +81,64 @@ class Outcome:
 
 
 def run(request: BenchRequest) -> Measured:
-    """One node; every round takes each part away once."""
+    """Every round takes each part away once.
+
+    Raises:
+        InvalidInputError: there are no such parts.
+    """
+    parts = request.options.get("parts", "embedded")
+    if parts not in ("embedded", "real"):
+        raise InvalidInputError(f"there are no parts {parts!r}.", fix="Say parts=embedded or parts=real.")
+    return _embedded(request) if parts == "embedded" else _real(request)
+
+
+def _real(request: BenchRequest) -> Measured:
+    with real_world(request, publish_ring(request), name="real") as world:
+        callers = Callers(
+            world=world, region=HOME, headers=headers_of(world, request.clock), clock=request.clock
+        )  # fmt: skip
+        losses = asyncio.run(_losses(callers, request))
+    silent, recovery_s = sum(not loss.said for loss in losses), max(loss.recovery_s for loss in losses)
+    failed, empty = callers.failed.total(), callers.empty
+    return Measured(
+        figures={
+            "failed": float(failed), "empty": float(empty), "silent": float(silent), "recovery_s": recovery_s,
+            "answers": float(callers.lists), "events": float(callers.events), "events_put_off": float(callers.put_off),
+            **{
+                f"recovery_{number}_{loss.name.replace(' ', '_')}_s": loss.recovery_s
+                for number, loss in enumerate(losses)
+            },
+        },
+        bars=_bars(failed, empty, silent, recovery_s),
+        notes=(
+            f"failed: {dict(callers.failed) or 'nothing'}; named: "
+            + "; ".join(f"{loss.name}: {', '.join(sorted(loss.named)) or 'nothing'}" for loss in losses),
+        ),
+    )  # fmt: skip
+
+
+async def _losses(callers: Callers, request: BenchRequest) -> list[Loss]:
+    gone_s = request.number("gone_s", 2.0 if request.quick else 4.0)
+    losses: list[Loss] = []
+    async with callers.calling(request.number("rate", 40.0)):
+        await callers.whole_since(request.clock.monotonic_s())
+        for number in range(request.runs):
+            for part, kill in itertools.product(PARTS, (False, True)):
+                losses.append(await lose(callers, part, kill=kill, gone_s=gone_s))
+            request.progress.advance(number + 1, request.runs, "rounds of losses")
+    return losses
+
+
+def _bars(failed: float, empty: float, silent: float, recovery_s: float) -> tuple[Bar, ...]:
+    return (
+        at_most("failed answers", float(failed), 0.0, unit="answers"),
+        at_most("empty answers", float(empty), 0.0, unit="answers"),
+        at_most("faults that no answer named", float(silent), 0.0, unit="faults"),
+        at_most("recovery after a part's return", recovery_s, RECOVERY_GOAL_S, unit="s"),
+    )
+
+
+def _embedded(request: BenchRequest) -> Measured:
     release = made_release(request, int(request.number("items", 30_000)))
     gone_s, rate = request.number("gone_s", 2.0 if request.quick else 4.0), request.number("rate", 40.0)
     with _grid(request) as (grid_pid, socket), running_node(request, release, extra={"grid": str(socket)}) as node:
@@ -86,12 +153,7 @@ def run(request: BenchRequest) -> Measured:
                 f"recovery_{number}_{outcome.part}_s": outcome.recovery_s for number, outcome in enumerate(outcomes)
             },
         },
-        bars=(
-            at_most("failed answers", float(seen.failed), 0.0, unit="answers"),
-            at_most("empty answers", float(seen.empty), 0.0, unit="answers"),
-            at_most("faults that no answer named", float(silent), 0.0, unit="faults"),
-            at_most("recovery after a part's return", recovery_s, RECOVERY_GOAL_S, unit="s"),
-        ),
+        bars=_bars(seen.failed, seen.empty, silent, recovery_s),
         notes=(f"{rate:g} requests/s, each part gone for {gone_s:g} s: store locked, index frozen, index killed, "
                "grid frozen; a grid that is gone is not a part of a region's answer and is not named in it.",),
     )  # fmt: skip

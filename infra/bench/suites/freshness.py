@@ -17,18 +17,14 @@ import msgspec
 
 from infra.bench.catalogue import BenchRequest
 from infra.bench.results import Measured, at_most, medians, percentile
-from infra.bench.ring import REGIONS, USERS
-from infra.bench.servers import bring
 from infra.bench.serving.open_load import Call
 from infra.bench.serving.published import PublishedRing, publish_ring
+from infra.bench.serving.real_world import EMBEDDED, HOME, REAL, headers_of, real_world
 from infra.bench.serving.steady import steady_load
-from infra.local.configuration import DirectoriesConfiguration, RegionConfiguration, WorldConfiguration
-from infra.local.world import World, start_world
+from infra.local.world import World
 from infra.plumbing.clock import Clock
 from infra.plumbing.errors import InvalidInputError, UnavailableError
-from infra.plumbing.tokens import issue_token
 
-HOME = REGIONS[0]
 POLL_S = 0.003
 GIVEN_UP_S = 10.0
 AGAIN_S, AGAIN_MAX = 0.02, 50
@@ -36,10 +32,7 @@ AGAIN_S, AGAIN_MAX = 0.02, 50
 SETTLE_S = 3.0
 """Load before the first click: connections are open, and what the machines compile first is compiled."""
 PERSONAL = "/v1/recommendations/personal?n=10"
-PARTS = {
-    "real": {"store": "cassandra", "grid": "hazelcast", "log": "kafka"},
-    "embedded": {"store": "sqlite", "grid": "embedded", "log": "sqlite"},
-}
+PARTS = {"real": REAL, "embedded": EMBEDDED}
 
 
 class _Item(msgspec.Struct):
@@ -121,22 +114,10 @@ def run(request: BenchRequest) -> Measured:
 
 
 def _in_world(request: BenchRequest, ring: PublishedRing, parts: str) -> list[dict[str, float]]:
-    if parts == "real":
-        bring(request)
-    state = request.work / parts
-    configuration = WorldConfiguration(
-        regions=(RegionConfiguration(name=HOME),), sample_ratio=0.0, poll_interval_s=3600.0,
-        directories=DirectoriesConfiguration(
-            state=str(state), repository=str(ring.repository), environments=str(request.environments)
-        ),
-    )  # fmt: skip
-    configuration = msgspec.structs.replace(configuration, **PARTS[parts])
     rate = int(request.number("background", 50 if request.quick else 200))
     runs: list[dict[str, float]] = []
-    with start_world(
-        configuration, state, repository=ring.repository, dataset=ring.dataset, progress=request.progress
-    ) as world:
-        callers = [_headers(world, f"u{number}", request.clock) for number in range(0, USERS, len(REGIONS))]
+    with real_world(request, ring, name=parts, parts=PARTS[parts]) as world:
+        callers = headers_of(world, request.clock)
         half = len(callers) // 2
         for number in range(request.runs):
             with steady_load(
@@ -172,11 +153,6 @@ async def _clicks(
             took.append(await clicking.try_ms(callers[number % len(callers)], f"fresh-{mark}-{number:05d}"))
             request.progress.advance(number + 1, tries, f"clicks, {mark}")
     return took, len(clicking.again)
-
-
-def _headers(world: World, user: str, clock: Clock) -> dict[str, str]:
-    token = issue_token(world.keys(HOME), user, clock=clock, life_s=3600)
-    return {"Authorization": f"Bearer {token}", "Atoll-Client-Region": HOME}
 
 
 def _background(callers: Sequence[dict[str, str]]) -> list[Call]:

@@ -1,0 +1,115 @@
+"""A world with one real server beside embedded parts: told, killed, healed, exported, erased, and gone at the end."""
+
+import asyncio
+import json
+import time
+import urllib.request
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from central.release.publish import publish
+from central.release.repository import init_repository
+from infra.cli.servers import bring_servers
+from infra.contracts.events import Event, EventAck, EventBatch, EventType
+from infra.contracts.residency import encode_regional
+from infra.local.children import marked_processes
+from infra.local.configuration import RegionConfiguration, WorldConfiguration, with_absolute_directories
+from infra.local.tiers import source_root
+from infra.local.world import World, start_world
+from infra.plumbing.clock import SystemClock
+from infra.plumbing.progress import SilentProgress
+from infra.plumbing.settings import load_settings
+from infra.plumbing.tokens import issue_token
+from region.api.doors import SERVICE_KEY_HEADER
+from region.privacy import commands
+from region.settings import RegionSettings
+from region.store.opening import open_store
+from tests.support.bundles import make_bundle
+
+pytestmark = pytest.mark.slow
+USER = "7001"
+WITHIN_S = 60.0
+CLOCK = SystemClock()
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("published")
+    bring_servers(SilentProgress())
+    init_repository(repository=folder / "repository", keys=folder / "keys", clock=CLOCK)
+    bundle = folder / "bundles" / make_bundle(folder / "bundles")
+    publish(bundle=bundle, repository=folder / "repository", keys=folder / "keys", channel="stable", clock=CLOCK)
+    return folder / "repository"
+
+
+def ask(world: World) -> list[object]:
+    """A list, as an application gets it from the balancer."""
+    token = issue_token(world.keys("here"), USER, clock=CLOCK)
+    request = urllib.request.Request(
+        f"{world.balancer_url}/v1/recommendations/personal?n=5", headers={"Authorization": f"Bearer {token}"}
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        items: list[object] = json.loads(answer.read())["items"]
+        return items
+
+
+def view(world: World, number: int) -> None:
+    """An event as an edge hands it on. (The towers of this release are dummies: edges do not count on its region.)"""
+    keys = world.keys("here")
+    event = Event(event_id=f"event-{number:05d}", type=EventType.VIEW, item=f"new-{number}", at_ms=CLOCK.now_ms())
+    batch = EventBatch(events=(event,), subject=keys.pseudonym("user", USER))
+    request = urllib.request.Request(
+        f"{world.region_url('here')}/v1/events", data=encode_regional(batch),
+        headers={SERVICE_KEY_HEADER: keys.service_key, "Content-Type": "application/json"},
+    )  # fmt: skip
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        assert msgspec.json.decode(answer.read(), type=EventAck).accepted == 1
+
+
+def until_items(world: World, wanted: list[str]) -> None:
+    """Wait until the store's row of the user holds `wanted`, and nothing twice."""
+
+    async def read() -> list[str]:
+        store = open_store(
+            load_settings(world.layout.region("here") / "region.json", RegionSettings), read_timeout_s=20
+        )
+        try:
+            row = await store.read(world.keys("here").pseudonym("user", USER))
+            return [entry.item for entry in row.history] if row is not None else []
+        finally:
+            await store.close()
+
+    ends_s = CLOCK.monotonic_s() + WITHIN_S
+    while (items := asyncio.run(read())) != wanted:
+        assert CLOCK.monotonic_s() < ends_s, items
+        time.sleep(0.2)  # the store tells nobody; the deadline above bounds it
+
+
+@pytest.mark.parametrize("part", [{"store": "cassandra"}, {"grid": "hazelcast"}, {"log": "kafka"}], ids=str)
+def test_one_real_server_beside_embedded_parts(part: dict[str, str], repository: Path, tmp_path: Path) -> None:
+    configuration = msgspec.structs.replace(
+        WorldConfiguration(regions=(RegionConfiguration(name="here", edges=1),)), **part
+    )
+    with start_world(
+        with_absolute_directories(configuration, source_root()), tmp_path / "state", repository=repository,
+        wait_for="live",
+    ) as world:  # fmt: skip
+        assert ask(world)
+        view(world, 1)
+        until_items(world, ["new-1"])
+        world.kill("here")
+        world.heal("here")
+        world.wait(region="here", wait_for="live")
+        assert ask(world)
+        view(world, 2)
+        until_items(world, ["new-1", "new-2"])
+        door = (world.region_url("here"), world.keys("here").operator_key)
+        exported = commands.export(*door, user=USER)
+        assert [one.logged.event.item for one in exported.events] == ["new-1", "new-2"]
+        erased = commands.erase(*door, user=USER).receipt
+        assert [one.after for one in erased.places if one.place == "store"] == [0]
+        until_items(world, [])
+        mark = world.layout.mark
+    assert marked_processes(mark) == []

@@ -107,9 +107,12 @@ class CassandraStore:
     async def read(self, subject: str) -> UserRow | None:
         """The subject's row, or None."""
         found = await self._link.ask("read_subject", (subject,), timeout_s=self._read_timeout_s)
-        content = (found[0][0] or found[0][1]) if found else None
-        if content is not None:
-            return row_of(subject, content)
+        if found and found[0][0] is not None:
+            return row_of(subject, found[0][0])
+        # Of somebody who opted out and was not heard of for long the choice is left: nobody else pays for reading it.
+        bare = await self._link.ask("read_choice", (subject,), timeout_s=self._read_timeout_s) if found else None
+        if bare and bare[0][0] is not None:
+            return row_of(subject, bare[0][0])
         erasure = await self._load_erasure(subject, timeout_s=self._read_timeout_s)
         return to_row(subject, begin_state(erasure).row) if erasure is not None else None
 

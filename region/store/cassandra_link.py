@@ -32,8 +32,9 @@ IN_FLIGHT_MAX = 2048
 CONNECT_TIMEOUT_S = 5.0
 _BACKOFF_MIN_S, _BACKOFF_MAX_S = 0.2, 2.0
 _IDEMPOTENT = frozenset(
-    {"read_subject", "load_state", "load_trend", "load_item_day", "trending", "item_days", "read_offsets",
-     "save_trend", "save_item_day", "save_offset", "load_handle", "load_key", "list_keys", "load_epoch", "save_epoch"}
+    {"read_subject", "read_choice", "load_state", "load_trend", "load_item_day", "trending", "item_days",
+     "read_offsets", "save_trend", "save_item_day", "save_offset", "load_handle", "load_key", "list_keys", "load_epoch",
+     "save_epoch"}
 )  # fmt: skip
 """What may be asked twice; conditional updates may not: whether the first one happened is not known."""
 

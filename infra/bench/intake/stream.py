@@ -1,7 +1,7 @@
 """Many subjects' events of every type, sent until each is acknowledged."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -44,7 +44,13 @@ class Stream:
     Args:
         url: the region's API.
         service_key: as its edges show.
+        clock: bounds how long a batch is tried.
         first_ms: the moment of each subject's first event.
+        subjects: how many.
+        per_subject: events of each; at most 1,536, which is as far as trends are exact.
+        batch: events sent together.
+        at_once: subjects whose events are under way at any time.
+        seed: decides which batches are sent twice.
     """
 
     url: str
@@ -127,11 +133,9 @@ class Stream:
         return True
 
 
-def stream_to(
-    port: int, service_key: str, clock: Clock, *, subjects: int, per_subject: int, first_ms: Callable[[], int]
-) -> Stream:
+def stream_to(port: int, service_key: str, clock: Clock, *, subjects: int, per_subject: int, first_ms: int) -> Stream:
     """A stream to the API at a loopback port."""
     return Stream(
-        url=f"http://{HOST}:{port}", service_key=service_key, clock=clock, first_ms=first_ms(), subjects=subjects,
+        url=f"http://{HOST}:{port}", service_key=service_key, clock=clock, first_ms=first_ms, subjects=subjects,
         per_subject=per_subject,
     )  # fmt: skip

@@ -159,4 +159,5 @@ def open_cassandra_keys(
     """
     address = parse_address(settings.store, scheme="cassandra", options=CassandraLink.OPTIONS)
     life_days = round(settings.log_retention_s / 86_400) + 2 * USED_STEP_DAYS
-    return CassandraSubjectKeys(CassandraLink(address, registry=registry), wrapping=wrapping, life_days=life_days)
+    link = CassandraLink(address, registry=registry, metrics="atoll_keys")
+    return CassandraSubjectKeys(link, wrapping=wrapping, life_days=life_days)

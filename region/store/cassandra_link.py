@@ -87,16 +87,18 @@ class CassandraLink:
             (`manual`: never by itself).
         registry: where calls that could not be served are counted.
         in_flight_max: calls that may wait for Cassandra.
+        metrics: begins the names of the counts: a process may have more than one link.
     """
 
     OPTIONS = frozenset({"data_center", "copies", "migrate"})
 
     def __init__(
-        self, address: PartAddress, *, registry: CollectorRegistry | None = None, in_flight_max: int = IN_FLIGHT_MAX
-    ) -> None:
+        self, address: PartAddress, *, registry: CollectorRegistry | None = None, in_flight_max: int = IN_FLIGHT_MAX,
+        metrics: str = "atoll_store",
+    ) -> None:  # fmt: skip
         self._keyspace, center = checked_names(address)
         self._address = address
-        self._metrics = LaneMetrics(registry if registry is not None else CollectorRegistry(), "atoll_store")
+        self._metrics = LaneMetrics(registry if registry is not None else CollectorRegistry(), metrics)
         self._in_flight_max = in_flight_max
         self._in_flight = 0
         self._bridge: _Bridge | None = None

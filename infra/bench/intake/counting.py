@@ -82,6 +82,18 @@ def _events(stream: Stream, subject: int) -> Iterator[tuple[EventType, str, floa
         yield event.type, event.item, event.value
 
 
+def _followed(stream: Stream, subject: int) -> list[str]:
+    """What the subject follows in the end, by the events alone."""
+    following: dict[str, None] = {}
+    for number in range(stream.per_subject):
+        event = event_of(subject, number, stream.first_ms)
+        if event.follows is not None:
+            following.pop(event.follows, None)
+            if event.type is EventType.FOLLOW:
+                following[event.follows] = None
+    return list(following)
+
+
 def _compare_row(account: Account, stream: Stream, subject: int, row: UserRow) -> None:
     kinds = Counter(kind for kind, _, _ in _events(stream, subject))
     expected = [item for kind, item, _ in _events(stream, subject) if enters_history(kind)]
@@ -92,6 +104,9 @@ def _compare_row(account: Account, stream: Stream, subject: int, row: UserRow) -
     account.compare("impressions", kinds[EventType.IMPRESSION], row.impressions)
     for name, kind in _SUBJECT_COUNTERS.items():
         account.compare(name, kinds[kind], getattr(row.counters, name))
+    followed = _followed(stream, subject)
+    account.lost["follows"] += len(set(followed) - set(row.follows))
+    account.doubled["follows"] += len(set(row.follows) - set(followed))
     # Every event but impressions and searches raises the version by one.
     changes = stream.per_subject - kinds[EventType.IMPRESSION] - kinds[EventType.SEARCH]
     account.compare("versions", changes, row.version)

@@ -14,7 +14,7 @@ from infra.contracts.residency import encode_regional
 from infra.plumbing.clock import Clock
 from infra.plumbing.errors import UnavailableError
 
-TYPES = tuple(EventType)
+TYPES, BRANDS = tuple(EventType), 7
 _VALUES = {EventType.WATCH: 0.9, EventType.RATING: 4.0}
 TRY_S, AGAIN_S = 5.0, 0.05
 GIVEN_UP_S = 90.0
@@ -30,9 +30,10 @@ def subject_of(number: int) -> str:
 def event_of(subject: int, number: int, first_ms: int) -> Event:
     """Event `number` of a subject: types take turns, items are the subject's own once, times rise."""
     kind = TYPES[(subject + number) % len(TYPES)]
+    follows = f"brand:brand-{number % BRANDS}" if kind in (EventType.FOLLOW, EventType.UNFOLLOW) else None
     return Event(
         event_id=f"stream-{subject:05d}-{number:06d}", type=kind, at_ms=first_ms + number,
-        item="" if kind is EventType.SEARCH else f"item-{number}", value=_VALUES.get(kind),
+        item="" if follows or kind is EventType.SEARCH else f"item-{number}", value=_VALUES.get(kind), follows=follows,
         query="something" if kind is EventType.SEARCH else None,
     )  # fmt: skip
 

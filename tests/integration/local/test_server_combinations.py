@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -68,8 +69,19 @@ def view(world: World, number: int) -> None:
         f"{world.region_url('here')}/v1/events", data=encode_regional(batch),
         headers={SERVICE_KEY_HEADER: keys.service_key, "Content-Type": "application/json"},
     )  # fmt: skip
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        assert msgspec.json.decode(answer.read(), type=EventAck).accepted == 1
+
+    def send() -> EventAck:
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return msgspec.json.decode(answer.read(), type=EventAck)
+        except urllib.error.HTTPError as error:
+            with error:
+                if error.status != 503 or "Retry-After" not in error.headers:
+                    raise
+                raise UnavailableError(error.reason) from error
+
+    ack = when_available(send)
+    assert (ack.accepted + ack.duplicates, ack.rejected) == (1, ())
 
 
 def until_items(world: World, wanted: list[str]) -> None:
@@ -92,7 +104,7 @@ def until_items(world: World, wanted: list[str]) -> None:
 
 
 def when_available(call: Callable[[], T]) -> T:
-    """What `call` gives as soon as the region has found its store again: it looks for it every two seconds at most."""
+    """What `call` gives as soon as the region has found its servers again: it looks for them every two seconds."""
     ends_s = CLOCK.monotonic_s() + WITHIN_S
     while True:
         try:

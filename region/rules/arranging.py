@@ -105,13 +105,15 @@ class Placed:
     touched: tuple[tuple[str, ...], ...]
 
 
-def quota_limit(position: int, *, page: int, share_max: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """How many of the first `position` items each quota may hold, at least one. Same shape as `share_max`.
+def quota_limit(
+    position: "int | npt.NDArray[np.int64]", *, page: int, share_max: npt.NDArray[np.float64]
+) -> npt.NDArray[np.int64]:
+    """How many of the first `position` items each quota may hold, at least one. `position` and `share_max` broadcast.
 
     Counted over the whole page on the first page, and over everything up to `position` behind it, so that the share
     holds for the page and for every longer part of the slate.
     """
-    limit: npt.NDArray[np.int64] = np.maximum(1, (share_max * max(position, page) + 1e-9).astype(np.int64))
+    limit: npt.NDArray[np.int64] = np.maximum(1, (share_max * np.maximum(position, page) + 1e-9).astype(np.int64))
     return limit
 
 
@@ -130,7 +132,6 @@ class _Pass:
         count = offer.relevance.size
         self._layout = layout
         self._page = min(page, slots, count)
-        self._quota_page = page
         self._diversifier = diversifier(layout.diversity, offer.relevance, offer.unit_vectors, slots=slots)
         # What is added to a value: what keeps backfill behind, and what keeps out what is placed.
         self._open = np.zeros(count, dtype=np.float32)
@@ -138,6 +139,11 @@ class _Pass:
             self._open[count - offer.backfill :] = BACKFILL_VALUE - np.arange(offer.backfill)
         self._relevance = offer.relevance + self._open
         self._taken = np.zeros(count, dtype=np.bool_)
+        if layout.quotas is not None:
+            # Once for all positions, and a row for each quota: a slate asks for them thirty times.
+            positions = np.arange(1, slots + 1)[:, None]
+            self._limits = quota_limit(positions, page=page, share_max=layout.quotas.share_max)
+            self._members_of = np.ascontiguousarray(layout.quotas.members.T)
         self._held = np.zeros(len(layout.quotas.names) if layout.quotas else 0, dtype=np.int64)
         self._met = np.zeros(len(layout.floors.names) if layout.floors else 0, dtype=np.int64)
         self.order: list[int] = []
@@ -221,13 +227,14 @@ class _Pass:
         quotas = self._layout.quotas
         if quotas is None:
             return None
-        full = self._held >= quota_limit(position, page=self._quota_page, share_max=quotas.share_max)
-        if not full.any():
+        full = self._held >= self._limits[position - 1]
+        if not np.logical_or.reduce(full):
             return None
-        return ~_any_of(quotas.members[:, full])
+        within: BoolArray = ~np.logical_or.reduce(self._members_of[full], axis=0)
+        return within
 
     def _is_most_relevant(self, choice: int) -> bool:
-        return bool(self._relevance.max() <= self._relevance[choice])
+        return bool(np.maximum.reduce(self._relevance) <= self._relevance[choice])
 
     def _take(self, choice: int, names: tuple[str, ...]) -> None:
         self.order.append(choice)

@@ -19,7 +19,7 @@ from central.evaluation.protocol import Outcome
 from central.evaluation.results import Evaluation
 from central.folders import remove_stale, sync_tree
 from central.release.card import model_card
-from central.release.export import export_item_tower, export_ranker, export_user_tower
+from central.release.export import export_item_tower, export_ranker, export_user_tower, is_table_outside
 from central.release.index import ParentIndex, build_index
 from central.training.popularity import item_counts, release_lists
 from central.training.ranker import HEADS
@@ -137,7 +137,7 @@ def _place(staged: Path, path: Path) -> Path:
 def _write_files(candidate: Candidate, verdict: Verdict, folder: Path, progress: Progress) -> None:
     model, outcome = candidate.model, candidate.outcome
     parts: list[Callable[[], object]] = [
-        lambda: _write(folder / names.USER_TOWER, export_user_tower(model.towers, candidate.adapter)),
+        lambda: _write(folder / names.USER_TOWER, _user_tower(candidate)),
         lambda: _write(folder / names.ITEM_TOWER, export_item_tower(model.towers)),
         lambda: _write(folder / names.RANKER, export_ranker(model.ranker, batch=RANKER_BATCH)),
         lambda: _write_tables(outcome.tables, _adapter(candidate), folder),
@@ -147,6 +147,11 @@ def _write_files(candidate: Candidate, verdict: Verdict, folder: Path, progress:
     for done, part in enumerate(parts, start=1):
         part()
         progress.advance(done, len(parts), "building the release")
+
+
+def _user_tower(candidate: Candidate) -> bytes:
+    outside = _shape(candidate).tower_reads_vectors
+    return export_user_tower(candidate.model.towers, candidate.adapter, table_outside=outside)
 
 
 def parent_index(bundle: Path | None) -> ParentIndex | None:
@@ -228,6 +233,7 @@ def _shape(candidate: Candidate) -> names.ModelShape:
         dim=config.dim, history_length=config.history_length, num_items=len(items),
         num_categories=len(items.categories), ranker_batch=RANKER_BATCH,
         num_ranking_inputs=len(RANKING_FEATURES), heads=HEADS, categories=items.categories,
+        tower_reads_vectors=is_table_outside(len(items), config.dim),
     )  # fmt: skip
 
 

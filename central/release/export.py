@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -15,6 +16,8 @@ from infra.plumbing.errors import AtollError
 
 PARITY_MAX: Final = 1e-4
 PARITY_CASES: Final = 8
+TABLE_BYTES_MAX: Final = 1 << 30
+"""A larger item table stays outside of the user tower: a flatbuffer ends at 2 GB, and a converter needs it thrice."""
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -23,27 +26,48 @@ class ExportError(AtollError):
     """An export does not compute what TensorFlow computes; it is not put into a release."""
 
 
-def export_user_tower(model: TwoTowerModel, adapter: FloatArray | None = None) -> bytes:
+def is_table_outside(num_items: int, dim: int) -> bool:
+    """Whether the user tower of such a catalogue takes its items' vectors as an input."""
+    return num_items * dim * np.dtype(np.float32).itemsize > TABLE_BYTES_MAX
+
+
+def export_user_tower(
+    model: TwoTowerModel, adapter: FloatArray | None = None, *, table_outside: bool = False
+) -> bytes:  # fmt: skip
     """The user tower with its item table inside; inputs named as the fields of `HistoryInput`, output `vector`.
 
     Args:
         model: the trained towers.
         adapter: `[dim, dim]`, put in place of the trained one.
+        table_outside: the items' vectors are one more input, `vectors [1, history_length, dim]`; what stands there for
+            padding does not matter.
 
     Raises:
         ExportError: the export differs from TensorFlow by PARITY_MAX or more.
     """
     config = model.config
-    table = tf.constant(model.items.table().numpy())
+    vectors = model.items.table().numpy()
     final = tf.constant(model.users.adapter.numpy() if adapter is None else adapter)
 
-    def compute(items: Any, strengths: Any, gaps_before: Any, gaps_after: Any) -> dict[str, Any]:
+    def compute_with(table: Any, items: Any, strengths: Any, gaps_before: Any, gaps_after: Any) -> dict[str, Any]:
         packed = packed_from_history(items, strengths, gaps_before, gaps_after)
         hidden = model.users.hidden(packed, table, training=False, last_only=True)[:, 0]
         return {"vector": tf.matmul(hidden, final)}
 
+    def compute_outside(vectors: Any, items: Any, strengths: Any, gaps_before: Any, gaps_after: Any) -> dict[str, Any]:
+        # The history's own vectors are the table, and every event is the item of its place.
+        places = tf.range(1, config.history_length + 1)[None] * tf.cast(items > 0, tf.int32)
+        return compute_with(vectors[0], places, strengths, gaps_before, gaps_after)
+
     shapes = {name: ([1, config.history_length], tf.int32) for name in HistoryInput._fields}
-    return _export(compute, shapes, _history_cases(config.history_length, table.shape[0]), owner=model.users)
+    cases = _history_cases(config.history_length, len(vectors))
+    if not table_outside:
+        table = tf.constant(vectors)
+        return _export(partial(compute_with, table), shapes, cases, owner=model.users)
+    for case in cases:
+        case["vectors"] = vectors[np.maximum(case["items"] - 1, 0)]
+    shapes = {"vectors": ([1, config.history_length, config.dim], tf.float32), **shapes}
+    return _export(compute_outside, shapes, cases, owner=model.users)
 
 
 def export_item_tower(model: TwoTowerModel) -> bytes:

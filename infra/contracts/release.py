@@ -31,7 +31,8 @@ FORMAT_VERSION = 2
 RELEASE_ID_PATTERN = re.compile(r"[0-9a-f]{20}")
 
 USER_TOWER = "user_tower.tflite"
-"""LiteRT; inputs as `infra.contracts.features.HistoryInput`, each `[1, history_length] int32`, named by field;
+"""LiteRT; inputs as `infra.contracts.features.HistoryInput`, each `[1, history_length] int32`, named by field (and
+`vectors`, see `ModelShape.tower_reads_vectors`);
 output `[1, dim] float32`."""
 ITEM_TOWER = "item_tower.tflite"
 """LiteRT; input `categories [1, num_categories] float32`, one column of zeros where there are none; output
@@ -154,8 +155,11 @@ class FileEntry(GlobalMessage, frozen=True, kw_only=True):
     length: Global[int]
 
 
-class ModelShape(GlobalMessage, frozen=True, kw_only=True):
-    """The sizes that the serving side must know before it opens a file."""
+class ModelShape(GlobalMessage, frozen=True, kw_only=True, omit_defaults=True):
+    """The sizes that the serving side must know before it opens a file.
+
+    Defaults are left out, so that a manifest of before a field existed still has the bytes that were signed.
+    """
 
     dim: Global[int]
     history_length: Global[int]
@@ -165,6 +169,9 @@ class ModelShape(GlobalMessage, frozen=True, kw_only=True):
     num_ranking_inputs: Global[int]
     heads: Global[tuple[str, ...]]
     categories: Global[tuple[str, ...]]
+    tower_reads_vectors: Global[bool] = False
+    """USER_TOWER holds no item table: beside the history it takes the items' vectors out of ITEM_VECTORS, as its input
+    `vectors [1, history_length, dim] float32`. So it is with catalogues that a flatbuffer cannot hold."""
 
 
 class Manifest(GlobalMessage, frozen=True, kw_only=True):

@@ -298,8 +298,9 @@ def _anchor_of(query: Query, source: Source) -> int | None:
 
 def _tower_vector(call: Call, history: History) -> FloatArray:
     shape = call.release.tables.shape
-    # The tower has the release's own items only; what came after it counts in every other source and feature.
-    known = history.rows < shape.num_items
+    # A tower with a table inside has the release's own items only; what came after it counts in every other source
+    # and feature.
+    known = (history.rows < shape.num_items) | shape.tower_reads_vectors
     encoded = encode_history(
         history.rows[known], history.strengths[known], history.times_s[known], now_s=call.now_s,
         length=shape.history_length,

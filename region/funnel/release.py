@@ -116,7 +116,8 @@ async def open_release(
 
 
 def _read(directory: Path, manifest: Manifest, tower_sets: int) -> tuple[ReleaseTables, LiteRtTowers]:
-    return load_tables(directory, manifest), LiteRtTowers(directory, manifest.shape, sets=tower_sets)
+    tables = load_tables(directory, manifest)
+    return tables, LiteRtTowers(directory, manifest.shape, sets=tower_sets, vectors=tables.arrays.vectors)
 
 
 async def _abandon(starting: "asyncio.Future[Retrieval]") -> None:

@@ -69,14 +69,24 @@ class Model:
 
 
 class TowerSet:
-    """One interpreter of each model: what one thread needs at a time."""
+    """One interpreter of each model: what one thread needs at a time.
 
-    def __init__(self, directory: Path, shape: ModelShape) -> None:
-        self._shape = shape
-        history = ((1, shape.history_length), np.int32)
-        self._user = Model(
-            directory / USER_TOWER, inputs=dict.fromkeys(HistoryInput._fields, history), output=(1, shape.dim)
+    Args:
+        directory: of the release.
+        shape: of its models.
+        vectors: `[rows, dim]`, of every item, for a user tower that reads them; None where it holds its own.
+    """
+
+    def __init__(self, directory: Path, shape: ModelShape, *, vectors: FloatArray | None = None) -> None:
+        self._vectors = vectors if shape.tower_reads_vectors else None
+        if shape.tower_reads_vectors and vectors is None:
+            raise ReleaseContentError(f"{USER_TOWER} reads the items' vectors; none were given.")
+        inputs: dict[str, tuple[tuple[int, ...], type[np.generic]]] = dict.fromkeys(
+            HistoryInput._fields, ((1, shape.history_length), np.int32)
         )
+        if shape.tower_reads_vectors:
+            inputs["vectors"] = ((1, shape.history_length, shape.dim), np.float32)
+        self._user = Model(directory / USER_TOWER, inputs=inputs, output=(1, shape.dim))
         batch = (shape.ranker_batch, shape.num_ranking_inputs)
         self._ranker = Model(
             directory / RANKER,
@@ -93,7 +103,10 @@ class TowerSet:
 
     def user_vector(self, history: HistoryInput) -> FloatArray:
         """See `Towers`."""
-        vector: FloatArray = self._user.run({name: part[None, :] for name, part in history._asdict().items()})[0]
+        values: dict[str, npt.NDArray[Any]] = {name: part[None, :] for name, part in history._asdict().items()}
+        if self._vectors is not None:
+            values["vectors"] = self._vectors[np.maximum(history.items - 1, 0)][None]
+        vector: FloatArray = self._user.run(values)[0]
         return vector
 
     def rank(self, features: FloatArray) -> FloatArray:
@@ -114,10 +127,12 @@ class TowerSet:
 class LiteRtTowers:
     """A bounded number of `TowerSet`s, lent to one computation at a time."""
 
-    def __init__(self, directory: Path, shape: ModelShape, *, sets: int) -> None:
+    def __init__(
+        self, directory: Path, shape: ModelShape, *, sets: int, vectors: FloatArray | None = None
+    ) -> None:  # fmt: skip
         self._sets: queue.Queue[TowerSet] = queue.Queue(maxsize=sets)
         for _ in range(sets):
-            self._sets.put_nowait(TowerSet(directory, shape))
+            self._sets.put_nowait(TowerSet(directory, shape, vectors=vectors))
 
     @contextmanager
     def _lent(self) -> Iterator[TowerSet]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from central.datasets.interactions import Interactions, Items
 from central.release.build import RANKER_BATCH
-from central.release.export import export_item_tower, export_ranker, export_user_tower
+from central.release.export import export_item_tower, export_ranker, export_user_tower, is_table_outside
 from central.release.index import build_index
 from central.training.config import RankerConfig, RetrievalConfig
 from central.training.ranker import HEADS, RankerNetwork
@@ -74,7 +74,7 @@ def _write_models(items: Items, vectors: FloatArray, folder: Path) -> None:
     model.items.ids.assign(vectors)
     model.items.categories.assign(np.zeros((CATEGORIES, DIM), dtype=np.float32))
     model.items.years.assign(np.zeros(model.items.years.shape, dtype=np.float32))
-    (folder / names.USER_TOWER).write_bytes(export_user_tower(model))
+    (folder / names.USER_TOWER).write_bytes(export_user_tower(model, table_outside=is_table_outside(len(items), DIM)))
     (folder / names.ITEM_TOWER).write_bytes(export_item_tower(model))
     inputs = len(RANKING_FEATURES)
     ranker = RankerNetwork(
@@ -147,7 +147,7 @@ def _manifest(items: Items, folder: Path, seed: int) -> Manifest:
         shape=ModelShape(
             dim=DIM, history_length=HISTORY, num_items=len(items), num_categories=CATEGORIES,
             ranker_batch=RANKER_BATCH, num_ranking_inputs=len(RANKING_FEATURES), heads=HEADS,
-            categories=items.categories,
+            categories=items.categories, tower_reads_vectors=is_table_outside(len(items), DIM),
         ),
         metrics={}, gates={}, files=files,
     )  # fmt: skip

@@ -27,6 +27,8 @@ from infra.contracts.features import HistoryInput, encode_history
 from infra.plumbing.clock import ManualClock
 from infra.plumbing.errors import ConflictError, InvalidInputError
 from infra.plumbing.progress import SilentProgress
+from region.funnel.tables import ReleaseContentError, load_tables
+from region.funnel.towers import TowerSet
 
 RUN = RunOutcome(
     release="r", population="p", rounds=(), devices=9, ok=True, epsilon=1.0, epsilon_released=1.0, delta=1e-6,
@@ -277,6 +279,29 @@ def test_a_build_that_fails_leaves_nothing(
     with pytest.raises(OSError, match="No space left"):
         build_release(model=model, dataset=dataset_folder, out=tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_table_too_large_for_the_tower_stays_outside_and_says_the_same(
+    bundle: Path, model: Path, dataset_folder: Path, data: Interactions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("central.release.export.TABLE_BYTES_MAX", 0)
+    built = Path(build_release(model=model, dataset=dataset_folder, out=tmp_path / "out").path)
+    inside, outside = manifest_of(bundle).shape, manifest_of(built).shape
+    assert (inside.tower_reads_vectors, outside.tower_reads_vectors) == (False, True)
+    assert b"tower_reads_vectors" not in (bundle / "manifest.json").read_bytes()
+    assert (built / names.USER_TOWER).stat().st_size < (bundle / names.USER_TOWER).stat().st_size
+    vectors = load_tables(built, manifest_of(built)).arrays.vectors
+    with pytest.raises(ReleaseContentError, match="reads the items' vectors"):
+        TowerSet(built, outside)
+    towers = TowerSet(bundle, inside), TowerSet(built, outside, vectors=vectors)
+    for events in (0, 1, 5, inside.history_length):
+        past = slice(data.starts[1] - 1 - min(events, data.starts[1] - 1), data.starts[1] - 1)
+        history = encode_history(
+            data.rows[past], data.strengths[past], data.times_s[past], now_s=data.times_s[past.stop],
+            length=inside.history_length,
+        )  # fmt: skip
+        one, other = (each.user_vector(history) for each in towers)
+        np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 def test_an_export_that_differs_is_refused(

@@ -189,7 +189,7 @@ def test_a_file_that_is_no_model_is_named(tmp_path: Path) -> None:
 
 def test_interpreters_are_lent_to_one_computation_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Set:
-        def __init__(self, _directory: Path, _shape: object) -> None:
+        def __init__(self, _directory: Path, _shape: object, **_more: object) -> None:
             self.gate = threading.Event()
 
         def user_vector(self, _history: HistoryInput) -> FloatArray:

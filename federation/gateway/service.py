@@ -56,7 +56,9 @@ Count = Callable[[str, str], None]
 class _Open:
     """The round in progress: its plan, its state and, once selection has ended, its secure sums."""
 
-    def __init__(self, plan: RoundPlan, state: Round, *, session: str, opened_ms: int) -> None:
+    def __init__(self, plan: RoundPlan, state: Round, *, session: str, opened_ms: int, key: bytes) -> None:
+        self.key = key
+        """Makes names of users that nobody can tell outside this round; it goes with the round."""
         self.plan = plan
         self.state = state
         self.session = session
@@ -119,7 +121,7 @@ class Gateway:
             )
         )  # fmt: skip
         state = Round(round_id=plan.round_id, policy=self._policy, opened_s=self._clock.monotonic_s())
-        self._open = _Open(plan, state, session=self._session, opened_ms=opened_ms)
+        self._open = _Open(plan, state, session=self._session, opened_ms=opened_ms, key=self._entropy(32))
         return self.standing(plan.round_id)
 
     def standing(self, round_id: str) -> RegionalSum:
@@ -237,6 +239,8 @@ class Gateway:
 
     def _select(self, current: _Open, subject: str, advert: Advert) -> CheckInAnswer:
         ticket = encode_base64url(self._entropy(24))
+        # A user counts once in a round by a name of this round only: an erased one is not remembered by any other.
+        subject = hashlib.blake2b(subject.encode(), key=current.key, digest_size=16).hexdigest()
         heads = coin(self._policy.sampling_probability, entropy=self._entropy)
         now_s = self._clock.monotonic_s()
         selection = current.state.check_in(subject, ticket=ticket, heads=heads, now_s=now_s)

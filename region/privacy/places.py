@@ -19,7 +19,7 @@ from region.store.port import Erasure, Store
 
 NOT_REACHED = (
     "counts over items and sketches of what trends: sums over all subjects, in which none can be told apart",
-    "device gateway: who checked in to the round under way, in memory, so that a user counts once",
+    "device gateway: that somebody checked in to the round under way, in memory, by a name that nobody can tell",
     "edges: the pseudonym as the name of a version or of a rate limit, in memory, the oldest first out",
     "anonymous sessions: nothing says whose they are; they run out with their pause",
     "models: trained on extracts of before; the next extract is made from a log without the subject",

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from edge.cache.entry import ListKey
+from infra.contracts.lists import ListKey
 from infra.contracts.messages import Context, ItemFilters, RecommendationType, Surface
 from infra.plumbing.service_keys import ServiceKey
 from infra.plumbing.tokens import Principal

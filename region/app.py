@@ -201,6 +201,7 @@ async def open_node(settings: RegionSettings, stack: AsyncExitStack, telemetry: 
     known = Known(
         store=data.store, log=data.log, samples=answers.samples, exposures=answers.exposures,
         requests=answers.requests, pages=answers.rulings.pages, trials=releases.trials, tastes=answers.tastes,
+        precomputer=answers.precomputer,
         lists=answers.recommender, title_of=lambda item: title_of(releases.activator.current, item),
     )  # fmt: skip
     privacy = open_privacy(
@@ -387,5 +388,5 @@ def _open_answers(
 ) -> Answers:  # fmt: skip
     return open_answers(
         settings, stack, store=data.store, withdrawals=data.withdrawals, book=data.book,
-        lease=releases.activator.lease, telemetry=telemetry, clock=clock,
+        lease=releases.activator.lease, grid=data.grid, telemetry=telemetry, clock=clock,
     )  # fmt: skip

@@ -12,6 +12,28 @@ Retention = Annotated[float, msgspec.Meta(gt=0.0, le=365 * DAY_S)]
 """Behaviour is kept 24 months at most: a row may live this long after its youngest entry, which may be as old."""
 
 
+class PrecomputeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Lists made ahead for who is likely to come (`region.precompute`), and what they may cost a node."""
+
+    enabled: bool = False
+    hours_utc: tuple[int, ...] = tuple(range(24))
+    """Hours of the day in which lists are made: the region's quiet ones."""
+    horizon_s: Annotated[float, msgspec.Meta(gt=0.0, le=6 * 3600.0)] = 3600.0
+    """Who is likely to come within so long gets a list, and the list is good for so long."""
+    chance_min: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)] = 0.2
+    lists_per_round: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 200
+    """A round is a minute, or as long as its lists take."""
+    lists_per_s: Annotated[float, msgspec.Meta(gt=0.0, le=1000.0)] = 20.0
+    requests_per_s_max: Annotated[float, msgspec.Meta(gt=0.0, le=10_000.0)] = 20.0
+    """While the node is asked for more lists a second than this, or has any to compute, none is made ahead."""
+    cpu_share: Annotated[float, msgspec.Meta(gt=0.0, le=1.0)] = 0.2
+    """Of one core: after each list the node rests so long that no more is used."""
+
+    def is_off_peak(self, hour: int) -> bool:
+        """Whether lists are made in this hour of the day (UTC)."""
+        return hour in self.hours_utc
+
+
 class RegionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One file per node; the world writes them, an operator may."""
 
@@ -62,4 +84,5 @@ class RegionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     `region/keeping/wiping.py` for what it costs."""
     intake_queue_max: int = 2000
     body_bytes_max: int = 1 << 20
+    precompute: PrecomputeSettings = PrecomputeSettings()
     telemetry: TelemetrySettings = TelemetrySettings()

@@ -13,12 +13,13 @@ from pathlib import Path
 import msgspec
 
 from edge.answering.requests import home_request
-from edge.cache.entry import Entry, ListKey
+from edge.cache.entry import Entry
 from edge.cache.filling import ListFiller
 from edge.cache.l1 import L1Cache
 from edge.calls import ListQuery
 from edge.routing.dispatch import Dispatcher
 from edge.routing.port import RegionCallError
+from infra.contracts.lists import ListKey
 from infra.contracts.messages import Context
 from infra.plumbing.errors import OverloadedError
 from infra.plumbing.files import write_atomically

@@ -3,30 +3,11 @@
 from dataclasses import dataclass, field
 
 from edge.cache.policy import Life
-from infra.contracts.messages import HomeAnswer, ItemFilters, RecommendationType, Surface
+from infra.contracts.messages import HomeAnswer
 
 PAGES_PER_ENTRY_MAX = 4
 _ITEM_OVERHEAD_BYTES = 400
 _ENTRY_OVERHEAD_BYTES = 1_500
-
-
-@dataclass(frozen=True, slots=True)
-class ListKey:
-    """What makes two lists the same list. `subject` is a pseudonym of this region, so a key never leaves it."""
-
-    type: RecommendationType
-    surface: Surface
-    category: str | None = None
-    item: str | None = None
-    locale: str = "en"
-    device: str = ""
-    country: str = ""
-    filters: ItemFilters | None = None
-    arm: str | None = None
-    subject: str | None = None
-    recent: tuple[str, ...] = ()
-    away: bool = False
-    """Lists that another region made: kept apart, and briefly."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,17 +11,18 @@ from dataclasses import dataclass
 
 from edge.background import Background
 from edge.cache.coalescing import Coalescer
-from edge.cache.entry import Entry, ListKey
+from edge.cache.entry import Entry
 from edge.cache.invalidation import Ledger
 from edge.cache.l1 import L1Cache
 from edge.cache.policy import Life, Usability, jittered_life, usability, with_early_refresh
-from edge.cache.shared import GridValue, SharedLists
+from edge.cache.shared import SharedLists
 from edge.jitter import Uniform
 from edge.limits.buckets import CallerLimits, Rate
 from edge.metrics import EdgeMetrics
 from edge.routing.desk import RegionDesk
 from edge.routing.dispatch import Attempts
 from edge.routing.port import CallFailure, RegionCallError
+from infra.contracts.lists import GridValue, ListKey
 from infra.contracts.messages import (
     TRIAL_ARM,
     AwayAnswer,

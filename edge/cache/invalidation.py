@@ -58,6 +58,8 @@ class Ledger:
         self._withdrawn: OrderedDict[str, float] = OrderedDict()
         """By item: when the grid said so; -inf for what the region itself says."""
         self._distrusted_before_s = float("-inf")
+        self._knows_since_s = clock.monotonic_s()
+        """Every word about every subject since then is known: none was missed before a start, none forgotten."""
         self._other_rules_before_s = float("-inf")
         self._no_trial_before_s = float("-inf")
         self._epochs = 0
@@ -179,7 +181,8 @@ class Ledger:
             notes = self._subjects.get(subject, _NOTHING)
             if answer.personal and answer.subject_version < notes.opted_out_version:
                 return Standing.FORBIDDEN
-            if answer.subject_version < notes.version or entry.made_s < self._distrusted_before_s:
+            known_from_s = self._knows_since_s if answer.precomputed else self._distrusted_before_s
+            if answer.subject_version < notes.version or entry.made_s < max(known_from_s, self._distrusted_before_s):
                 return Standing.OVERTAKEN
             if self.silent and entry.age_s(self._clock.monotonic_s()) > SILENT_LIFE_S:
                 return Standing.OVERTAKEN
@@ -227,6 +230,7 @@ class Ledger:
             notes = self._subjects[subject] = SubjectNotes()
             if len(self._subjects) > SUBJECTS_MAX:
                 self._subjects.popitem(last=False)
+                self._knows_since_s = self._clock.monotonic_s()
                 self.forgotten += 1
         self._subjects.move_to_end(subject)
         return notes

@@ -6,33 +6,24 @@ that stops asking for a while after a few failures in a row.
 """
 
 import asyncio
-import hashlib
 from collections.abc import Callable
 
 import msgspec
 
-from edge.cache.entry import ListKey
 from edge.routing.breaker import Breaker, BreakerPolicy, allows, failed, succeeded, try_begins
-from infra.contracts.messages import HomeAnswer
-from infra.contracts.residency import Global, Regional, RegionalMessage
+from infra.contracts.lists import GridValue, ListKey, grid_key
 from infra.plumbing.clock import Clock
 from infra.plumbing.grid.port import VALUE_BYTES_MAX, Grid, GridUnavailableError
 
 GRID_BREAKER = BreakerPolicy(failures_to_open=3, open_base_s=0.25, open_max_s=2.0, trial_max_s=0.5)
 
 
-class GridValue(RegionalMessage, frozen=True, kw_only=True):
-    """What lies in the grid: the region's answer, and the page size it was asked for."""
-
-    answer: Regional[HomeAnswer]
-    asked: Global[int]
-
-
 class SharedLists:
     """Reads and writes lists in the grid; never raises for a grid that does not answer.
 
     Args:
-        counted: told the outcome of every call: `hit`, `miss`, `malformed`, `down`, `skipped`, `stored`, `too-large`.
+        counted: told the outcome of every call: `hit`, `precomputed` (a list that the region made ahead),
+            `miss`, `malformed`, `down`, `skipped`, `stored`, `too-large`.
     """
 
     def __init__(self, *, grid: Grid, clock: Clock, timeout_s: float, counted: Callable[[str], None]) -> None:
@@ -106,10 +97,5 @@ class SharedLists:
         except msgspec.DecodeError:
             self._counted("malformed")
             return None
-        self._counted("hit")
+        self._counted("precomputed" if value.answer.precomputed else "hit")
         return value
-
-
-def grid_key(key: ListKey) -> str:
-    """The key's name in the grid: a hash, so that no pseudonym stands in a key."""
-    return "list:" + hashlib.blake2b(msgspec.msgpack.encode(key), digest_size=20).hexdigest()

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from edge.cache.entry import Entry, ListKey
+from edge.cache.entry import Entry
 from edge.hot.patterns import Pattern, Sent, pattern_of
+from infra.contracts.lists import ListKey
 from infra.plumbing.tallies import Tally
 
 READY_PER_ENTRY_MAX = 4

@@ -267,6 +267,8 @@ class HomeAnswer(RegionalMessage, frozen=True, kw_only=True):
     """What the list is about and made of, at most TAGS_MAX: `category:drama`, `brand:acme`, `item:<similar to this>`.
     A list can be purged by any of them, and by any of its items. MORE_TAGS stands last when there are more."""
     generated_at_ms: Global[int]
+    precomputed: Global[bool] = False
+    """Made before anybody asked: good for long, but only where every word about its subject was heard since."""
 
 
 class AwayAnswer(GlobalMessage, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.plumbing.clock import Clock
+from infra.plumbing.grid.port import Grid
 from infra.plumbing.telemetry import Telemetry
 from region.background import Background
 from region.exploration.counters import LiveCounters
@@ -24,6 +25,8 @@ from region.funnel.ruling import Ruling, Rulings
 from region.funnel.sampling import Sampler
 from region.funnel.understanding import Call
 from region.keeping.opening import open_file_keys
+from region.precompute.making import Precomputer, hear_changes
+from region.precompute.visitors import Visitors
 from region.rules.book import RuleBook
 from region.rules.regional import Withdrawals
 from region.sampling.served import ServedSamples
@@ -36,6 +39,8 @@ COMPUTE_PENDING_MAX = 64
 LIVE_REFRESH_S = 2.0
 COUNTERS_REFRESH_S = 30.0
 SAMPLES_WRITE_S = 5.0
+PRECOMPUTE_EVERY_S = 60.0
+HEAR_RETRY_S = 1.0
 TASTES_WRITE_S = 30.0
 
 
@@ -54,6 +59,8 @@ class Answers:
     exposures: ExposureLog
     rulings: Rulings
     tastes: ContextTastes
+    precomputer: Precomputer
+    grid: Grid
 
     def work(self, background: Background, clock: Clock) -> dict[str, Coroutine[Any, Any, None]]:
         """What goes on beside the requests, by name."""
@@ -64,12 +71,15 @@ class Answers:
             "context-tastes": (self.tastes.keep, TASTES_WRITE_S),
             "exposures": (partial(self.exposures.keep, clock), SAMPLES_WRITE_S),
         }
+        if self.precomputer.is_on:
+            jobs["precompute"] = (self.precomputer.round, PRECOMPUTE_EVERY_S)
+            jobs["precompute-hearing"] = (partial(hear_changes, self.grid, self.precomputer), HEAR_RETRY_S)
         return {name: background.repeat(name, work, every_s=every_s) for name, (work, every_s) in jobs.items()}
 
 
 def open_answers(
     settings: RegionSettings, stack: AsyncExitStack, *, store: Store, withdrawals: Withdrawals, book: RuleBook,
-    lease: Lease, telemetry: Telemetry, clock: Clock,
+    lease: Lease, grid: Grid, telemetry: Telemetry, clock: Clock,
 ) -> Answers:  # fmt: skip
     """Build the room; `stack` closes what it opens."""
     compute = ComputePool(threads=COMPUTE_THREADS, pending_max=COMPUTE_PENDING_MAX)
@@ -84,6 +94,7 @@ def open_answers(
 
     def shown(call: Call, finished: Finished, ruling: Ruling) -> None:
         tastes.note_call(call.request.subject or "", call.request.context)
+        precomputer.asked(call.request)
         if not finished.drawn:
             return
         exposure = exposure_of(
@@ -101,7 +112,12 @@ def open_answers(
         region=settings.region, store=store, funnel=funnel, lease=lease, clock=clock, telemetry=telemetry,
         metrics=metrics, requests=requests, sampler=Sampler(samples),
     )  # fmt: skip
+    precomputer = Precomputer(
+        settings=settings.precompute, visitors=Visitors(), store=store, grid=grid, clock=clock,
+        make=partial(recommender.home, shown=False), is_busy=lambda: compute.pending > 0, registry=telemetry.registry,
+    )  # fmt: skip
     return Answers(
         recommender=recommender, funnel=funnel, live=live, counters=counters, compute=compute, metrics=metrics,
         requests=requests, samples=samples, exposures=exposures, rulings=rulings, tastes=tastes,
+        precomputer=precomputer, grid=grid,
     )  # fmt: skip

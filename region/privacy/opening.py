@@ -19,7 +19,15 @@ from region.privacy.doors import PrivacyDoors
 from region.privacy.erasing import Eraser
 from region.privacy.explaining import Explainer
 from region.privacy.exporting import Exporter
-from region.privacy.places import Known, Place, exposures_place, letters_place, memory_places, samples_place
+from region.privacy.places import (
+    Known,
+    Place,
+    exposures_place,
+    letters_place,
+    memory_places,
+    precompute_place,
+    samples_place,
+)
 from region.privacy.receipts import sign_receipt
 from region.settings import RegionSettings
 
@@ -51,7 +59,10 @@ def open_privacy(
     """
     letters = open_dead_letters(settings, registry=registry)
     stack.push_async_callback(letters.close)
-    memory = memory_places(requests=known.requests, pages=known.pages, trials=known.trials, tastes=known.tastes)
+    memory = (
+        *memory_places(requests=known.requests, pages=known.pages, trials=known.trials, tastes=known.tastes),
+        precompute_place(known.precomputer),
+    )
     own = (samples_place(known.samples), exposures_place(known.exposures), *memory)
     eraser = Eraser(
         region=settings.region, node=settings.node, log=known.log, store=known.store,

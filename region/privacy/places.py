@@ -10,6 +10,7 @@ from region.events.port import Log
 from region.exploration.exposures import ExposureLog
 from region.funnel.contexts import ContextTastes
 from region.funnel.dry_run import RequestLog
+from region.precompute.making import Precomputer
 from region.privacy.explaining import Rehearsing, TitleOf
 from region.releases.trials import Trials
 from region.rules.history import PageHistory
@@ -55,6 +56,7 @@ class Known:
     pages: PageHistory
     trials: "Trials[Any]"
     tastes: ContextTastes
+    precomputer: Precomputer
     lists: Rehearsing
     """Makes lists of whoever asks why."""
     title_of: TitleOf
@@ -154,6 +156,15 @@ def memory_places(
         _memory("exposures of a trial", "subjects", trials.count_of, trials.forget),
         _memory("circumstances of calls", "subjects", tastes.count_of, tastes.forget),
     )
+
+
+def precompute_place(precomputer: Precomputer) -> Place:
+    """Last requests, and lists made ahead, which leave the grid."""
+
+    async def count(subject: str) -> int:
+        return precomputer.count_of(subject)
+
+    return Place(name="lists made ahead", what="entries", count=count, forget=precomputer.forget)
 
 
 def _memory(name: str, what: str, count: Callable[[str], int], forget: Callable[[str], None]) -> Place:

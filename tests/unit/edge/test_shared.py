@@ -4,8 +4,8 @@ import asyncio
 
 import msgspec
 
-from edge.cache.entry import ListKey
-from edge.cache.shared import GridValue, SharedLists, grid_key
+from edge.cache.shared import SharedLists
+from infra.contracts.lists import GridValue, ListKey, grid_key
 from infra.contracts.messages import RecommendationType, Surface
 from infra.plumbing.clock import ManualClock, SystemClock
 from infra.plumbing.grid.memory import MemoryGrid

@@ -8,9 +8,10 @@ import msgspec
 
 from edge.answering.warming import KEYS_MAX, WarmKey, audience_keys, read_keys
 from edge.app import DRAIN
-from edge.cache.entry import Entry, ListKey
+from edge.cache.entry import Entry
 from edge.cache.l1 import L1Cache
 from edge.cache.policy import Life
+from infra.contracts.lists import ListKey
 from infra.contracts.messages import RecommendationType, Surface
 from tests.unit.edge.conftest import World
 from tests.unit.edge.fakes import answer

@@ -18,6 +18,7 @@ from infra.contracts.events import EventAck, EventBatch
 from infra.contracts.messages import (
     INVALIDATION_TOPIC,
     Context,
+    HomeAnswer,
     HomeRequest,
     Invalidation,
     ReasonCode,
@@ -42,6 +43,8 @@ from region.exploration.exposures import Exposure, ExposureLog
 from region.funnel.contexts import ContextTastes
 from region.funnel.dry_run import RequestLog
 from region.keeping.opening import open_file_keys
+from region.precompute.making import Precomputer
+from region.precompute.visitors import Visitors
 from region.privacy.access_log import AccessLog
 from region.privacy.accesses import hash_of, verify
 from region.privacy.explaining import Explanation
@@ -55,7 +58,7 @@ from region.releases.exposures import Exposures
 from region.releases.trial import Arm
 from region.rules.history import Page, PageHistory
 from region.sampling.served import ServedSample, ServedSamples
-from region.settings import RegionSettings
+from region.settings import PrecomputeSettings, RegionSettings
 from region.store.memory import MemoryStore
 from region.store.opening import open_store
 from region.store.port import UserRow
@@ -73,6 +76,10 @@ def an_exposure(name: str, subject: str) -> Exposure:
         exposure=f"request-{name}", subject=subject, at_ms=NOW_MS, surface="home", release="r", rules="e",
         prior_rate=0.05, page=("i",), propensities=(1.0,), slots=(),
     )  # fmt: skip
+
+
+async def never(_request: HomeRequest) -> HomeAnswer:
+    raise AssertionError("nothing is made here")
 
 
 class Region:
@@ -94,9 +101,13 @@ class Region:
         self.drawn = ExposureLog(state, keys=open_file_keys(settings))
         self.accesses = AccessLog(state, region="us-east", node="r1", keys=KEYS, clock=self.clock)
         self.tastes = ContextTastes(state, clock=self.clock)
+        self.precomputer = Precomputer(
+            settings=PrecomputeSettings(enabled=True), visitors=Visitors(), store=self.store, grid=self.grid,
+            clock=self.clock, make=never, is_busy=lambda: False, registry=CollectorRegistry(),
+        )  # fmt: skip
         known = Known(
             store=self.store, log=self.log, samples=self.samples, exposures=self.drawn, requests=self.requests,
-            pages=self.pages, tastes=self.tastes,
+            pages=self.pages, tastes=self.tastes, precomputer=self.precomputer,
             trials=self.exposures,  # type: ignore[arg-type]  # the two calls that are made of it
             lists=self, title_of=lambda item: f"Title of {item}",
         )  # fmt: skip
@@ -130,6 +141,7 @@ class Region:
         for name, subject in (("a", ALICE), ("b", BOB)):
             self.samples.note(ServedSample(sample=name, subject=subject, offset=1, now_ms=NOW_MS, release="r"))
             self.tastes.note_call(subject, Context(device="phone"))
+            self.precomputer.asked(HomeRequest(type=RecommendationType.PERSONAL, subject=subject))
             self.drawn.note(an_exposure(name, subject))
             self.requests.note(
                 HomeRequest(type=RecommendationType.PERSONAL, subject=subject), now_s=float(ord(name))
@@ -175,7 +187,12 @@ async def test_an_export_is_complete_against_the_log(region: Region) -> None:
     assert len(export.row.history) == 3
     assert (export.unreadable, [one.sample for one in export.samples], len(export.requests)) == (1, ["a"], 1)
     assert [one.exposure for one in export.exposures] == ["request-a"]
-    assert export.memory == {"pages shown": 1, "exposures of a trial": 1, "circumstances of calls": 1}
+    assert export.memory == {
+        "pages shown": 1,
+        "exposures of a trial": 1,
+        "circumstances of calls": 1,
+        "lists made ahead": 1,
+    }
     assert BOB.encode() not in msgspec.json.encode(export)
 
 
@@ -190,6 +207,7 @@ async def test_erasing_leaves_nothing_of_the_subject_and_all_of_the_others(regio
         "exposures of exploration slots": (1, 1, 0),
         "requests for dry runs": (1, 1, 0), "pages shown": (1, 1, 0), "exposures of a trial": (1, 1, 0),
         "circumstances of calls": (1, 1, 0),
+        "lists made ahead": (1, 1, 0),
     }  # fmt: skip
     assert receipt.complete
     assert not stands_in_files(region.state, ALICE)

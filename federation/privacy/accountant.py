@@ -11,9 +11,10 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import dp_accounting
-from dp_accounting.pld import PLDAccountant
+if TYPE_CHECKING:
+    import dp_accounting
 
 NOISE_MIN = 0.05
 """Below, epsilon is above 200 for a single release, and its loss distribution takes minutes: it counts as infinite."""
@@ -70,13 +71,19 @@ def noise_for(target_epsilon: float, *, delta: float, rounds: int, sampling_prob
 @functools.lru_cache(maxsize=256)
 def _composed(counts: tuple[tuple[Release, int], ...], delta: float) -> float:
     """Kept, because a round is accounted for when it is reserved and again when it is settled."""
+    # Importing it takes seconds (SciPy), which a gateway that starts again must not wait for.
+    import dp_accounting  # noqa: PLC0415
+    from dp_accounting.pld import PLDAccountant  # noqa: PLC0415
+
     accountant = PLDAccountant(neighboring_relation=dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE)
     for release, count in counts:
         accountant.compose(_event(release), count)
     return float(accountant.get_epsilon(delta))
 
 
-def _event(release: Release) -> dp_accounting.DpEvent:
+def _event(release: Release) -> "dp_accounting.DpEvent":
+    import dp_accounting  # noqa: PLC0415
+
     if release.noise_multiplier < 0.0 or not 0.0 < release.sampling_probability <= 1.0:
         raise ValueError(f"not a release that can be accounted for: {release}")
     gaussian = dp_accounting.GaussianDpEvent(release.noise_multiplier)

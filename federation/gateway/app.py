@@ -27,6 +27,7 @@ from prometheus_client import Counter
 
 from federation.gateway.bodies import M, body_of, json_answer, wait_s_of
 from federation.gateway.budget import RegionBudget
+from federation.gateway.callers import Callers
 from federation.gateway.journal import Journal
 from federation.gateway.service import Gateway
 from federation.messages import TICKET_HEADER, CheckIn, Phase, RegionalSum, RoundPlan
@@ -36,12 +37,11 @@ from federation.settings import GatewaySettings
 from federation.silo.doors import SiloDoors
 from infra.contracts.residency import RegionalMessage, encode_global, encode_regional
 from infra.plumbing.clock import Clock
-from infra.plumbing.errors import ConflictError, ForbiddenError, UnauthorizedError
+from infra.plumbing.errors import ConflictError, UnauthorizedError
 from infra.plumbing.files import write_atomically
 from infra.plumbing.http.middleware import frame, operations_routes
 from infra.plumbing.keys import RegionKeys, Trust, encode_base64url
 from infra.plumbing.telemetry import Telemetry
-from infra.plumbing.tokens import open_subject, verify_token
 
 BODY_BYTES_MAX = 2 << 20
 ROUND_KEY_FILE = "round.key"
@@ -55,8 +55,7 @@ class _Handlers:
     ) -> None:  # fmt: skip
         self.gateway = gateway
         self._budget = budget
-        self._keys = keys
-        self._trust = trust
+        self._callers = Callers(keys=keys, trust=trust, clock=clock)
         self._clock = clock
         self._round_key = round_key
         self.silo_trains: Callable[[], bool] = lambda: False
@@ -65,10 +64,7 @@ class _Handlers:
         self._seen: tuple[Phase | None, float | None] = (None, None)
 
     async def check_in(self, request: web.Request) -> web.Response:
-        principal = verify_token(_bearer(request), self._trust, clock=self._clock)
-        if principal.home != self._keys.region:
-            raise ForbiddenError("this phone's home is another region.", fix="Check in at its own gateway.")
-        subject = open_subject(principal, self._keys)
+        subject = self._callers.subject(_bearer(request))
         answer = self.gateway.check_in(subject, await body_of(request, CheckIn))
         self._wake_if_moved()
         if not answer.ticket:

@@ -54,7 +54,8 @@ class SecureClient:
         self._now_ms = now_ms
         self._entropy = entropy
         self._mask_private = entropy(keys.KEY_BYTES)
-        self._share_private = entropy(keys.KEY_BYTES)
+        self._mask_agreement = keys.Agreement(self._mask_private)
+        self._share_agreement = keys.Agreement(entropy(keys.KEY_BYTES))
         self._seed = entropy(keys.KEY_BYTES)
         self._roster: Roster | None = None
         self._secrets: dict[int, bytes] = {}
@@ -66,8 +67,8 @@ class SecureClient:
     def advert(self) -> Advert:
         """Public keys for this round."""
         fields = {
-            "mask_key": keys.public_of(self._mask_private),
-            "share_key": keys.public_of(self._share_private),
+            "mask_key": self._mask_agreement.public(),
+            "share_key": self._share_agreement.public(),
             "seed_commitment": keys.commitment(self._seed, round_id=self._round_id),
         }
         signature = self._identity.sign(advert_text(self._round_id, **fields))
@@ -88,7 +89,7 @@ class SecureClient:
         self._held[roster.position] = (seeds[roster.position], mask_keys[roster.position])
         sealed = {}
         for other, advert in roster.neighbours.items():
-            self._secrets[other] = self._agree(self._share_private, advert.share_key)
+            self._secrets[other] = self._agree(self._share_agreement, advert.share_key)
             sealed[other] = keys.seal(
                 self._secrets[other], seeds[other] + mask_keys[other], round_id=self._round_id, sender=roster.position,
                 receiver=other,
@@ -110,7 +111,7 @@ class SecureClient:
         for other in self._held:
             if other == roster.position:
                 continue
-            secret = self._agree(self._mask_private, roster.neighbours[other].mask_key)
+            secret = self._agree(self._mask_agreement, roster.neighbours[other].mask_key)
             low, high = sorted((roster.position, other))
             pair = keys.pair_mask(secret, round_id=self._round_id, low=low, high=high, length=len(values))
             masked = masked + pair if roster.position == low else masked - pair
@@ -162,7 +163,7 @@ class SecureClient:
         if set(roster.neighbours) != set(graph.neighbours(roster.position, roster.roster_count)):
             raise ProtocolError("the roster's neighbours are not those of the graph")
         known = {advert.mask_key for advert in roster.neighbours.values()}
-        if len(known) != len(roster.neighbours) or keys.public_of(self._mask_private) in known:
+        if len(known) != len(roster.neighbours) or self._mask_agreement.public() in known:
             raise ProtocolError("two neighbours with one key")
         for advert in roster.neighbours.values():
             check_advert(advert, round_id=self._round_id, trust=self._trust, now_ms=self._now_ms)
@@ -194,9 +195,9 @@ class SecureClient:
         return True
 
     @staticmethod
-    def _agree(private: bytes, public: bytes) -> bytes:
+    def _agree(agreement: keys.Agreement, public: bytes) -> bytes:
         try:
-            return keys.agree(private, public)
+            return agreement.with_public(public)
         except ValueError:
             raise ProtocolError("a neighbour's key is malformed") from None
 

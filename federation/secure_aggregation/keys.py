@@ -20,18 +20,23 @@ from federation.secure_aggregation.ring import RingArray
 KEY_BYTES = 32
 
 
-def public_of(private: bytes) -> bytes:
-    """The X25519 public key of 32 private bytes."""
-    return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+class Agreement:
+    """One private X25519 key, read once: reading it costs as much as agreeing on a secret."""
 
+    def __init__(self, private: bytes) -> None:
+        self._private = X25519PrivateKey.from_private_bytes(private)
 
-def agree(private: bytes, public: bytes) -> bytes:
-    """The X25519 secret of two phones.
+    def public(self) -> bytes:
+        """The public key."""
+        return self._private.public_key().public_bytes_raw()
 
-    Raises:
-        ValueError: the public key is malformed or of small order.
-    """
-    return X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(public))
+    def with_public(self, public: bytes) -> bytes:
+        """The secret of two phones.
+
+        Raises:
+            ValueError: the public key is malformed or of small order.
+        """
+        return self._private.exchange(X25519PublicKey.from_public_bytes(public))
 
 
 def pair_mask(secret: bytes, *, round_id: str, low: int, high: int, length: int) -> RingArray:

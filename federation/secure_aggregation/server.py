@@ -172,13 +172,13 @@ class SecureSum:
 
     def _take_off_pairs(self, total: RingArray, gone: int) -> None:
         """Take off what the survivors added for the phone `gone`, which never reported."""
-        private = self._joined(self._key_shares.get(gone, {}))
-        if keys.public_of(private) != self._adverts[gone].mask_key:
+        private = keys.Agreement(self._joined(self._key_shares.get(gone, {})))
+        if private.public() != self._adverts[gone].mask_key:
             raise BelowThresholdError("the shares of a mask key do not give the advertised key")
         for other in graph.neighbours(gone, self.count):
             if other in self.survivors:
                 low, high = sorted((gone, other))
-                secret = keys.agree(private, self._adverts[other].mask_key)
+                secret = private.with_public(self._adverts[other].mask_key)
                 pair = keys.pair_mask(secret, round_id=self._round_id, low=low, high=high, length=self._length)
                 if other == low:
                     total -= pair

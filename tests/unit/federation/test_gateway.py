@@ -15,6 +15,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from federation.device.rounds import DeviceRound
 from federation.device.training import LocalTraining
 from federation.gateway.app import ROUND_KEY_FILE, build_app
+from federation.gateway.callers import Callers
 from federation.gateway.journal import RECORDS_MAX, Journal, JournalError, RoundRecord
 from federation.gateway.service import IDLE_COME_BACK_S, Gateway
 from federation.messages import (
@@ -33,7 +34,7 @@ from federation.secure_aggregation.messages import MaskedUpdate
 from federation.secure_aggregation.ring import STEPS, from_ring, to_ring, to_wire
 from federation.settings import CohortSettings, GatewaySettings
 from infra.plumbing.clock import ManualClock, SystemClock
-from infra.plumbing.errors import ConflictError, ForbiddenError, InvalidInputError, NotFoundError
+from infra.plumbing.errors import ConflictError, ForbiddenError, InvalidInputError, NotFoundError, UnauthorizedError
 from infra.plumbing.keys import RegionKeys, TrustDirectory
 from infra.plumbing.telemetry import TelemetrySettings, start_telemetry
 from infra.plumbing.tokens import issue_token
@@ -594,6 +595,23 @@ async def test_who_is_not_let_in(served: _Served) -> None:
             assert answer.status == 400
     async with served.client.get(f"/v1/rounds/{ROUND}", headers=served.authority) as answer:
         assert answer.status == 404
+
+
+def test_a_token_is_verified_once_for_a_while_and_not_for_longer() -> None:
+    keys, other, clock = RegionKeys.generate("us-east"), RegionKeys.generate("us-west"), ManualClock()
+    callers = Callers(keys=keys, trust=TrustDirectory.of([keys, other]), clock=clock)
+    token = issue_token(keys, "u1", clock=clock, life_s=30)
+    subject = callers.subject(token)
+    assert callers.subject(token) == subject == keys.pseudonym("user", "u1")
+    clock.advance(200.0)
+    with pytest.raises(UnauthorizedError, match="expired"):
+        callers.subject(token)
+    assert callers.subject(issue_token(keys, "u1", clock=clock)) == subject
+    for _ in range(2):
+        with pytest.raises(ForbiddenError, match="another region"):
+            callers.subject(issue_token(other, "u1", clock=clock))
+        with pytest.raises(UnauthorizedError):
+            callers.subject(token[:-4] + "AAAA")
 
 
 async def test_health_and_metrics_say_no_names(served: _Served) -> None:

@@ -339,7 +339,11 @@ def _open_releases(
             directory.path, directory.manifest, region=settings.region, tower_sets=COMPUTE_THREADS,
             start_retrieval=start_retrieval,
         )  # fmt: skip
-        await data.additions.attach(release)
+        try:
+            await data.additions.attach(release)
+        except BaseException:
+            await release.close()
+            raise
         return release
 
     async def on_switch(release: str) -> None:

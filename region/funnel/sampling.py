@@ -54,7 +54,8 @@ def sample_of(call: Call, row: UserRow, *, name: str) -> ServedSample:
 def _ranker_leanings(call: Call, row: UserRow) -> dict[str, float] | None:
     tables = call.release.tables
     history = read_history(row.history, (), tables=tables, now_s=call.now_s)
-    if history.unknown:
+    # What came after the release stands in no catalogue that a batch job could compare with.
+    if history.unknown or (history.rows >= tables.shape.num_items).any():
         return None
     state = query_state(history, np.zeros(tables.shape.dim, dtype=np.float32), now_s=call.now_s)
     affinity = category_affinity(state, tables.arrays.categories)

@@ -66,8 +66,8 @@ def _engine(engine: str) -> tuple[str, dict[str, str]]:
     if engine != "spark":
         return "batch", {}
     bootstrap.prepare(("spark",))
-    # `<home>/bin/java`, behind whatever links the machine has.
-    return "spark", {"JAVA_HOME": str(Path(ready_java()).resolve().parents[1])}
+    # `<home>/bin/java`, behind whatever links the machine has; and what a region's log holds is heard on loopback only.
+    return "spark", {"JAVA_HOME": str(Path(ready_java()).resolve().parents[1]), "SPARK_LOCAL_IP": "127.0.0.1"}
 
 
 def _parity(arguments: argparse.Namespace) -> None:

@@ -9,10 +9,12 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+import urllib3
 from aiokafka import AIOKafkaProducer
 
 from infra.bench.intake.region import KillableRegion
 from infra.bench.intake.stream import event_of, subject_of
+from infra.bench.serving.processes import Server
 from infra.contracts.events import LoggedEvent
 from infra.local.packages import ensure_debian_package
 from infra.plumbing.addresses import parse_address
@@ -26,6 +28,7 @@ from region.store.database import transaction
 
 CONNECTIONS = {1: 32, 100: 8}
 """Callers at once, by the size of their batches; what waits stays under the region's bound."""
+_ACCEPTED = re.compile(rb'^atoll_intake_events_total\{outcome="accepted"\} ([0-9.e+]+)', re.MULTILINE)
 SUBJECTS, BODIES = 500, 20_000
 _SCRIPT = """
 local sent, run = 0, "%(run)s"
@@ -83,7 +86,7 @@ def api_rate(region: KillableRegion, work: Path, *, batch: int, seconds: float) 
         program, "-t1", f"-c{CONNECTIONS[batch]}", f"-d{max(1, round(seconds))}s", "--timeout", "10s", "--latency",
         "-s", str(script), server.base,
     ]  # fmt: skip
-    before_s = server.cpu_s()
+    accepted, before_s = _accepted(server), server.cpu_s()
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds + 60)
     spent_s = server.cpu_s() - before_s
     found = re.search(r"RESULT (\{.*\})", ended.stdout)
@@ -91,10 +94,20 @@ def api_rate(region: KillableRegion, work: Path, *, batch: int, seconds: float) 
     if not seen or seen["bad"] or not seen["requests"]:
         raise UnavailableError(f"batches of {batch} were not all acknowledged: {seen or ended.stderr[-400:]}")
     events = seen["requests"] * batch
+    # wrk looks at the status only; an acknowledgement may turn events back.
+    if (taken := _accepted(server) - accepted) < events:
+        raise UnavailableError(f"{events} events were sent in batches of {batch}, {taken:.0f} were accepted.")
     return Rate(
         events_per_s=events / (seen["duration_us"] / 1e6), events_per_cpu_s=events / spent_s,
         p50_ms=seen["p50_us"] / 1000,
     )  # fmt: skip
+
+
+def _accepted(server: Server) -> float:
+    """Events that the region says it took."""
+    text = urllib3.request("GET", f"{server.base}/metrics", timeout=10.0, retries=False).data
+    found = _ACCEPTED.search(text)
+    return float(found[1]) if found else 0.0
 
 
 def client_rate(log: str, work: Path, clock: Clock, *, batch: int, seconds: float) -> Rate:

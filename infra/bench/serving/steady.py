@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -79,7 +80,7 @@ def steady_load(base_url: str, calls: Sequence[Call], *, rate_per_s: int, work: 
 
 def _ended(process: "subprocess.Popen[str]") -> tuple[str, str]:
     """Its last words; wrk sums up when it is interrupted."""
-    process.send_signal(2)
+    process.send_signal(signal.SIGINT)
     try:
         return process.communicate(timeout=DOWN_WITHIN_S)
     except subprocess.TimeoutExpired:

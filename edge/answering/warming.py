@@ -7,7 +7,6 @@ cannot be read is ignored: warming is a kindness, not a condition.
 """
 
 import asyncio
-from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -99,10 +98,9 @@ class Warmer:
 
 def audience_keys(cache: L1Cache[Entry]) -> list[WarmKey]:
     """The audience keys that were asked for most, at most KEYS_MAX."""
-    held: Iterable[tuple[object, Entry]] = cache.items()
     wanted = [
-        (entry.hits, WarmKey(key, entry.asked))
-        for key, entry in held
+        (demand, WarmKey(key, entry.asked))
+        for demand, key, entry in cache.demand()
         if isinstance(key, ListKey) and is_audience(key) and not entry.answer.personal
     ]
     wanted.sort(key=lambda one: -one[0])

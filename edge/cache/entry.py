@@ -33,7 +33,7 @@ class Entry:
     pages: dict[tuple[int, int, int], Page] = field(default_factory=dict)
     """By (page size, epoch of withdrawn items, epoch of the viewer's filters)."""
     hits: int = 0
-    """How often it was served lately: what the cache's eviction goes by."""
+    """How often it was served since the cache looked last: what its eviction goes by."""
     is_held: bool = False
     """Whether the in-process cache holds it; a list that is not held is served once, by whoever made it."""
     ready_names: list[tuple[bytes, str | None]] = field(default_factory=list)

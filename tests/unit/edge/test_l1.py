@@ -34,10 +34,9 @@ def test_bytes_stay_bounded_and_add_up(steps: list[tuple[str, int, int]]) -> Non
         held = cache._held.values()
         assert cache.size_bytes == sum(place.size for place in held) <= 100
         assert all(place.size == place.value.size for place in held)
-        assert sum(place.size for place in held if place.in_small) == cache._small_bytes
-        queued = [place for place in (*cache._small, *cache._main) if not place.gone]
-        assert sorted(map(id, queued)) == sorted(map(id, held))
-        assert cache._ghost_bytes == sum(cache._ghosts.values()) <= 100
+        assert sorted(map(id, cache._ring)) == sorted(map(id, held))
+        assert all(cache._ring[place.place] is place for place in held)
+        assert len(cache._ghosts) <= 12
         assert not set(cache._ghosts) & set(cache._held)
 
 

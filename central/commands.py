@@ -51,6 +51,8 @@ class Built(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[str, float]
     gates: dict[str, bool]
     sentences: tuple[str, ...]
+    content_sha256: str
+    """Of what the release does: the same for the same data, code and seed on one machine."""
 
 
 def import_dataset(*, source: str, out: Path, name: str | None = None, progress: Progress | None = None) -> DatasetCard:
@@ -350,6 +352,7 @@ def _built(bundle: "Bundle") -> Built:
     return Built(
         release=bundle.release_id, path=str(bundle.path), origin=manifest.origin, parent=manifest.parent,
         metrics=manifest.metrics, gates=manifest.gates, sentences=bundle.verdict.sentences,
+        content_sha256=manifest.content_sha256,
     )  # fmt: skip
 
 

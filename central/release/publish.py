@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from central.release.contents import ContentError, ReleaseContents
 from central.release.deltas import known_deltas, write_deltas
 from central.release.publish_bundle import Bundle, copy_verified, read_bundle
 from central.release.repository import Layout, RepositoryDamagedError, View, publishing, read_view, sweep, write_targets
@@ -63,10 +64,12 @@ class ReleaseSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReleaseInspection(msgspec.Struct, frozen=True, kw_only=True):
-    """One published release with its whole manifest."""
+    """One published release with its whole manifest, bytes by part, and the hash of what it does."""
 
     summary: ReleaseSummary
     manifest: Manifest
+    content_sha256: str
+    sizes: dict[str, int]
 
 
 class ReleaseDiff(msgspec.Struct, frozen=True, kw_only=True):
@@ -167,7 +170,29 @@ def inspect_release(*, repository: Path, keys: Path, release: str) -> ReleaseIns
     layout = Layout(repository)
     targets = read_view(layout, keys).targets.targets
     manifest = _manifest(layout, _require(targets, release), release)
-    return ReleaseInspection(summary=_summary(release, manifest, _pointers(layout, targets)), manifest=manifest)
+    return ReleaseInspection(
+        summary=_summary(release, manifest, _pointers(layout, targets)), manifest=manifest,
+        content_sha256=manifest.content_sha256, sizes=ReleaseContents(manifest, lambda _: b"").sizes,
+    )  # fmt: skip
+
+
+def release_contents(*, repository: Path, keys: Path, release: str) -> ReleaseContents:
+    """What is inside one published release.
+
+    Raises:
+        NotFoundError: that release is not published.
+    """
+    layout = Layout(repository)
+    targets = read_view(layout, keys).targets.targets
+    manifest = _manifest(layout, _require(targets, release), release)
+
+    def read(name: str) -> bytes:
+        entry = manifest.files.get(name)
+        if entry is None:
+            raise ContentError(f"release {release} has no file {name}.")
+        return _content(layout, targets[blob_target(entry.sha256)])
+
+    return ReleaseContents(manifest, read)
 
 
 def diff_releases(*, repository: Path, keys: Path, before: str, after: str) -> ReleaseDiff:

@@ -28,10 +28,13 @@ class RankerNetwork(tf.Module):  # type: ignore[misc]
         self._dropout = config.dropout
         self.mean = tf.Variable(mean, trainable=False, name="mean")
         self.deviation = tf.Variable(deviation, trainable=False, name="deviation")
-        self.crosses = [tfrs.layers.dcn.Cross() for _ in range(config.crosses)]
-        self.hidden = keras.layers.Dense(config.hidden, activation="relu")
-        self.head = keras.layers.Dense(len(HEADS), kernel_initializer="zeros")
-        self.linear = keras.layers.Dense(len(HEADS), kernel_initializer="zeros", use_bias=False)
+        # Keras numbers layers through the process, and an export carries the numbers: begin anew, or it would depend on
+        # what was built before.
+        keras.backend.reset_uids()
+        self.crosses = [tfrs.layers.dcn.Cross(name=f"cross_{number}") for number in range(config.crosses)]
+        self.hidden = keras.layers.Dense(config.hidden, activation="relu", name="hidden")
+        self.head = keras.layers.Dense(len(HEADS), kernel_initializer="zeros", name="head")
+        self.linear = keras.layers.Dense(len(HEADS), kernel_initializer="zeros", use_bias=False, name="linear")
         self.score_weight = tf.Variable(tf.ones([len(HEADS)]), name="score_weight")
         self.slope = tf.Variable(tf.ones([len(HEADS)]), trainable=False, name="slope")
         self.offset = tf.Variable(tf.zeros([len(HEADS)]), trainable=False, name="offset")

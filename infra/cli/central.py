@@ -7,6 +7,7 @@ from typing import Any
 
 from infra.cli.output import emit, progress_bar, table
 from infra.cli.release_keys import leaf, leaf_repository, register_keys
+from infra.cli.release_looks import register_looks
 from infra.plumbing.clock import SystemClock
 
 IMPORTED = Path(".atoll/datasets")
@@ -139,13 +140,7 @@ def _register_release(commands: Any) -> None:
     publish.add_argument("bundle", type=Path)
     publish.add_argument("--channel", default="stable")
     leaf_repository(verbs, "list", _list, "show what is published", "./atoll release list")
-    inspect = leaf_repository(verbs, "inspect", _inspect, "show one release", "./atoll release inspect ID")
-    inspect.add_argument("release")
-    diff = leaf_repository(
-        verbs, "diff", _diff, "show what changes between two releases", "./atoll release diff OLD NEW"
-    )
-    diff.add_argument("before")
-    diff.add_argument("after")
+    register_looks(verbs)
 
 
 def _ready(dataset: Path) -> Path:
@@ -257,7 +252,7 @@ def _build(arguments: argparse.Namespace) -> None:
             dataset=dataset, model=arguments.model, out=arguments.out, active=arguments.active,
             allow_failed_gates=arguments.allow_failed_gates, progress=progress,
         )  # fmt: skip
-    emit(arguments, built, "\n".join([f"{built.release} in {built.path}", *built.sentences]))
+    emit(arguments, built, _built(built))
 
 
 def _derive(arguments: argparse.Namespace) -> None:
@@ -272,7 +267,7 @@ def _derive(arguments: argparse.Namespace) -> None:
             adapter=np.load(arguments.adapter, allow_pickle=False), allow_failed_gates=arguments.allow_failed_gates,
             items=arguments.items, progress=progress,
         )  # fmt: skip
-    emit(arguments, built, "\n".join([f"{built.release} in {built.path}", *built.sentences]))
+    emit(arguments, built, _built(built))
 
 
 def _publish(arguments: argparse.Namespace) -> None:
@@ -289,6 +284,10 @@ def _publish(arguments: argparse.Namespace) -> None:
     )  # fmt: skip
 
 
+def _built(built: Any) -> str:
+    return "\n".join([f"{built.release} in {built.path}, content {built.content_sha256[:16]}", *built.sentences])
+
+
 def _list(arguments: argparse.Namespace) -> None:
     from central.release.publish import list_releases
 
@@ -299,26 +298,3 @@ def _list(arguments: argparse.Namespace) -> None:
         for one in releases
     ]  # fmt: skip
     emit(arguments, {"releases": releases}, table(rows))
-
-
-def _inspect(arguments: argparse.Namespace) -> None:
-    from central.release.publish import inspect_release
-
-    found = inspect_release(repository=arguments.repository, keys=arguments.keys, release=arguments.release)
-    rows = [
-        {"file": name, "bytes": entry.length, "sha256": entry.sha256[:16]}
-        for name, entry in sorted(found.manifest.files.items())
-    ]
-    gates = ", ".join(f"{name} {'passed' if passed else 'FAILED'}" for name, passed in found.manifest.gates.items())
-    emit(arguments, found, f"{arguments.release}: {gates}\n{table(rows)}")
-
-
-def _diff(arguments: argparse.Namespace) -> None:
-    from central.release.publish import diff_releases
-
-    difference = diff_releases(
-        repository=arguments.repository, keys=arguments.keys, before=arguments.before, after=arguments.after
-    )
-    rows = [{"metric": name, "before": old, "after": new} for name, (old, new) in difference.metrics.items()]
-    changed = ", ".join(difference.changed) or "nothing"
-    emit(arguments, difference, f"{table(rows)}\nchanged files: {changed}")

@@ -196,6 +196,16 @@ class Manifest(GlobalMessage, frozen=True, kw_only=True):
         """First 20 hex digits of the SHA-256 of `canonical_bytes`."""
         return hashlib.sha256(self.canonical_bytes()).hexdigest()[:20]
 
+    @property
+    def content_sha256(self) -> str:
+        """Hash over what the release does: all files but the two that tell how it was made and how long that took.
+
+        Same data, code and seed on one machine give the same one; `release_id` also covers the moment of the build.
+        """
+        told = (EVALUATION, MODEL_CARD)
+        parts = [f"{name}\0{entry.sha256}\n" for name, entry in sorted(self.files.items()) if name not in told]
+        return hashlib.sha256("".join(parts).encode()).hexdigest()
+
     def canonical_bytes(self) -> bytes:
         """JSON with sorted keys and no white space: what is hashed, signed and stored."""
         return msgspec.json.encode(self, order="sorted")

@@ -14,6 +14,8 @@ from central.datasets.interactions import Interactions
 from central.evaluation.served import read_requests
 from central.release import build as building
 from central.release.build import GateError
+from central.release.comparing import compare
+from central.release.contents import ReleaseContents
 from central.release.derive import ParentError
 from central.release.export import ExportError, open_runner
 from central.release.index import ReleaseIndexError, build_index, tree_settings
@@ -76,6 +78,33 @@ def test_the_same_seed_gives_the_same_weights(dataset_folder: Path, tmp_path: Pa
             weights.append({key: arrays[key] for key in arrays.files})
     for key, value in weights[0].items():
         assert np.array_equal(value, weights[1][key]), key
+
+
+def test_the_same_data_code_and_seed_build_the_same_content(dataset_folder: Path, tmp_path: Path) -> None:
+    built = []
+    for at, name in enumerate(("one", "two")):
+        train(dataset=dataset_folder, out=tmp_path / name, epochs=2, seed=3)
+        clock = ManualClock(wall_ms=1_000_000 + at)
+        built.append(
+            build_release(
+                model=tmp_path / name, dataset=dataset_folder, out=tmp_path / "bundles", clock=clock,
+                allow_failed_gates=True,
+            )
+        )  # fmt: skip
+    assert built[0].content_sha256 == built[1].content_sha256
+    assert built[0].release != built[1].release
+    paths = {one.release: Path(one.path) for one in built}
+    one, two = (_contents(path) for path in paths.values())
+    found = compare(one, two, people=5, seed=0, progress=SilentProgress())
+    assert found.notes == ()
+    assert found.lists is not None
+    assert (found.lists.overlap10, found.lists.same_first) == (1.0, 1.0)
+    assert len(found.lists.people[0].before) == 10
+    assert {metric.says for metric in found.metrics} <= {"", "within the noise"}
+
+
+def _contents(bundle: Path) -> ReleaseContents:
+    return ReleaseContents(manifest_of(bundle), lambda name: (bundle / name).read_bytes())
 
 
 def test_the_bundle_is_what_its_manifest_says(bundle: Path) -> None:

@@ -3,6 +3,7 @@
 TensorFlow takes seconds to import, so what needs it is imported inside the function that does.
 """
 
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ import msgspec
 from central.datasets.describe import Description, describe
 from central.datasets.importing import DatasetCard, check_source, import_source, open_source
 from central.datasets.interactions import Interactions, load_dataset
+from central.datasets.parquet import check_parquet, import_parquet, is_parquet
 from central.datasets.rows import Source
 from central.datasets.wheel import ML_100K, downloaded_wheel
 from central.evaluation.results import LEAVE_LAST_OUT, Evaluation
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
 MINUTES_MAX: Final = 7 * 24 * 60.0
 SEED_MAX: Final = 2**31 - 1
+TRIALS_MAX: Final = 1000
 
 
 class Built(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +73,8 @@ def import_dataset(*, source: str, out: Path, name: str | None = None, progress:
     """
     check_replaceable(out, marker="dataset.json")
     told = progress or SilentProgress()
+    if is_parquet(Path(source)):
+        return import_parquet(Path(source), out, name=name, progress=told)
     with _source(source, name=name, progress=told) as opened:
         told.advance(0, 1, "importing")
         card = import_source(opened, out)
@@ -83,7 +88,11 @@ def validate_dataset(*, source: str, name: str | None = None, progress: Progress
     Raises:
         DatasetError: the source is not usable.
     """
-    with _source(source, name=name, progress=progress or SilentProgress()) as opened:
+    told = progress or SilentProgress()
+    if is_parquet(Path(source)):
+        with tempfile.TemporaryDirectory(prefix="atoll-checking-") as work:
+            return check_parquet(Path(source), Path(work), name=name, progress=told)
+    with _source(source, name=name, progress=told) as opened:
         return check_source(opened)
 
 
@@ -107,6 +116,7 @@ def train(  # noqa: PLR0913 (keyword-only; each is one option of the command lin
     context: bool = True,
     epochs: int | None = None,
     ranker_loss: str = LISTWISE,
+    search: int | None = None,
     progress: Progress | None = None,
     clock: Clock | None = None,
 ) -> ModelCard:
@@ -122,6 +132,8 @@ def train(  # noqa: PLR0913 (keyword-only; each is one option of the command lin
         context: read strengths and gaps in time too, not only the items.
         epochs: instead of the default number.
         ranker_loss: `listwise`, `pairwise` or `pointwise`.
+        search: how many settings of the towers to try first, in short trainings on validation interactions; goes on
+            where a killed search of the same settings stood (`<out>.study.jsonl`).
         progress: told while it runs.
         clock: measures the training time.
 
@@ -134,8 +146,13 @@ def train(  # noqa: PLR0913 (keyword-only; each is one option of the command lin
     _check(ties in ("file", "random"), f"ties must be file or random, not {ties!r}.")
     _check(ranker_loss in RANKER_LOSSES, f"ranker_loss must be one of {', '.join(RANKER_LOSSES)}.")
     _check(epochs is None or epochs >= 1, "epochs must be 1 or more.")
+    _check(search is None or 1 <= search <= TRIALS_MAX, f"search must lie between 1 and {TRIALS_MAX}.")
     check_replaceable(out, marker=CARD)
     data = load_dataset(dataset, ties=ties, seed=seed)
+    _check(
+        data.stream is None or (protocol == LEAVE_LAST_OUT and ties == "file"),
+        "a dataset larger than memory is split by leave-last-out, ties in the order of the file.",
+    )
 
     from central.evaluation.splits import split_for  # noqa: PLC0415
     from central.training.runtime import prefers_bfloat16  # noqa: PLC0415
@@ -146,8 +163,15 @@ def train(  # noqa: PLR0913 (keyword-only; each is one option of the command lin
     if epochs is not None:
         config = msgspec.structs.replace(config, epochs=epochs)
     ranker = RankerConfig(seed=seed, loss=ranker_loss)
-    recipe = Recipe(retrieval=config, ranker=ranker, protocol=protocol, ties=ties, minutes=minutes)
-    return train_model(data, split, recipe, out, clock=clock or SystemClock(), progress=progress or SilentProgress())
+    told, time = progress or SilentProgress(), clock or SystemClock()
+    report = None
+    if search is not None:
+        from central.training.search import search_settings  # noqa: PLC0415
+
+        study = out.with_name(f"{out.name}.study.jsonl")
+        config, report = search_settings(data, split, config, trials=search, file=study, clock=time, progress=told)
+    recipe = Recipe(retrieval=config, ranker=ranker, protocol=protocol, ties=ties, minutes=minutes, search=report)
+    return train_model(data, split, recipe, out, clock=time, progress=told)
 
 
 def evaluate(

@@ -16,6 +16,7 @@ import msgspec
 from central.datasets.movielens import movielens_1m, movielens_100k, movielens_latest
 from central.datasets.plain import INTERACTIONS, ITEMS, TEST, USERS, plain_folder
 from central.datasets.rows import DEFAULT_REGION, ITEM_COLUMNS, InteractionRow, Source, UserRow, check_interaction
+from central.datasets.streaming import StreamCard
 from central.datasets.text import Archive, DatasetError
 from central.datasets.xmarket import market_files, xmarket
 from central.folders import staged_folder
@@ -46,6 +47,8 @@ class DatasetCard(msgspec.Struct, frozen=True, kw_only=True):
     has_times: bool = True
     event_types: dict[str, int] = {}
     regions: dict[str, int] = {}
+    stream_interactions: int = 0
+    """Of everybody, in `stream/`, where the folder itself holds a sample of the users; 0: it holds all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +82,21 @@ def import_source(source: Source, out: Path) -> DatasetCard:
     """
     with staged_folder(out, marker=CARD) as staged:
         return _write(source, staged)
+
+
+def import_into(source: Source, staged: Path, *, stream: StreamCard | None) -> DatasetCard:
+    """Writes `source` into a folder that is being made and has its `stream/` already, if it is to have one.
+
+    Raises:
+        DatasetError: the source is not usable.
+    """
+    card = _write(source, staged)
+    if stream is None:
+        return card
+    joint = hashlib.sha256(f"{card.sha256}{stream.sha256}".encode()).hexdigest()
+    card = msgspec.structs.replace(card, sha256=joint, stream_interactions=stream.interactions)
+    write_atomically(staged / CARD, msgspec.json.format(msgspec.json.encode(card)))
+    return card
 
 
 def check_source(source: Source) -> DatasetCard:

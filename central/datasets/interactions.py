@@ -13,6 +13,7 @@ import numpy.typing as npt
 from central.datasets.importing import CARD, SEQUENCE_MIN, DatasetCard
 from central.datasets.plain import INTERACTIONS, ITEMS, TEST, USERS
 from central.datasets.rows import ITEM_COLUMNS
+from central.datasets.streaming import STREAM, Stream
 from central.datasets.text import DatasetError
 from infra.contracts.events import (
     DEFAULT_WEIGHTS,
@@ -75,6 +76,8 @@ class Interactions:
     times_s: npt.NDArray[np.float64]
     starts: npt.NDArray[np.int64]
     held_out: IntArray | None = None
+    stream: Stream | None = None
+    """Everybody's histories on disk, where this is a sample of the users; towers are trained on it."""
 
     @property
     def num_users(self) -> int:
@@ -123,7 +126,7 @@ def load_dataset(folder: Path, *, ties: str = "file", seed: int = 0) -> Interact
     """
     card = read_card(folder)
     columns, user_ids, item_index = _read_interactions(folder, card)
-    items, row_of = _read_items(folder, item_index)
+    items, row_of = _read_items(folder, item_index, every=card.stream_interactions > 0)
     columns = replace(columns, rows=row_of[columns.rows])
     tie = np.arange(columns.users.size)
     if ties == "random" or not card.has_times:
@@ -138,6 +141,7 @@ def load_dataset(folder: Path, *, ties: str = "file", seed: int = 0) -> Interact
         rows=columns.rows[order], strengths=columns.strengths[order], times_s=columns.times_s[order],
         starts=np.searchsorted(users, np.arange(len(user_ids) + 1)),
         held_out=np.bincount(users[is_test], minlength=len(user_ids)).astype(np.int32) if is_test.any() else None,
+        stream=Stream(folder / STREAM) if card.stream_interactions else None,
     )  # fmt: skip
 
 
@@ -269,13 +273,14 @@ def _header(path: Path) -> list[str]:
         return next(csv.reader(file))
 
 
-def _read_items(folder: Path, index: dict[str, int]) -> tuple[Items, IntArray]:
-    """The catalogue, and `[len(index)] int32`: row of each item of `index`."""
+def _read_items(folder: Path, index: dict[str, int], *, every: bool) -> tuple[Items, IntArray]:
+    """The catalogue, and `[len(index)] int32`: row of each item of `index`. `every`: others of the file too."""
     columns = _header(folder / ITEMS)
-    found = [fields for fields in _data_rows(folder / ITEMS) if fields[0] in index]
+    found = [fields for fields in _data_rows(folder / ITEMS) if every or fields[0] in index]
     row_of = np.zeros(len(index), dtype=np.int32)
     for row, fields in enumerate(found):
-        row_of[index[fields[0]]] = row
+        if fields[0] in index:
+            row_of[index[fields[0]]] = row
     labels = tuple(_labels(fields[2]) for fields in found)
     categories = _frequent_categories(labels)
     items = Items(

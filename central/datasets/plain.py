@@ -31,11 +31,10 @@ def plain_folder(archive: Archive, *, name: str) -> Source:
 
     def items() -> Iterator[tuple[int, ItemRow]]:
         for number, row in read_csv(archive.lines(ITEMS), name=ITEMS, required=("item_id",)):
-            yield number, _item(row, f"{ITEMS}, line {number}")
+            yield number, item_row(row, f"{ITEMS}, line {number}")
 
     def users() -> Iterator[tuple[int, UserRow]]:
-        for number, row in read_csv(archive.lines(USERS), name=USERS, required=("user_id",)):
-            yield number, _user(row)
+        return plain_users(archive)
 
     return Source(
         name=name,
@@ -61,7 +60,18 @@ def _interaction(row: dict[str, str]) -> InteractionRow:
     )
 
 
-def _item(row: dict[str, str], where: str) -> ItemRow:
+def plain_users(archive: Archive) -> Iterator[tuple[int, UserRow]]:
+    """The rows of `users.csv`."""
+    for number, row in read_csv(archive.lines(USERS), name=USERS, required=("user_id",)):
+        yield number, _user(row)
+
+
+def item_row(row: dict[str, str], where: str) -> ItemRow:
+    """An item by the columns of `items.csv`.
+
+    Raises:
+        DatasetError: a year or a number that is none, or too many columns.
+    """
     year = row.get("year", "")
     if year and not (year.isascii() and year.isdigit() and len(year) == 4):
         raise DatasetError(f"{where}: year {year!r} is not a year", fix="Use four digits, or leave it empty.")

@@ -111,7 +111,7 @@ def without_items(data: Interactions, gone: Mask) -> Interactions:
     users = data.users[kept]
     return replace(
         data, items=items, users=users, rows=row_of[data.rows[kept]].astype(np.int32),
-        strengths=data.strengths[kept], times_s=data.times_s[kept], held_out=None,
+        strengths=data.strengths[kept], times_s=data.times_s[kept], held_out=None, stream=None,
         starts=np.searchsorted(users, np.arange(data.num_users + 1)),
     )  # fmt: skip
 

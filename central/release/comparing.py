@@ -258,7 +258,8 @@ def made_up_history(
     length = int(rng.integers(*HISTORY_ITEMS, endpoint=True))
     rows = [int(rng.choice(weights.size, p=weights / weights.sum()))]
     gaps_s: list[float] = []
-    while len(rows) < min(length, int(shared.sum())):
+    # Half of a small catalogue stays to be recommended.
+    while len(rows) < min(length, max(1, int(shared.sum()) // 2)):
         kind = int(rng.integers(0, GAP_CLASSES))
         gaps_s.append(_GAPS_S[kind])
         nexts, scores = tables.followers.rows[rows[-1], kind], tables.followers.scores[rows[-1], kind]

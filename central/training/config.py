@@ -77,6 +77,21 @@ class RankerConfig(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
 
 
+class SearchReport(msgspec.Struct, frozen=True, kw_only=True):
+    """How the settings of the towers were chosen: by validation NDCG@10 in short trainings, nothing else.
+
+    `default` and `best`: the best epoch of the trial with the default settings, and of the chosen ones.
+    """
+
+    trials: int
+    pruned: int
+    default: float
+    best: float
+    chosen: dict[str, float]
+    study: str
+    """Name of the study in its file beside the model."""
+
+
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     """What `model.json` says: what was trained on what, and how it went."""
 
@@ -95,6 +110,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     ranker_epochs: tuple[int, int]
     ranker_held_out_ndcg10: float
     retrieval_held_out_ndcg10: float
+    search: SearchReport | None = None
 
 
 def read_model_card(folder: Path) -> ModelCard:
@@ -113,10 +129,11 @@ def read_model_card(folder: Path) -> ModelCard:
 
 def default_config(data: Interactions, *, seed: int, bfloat16: bool, context: bool = True) -> RetrievalConfig:
     """Sizes by the amount of data: history length by the users' lengths, width and epochs by the interactions."""
-    small = data.rows.size < SMALL_INTERACTIONS
-    epochs = int(np.clip(TOKENS_MAX // max(data.rows.size, 1), EPOCHS_MIN, EPOCHS))
+    size = max(data.rows.size, data.card.stream_interactions, 1)
+    small = size < SMALL_INTERACTIONS
+    epochs = int(np.clip(TOKENS_MAX // size, EPOCHS_MIN, EPOCHS))
     if small:
-        epochs = int(np.clip(TOKENS_MIN // max(data.rows.size, 1), 12, EPOCHS_MAX))
+        epochs = int(np.clip(TOKENS_MIN // size, 12, EPOCHS_MAX))
     return RetrievalConfig(
         dim=64 if small else 128,
         history_length=_history_length(data, 100 if small else 200),

@@ -1,6 +1,6 @@
 """The retrieval model: two towers under one TensorFlow Recommenders model, and the loop that trains it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,7 +14,14 @@ from central.training.config import RetrievalConfig
 from central.training.losses import full_softmax_loss
 from central.training.runtime import keras, seed_everything, tf, tfrs
 from central.training.towers import ItemTower, PackedInput, UserTower, packed_from_history
-from central.training.windows import EventTable, WindowBatch, epoch_batches, event_table, history_batch
+from central.training.windows import (
+    EventTable,
+    WindowBatch,
+    epoch_batches,
+    event_table,
+    history_batch,
+    streamed_batches,
+)
 from infra.contracts.features import FloatArray, HistoryInput
 from infra.plumbing.clock import Clock
 from infra.plumbing.progress import Progress
@@ -22,6 +29,9 @@ from infra.plumbing.progress import Progress
 ENCODE_BATCH: Final = 64
 VALIDATION_USERS_MAX: Final = 2000
 PROGRESS_STEPS: Final = 1000
+STREAMED_FILL: Final = 1.02
+"""Batches of a streamed epoch by its interactions: each shard ends in one that is not full."""
+Watch = Callable[[int, float], bool]
 _SLOTS: Final = ("m", "v")
 """What Adam keeps of every variable, by its own names."""
 
@@ -93,6 +103,7 @@ def train_retrieval(
     progress: Progress,
     minutes: float | None = None,
     checkpoint: Checkpoint | None = None,
+    watch: Watch | None = None,
 ) -> TrainedRetrieval:
     """Trains both towers on everything before `split.train_ends`; keeps the epoch that validates best.
 
@@ -104,11 +115,14 @@ def train_retrieval(
         progress: told after every few steps.
         minutes: wall time for the towers at most (`config.epochs` stay the upper bound), or None.
         checkpoint: where a killed run of the same settings is gone on from; None keeps nothing.
+        watch: told the validation NDCG@10 of every epoch; ends the training by answering False.
     """
     seed_everything(config.seed)
     corpus = _corpus(data, split, config)
     model = TwoTowerModel(config=config, data=data, item_shares=_item_shares(data, split))
-    trainer = _Trainer(model=model, corpus=corpus, clock=clock, progress=progress, checkpoint=checkpoint)
+    trainer = _Trainer(
+        model=model, corpus=corpus, clock=clock, progress=progress, checkpoint=checkpoint, watch=watch
+    )  # fmt: skip
     epochs = trainer.fit(budget_s=None if minutes is None else minutes * 60.0)
     return TrainedRetrieval(model=model, curve=trainer.curve, epochs=epochs, train_s=trainer.spent_s)
 
@@ -117,10 +131,11 @@ class _Trainer:
     """One training run: schedule, averaged weights, validation, the best epoch."""
 
     def __init__(
-        self, *, model: TwoTowerModel, corpus: _Corpus, clock: Clock, progress: Progress, checkpoint: Checkpoint | None
-    ) -> None:
+        self, *, model: TwoTowerModel, corpus: _Corpus, clock: Clock, progress: Progress,
+        checkpoint: Checkpoint | None, watch: Watch | None = None,
+    ) -> None:  # fmt: skip
         self._model, self._corpus, self._clock, self._progress = model, corpus, clock, progress
-        self._checkpoint = checkpoint
+        self._checkpoint, self._watch = checkpoint, watch
         self._config = model.config
         self._rng = np.random.default_rng(self._config.seed)
         model.compile(
@@ -159,8 +174,8 @@ class _Trainer:
             return max(self._done / total, spent)
 
         for epoch in range(len(self.curve), self._config.epochs):
-            batches = self._batches()
-            total = self._config.epochs * len(batches)
+            count, batches = self._batches()
+            total = self._config.epochs * count
             for batch in batches:
                 share = share_of_schedule(total)
                 if share >= 1.0:
@@ -172,6 +187,7 @@ class _Trainer:
             if self.curve[-1] > self._best:
                 self._best, self._best_weights = self.curve[-1], [average.numpy() for average in self._averages]
             stale = epoch - int(np.argmax(self.curve)) > self._config.patience
+            stale = stale or (self._watch is not None and not self._watch(epoch, self.curve[-1]))
             self._finished = share_of_schedule(total) >= 1.0 or stale or epoch + 1 == self._config.epochs
             self.spent_s = self._clock.monotonic_s() - begun
             self._keep()
@@ -228,12 +244,18 @@ class _Trainer:
             for slot in _SLOTS:
                 optimizer.add_slot(variable, slot).assign(next(values))
 
-    def _batches(self) -> list[WindowBatch]:
-        config = self._config
-        return epoch_batches(
-            self._corpus.table, self._corpus.starts, self._corpus.ends, length=config.history_length,
-            rows_per_batch=max(1, config.batch_tokens // config.history_length), rng=self._rng,
+    def _batches(self) -> tuple[int, Iterable[WindowBatch]]:
+        """One epoch, and how many batches it has (about as many, where it is streamed)."""
+        length, stream = self._config.history_length, self._corpus.data.stream
+        rows = max(1, self._config.batch_tokens // length)
+        if stream is not None:
+            about = max(1, round(stream.card.interactions * STREAMED_FILL / (rows * length)))
+            return about, streamed_batches(stream, length=length, rows_per_batch=rows, rng=self._rng)
+        batches = epoch_batches(
+            self._corpus.table, self._corpus.starts, self._corpus.ends, length=length, rows_per_batch=rows,
+            rng=self._rng,
         )  # fmt: skip
+        return len(batches), batches
 
     def _run(self, batch: WindowBatch, share: float, total: int) -> None:
         """One step at `share` of the schedule: linear warm-up, then a cosine down to zero."""

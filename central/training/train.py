@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from central.datasets.interactions import Interactions, Split
 from central.training.checkpoint import Checkpoint
-from central.training.config import ModelCard, RankerConfig, RetrievalConfig
+from central.training.config import ModelCard, RankerConfig, RetrievalConfig, SearchReport
 from central.training.ease import choose_penalty
 from central.training.ranking import TrainedRanker, train_ranker
 from central.training.ranking_data import LISTS_MAX, candidate_lists, list_width
@@ -35,6 +35,7 @@ class Recipe:
     protocol: str
     ties: str = "file"
     minutes: float | None = None
+    search: SearchReport | None = None
 
 
 def train_model(
@@ -61,6 +62,7 @@ def train_model(
         retrieval=recipe.retrieval, ranker=recipe.ranker, epochs=towers.epochs, curve=tuple(towers.curve),
         train_s=round(towers.train_s + clock.monotonic_s() - begun, 3), retrieval_train_s=round(towers.train_s, 3),
         ease_penalty=penalty, ranker_epochs=ranker.epochs,
+        search=recipe.search,
         ranker_held_out_ndcg10=ranker.held_out_ndcg10, retrieval_held_out_ndcg10=ranker.held_out_retrieval_ndcg10,
     )  # fmt: skip
     save_model(SavedModel(card=card, towers=towers.model, ranker=ranker.network), out)

@@ -1,12 +1,15 @@
 """Training windows: histories cut at random offsets and packed, many to a row, without padding in between."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from central.datasets.importing import SEQUENCE_MIN
 from central.datasets.interactions import Interactions
+from central.datasets.streaming import Shard, Stream
 from infra.contracts.features import GAP_UNKNOWN, HistoryInput, IntArray, gap_bucket
 
 
@@ -41,7 +44,7 @@ class EventTable:
     gaps_after: IntArray
 
 
-def event_table(data: Interactions) -> EventTable:
+def event_table(data: Interactions | Shard) -> EventTable:
     """The features of every interaction; `gaps_after` of a user's last one is 0 (nobody asks after it)."""
     gap = gap_bucket(np.diff(data.times_s, append=data.times_s[-1:]))
     before = np.concatenate([[GAP_UNKNOWN], gap[:-1]]).astype(np.int32)
@@ -49,6 +52,18 @@ def event_table(data: Interactions) -> EventTable:
     after = gap.copy()
     after[data.starts[1:] - 1] = 0
     return EventTable(data.rows + 1, data.strengths, before, after)
+
+
+def streamed_batches(
+    stream: Stream, *, length: int, rows_per_batch: int, rng: np.random.Generator
+) -> Iterator[WindowBatch]:  # fmt: skip
+    """One epoch over everybody on disk, a shard in memory at a time; everybody's last two interactions stay unseen."""
+    for shard in stream.shards(rng):
+        starts, ends = shard.starts[:-1], shard.starts[1:].copy()
+        ends[np.diff(shard.starts) >= SEQUENCE_MIN] -= 2
+        yield from epoch_batches(
+            event_table(shard), starts, ends, length=length, rows_per_batch=rows_per_batch, rng=rng
+        )  # fmt: skip
 
 
 def cut_windows(

@@ -70,6 +70,11 @@ def _register_train(commands: Any) -> None:
         help="what the ranker minimises over the candidates of one request",
     )  # fmt: skip
     parser.add_argument(
+        "--search", type=int, default=None, metavar="N",
+        help="try N settings of the towers first, in short trainings judged by validation interactions; goes on where "
+        "a killed search stood",
+    )  # fmt: skip
+    parser.add_argument(
         "--items-only",
         action="store_true",
         help="let the tower read the items alone, without strengths and gaps in time",
@@ -150,8 +155,8 @@ def _ready(dataset: Path) -> Path:
     """
     from central.commands import import_dataset
 
-    plain = dataset / "interactions.csv"
-    if (dataset / "dataset.json").exists() or not plain.exists():
+    plain = any((dataset / f"interactions.{kind}").exists() for kind in ("csv", "parquet"))
+    if (dataset / "dataset.json").exists() or not plain:
         return dataset
     name = hashlib.sha256(str(dataset.resolve()).encode()).hexdigest()[:12]
     imported = IMPORTED / f"{dataset.resolve().name}-{name}"
@@ -204,9 +209,17 @@ def _train(arguments: argparse.Namespace) -> None:
             context=not arguments.items_only,
             epochs=arguments.epochs,
             ranker_loss=arguments.ranker_loss,
+            search=arguments.search,
             progress=progress,
         )
-    emit(arguments, card, f"{arguments.out}: trained {card.epochs} epochs in {card.train_s:.0f} s")
+    said = f"{arguments.out}: trained {card.epochs} epochs in {card.train_s:.0f} s"
+    if card.search is not None:
+        chosen = ", ".join(f"{name} {value:.4g}" for name, value in card.search.chosen.items())
+        said += (
+            f"\nof {card.search.trials} settings ({card.search.pruned} given up early) the best validates at NDCG@10 "
+            f"{card.search.best:.4f}, the default at {card.search.default:.4f}: {chosen}"
+        )
+    emit(arguments, card, said)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

@@ -1,0 +1,1 @@
+"""What the measurements of large trainings are made of."""

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -19,13 +19,10 @@ from central.datasets.rows import Source
 from central.datasets.wheel import ML_100K, downloaded_wheel
 from central.evaluation.results import LEAVE_LAST_OUT, Evaluation
 from central.folders import check_replaceable
+from central.ordering import MINUTES_MAX, TrainingOrder, carry_out
 from central.training.config import (
-    CARD,
     LISTWISE,
-    RANKER_LOSSES,
     ModelCard,
-    RankerConfig,
-    default_config,
     read_model_card,
 )
 from infra.plumbing.clock import Clock, SystemClock
@@ -38,10 +35,6 @@ if TYPE_CHECKING:
     from central.evaluation.cold import ColdFigures
     from central.release.build import Bundle
     from central.training.saved import SavedModel
-
-MINUTES_MAX: Final = 7 * 24 * 60.0
-SEED_MAX: Final = 2**31 - 1
-TRIALS_MAX: Final = 1000
 
 
 class Built(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,37 +134,11 @@ def train(  # noqa: PLR0913 (keyword-only; each is one option of the command lin
         InvalidInputError: an argument that makes no sense, or not a dataset folder.
         ConflictError: `out` holds something else.
     """
-    _check(minutes is None or 0.0 < minutes <= MINUTES_MAX, f"minutes must lie above 0 and up to {MINUTES_MAX:.0f}.")
-    _check(0 <= seed <= SEED_MAX, f"seed must lie between 0 and {SEED_MAX}.")
-    _check(ties in ("file", "random"), f"ties must be file or random, not {ties!r}.")
-    _check(ranker_loss in RANKER_LOSSES, f"ranker_loss must be one of {', '.join(RANKER_LOSSES)}.")
-    _check(epochs is None or epochs >= 1, "epochs must be 1 or more.")
-    _check(search is None or 1 <= search <= TRIALS_MAX, f"search must lie between 1 and {TRIALS_MAX}.")
-    check_replaceable(out, marker=CARD)
-    data = load_dataset(dataset, ties=ties, seed=seed)
-    _check(
-        data.stream is None or (protocol == LEAVE_LAST_OUT and ties == "file"),
-        "a dataset larger than memory is split by leave-last-out, ties in the order of the file.",
-    )
-
-    from central.evaluation.splits import split_for  # noqa: PLC0415
-    from central.training.runtime import prefers_bfloat16  # noqa: PLC0415
-    from central.training.train import Recipe, train_model  # noqa: PLC0415
-
-    split = split_for(data, protocol)
-    config = default_config(data, seed=seed, bfloat16=prefers_bfloat16(), context=context)
-    if epochs is not None:
-        config = msgspec.structs.replace(config, epochs=epochs)
-    ranker = RankerConfig(seed=seed, loss=ranker_loss)
-    told, time = progress or SilentProgress(), clock or SystemClock()
-    report = None
-    if search is not None:
-        from central.training.search import search_settings  # noqa: PLC0415
-
-        study = out.with_name(f"{out.name}.study.jsonl")
-        config, report = search_settings(data, split, config, trials=search, file=study, clock=time, progress=told)
-    recipe = Recipe(retrieval=config, ranker=ranker, protocol=protocol, ties=ties, minutes=minutes, search=report)
-    return train_model(data, split, recipe, out, clock=time, progress=told)
+    order = TrainingOrder(
+        dataset=dataset, out=out, minutes=minutes, seed=seed, protocol=protocol, ties=ties, context=context,
+        epochs=epochs, ranker_loss=ranker_loss, search=search,
+    )  # fmt: skip
+    return carry_out(order, clock=clock or SystemClock(), progress=progress or SilentProgress())
 
 
 def evaluate(

@@ -192,6 +192,8 @@ def _write_texts(candidate: Candidate, verdict: Verdict, folder: Path) -> None:
     _write(folder / names.CATALOGUE, msgspec.msgpack.encode(_catalogue(data, ends)))
     _write(folder / names.LISTS, msgspec.json.encode(lists))
     _write(folder / names.RULES, msgspec.json.encode(names.Rules()))
+    if candidate.model.card.light is not None:
+        _write(folder / names.LIGHT, msgspec.json.encode(candidate.model.card.light))
     _write(folder / names.EVALUATION, msgspec.json.format(msgspec.json.encode(candidate.outcome.evaluation)))
     card = model_card(candidate.model.card, candidate.outcome.evaluation, verdict, origin=candidate.origin)
     _write(folder / names.MODEL_CARD, card.encode())

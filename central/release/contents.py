@@ -26,7 +26,7 @@ from infra.plumbing.errors import AtollError
 
 PARTS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("towers", (names.USER_TOWER, names.ITEM_TOWER, names.FEDERATED_ADAPTER)),
-    ("ranker", (names.RANKER,)),
+    ("ranker", (names.RANKER, names.LIGHT)),
     ("index", (names.SCANN_PREFIX, names.INDEX_REPORT)),
     ("vectors", (names.ITEM_VECTORS,)),
     ("catalogue", (names.CATALOGUE, names.LISTS)),

@@ -7,6 +7,7 @@ import msgspec
 import numpy as np
 
 from central.datasets.interactions import Interactions
+from infra.contracts.release import LightRanker
 from infra.plumbing.errors import InvalidInputError
 
 FULL_SOFTMAX_ITEMS_MAX: Final = 20_000
@@ -111,6 +112,8 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     ranker_held_out_ndcg10: float
     retrieval_held_out_ndcg10: float
     search: SearchReport | None = None
+    light: LightRanker | None = None
+    """What L1 learned of the ranker."""
 
 
 def read_model_card(folder: Path) -> ModelCard:

@@ -13,6 +13,7 @@ from central.training.checkpoint import Checkpoint, TrainingState, Weights
 from central.training.config import RetrievalConfig
 from central.training.losses import full_softmax_loss
 from central.training.runtime import keras, seed_everything, tf, tfrs
+from central.training.team import Team, part_of, scope_of
 from central.training.towers import ItemTower, PackedInput, UserTower, packed_from_history
 from central.training.windows import (
     EventTable,
@@ -44,6 +45,8 @@ class TwoTowerModel(tfrs.Model):  # type: ignore[misc]
         self.config = config
         self.items = ItemTower(items=data.items, dim=config.dim)
         self.users = UserTower(config=config)
+        self.loss_share = 1.0
+        """Of this process, where several share a step."""
         self._item_shares = tf.constant(item_shares)
         # The log-Q correction of Yi et al. (2019): in-batch negatives come as often as items are popular.
         self._in_batch = tfrs.tasks.Retrieval(
@@ -58,8 +61,10 @@ class TwoTowerModel(tfrs.Model):  # type: ignore[misc]
         hidden = tf.reshape(vectors, [-1, self.config.dim])
         targets, weights = tf.reshape(inputs.targets, [-1]), tf.reshape(inputs.weights, [-1])
         if self.config.full_softmax:
-            return full_softmax_loss(hidden, table, targets, weights, bfloat16=self.config.bfloat16)
-        return self._in_batch_loss(hidden, table, targets, weights)
+            loss = full_softmax_loss(hidden, table, targets, weights, bfloat16=self.config.bfloat16)
+        else:
+            loss = self._in_batch_loss(hidden, table, targets, weights)
+        return loss * self.loss_share
 
     def _in_batch_loss(self, hidden: Any, table: Any, targets: Any, weights: Any) -> Any:
         known = tf.where(weights > 0.0)[:, 0]
@@ -104,6 +109,7 @@ def train_retrieval(
     minutes: float | None = None,
     checkpoint: Checkpoint | None = None,
     watch: Watch | None = None,
+    team: Team | None = None,
 ) -> TrainedRetrieval:
     """Trains both towers on everything before `split.train_ends`; keeps the epoch that validates best.
 
@@ -116,15 +122,27 @@ def train_retrieval(
         minutes: wall time for the towers at most (`config.epochs` stay the upper bound), or None.
         checkpoint: where a killed run of the same settings is gone on from; None keeps nothing.
         watch: told the validation NDCG@10 of every epoch; ends the training by answering False.
+        team: the workers that share every step, this process among them; all must be given the same.
     """
     seed_everything(config.seed)
-    corpus = _corpus(data, split, config)
-    model = TwoTowerModel(config=config, data=data, item_shares=_item_shares(data, split))
-    trainer = _Trainer(
-        model=model, corpus=corpus, clock=clock, progress=progress, checkpoint=checkpoint, watch=watch
-    )  # fmt: skip
-    epochs = trainer.fit(budget_s=None if minutes is None else minutes * 60.0)
+    corpus, shares = _corpus(data, split, config), _item_shares(data, split)
+    with scope_of(team):
+        model = TwoTowerModel(config=config, data=data, item_shares=shares)
+        trainer = _Trainer(
+            model=model, corpus=corpus, clock=clock, progress=progress, checkpoint=checkpoint, watch=watch, team=team
+        )  # fmt: skip
+        epochs = trainer.fit(budget_s=None if minutes is None else minutes * 60.0)
+    if team is not None:
+        model = _of_its_own(model, TwoTowerModel(config=config, data=data, item_shares=shares))
     return TrainedRetrieval(model=model, curve=trainer.curve, epochs=epochs, train_s=trainer.spent_s)
+
+
+def _of_its_own(shared: TwoTowerModel, own: TwoTowerModel) -> TwoTowerModel:
+    """`own` with the weights of `shared`: a model that needs no other worker any more."""
+    for part in ("items", "users"):
+        for variable, trained in zip(getattr(own, part).variables, getattr(shared, part).variables, strict=True):
+            variable.assign(trained.numpy())
+    return own
 
 
 class _Trainer:
@@ -132,10 +150,12 @@ class _Trainer:
 
     def __init__(
         self, *, model: TwoTowerModel, corpus: _Corpus, clock: Clock, progress: Progress,
-        checkpoint: Checkpoint | None, watch: Watch | None = None,
+        checkpoint: Checkpoint | None, watch: Watch | None = None, team: Team | None = None,
     ) -> None:  # fmt: skip
         self._model, self._corpus, self._clock, self._progress = model, corpus, clock, progress
-        self._checkpoint, self._watch = checkpoint, watch
+        self._checkpoint, self._watch, self._team = checkpoint, watch, team
+        # Gradients are summed over the workers, each of which takes the mean over its own part of a batch.
+        model.loss_share = 1.0 if team is None else 1.0 / team.size
         self._config = model.config
         self._rng = np.random.default_rng(self._config.seed)
         model.compile(
@@ -195,8 +215,8 @@ class _Trainer:
                 break
 
     def _keep(self) -> None:
-        """Writes the checkpoint."""
-        if self._checkpoint is None:
+        """Writes the checkpoint; of a team, the first worker does."""
+        if self._checkpoint is None or (self._team is not None and self._team.index > 0):
             return
         state = TrainingState(
             run=self._checkpoint.run, done=self._done, steps=self._steps, spent_s=self.spent_s, best=self._best,
@@ -247,7 +267,8 @@ class _Trainer:
     def _batches(self) -> tuple[int, Iterable[WindowBatch]]:
         """One epoch, and how many batches it has (about as many, where it is streamed)."""
         length, stream = self._config.history_length, self._corpus.data.stream
-        rows = max(1, self._config.batch_tokens // length)
+        size = 1 if self._team is None else self._team.size
+        rows = max(1, self._config.batch_tokens // length // size) * size
         if stream is not None:
             about = max(1, round(stream.card.interactions * STREAMED_FILL / (rows * length)))
             return about, streamed_batches(stream, length=length, rows_per_batch=rows, rng=self._rng)
@@ -267,10 +288,14 @@ class _Trainer:
             min(self._config.ema, (1.0 + self._steps) / (10.0 + self._steps), 1.0 - 20.0 / max(total, 40))
         )
         self._steps += 1
-        self._step(batch)
+        self._step(batch if self._team is None else part_of(batch, self._team))
 
     def _train_step(self, batch: WindowBatch) -> None:
-        self._model.train_step(batch)
+        if self._team is None:
+            self._model.train_step(batch)
+        else:
+            self._team.strategy.run(self._model.train_step, args=(batch,))
+        # Every worker does the same from here on: nothing is left to be summed.
         shrink = 1.0 - self._model.optimizer.learning_rate * self._config.weight_decay
         for variable in self._variables:
             if variable.shape.rank > 1:

@@ -2,6 +2,7 @@
 
 import argparse
 import hashlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from infra.cli.output import emit, progress_bar, table
 from infra.cli.release_keys import leaf, leaf_repository, register_keys
 from infra.cli.release_looks import register_looks
 from infra.plumbing.clock import SystemClock
+from infra.plumbing.errors import InvalidInputError
 
 IMPORTED = Path(".atoll/datasets")
 
@@ -68,6 +70,10 @@ def _register_train(commands: Any) -> None:
     parser.add_argument(
         "--ranker-loss", choices=("listwise", "pairwise", "pointwise"), default="listwise",
         help="what the ranker minimises over the candidates of one request",
+    )  # fmt: skip
+    parser.add_argument(
+        "--workers", type=int, default=1, metavar="N",
+        help="share every step among N processes on this machine; on several machines set TF_CONFIG on each instead",
     )  # fmt: skip
     parser.add_argument(
         "--search", type=int, default=None, metavar="N",
@@ -195,23 +201,23 @@ def _validate(arguments: argparse.Namespace) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    from central.commands import train
+    from central.ordering import TrainingOrder, carry_out, help_out
+    from central.training.team import place_in_team
 
-    dataset = _ready(arguments.dataset)
+    place = place_in_team()
+    if arguments.workers > 1 and place is None:
+        _train_in_team(arguments)
+        return
+    order = TrainingOrder(
+        dataset=_ready(arguments.dataset), out=arguments.out, minutes=arguments.minutes, seed=arguments.seed,
+        protocol=arguments.protocol, ties=arguments.ties, context=not arguments.items_only, epochs=arguments.epochs,
+        ranker_loss=arguments.ranker_loss, search=arguments.search,
+    )  # fmt: skip
     with progress_bar() as progress:
-        card = train(
-            dataset=dataset,
-            out=arguments.out,
-            minutes=arguments.minutes,
-            seed=arguments.seed,
-            protocol=arguments.protocol,
-            ties=arguments.ties,
-            context=not arguments.items_only,
-            epochs=arguments.epochs,
-            ranker_loss=arguments.ranker_loss,
-            search=arguments.search,
-            progress=progress,
-        )
+        if place is not None and place[0] > 0:
+            help_out(order, clock=SystemClock(), progress=progress)
+            return
+        card = carry_out(order, clock=SystemClock(), progress=progress)
     said = f"{arguments.out}: trained {card.epochs} epochs in {card.train_s:.0f} s"
     if card.search is not None:
         chosen = ", ".join(f"{name} {value:.4g}" for name, value in card.search.chosen.items())
@@ -220,6 +226,24 @@ def _train(arguments: argparse.Namespace) -> None:
             f"{card.search.best:.4f}, the default at {card.search.default:.4f}: {chosen}"
         )
     emit(arguments, card, said)
+
+
+def _train_in_team(arguments: argparse.Namespace) -> None:
+    from central.training.team import WORKERS_MAX, run_local_team
+
+    if arguments.workers > WORKERS_MAX:
+        raise InvalidInputError(f"more than {WORKERS_MAX} workers.", fix="Use several machines: set TF_CONFIG on each.")
+    # Imported once, here: the workers would do it at the same time otherwise.
+    words = [
+        "--dataset", str(_ready(arguments.dataset)), "--out", str(arguments.out), "--seed", str(arguments.seed),
+        "--protocol", arguments.protocol, "--ties", arguments.ties, "--ranker-loss", arguments.ranker_loss,
+        *(["--items-only"] if arguments.items_only else []),
+        *(["--epochs", str(arguments.epochs)] if arguments.epochs is not None else []),
+        *(["--minutes", str(arguments.minutes)] if arguments.minutes is not None else []),
+        *(["--search", str(arguments.search)] if arguments.search is not None else []),
+        *(["--json", arguments.json] if arguments.json is not None else []),
+    ]  # fmt: skip
+    run_local_team([sys.executable, "-m", "infra.cli", "train", *words], arguments.workers)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

@@ -57,6 +57,10 @@ RANKING_FEATURES: tuple[str, ...] = (
     "history_length",
     "gap_to_request",
 )
+LIGHT_FEATURES: tuple[str, ...] = ("retrieval", "similar", "popularity", "trend", "strength", "follows")
+"""What L1 reads: what is at hand for a pool before anything is computed for the ranker."""
+LIGHT_WEIGHTS: dict[str, float] = {"retrieval": 1.0, "similar": 1.0, "popularity": 0.1}
+"""Of a release that carries no weights of its own."""
 
 
 class DecayedValue(NamedTuple):
@@ -226,6 +230,40 @@ def item_to_item_features(state: QueryState, candidates: IntArray, tables: ItemT
         "ease": among.reached(tables.ease.rows[long], tables.ease.scores[long]),
         "ease_of_recent": among.reached(tables.ease.rows[recent], tables.ease.scores[recent]),
     }
+
+
+def light_features(state: QueryState, candidates: IntArray, similar: FloatArray, tables: ItemTables) -> FloatArray:
+    """Input of L1: `[num_candidates, len(LIGHT_FEATURES)] float32`, each column moved to 0..1 within the pool.
+
+    Args:
+        state: whose history, asked when.
+        candidates: `[num_candidates]` catalogue rows, all different.
+        similar: `[num_candidates]`: the score of the source "similar to recent", 0 where it did not put the item up.
+        tables: of the release.
+    """
+    last, kinds = state.rows[-1:], gap_class(np.asarray([_gap_s(state)]))
+    followers = tables.followers
+    columns = {
+        "retrieval": tables.vectors[candidates] @ state.vector,
+        "similar": similar,
+        "popularity": tables.popularity[candidates],
+        "trend": tables.trend[candidates],
+        "strength": tables.strength[candidates],
+        "follows": _Candidates(candidates).reached(followers.rows[last, kinds], followers.scores[last, kinds])
+        if last.size and len(candidates)
+        else np.zeros(len(candidates), dtype=np.float32),
+    }
+    return np.stack([scaled(columns[name]) for name in LIGHT_FEATURES], axis=1).astype(np.float32)
+
+
+def scaled(values: FloatArray) -> FloatArray:
+    """`values` moved to 0..1 by their smallest and largest; all equal gives zeros."""
+    if not values.size:
+        return values
+    low = values.min()
+    span = values.max() - low
+    moved: FloatArray = (values - low) / span if span > 0.0 else np.zeros_like(values)
+    return moved
 
 
 def ranking_features(state: QueryState, candidates: IntArray, tables: ItemTables) -> FloatArray:

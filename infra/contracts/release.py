@@ -56,6 +56,7 @@ SOON_ROWS = "soon_rows.npy"  # [num_items, length] int32, likewise
 SOON_SCORES = "soon_scores.npy"  # [num_items, length] float32 in [0, 1]
 EASE_ROWS = "ease_rows.npy"  # [num_items, length] int32, likewise
 EASE_SCORES = "ease_scores.npy"  # [num_items, length] float32
+LIGHT = "light.json"  # LightRanker; a release without it is thinned by LIGHT_WEIGHTS
 INDEX_REPORT = "index.json"  # IndexReport; a release without it is searched as its index was built
 REORDER_COST = 8.0
 """A reordered candidate is read in half precision, a scanned one as a few nibbles."""
@@ -146,6 +147,20 @@ class IndexReport(GlobalMessage, frozen=True, kw_only=True):
     recall_wanted: Global[float] = 1.0
     queries: Global[int] = 0
     trials: Global[tuple[IndexTrial, ...]] = ()
+
+
+class LightRanker(GlobalMessage, frozen=True, kw_only=True):
+    """L1: one weight for each of LIGHT_FEATURES, distilled from the ranker, and what that brought on held-out users.
+
+    `recall_before`, `recall_after`: share of the ranker's ten best of a whole pool that are among the first `kept` of
+    L1's order, by LIGHT_WEIGHTS and by these weights.
+    """
+
+    weights: Global[dict[str, float]]
+    kept: Global[int]
+    recall_before: Global[float]
+    recall_after: Global[float]
+    users: Global[int]
 
 
 class FileEntry(GlobalMessage, frozen=True, kw_only=True):

@@ -11,6 +11,11 @@ OVERWRITING = {"PYTHONMALLOC": "malloc", "GLIBC_TUNABLES": "glibc.malloc.perturb
 is freed (mallopt(3), M_PERTURB) and keeps no blocks aside that it would not fill. glibc only; elsewhere no effect."""
 
 
+def variable(name: str) -> str | None:
+    """The environment's variable `name`; None where it is not set or empty."""
+    return os.environ.get(name) or None
+
+
 def environment_with(additions: Mapping[str, str]) -> dict[str, str]:
     """This process's environment with `additions` over it, for a child process."""
     return {**os.environ, **additions}

@@ -9,12 +9,12 @@ from functools import partial
 
 import numpy as np
 
-from infra.contracts.features import FloatArray, IntArray, ranking_features
+from infra.contracts.features import FloatArray, IntArray, ranking_features, scaled
 from infra.contracts.messages import SlateItem, Source
 from region.exploration.exposures import DrawnItems
 from region.funnel.chosen import listed_by
 from region.funnel.exploring import Exploring, drawn_items
-from region.funnel.merging import SOURCES, Pool, best_first, light_scores, merge, scaled
+from region.funnel.merging import SOURCES, Pool, best_first, light_scores, merge
 from region.funnel.plans import Budget, Plan
 from region.funnel.query import History, query_state
 from region.funnel.recording import Recorder
@@ -203,7 +203,8 @@ def _ranked(draft: Draft, pool: Pool, recorder: Recorder) -> _Scored:
         return _Scored(pool, pool.fused, {"fused": pool.fused})
     shape = draft.release.tables.shape
     with recorder.stage("l1", candidates_in=pool.rows.size) as note:
-        light = light_scores(pool, draft.vector, draft.release.tables)
+        state = query_state(draft.history, draft.vector, now_s=draft.now_s)
+        light = light_scores(pool, state, draft.release.tables)
         best = best_first(light, shape.ranker_batch)
         pool, light = pool.take(best), light[best]
         note.candidates_out = pool.rows.size

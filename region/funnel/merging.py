@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from infra.contracts.features import FloatArray, IntArray
+from infra.contracts.features import FloatArray, IntArray, QueryState, light_features
 from infra.contracts.messages import Source
 from region.funnel.sources import Candidates
 from region.funnel.tables import ReleaseTables
@@ -14,7 +14,6 @@ from region.funnel.tables import ReleaseTables
 SOURCES: tuple[Source, ...] = tuple(Source)
 RANK_OFFSET = 60.0
 """`k` of reciprocal rank fusion (Cormack, Clarke and Buettcher, 2009)."""
-L1_WEIGHTS: Mapping[str, float] = {"retrieval": 1.0, "similar": 1.0, "popularity": 0.1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,28 +62,10 @@ def merge(groups: Sequence[Candidates], weights: Mapping[Source, float]) -> Pool
     return Pool(unique[best].astype(np.int32), owners, fused[best].astype(np.float32), similar[best])
 
 
-def light_scores(pool: Pool, vector: FloatArray, tables: ReleaseTables) -> FloatArray:
-    """L1 for a query with a vector: a linear blend of retrieval score, similarity and popularity. `[count] float32`."""
-    arrays = tables.arrays
-    parts = {
-        "retrieval": arrays.vectors[pool.rows] @ vector,
-        "similar": pool.similar,
-        "popularity": arrays.popularity[pool.rows],
-    }
-    blend = np.zeros(pool.rows.size, dtype=np.float32)
-    for name, values in parts.items():
-        blend += np.float32(L1_WEIGHTS[name]) * scaled(values)
+def light_scores(pool: Pool, state: QueryState, tables: ReleaseTables) -> FloatArray:
+    """L1 for a query with a vector: the release's own blend of what is at hand. `[count] float32`."""
+    blend: FloatArray = light_features(state, pool.rows, pool.similar, tables.arrays) @ tables.light
     return blend
-
-
-def scaled(values: FloatArray) -> FloatArray:
-    """`values` moved to 0..1 by their smallest and largest; all equal gives zeros."""
-    if not values.size:
-        return values
-    low = values.min()
-    span = values.max() - low
-    moved: FloatArray = (values - low) / span if span > 0.0 else np.zeros_like(values)
-    return moved
 
 
 def best_first(scores: FloatArray, limit: int) -> IntArray:

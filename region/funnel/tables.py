@@ -13,7 +13,15 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from infra.contracts.features import GAP_CLASSES, FloatArray, IntArray, ItemLinks, ItemTables
+from infra.contracts.features import (
+    GAP_CLASSES,
+    LIGHT_FEATURES,
+    LIGHT_WEIGHTS,
+    FloatArray,
+    IntArray,
+    ItemLinks,
+    ItemTables,
+)
 from infra.contracts.release import (
     CATALOGUE,
     EASE_ROWS,
@@ -26,6 +34,7 @@ from infra.contracts.release import (
     ITEM_STRENGTH,
     ITEM_TREND,
     ITEM_VECTORS,
+    LIGHT,
     LISTS,
     RULES,
     SIMILAR_ROWS,
@@ -33,6 +42,7 @@ from infra.contracts.release import (
     SOON_ROWS,
     SOON_SCORES,
     CatalogueItem,
+    LightRanker,
     Manifest,
     ModelShape,
     ReleaseLists,
@@ -67,6 +77,8 @@ class ReleaseTables:
     row_of: Mapping[str, int]
     lists: ReleaseLists
     rules: Rules
+    light: FloatArray
+    """L1's weight for each of LIGHT_FEATURES."""
     by_popularity: IntArray
     category_rows: Mapping[str, IntArray]
     facets: Facets
@@ -121,12 +133,23 @@ def load_tables(directory: Path, manifest: Manifest) -> ReleaseTables:
         row_of=row_of,
         lists=_decode(directory / LISTS, ReleaseLists, msgspec.json.decode),
         rules=_decode(directory / RULES, Rules, msgspec.json.decode),
+        light=_light_weights(directory),
         by_popularity=by_popularity,
         category_rows=category_rows,
         maker_rows=maker_rows,
         facets=facets,
         seats=Seats(first_row=shape.num_items, spare=spare, items=items, row_of=row_of, facets=facets),
     )
+
+
+def _light_weights(directory: Path) -> FloatArray:
+    """What the release carries, or the usual weights; a feature that neither names weighs nothing."""
+    path = directory / LIGHT
+    weights = _decode(path, LightRanker, msgspec.json.decode).weights if path.is_file() else LIGHT_WEIGHTS
+    row: FloatArray = np.asarray([weights.get(name, 0.0) for name in LIGHT_FEATURES], dtype=np.float32)
+    if not np.isfinite(row).all():
+        raise ReleaseContentError(f"{LIGHT} holds weights that are not finite.")
+    return row
 
 
 def _load_arrays(directory: Path, shape: ModelShape) -> tuple[ItemTables, ItemTables]:

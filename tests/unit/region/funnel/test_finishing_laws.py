@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infra.contracts.features import GAP_CLASSES, RANKING_FEATURES, ItemLinks, ItemTables
+from infra.contracts.features import GAP_CLASSES, LIGHT_FEATURES, RANKING_FEATURES, ItemLinks, ItemTables
 from infra.contracts.messages import AttributeFilter, HomeRequest, ItemFilters, RecommendationType, Source
 from infra.contracts.release import CatalogueItem, ModelShape, ReleaseLists, Rules
 from infra.plumbing.clock import ManualClock
@@ -51,6 +51,7 @@ def release_of(num_items: int, seed: int) -> LoadedRelease:
         for row, own in enumerate(names)
     )  # fmt: skip
     tables = ReleaseTables(
+        light=np.ones(len(LIGHT_FEATURES), np.float32),
         release_id="r",
         shape=ModelShape(
             dim=DIM, history_length=4, num_items=num_items, num_categories=3, ranker_batch=6,

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from infra.contracts.features import QueryState, scaled
 from infra.contracts.messages import SLATE_ITEMS_MAX, RecommendationType, Source
 from region.funnel import sources
-from region.funnel.merging import SOURCES, Pool, best_first, light_scores, merge, scaled
+from region.funnel.merging import SOURCES, Pool, best_first, light_scores, merge
 from region.funnel.plans import (
     BUDGET_DEFAULT_S,
     BUDGET_MAX_S,
@@ -89,7 +90,8 @@ def test_a_row_that_two_sources_put_up_beats_its_neighbours() -> None:
 def test_light_scores_follow_the_vector(tables: ReleaseTables) -> None:
     pool = merge([candidates(Source.ANN, *range(50))], WEIGHTS)
     vector = tables.arrays.vectors[7]
-    scores = light_scores(pool, vector, tables)
+    nobody = QueryState(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0), 0.0, vector)
+    scores = light_scores(pool, nobody, tables)
     order = pool.rows[best_first(scores, 5)].tolist()
     assert int((tables.arrays.vectors @ vector).argmax()) in order
 

@@ -28,6 +28,7 @@ from central.evaluation.metrics import (
     standard_errors,
 )
 from central.evaluation.results import Evaluation, Interval, protocol_sentence
+from central.evaluation.sessions import session_figures
 from central.evaluation.slices import intervals, sliced
 from central.training.calibration import calibration_error
 from central.training.popularity import item_counts
@@ -105,6 +106,7 @@ def evaluate_model(
         slices=slices, intervals=doubts, calibration=calibration, curve=model.card.curve,
         leaks=check_leaks(data, split, history_length=model.card.retrieval.history_length) if full else None,
         context=model.card.retrieval.context, seed=model.card.retrieval.seed,
+        sessions=session_figures(model.towers, model.ranker, data, split, tables) if full else {},
     )  # fmt: skip
     return Outcome(evaluation=evaluation, ranks=ranks, user_vectors=vectors, tables=tables)
 

@@ -43,7 +43,9 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     retrieval on the users whose test interaction does not share its second with the one before. `slices`: retrieval by
     `region`, `cohort` and `popularity`. `intervals`: bootstrap intervals over users by stage and baseline.
     `calibration`: of each head of the ranker, relative to the rate. `variants`: retrieval figures of models that were
-    trained otherwise. `context`: whether the tower read strengths and gaps.
+    trained otherwise. `context`: whether the tower read strengths and gaps. `sessions`: where only the running session
+    is known, the tower and models made for sessions. `served_share_of_exact`: NDCG@10 of the served funnel over that of
+    the ranker on every item, the same users.
     """
 
     dataset: str
@@ -66,6 +68,8 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     variants: dict[str, dict[str, float]] = {}
     context: bool = True
     seed: int = 0
+    sessions: dict[str, dict[str, float]] = {}
+    served_share_of_exact: float | None = None
 
 
 def protocol_sentence(protocol: str) -> str:

@@ -97,7 +97,13 @@ def with_served(evaluation: Evaluation, data: Interactions, split: Split, answer
         same = [asked[at] for at in exact_sample(len(asked), len(data.items)) if asked[at].user in given]
         stage["served_same_users"], _ = score_answers(same, given)
     doubts = {**evaluation.intervals, "served": intervals(ranks)}
-    return msgspec.structs.replace(evaluation, stage=stage, intervals=doubts)
+    return msgspec.structs.replace(evaluation, stage=stage, intervals=doubts, served_share_of_exact=_kept(stage))
+
+
+def _kept(stage: dict[str, dict[str, float]]) -> float | None:
+    """What the funnel keeps of the ranker's NDCG@10 over every item, on the same users."""
+    exact = stage.get("exact", {}).get("ndcg10", 0.0)
+    return stage["served_same_users"]["ndcg10"] / exact if exact > 0.0 else None
 
 
 def score_answers(requests: list[ServedRequest], answers: dict[str, list[str]]) -> tuple[dict[str, float], Ranks]:

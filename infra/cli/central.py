@@ -261,7 +261,10 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     rows = [{"": f"baseline {name}", **_headline(figures)} for name, figures in report["baselines"].items()]
     rows += [{"": name, **_headline(figures)} for name, figures in report["stage"].items()]
     rows += [{"": name, **_headline(figures)} for name, figures in report["variants"].items()]
-    emit(arguments, report, f"{report['dataset']}: {report['protocol']}\n{table(rows)}")
+    rows += [{"": f"session {name}", **_headline(figures)} for name, figures in report["sessions"].items()]
+    kept = report["served_share_of_exact"]
+    said = "" if kept is None else f"\nserved keeps {kept:.4f} of the NDCG@10 of the ranker over every item"
+    emit(arguments, report, f"{report['dataset']}: {report['protocol']}\n{table(rows)}{said}")
 
 
 def _evaluate_cold(arguments: argparse.Namespace, dataset: Path) -> None:

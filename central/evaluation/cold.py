@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from central.datasets.interactions import Interactions, leave_last_out
 from central.training.config import RetrievalConfig
+from central.training.metadata import fit_metadata
 from central.training.retrieval import TwoTowerModel, encode_batches, train_retrieval
-from central.training.runtime import tf
+from central.training.towers import catalogue_vectors
 from central.training.windows import event_table, history_batch
 from infra.contracts.features import FloatArray, HistoryInput, gap_bucket
 from infra.plumbing.clock import Clock
@@ -76,7 +77,8 @@ def evaluate_cold_items(
     queries = _queries(data, warm, cold, config.seed)
     weights = data.items.weights[cold]
     vectors = _encode(towers.model, warm, queries)
-    scores = vectors @ towers.model.items.from_metadata(tf.constant(weights)).numpy().T
+    metadata = fit_metadata(warm.items, catalogue_vectors(towers.model.items))
+    scores = vectors @ metadata.vectors(weights, data.items.years[cold]).T
     return ColdFigures(
         items=int(cold.sum()), queries=queries.at.size, hr10=chance_of_showing(scores, queries.cold),
         random_hr10=min(1.0, SHOWN / int(cold.sum())),

@@ -21,6 +21,7 @@ from central.folders import remove_stale, sync_tree
 from central.release.card import model_card
 from central.release.export import export_item_tower, export_ranker, export_user_tower, is_table_outside
 from central.release.index import ParentIndex, build_index
+from central.training.metadata import MetadataMap, fit_metadata
 from central.training.popularity import item_counts, release_lists
 from central.training.ranker import HEADS
 from central.training.saved import SavedModel
@@ -138,7 +139,7 @@ def _write_files(candidate: Candidate, verdict: Verdict, folder: Path, progress:
     model, outcome = candidate.model, candidate.outcome
     parts: list[Callable[[], object]] = [
         lambda: _write(folder / names.USER_TOWER, _user_tower(candidate)),
-        lambda: _write(folder / names.ITEM_TOWER, export_item_tower(model.towers)),
+        lambda: _write(folder / names.ITEM_TOWER, export_item_tower(_metadata(candidate))),
         lambda: _write(folder / names.RANKER, export_ranker(model.ranker, batch=RANKER_BATCH)),
         lambda: _write_tables(outcome.tables, _adapter(candidate), folder),
         lambda: build_index(outcome.tables.vectors, folder / names.SCANN_PREFIX, parent=parent_index(candidate.before)),
@@ -152,6 +153,10 @@ def _write_files(candidate: Candidate, verdict: Verdict, folder: Path, progress:
 def _user_tower(candidate: Candidate) -> bytes:
     outside = _shape(candidate).tower_reads_vectors
     return export_user_tower(candidate.model.towers, candidate.adapter, table_outside=outside)
+
+
+def _metadata(candidate: Candidate) -> MetadataMap:
+    return fit_metadata(candidate.data.items, candidate.outcome.tables.vectors)
 
 
 def parent_index(bundle: Path | None) -> ParentIndex | None:

@@ -7,11 +7,12 @@ from typing import Any, Final
 
 import numpy as np
 
+from central.training.metadata import MetadataMap
 from central.training.ranker import RankerNetwork
 from central.training.retrieval import TwoTowerModel
 from central.training.runtime import tf
 from central.training.towers import packed_from_history
-from infra.contracts.features import GAP_BUCKETS, GAP_UNKNOWN, FloatArray, HistoryInput
+from infra.contracts.features import GAP_BUCKETS, GAP_UNKNOWN, YEAR_SLOTS, FloatArray, HistoryInput
 from infra.plumbing.errors import AtollError
 
 PARITY_MAX: Final = 1e-4
@@ -70,17 +71,26 @@ def export_user_tower(
     return _export(compute_outside, shapes, cases, owner=model.users)
 
 
-def export_item_tower(model: TwoTowerModel) -> bytes:
-    """The item tower for an item that has metadata only: input `categories`, output `vector`."""
-    num_categories = model.items.categories.shape[0]
-    weights = tf.constant(model.items.categories.numpy())
+def export_item_tower(metadata: MetadataMap) -> bytes:
+    """The item tower for an item that has metadata only: inputs `categories` and `year`, output `vector`."""
+    dim = metadata.years.shape[1]
+    # A tensor without elements is no input: where nothing has a category, one column of zeros stands for none.
+    num_categories = max(len(metadata.categories), 1)
+    weights = tf.constant(metadata.categories if len(metadata.categories) else np.zeros((1, dim), dtype=np.float32))
+    years = tf.constant(metadata.years)
 
-    def compute(categories: Any) -> dict[str, Any]:
-        return {"vector": tf.matmul(categories, weights)}
+    def compute(categories: Any, year: Any) -> dict[str, Any]:
+        return {"vector": tf.matmul(categories, weights) + tf.gather(years, year)}
 
     rng = np.random.default_rng(0)
-    cases = [{"categories": rng.dirichlet(np.ones(num_categories), 1).astype(np.float32)} for _ in range(PARITY_CASES)]
-    return _export(compute, {"categories": ([1, num_categories], tf.float32)}, cases)
+    cases: list[Arrays] = [
+        {
+            "categories": rng.dirichlet(np.ones(num_categories), 1).astype(np.float32),
+            "year": rng.integers(0, YEAR_SLOTS, 1).astype(np.int32),
+        }
+        for _ in range(PARITY_CASES)
+    ]
+    return _export(compute, {"categories": ([1, num_categories], tf.float32), "year": ([1], tf.int32)}, cases)
 
 
 def export_ranker(network: RankerNetwork, *, batch: int) -> bytes:

@@ -19,6 +19,9 @@ GAP_BUCKETS = 32
 """0: no gap; 1 to 30: log2 of the seconds, plus one; 31: unknown (nothing before)."""
 GAP_UNKNOWN = GAP_BUCKETS - 1
 DAY_S = 86_400.0
+YEAR_FIRST = 1900
+YEAR_SLOTS = 160
+"""Of the item tower: unknown, 1900 and before, one for each year, 2058 and later."""
 AFFINITY_HALF_LIFE_S = 30 * DAY_S
 RECENT_EVENTS = 10
 """How many of the last events the features of recent events look at."""
@@ -138,6 +141,12 @@ class QueryState:
     times_s: npt.NDArray[np.float64]
     now_s: float
     vector: FloatArray
+
+
+def year_slots(years: IntArray) -> IntArray:
+    """Row of each year in the item tower's table: 0 for unknown (0), else one a year. Same shape, int32."""
+    slots: IntArray = np.where(years > 0, np.clip(years - YEAR_FIRST + 1, 1, YEAR_SLOTS - 1), 0).astype(np.int32)
+    return slots
 
 
 def gap_bucket(seconds: npt.NDArray[np.float64]) -> IntArray:

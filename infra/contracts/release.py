@@ -35,8 +35,9 @@ USER_TOWER = "user_tower.tflite"
 `vectors`, see `ModelShape.tower_reads_vectors`);
 output `[1, dim] float32`."""
 ITEM_TOWER = "item_tower.tflite"
-"""LiteRT; input `categories [1, num_categories] float32`, one column of zeros where there are none; output
-`[1, dim] float32`: a vector for an item that has metadata only."""
+"""LiteRT; inputs `categories [1, num_categories] float32`, one column of zeros where there are none, and `year [1]
+int32` (`infra.contracts.features.year_slots`; older releases have none); output `[1, dim] float32`: a vector for an
+item that has metadata only."""
 RANKER = "ranker.tflite"
 """LiteRT; input `features [ranker_batch, num_ranking_inputs] float32`; output `[ranker_batch, num_heads] float32`,
 probabilities, head 0 is the one to rank by."""

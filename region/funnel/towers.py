@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from ai_edge_litert.interpreter import Interpreter
 
-from infra.contracts.features import FloatArray, HistoryInput
+from infra.contracts.features import FloatArray, HistoryInput, year_slots
 from infra.contracts.release import ITEM_TOWER, RANKER, USER_TOWER, ModelShape
 from infra.plumbing.errors import UnavailableError
 from region.funnel.tables import ReleaseContentError
@@ -33,8 +33,8 @@ class Towers(Protocol):
         """Head 0 of the ranker for `[count, num_ranking_inputs]` features, count <= ranker_batch. `[count]`."""
         ...
 
-    def item_vector(self, categories: FloatArray) -> FloatArray:
-        """The item tower's vector for `[num_categories]` category shares, `[dim] float32`."""
+    def item_vector(self, categories: FloatArray, year: int = 0) -> FloatArray:
+        """The item tower's vector for `[num_categories]` category shares and a year (0: unknown), `[dim] float32`."""
         ...
 
 
@@ -42,8 +42,9 @@ class Model:
     """One LiteRT interpreter with its tensors found by name and checked by shape."""
 
     def __init__(
-        self, path: Path, *, inputs: Mapping[str, tuple[tuple[int, ...], type[np.generic]]], output: tuple[int, ...]
-    ) -> None:
+        self, path: Path, *, inputs: Mapping[str, tuple[tuple[int, ...], type[np.generic]]], output: tuple[int, ...],
+        optional: tuple[str, ...] = (),
+    ) -> None:  # fmt: skip
         try:
             self._interpreter = Interpreter(model_path=str(path), num_threads=1)
             self._interpreter.allocate_tensors()
@@ -51,13 +52,19 @@ class Model:
             raise ReleaseContentError(f"{path.name} is not a model that LiteRT can open.") from error
         found = _inputs_by_name(self._interpreter)
         self._inputs = {
-            name: _checked_index(path, name, found, shape=shape, dtype=dtype) for name, (shape, dtype) in inputs.items()
+            name: _checked_index(path, name, found, shape=shape, dtype=dtype)
+            for name, (shape, dtype) in inputs.items()
+            if name in found or name not in optional
         }
         outputs = self._interpreter.get_output_details()
         if len(outputs) != 1 or tuple(outputs[0]["shape"]) != output:
             shapes = [tuple(int(size) for size in detail["shape"]) for detail in outputs]
             raise ReleaseContentError(f"{path.name} has outputs of shape {shapes}; the manifest asks for {output}.")
         self._output = outputs[0]["index"]
+
+    def takes(self, name: str) -> bool:
+        """Whether the model has the (optional) input `name`."""
+        return name in self._inputs
 
     def run(self, values: Mapping[str, npt.NDArray[Any]]) -> FloatArray:
         """One pass; `values` by input name, in the shapes given at construction. A copy of the output."""
@@ -96,7 +103,8 @@ class TowerSet:
         self._item = Model(
             directory / ITEM_TOWER,
             # A tensor without elements is no input: where nothing has a category, one column of zeros stands for none.
-            inputs={"categories": ((1, max(shape.num_categories, 1)), np.float32)},
+            inputs={"categories": ((1, max(shape.num_categories, 1)), np.float32), "year": ((1,), np.int32)},
+            optional=("year",),
             output=(1, shape.dim),
         )
         self._padded = np.zeros(batch, dtype=np.float32)
@@ -117,10 +125,13 @@ class TowerSet:
         scores: FloatArray = self._ranker.run({"features": self._padded})[:count, 0]
         return scores
 
-    def item_vector(self, categories: FloatArray) -> FloatArray:
+    def item_vector(self, categories: FloatArray, year: int = 0) -> FloatArray:
         """See `Towers`."""
         shares = categories if categories.size else np.zeros(1, dtype=np.float32)
-        vector: FloatArray = self._item.run({"categories": shares[None, :].astype(np.float32)})[0]
+        inputs: dict[str, npt.NDArray[Any]] = {"categories": shares[None, :].astype(np.float32)}
+        if self._item.takes("year"):
+            inputs["year"] = year_slots(np.asarray([year], dtype=np.int32))
+        vector: FloatArray = self._item.run(inputs)[0]
         return vector
 
 
@@ -155,10 +166,10 @@ class LiteRtTowers:
         with self._lent() as towers:
             return towers.rank(features)
 
-    def item_vector(self, categories: FloatArray) -> FloatArray:
+    def item_vector(self, categories: FloatArray, year: int = 0) -> FloatArray:
         """See `Towers`."""
         with self._lent() as towers:
-            return towers.item_vector(categories)
+            return towers.item_vector(categories, year)
 
 
 def _inputs_by_name(interpreter: Any) -> dict[str, dict[str, Any]]:

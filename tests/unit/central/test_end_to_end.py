@@ -169,7 +169,10 @@ def test_exports_answer_by_name_and_follow_the_history(bundle: Path, data: Inter
     assert np.isfinite(empty["vector"]).all()
     assert not np.allclose(vector, empty["vector"])
     item = open_runner((bundle / names.ITEM_TOWER).read_bytes())
-    assert item(categories=np.eye(shape.num_categories, dtype=np.float32)[:1])["vector"].shape == (1, shape.dim)
+    drama = {"categories": np.eye(shape.num_categories, dtype=np.float32)[:1]}
+    early, late = (item(**drama, year=np.asarray([slot], dtype=np.int32))["vector"] for slot in (81, 119))
+    assert early.shape == (1, shape.dim)
+    assert not np.allclose(early, late)
     ranker = open_runner((bundle / names.RANKER).read_bytes())
     scores = ranker(features=np.zeros((shape.ranker_batch, shape.num_ranking_inputs), dtype=np.float32))[
         "probabilities"

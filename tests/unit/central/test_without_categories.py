@@ -7,6 +7,7 @@ import numpy as np
 
 from central.commands import build_release, import_dataset, train
 from infra.contracts import release as names
+from region.funnel.seats import SEATS
 from region.funnel.tables import load_tables
 from region.funnel.towers import TowerSet
 from tests.unit.central.conftest import synthetic_rows, write_csv
@@ -24,7 +25,7 @@ def test_a_release_without_categories_can_be_served(tmp_path: Path) -> None:
     bundle = Path(built.path)
     manifest = msgspec.json.decode((bundle / "manifest.json").read_bytes(), type=names.Manifest)
     assert manifest.shape.num_categories == 0
-    assert load_tables(bundle, manifest).arrays.categories.shape == (40, 0)
+    assert load_tables(bundle, manifest).arrays.categories.shape == (40 + SEATS, 0)
     towers = TowerSet(bundle, manifest.shape)
     vector = towers.item_vector(np.zeros(0, dtype=np.float32))
     assert vector.shape == (manifest.shape.dim,)

@@ -32,6 +32,8 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     categories: tuple[str, ...]
     evaluated_users: int
     tied_share: float
+    stream_interactions: int
+    """Of everybody, on disk, where the other figures are of a sample of the users; 0 where they are of all."""
     implies: tuple[str, ...]
 
 
@@ -51,13 +53,22 @@ def describe(data: Interactions) -> Description:
         timestamps=data.card.has_times, sequences=data.card.has_times and tied < 0.99,
         metadata=bool(data.items.categories), categories=data.items.categories,
         evaluated_users=int((lengths >= SEQUENCE_MIN).sum()),
-        tied_share=round(tied, 4), implies=(),
+        tied_share=round(tied, 4), stream_interactions=data.card.stream_interactions, implies=(),
     )  # fmt: skip
     return msgspec.structs.replace(description, implies=tuple(_implications(description)))
 
 
+def _of_streams(seen: Description) -> list[str]:
+    if not seen.stream_interactions:
+        return []
+    return [
+        "Larger than memory: these figures are of a sample of the users; the towers are trained on all "
+        f"{seen.stream_interactions:,} interactions, ranker, tables and evaluation see the sample."
+    ]
+
+
 def _implications(seen: Description) -> list[str]:
-    said = []
+    said = _of_streams(seen)
     if not seen.timestamps:
         said.append(
             "No timestamps, so no sequence: each history is a set in random order, the tower does not know positions, "

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from central.commands import import_dataset, train, validate_dataset
+from central.commands import describe_dataset, import_dataset, train, validate_dataset
 from central.datasets import parquet, streaming
 from central.datasets.interactions import Interactions, load_dataset
 from central.datasets.parquet import import_parquet
@@ -104,6 +104,7 @@ def test_the_command_trains_on_it(raw: Path, tmp_path: Path, monkeypatch: pytest
     import_dataset(source=str(raw), out=tmp_path / "part")
     card = train(dataset=tmp_path / "part", out=tmp_path / "model", epochs=2, seed=1)
     assert len(card.curve) == 2
+    assert "Larger than memory" in describe_dataset(dataset=tmp_path / "part").implies[0]
     with pytest.raises(InvalidInputError, match="larger than memory"):
         train(dataset=tmp_path / "part", out=tmp_path / "other", protocol="global-time")
 

@@ -170,6 +170,8 @@ class Recommender:
         shape, tables = self._contents.manifest.shape, self._contents.tables
         history = encode_history(rows, strengths, times_s, now_s=now_s, length=shape.history_length)
         inputs = {name: getattr(history, name)[None, :] for name in HistoryInput._fields}
+        if shape.tower_reads_vectors:
+            inputs["vectors"] = tables.vectors[np.maximum(history.items - 1, 0)][None]
         vector = self._user_tower(**inputs)["vector"][0]
         scores = tables.vectors @ vector
         scores[rows] = -np.inf

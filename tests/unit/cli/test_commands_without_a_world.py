@@ -12,6 +12,7 @@ from infra.cli.__main__ import main
     "words",
     [
         ("world", "status"), ("world", "kill", "us-east"), ("world", "heal", "us-east"),
+        ("world", "restart", "us-east"), ("world", "rotate-certificates"),
         ("region", "us-east", "releases"),
         ("privacy", "opt-out", "--region", "us-east", "--user", "7"),
         ("keys", "token", "--region", "us-east", "--user", "7"), ("keys", "list", "--region", "us-east"),
@@ -26,6 +27,8 @@ def test_without_a_world_the_fix_is_named(words: tuple[str, ...], tmp_path: Path
 
 
 def test_a_world_is_printed_before_it_is_started(capsys: pytest.CaptureFixture[str]):
+    assert main(["world", "up", "--print-config", "--tls"]) == 0
+    assert "tls = true" in capsys.readouterr().out
     assert main(["world", "up", "--print-config"]) == 0
     printed = capsys.readouterr().out
     assert printed.count("[[regions]]") == 3

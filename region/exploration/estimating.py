@@ -109,12 +109,18 @@ def _mean(values: Values, clusters: npt.NDArray[np.int64]) -> Estimate:
 
 
 def _ratio(numerators: Values, denominators: Values, clusters: npt.NDArray[np.int64]) -> Estimate:
-    """A ratio of means; its interval by the delta method."""
+    """A ratio of means; its interval by the delta method.
+
+    Each subject's residual is divided by the share of the weight that is not its own (as HC3 does, MacKinnon and White,
+    1985): a subject with much of the weight pulls the value towards itself, and its residual looks too small.
+    """
     below = float(denominators.mean())
     if below <= 0.0:
         return Estimate(value=0.0, low=0.0, high=1.0, standard_error=math.inf)
     value = float(numerators.mean()) / below
-    return _with_interval(value, (numerators - value * denominators) / below, clusters)
+    own = np.bincount(clusters, weights=denominators)[clusters] / denominators.sum()
+    residuals = (numerators - value * denominators) / below / np.maximum(1.0 - own, 1e-9)
+    return _with_interval(value, residuals, clusters)
 
 
 def _with_interval(value: float, residuals: Values, clusters: npt.NDArray[np.int64]) -> Estimate:

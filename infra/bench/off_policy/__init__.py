@@ -1,0 +1,1 @@
+"""What the off-policy measurement runs in an environment of its own."""

@@ -49,6 +49,7 @@ class Way(RegionalMessage, frozen=True, kw_only=True):
     method: Global[str]
     path: Global[str]
     body: Regional[str] = ""
+    """An event in it gets its `event_id` and `at_ms` from whoever sends it."""
     text: Regional[str]
 
 

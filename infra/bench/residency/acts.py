@@ -140,6 +140,7 @@ class Acts:
         self.traces.exports = [privacy.export(url, key, user=user) for user in self._users]
         leaver = _users_of(HOME)[-1]
         self._get(self._world.edge_urls(HOME)[0], "/v1/privacy/export", self._mine(leaver))
+        self._get(self._world.edge_urls(HOME)[0], "/v1/privacy/why/i7?locale=de", self._mine(leaver))
         # Abroad it is refused, and the refusal must not say whose it was.
         self._call("GET", self._world.edge_urls(AWAY)[0], "/v1/privacy/export", self._mine(leaver), want=403)
         privacy.erase(url, key, user=leaver)
@@ -165,7 +166,7 @@ class Acts:
 
     def _train(self) -> None:
         self.traces.canaries.append(canary := f"canary-{new_request_id()}")
-        phones = str(int(self._request.number("phones", 4 if self._request.quick else 8)))
+        phones = str(int(self._request.number("phones", 30)))
         self._command(
             "federation", "federate", "round", "--state", self._world.state, "--release", self._bundle, "--rounds", "1",
             "--phones", phones, "--dataset", self._dataset, "--canary", canary, "--plain",

@@ -6,7 +6,7 @@ exports and erasures, of travellers too; the home region killed and healed; rele
 commands; a federated round over phones. What crossed is searched for pseudonyms, user ids, events, sessions, tokens
 and features in every form of `infra.local.residency`: hashed, base64, compressed, inside npz, Arrow and Parquet. So are
 logs, spans and metrics. Then a plant of every form is put into every kind of place, and one of each form is sent over a
-recorded link: all are to be found. Options: `users` (whose lists are asked for, default 12), `phones` (8).
+recorded link: all are to be found. Options: `users` (whose lists are asked for, default 12), `phones` (a region, 30).
 """
 
 import http.client

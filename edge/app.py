@@ -231,7 +231,7 @@ async def make_app(outside: Outside, stack: AsyncExitStack) -> web.Application:
                 identities=identities, caller_limits=caller_limits, address_limits=address_limits, ledger=edge.ledger,
                 answers=edge.answers, metrics=metrics, stats=stats, telemetry=telemetry,
                 clock=outside.clock,
-                drain=edge.drain,
+                drain=edge.drain, hot_keys=edge.parts.filler.hot_keys,
             )
         )  # fmt: skip
         app[HOT_PATH] = hot
@@ -316,6 +316,11 @@ def watch(edge: Edge) -> None:
     metrics.watch("cache_evicted", "Entries evicted since the start.", lambda: cache.counts.evicted)
     metrics.watch("cache_not_admitted", "Entries not admitted since the start.", lambda: cache.counts.not_admitted)
     metrics.watch("calls_in_flight", "Calls that regions' nodes have not answered yet.", lambda: _out(edge.targets))
+    hot_keys = edge.parts.filler.hot_keys
+    metrics.watch("hot_keys", "Lists that take a large share of the answers.", lambda: len(hot_keys))
+    metrics.watch(
+        "hot_key_share", "Share of the answers that the hottest list takes, 0 to 1.", lambda: hot_keys.top_share
+    )
     metrics.watch("ready_answers", "Answers that the hot path has ready.", lambda: len(edge.answers))
     metrics.watch("loop_lag_seconds", "How late this process gets to its work.", lambda: edge.parts.lag.lag_s)
     metrics.watch("targets_avoided", "Nodes of regions that are not asked at present.", lambda: _avoided(edge.targets))

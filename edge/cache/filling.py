@@ -18,6 +18,7 @@ from edge.cache.policy import Life, Usability, jittered_life, usability, with_ea
 from edge.cache.shared import SharedLists
 from edge.jitter import Uniform
 from edge.limits.buckets import CallerLimits, Rate
+from edge.limits.hot_keys import HotKeys
 from edge.metrics import EdgeMetrics
 from edge.routing.desk import RegionDesk
 from edge.routing.dispatch import Attempts
@@ -91,6 +92,8 @@ class ListFiller:
         uniform: Uniform,
         metrics: EdgeMetrics,
     ) -> None:
+        self.hot_keys = HotKeys()
+        """Which lists take a large share of the answers of this edge."""
         self.fill_deadline_s = settings.fill_deadline_s
         self._settings = settings
         self._cache = cache
@@ -113,6 +116,7 @@ class ListFiller:
 
     def find(self, key: ListKey) -> tuple[Entry, Usability] | None:
         """The entry of `key` and what it is good for now."""
+        self.hot_keys.note(key, 1, now_s=self._clock.monotonic_s())
         entry = self._cache.get(key)
         return None if entry is None else (entry, self.judge(key, entry))
 
@@ -175,7 +179,7 @@ class ListFiller:
             raise
         took_s = self._clock.monotonic_s() - started_s
         entry = Entry(
-            reply.answer, self._life(reply.answer.lifetime, took_s), made_s=started_s, asked=request.n
+            reply.answer, self._life(key, reply.answer.lifetime, took_s), made_s=started_s, asked=request.n
         )  # fmt: skip
         self._keep(key, entry)
         self._metrics.fills.labels("answered").inc()
@@ -198,7 +202,7 @@ class ListFiller:
         if value is None or not self._may_keep(key, value.answer):
             return None
         age_s = max(0.0, (self._clock.now_ms() - value.answer.generated_at_ms) / 1000)
-        life = self._life(value.answer.lifetime, 0.0)
+        life = self._life(key, value.answer.lifetime, 0.0)
         entry = Entry(value.answer, life, made_s=self._clock.monotonic_s() - age_s, asked=value.asked)
         found = self.judge(key, entry)
         held = self._cache.peek(key)
@@ -223,8 +227,9 @@ class ListFiller:
         ttl_s = min(entry.life.error_until_s, GRID_TTL_S_MAX)
         self._background.spawn(self._shared.write(key, value, ttl_s=ttl_s))
 
-    def _life(self, lifetime: Lifetime, cost_s: float) -> Life:
-        return with_early_refresh(jittered_life(lifetime, self._uniform), cost_s=cost_s, uniform=self._uniform)
+    def _life(self, key: ListKey, lifetime: Lifetime, cost_s: float) -> Life:
+        life = jittered_life(lifetime, self._uniform)
+        return with_early_refresh(life, cost_s=cost_s, uniform=self._uniform, is_hot=self.hot_keys.is_hot(key))
 
     def _hold(self, key: ListKey, entry: Entry) -> None:
         entry.is_held = self._cache.put(key, entry)

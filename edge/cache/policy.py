@@ -18,6 +18,8 @@ from infra.contracts.messages import Lifetime
 JITTER = 0.1
 """Lives differ by up to this share, so that entries filled together do not run out together."""
 EARLY_BETA = 1.0
+HOT_BETA = 4.0
+"""For lists that many ask for at once: their last moments cost most."""
 EARLY_COST_MIN_S = 0.05
 LIFE_S_MAX = 86_400.0
 """No region may ask for a longer life than this."""
@@ -53,7 +55,7 @@ class Life:
     """From this age on a fresh entry that is asked for is made anew behind the caller's back."""
 
 
-def with_early_refresh(life: Life, *, cost_s: float, uniform: Uniform) -> Life:
+def with_early_refresh(life: Life, *, cost_s: float, uniform: Uniform, is_hot: bool = False) -> Life:
     """`life` with a moment from which a list that is still fresh, and asked for, is made anew behind the caller's back.
 
     XFetch (Vattani, Chierichetti, Lowenstein: "Optimal probabilistic cache stampede prevention", PVLDB 8(8), 2015): a
@@ -65,8 +67,10 @@ def with_early_refresh(life: Life, *, cost_s: float, uniform: Uniform) -> Life:
         life: of the entry.
         cost_s: how long it took to make the list; at least EARLY_COST_MIN_S is assumed.
         uniform: the one draw.
+        is_hot: whether a large share of all answers is this list (`edge.limits.hot_keys`).
     """
-    margin_s = -max(cost_s, EARLY_COST_MIN_S) * EARLY_BETA * math.log(max(uniform(0.0, 1.0), 1e-9))
+    beta = HOT_BETA if is_hot else EARLY_BETA
+    margin_s = -max(cost_s, EARLY_COST_MIN_S) * beta * math.log(max(uniform(0.0, 1.0), 1e-9))
     return replace(life, refresh_from_s=max(0.5 * life.fresh_until_s, life.fresh_until_s - margin_s))
 
 

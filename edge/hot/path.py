@@ -31,6 +31,7 @@ from edge.hot.ready import NOTHING, Offer, Ready, ReadyAnswers
 from edge.http.identity import Identities
 from edge.http.tags import names_tag
 from edge.limits.buckets import CallerLimits
+from edge.limits.hot_keys import HotKeys
 from edge.metrics import EdgeMetrics
 from infra.contracts.messages import DegradationStep, RecommendationType
 from infra.plumbing.clock import Clock
@@ -41,6 +42,8 @@ from infra.plumbing.telemetry import Telemetry
 
 ROUTE = "/v1/recommendations/{type}"
 PREFIX = b"/v1/recommendations/"
+WINDOWS_PER_ASK = 16
+"""How many windows one ask stands for where hot keys are counted: a look at every list would cost too much."""
 WINDOW = 16
 """Answers that are accounted for together: the last one's duration stands for all, and at most one is sampled."""
 
@@ -59,6 +62,7 @@ class HotParts:
     stats: RequestStats
     telemetry: Telemetry
     clock: Clock
+    hot_keys: HotKeys
 
 
 class HotPath:
@@ -83,6 +87,7 @@ class HotPath:
         telemetry = parts.telemetry
         self._window = 1 if max(telemetry.traced.ratio, telemetry.logged.ratio) > 1 / (4 * WINDOW) else WINDOW
         self._left = self._window
+        self._windows_left = WINDOWS_PER_ASK
 
     def answer(self, data: bytes, peer: str) -> bytes | None:
         """The answer to the one request that `data` is, or None: then nothing has happened.
@@ -229,6 +234,10 @@ class HotPath:
         window = self._left = self._window
         took_s = self._monotonic_s() - now_s
         self._durations.observe(took_s, window)
+        self._windows_left -= 1
+        if not self._windows_left:
+            self._windows_left = WINDOWS_PER_ASK
+            self._parts.hot_keys.note(ready.key, WINDOWS_PER_ASK * window, now_s=now_s)
         telemetry = self._parts.telemetry
         if telemetry.traced.due_within(window):
             ended_ns = self._parts.clock.now_ms() * 1_000_000

@@ -41,6 +41,7 @@ class Ready:
         "filter_epoch",
         "fresh_until_s",
         "full",
+        "key",
         "short",
         "subject",
         "type",
@@ -49,6 +50,7 @@ class Ready:
 
     def __init__(self, offer: Offer) -> None:
         self.entry = offer.entry
+        self.key = offer.key
         self.type = offer.key.type.value
         self.subject = offer.key.subject
         self.withdrawn_epoch = offer.withdrawn_epoch

@@ -18,7 +18,7 @@ from federation.privacy.ledger import Budget, EntryKind, Ledger, LedgerEntry, Pr
 from federation.privacy.noise import Entropy
 from federation.rounds.aggregate import TRIM_COHORTS_MIN, mean_update, noise_deviation, shrink, usable_sums
 from federation.rounds.outcome import RegionOutcome, RoundOutcome, RunOutcome, save_outcome
-from federation.rounds.parts import SharedPart, shared_part
+from federation.rounds.parts import ImplausibleStepError, SharedPart, shared_part
 from infra.contracts.release import FEDERATED_ADAPTER
 from infra.plumbing.clock import Clock
 
@@ -107,16 +107,20 @@ class TrainingRun:
         self, plan: RoundPlan, answers: Sequence[RegionalSum], sums: Sequence[RegionalSum], entry: LedgerEntry,
         started_s: float,
     ) -> RoundOutcome:  # fmt: skip
-        mean, deviation, moved = np.zeros(plan.shape), 0.0, 0.0
+        mean, deviation, moved, reason = np.zeros(plan.shape), 0.0, 0.0, ""
         if sums:
             mean, deviation = mean_update(sums), noise_deviation(sums)
             step = shrink(mean, deviation=deviation, norm_max=plan.clipping_norm) if plan.part is Part.CORE else mean
-            moved = self._part.step(step, weight=sum(one.weight for one in sums), deviation=deviation)
+            try:
+                moved = self._part.step(step, weight=sum(one.weight for one in sums), deviation=deviation)
+            except ImplausibleStepError as error:
+                reason = str(error)  # The sums were given away, so the round stays booked.
         booked = entry.kind is not EntryKind.VOID
         return RoundOutcome(
             round_id=plan.round_id,
             regions=tuple(self._region_outcome(name, answers) for name in sorted(self._plan.regions)),
-            ok=bool(sums) and booked, epsilon=entry.epsilon, epsilon_released=entry.epsilon_released,
+            ok=bool(sums) and booked and not reason, reason=reason, epsilon=entry.epsilon,
+            epsilon_released=entry.epsilon_released,
             update_norm=float(np.linalg.norm(mean)), step_norm=moved,
             noise_norm=deviation * plan.length**0.5, took_s=self._clock.monotonic_s() - started_s,
         )  # fmt: skip

@@ -50,6 +50,8 @@ class RoundOutcome(GlobalMessage, frozen=True, kw_only=True):
     step_norm: Global[float] = 0.0
     noise_norm: Global[float] = 0.0
     took_s: Global[float] = 0.0
+    reason: Global[str] = ""
+    """Why the sums were not used, where they came and the round is void all the same."""
 
 
 class RunOutcome(GlobalMessage, frozen=True, kw_only=True):

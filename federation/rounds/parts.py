@@ -5,6 +5,7 @@ phones alike: which of its items are in somebody's history changes nothing about
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -12,6 +13,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from federation.device.model import moved_items
 from federation.device.tower import load_device_release
 from federation.flower.plan import TrainingPlan
 from federation.messages import Part
@@ -25,9 +27,20 @@ from federation.rounds.aggregate import (
 from federation.rounds.directions import Directions, directions_of, made_up_queries
 from federation.rounds.outcome import ItemMoves, OutcomeError, load_adapter
 from infra.contracts.release import CATALOGUE, FEDERATED_ADAPTER, ITEM_VECTORS, CatalogueItem
+from infra.plumbing.errors import AtollError
 
 Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
+
+
+TOP = 10
+PLACES_FLOOR, PLACES_RATIO = 0.25, 2.0
+"""A slice may take so much of the first places, or so many times its share of the catalogue, or its share more than it
+had before. On MovieLens 100K an honest round takes 8 %, with a fifth of colluding phones 59 and 95 %."""
+
+
+class ImplausibleStepError(AtollError):
+    """A step that honest phones would not have caused; it is not made."""
 
 
 class SharedPart(Protocol):
@@ -53,7 +66,11 @@ class SharedPart(Protocol):
         ...
 
     def step(self, mean: Float64Array, *, weight: float, deviation: float) -> float:
-        """One step by the mean of a round; returns how far it went (Frobenius norm)."""
+        """One step by the mean of a round; returns how far it went (Frobenius norm).
+
+        Raises:
+            ImplausibleStepError: it would do harm that honest phones do not; nothing was changed.
+        """
         ...
 
     def saved(self) -> tuple[bytes, bytes]:
@@ -132,24 +149,47 @@ class CorePart(_Part):
         return stepped_adapter(self._released, basis=self.basis, core=self._state.core)
 
 
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """What a step over items is judged on, all of it public: `vectors [items, dim]`, made-up `queries [n, dim]`."""
+
+    vectors: Float32Array
+    queries: Float32Array
+
+
 class ItemsPart(_Part):
     """The vectors of a slice of items, `[rows, rank]`."""
 
     part = Part.ITEMS
 
     def __init__(
-        self, training: TrainingPlan, *, released: Float32Array, directions: Directions, rows: npt.NDArray[np.int32]
-    ) -> None:
+        self, training: TrainingPlan, *, released: Float32Array, directions: Directions, rows: npt.NDArray[np.int32],
+        catalogue: Catalogue,
+    ) -> None:  # fmt: skip
         super().__init__(training, released=released, basis=directions.basis, rows=len(rows))
         self.rows = rows
         self._centre = directions.centre
+        self._catalogue = catalogue
+        share = len(rows) / len(catalogue.vectors)
+        self._places_max = max(PLACES_FLOOR, PLACES_RATIO * share, self._places(self.core) + share)
 
     def step(self, mean: Float64Array, *, weight: float, deviation: float) -> float:
-        """Popularity and tastes of each item, row by row."""
+        """Popularity and tastes of each item, row by row.
+
+        Raises:
+            ImplausibleStepError: the slice would crowd the other items out; nothing was changed.
+        """
         core = item_step(
             self._state.core, mean, centre=self._centre, weight=weight, deviation=deviation,
             learning_rate=self._training.server_learning_rate,
         )  # fmt: skip
+        places = self._places(core)
+        if places > self._places_max:
+            raise ImplausibleStepError(
+                f"after this step the slice's items would take {places:.0%} of the first {TOP} places of made-up users;"
+                f" no more than {self._places_max:.0%} is plausible.",
+                fix="Nothing was changed. Look for poisoned updates before the next round.",
+            )
         moved = float(np.linalg.norm(core - self._state.core))
         self._state = ServerState(core, self._state.momentum)
         return moved
@@ -157,6 +197,13 @@ class ItemsPart(_Part):
     def adapter(self) -> Float32Array:
         """The adapter as it was released."""
         return self._released
+
+    def _places(self, core: Float64Array) -> float:
+        """The share of the first places of made-up users that the slice's items take after a step to `core`."""
+        vectors = moved_items(self._catalogue.vectors, rows=self.rows, core=core, directions=self.basis)
+        scores = self._catalogue.queries @ vectors.T
+        top = np.argpartition(-scores, min(TOP, scores.shape[1]) - 1, axis=1)[:, :TOP]
+        return float(np.isin(top, self.rows).mean())
 
     def items(self) -> ItemMoves | None:
         """How far each item of the slice has moved."""
@@ -175,8 +222,11 @@ def shared_part(training: TrainingPlan, release: Path) -> SharedPart:
     if training.part is Part.CORE:
         return CorePart(training, released=released, basis=principal_basis(vectors, rank), rows=rank)
     rows = slice_rows(release, training.categories)
-    directions = directions_of(made_up_queries(load_device_release(release)), rank)
-    return ItemsPart(training, released=released, directions=directions, rows=rows)
+    queries = made_up_queries(load_device_release(release))
+    catalogue = Catalogue(vectors.astype(np.float32), queries)
+    return ItemsPart(
+        training, released=released, directions=directions_of(queries, rank), rows=rows, catalogue=catalogue
+    )
 
 
 def slice_rows(release: Path, categories: Sequence[str]) -> npt.NDArray[np.int32]:

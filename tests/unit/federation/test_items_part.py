@@ -9,14 +9,17 @@ import pytest
 from federation.device.model import item_statistics, moved_items
 from federation.device.tower import load_device_release
 from federation.device.training import TrainingError, train_round
-from federation.flower.plan import TrainingPlan
-from federation.messages import Part, rows_of, to_bytes
+from federation.flower.plan import PrivacyPlan, RegionLink, RunPlan, TrainingPlan
+from federation.flower.training import TrainingRun
+from federation.messages import Part, Phase, RegionalSum, RoundPlan, rows_of, to_bytes
+from federation.privacy.ledger import read_ledger
 from federation.rounds.aggregate import item_step
 from federation.rounds.directions import directions_of, made_up_queries
 from federation.rounds.outcome import OutcomeError
-from federation.rounds.parts import shared_part, slice_rows
+from federation.rounds.parts import ImplausibleStepError, shared_part, slice_rows
+from infra.plumbing.clock import ManualClock
 from infra.plumbing.errors import InvalidInputError
-from tests.unit.federation.building import DIM, ITEMS, history, round_plan, small_release, write_release
+from tests.unit.federation.building import DIM, ITEMS, fixed_entropy, history, round_plan, small_release, write_release
 
 ROWS = np.arange(0, ITEMS, 4, dtype=np.int32)
 RANK = 3
@@ -137,3 +140,51 @@ def test_the_part_is_made_of_the_release_and_goes_on_where_it_was(tmp_path: Path
     assert queries.shape == (20, DIM)
     with pytest.raises(ValueError, match="rank"):
         directions_of(queries, DIM + 1)
+
+
+def _statistics(rows: int, rank: int, *, excess: float) -> np.ndarray:
+    """Per user: each item of the slice came up more often than it was expected, by `excess`."""
+    mean = np.zeros((rows, rank + 1))
+    mean[:, -2], mean[:, -1] = excess, abs(excess)
+    return mean
+
+
+def test_a_step_that_crowds_the_other_items_out_is_not_made(tmp_path: Path) -> None:
+    release = write_release(tmp_path)
+    training = TrainingPlan(part=Part.ITEMS, categories=("quiet",), rank=RANK, server_learning_rate=5.0)
+    part = shared_part(training, release)
+    before = part.core.copy()
+    with pytest.raises(ImplausibleStepError, match="first 10 places"):
+        part.step(_statistics(len(part.rows), part.rank, excess=10.0), weight=100.0, deviation=0.0)
+    assert np.array_equal(part.core, before)
+    assert part.step(_statistics(len(part.rows), part.rank, excess=1e-4), weight=100.0, deviation=0.0) > 0.0
+    assert not np.array_equal(part.core, before)
+
+
+def test_a_poisoned_round_is_void_though_its_sums_came_and_stays_booked(tmp_path: Path) -> None:
+    poisoned = True
+
+    class Regions:
+        def ask(self, plan: RoundPlan, *, timeout_s: float) -> list[RegionalSum]:
+            assert timeout_s > 0.0
+            total = 30 * _statistics(*plan.core_shape, excess=10.0 if poisoned else 1e-4)
+            return [
+                RegionalSum(
+                    round_id=plan.round_id, region="us-east", phase=Phase.CLOSED, shape=plan.shape,
+                    total=to_bytes(total), weight=30, clipping_norm=plan.clipping_norm,
+                    noise_multiplier=plan.noise_multiplier,
+                )
+            ]  # fmt: skip
+
+    plan = RunPlan(
+        rounds=1, regions={"us-east": RegionLink(gateway_url="http://x", round_key_file="k")},
+        release_directory=str(write_release(tmp_path)), outcome_directory=str(tmp_path / "outcome"),
+        training=TrainingPlan(part=Part.ITEMS, categories=("quiet",), rank=RANK, server_learning_rate=5.0),
+        privacy=PrivacyPlan(ledger_file=str(tmp_path / "ledger"), population="phones", noise_multiplier=4.0),
+    )  # fmt: skip
+    outcome = TrainingRun(plan, regions=Regions(), clock=ManualClock(), entropy=fixed_entropy()).run()
+    assert not outcome.ok
+    assert "no more than" in outcome.rounds[0].reason
+    with np.load(tmp_path / "outcome" / "items.npz") as left:
+        assert not left["moves"].any()
+    assert [entry.kind for entry in read_ledger(tmp_path / "ledger")][-1] == "spent"

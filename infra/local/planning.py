@@ -35,6 +35,8 @@ from region.settings import RegionSettings
 
 CONNECT_MS, CONNECT_TLS_MS = 50, 100
 """What an edge gives a region's node for a connection: with TLS that is two round trips more, and some computing."""
+BALANCER_CONNECT_S, BALANCER_CONNECT_TLS_S = 0.25, 0.6
+"""The same for the balancer: a handshake that is given up on a busy machine is begun again, and makes it busier."""
 PythonOf = Callable[[str], str]
 """The interpreter of a tier, by the tier's name."""
 
@@ -330,6 +332,7 @@ def balancer_settings(given: PlanInput) -> BalancerSettings:
     return BalancerSettings(
         host=configuration.host,
         port=given.ports["balancer"],
+        connect_timeout_s=BALANCER_CONNECT_TLS_S if configuration.tls else BALANCER_CONNECT_S,
         tls=given.securing.listen(BALANCER, balancer_doors()),
         edges_tls=given.securing.connect(BALANCER, *(f"{region.name}/edge-*" for region in configuration.regions)),
         regions=tuple(

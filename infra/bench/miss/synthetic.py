@@ -19,11 +19,12 @@ from central.release.build import RANKER_BATCH
 from central.release.export import export_item_tower, export_ranker, export_user_tower, is_table_outside
 from central.release.index import build_index
 from central.training.config import RankerConfig, RetrievalConfig
+from central.training.metadata import MetadataMap
 from central.training.ranker import HEADS, RankerNetwork
 from central.training.retrieval import TwoTowerModel
 from infra.bench.miss.vectors import clustered
 from infra.contracts import release as names
-from infra.contracts.features import GAP_CLASSES, RANKING_FEATURES, FloatArray
+from infra.contracts.features import GAP_CLASSES, RANKING_FEATURES, YEAR_SLOTS, FloatArray
 from infra.contracts.release import CatalogueItem, FileEntry, Manifest, ModelShape, ReleaseLists, Rules
 
 DIM, HISTORY, CATEGORIES, NEIGHBOURS, LINKS = 64, 100, 32, 50, 8
@@ -75,7 +76,10 @@ def _write_models(items: Items, vectors: FloatArray, folder: Path) -> None:
     model.items.categories.assign(np.zeros((CATEGORIES, DIM), dtype=np.float32))
     model.items.years.assign(np.zeros(model.items.years.shape, dtype=np.float32))
     (folder / names.USER_TOWER).write_bytes(export_user_tower(model, table_outside=is_table_outside(len(items), DIM)))
-    (folder / names.ITEM_TOWER).write_bytes(export_item_tower(model))
+    nowhere = MetadataMap(
+        categories=np.zeros((CATEGORIES, DIM), dtype=np.float32), years=np.zeros((YEAR_SLOTS, DIM), dtype=np.float32)
+    )
+    (folder / names.ITEM_TOWER).write_bytes(export_item_tower(nowhere))
     inputs = len(RANKING_FEATURES)
     ranker = RankerNetwork(
         config=RankerConfig(), mean=np.zeros(inputs, np.float32), deviation=np.ones(inputs, np.float32)

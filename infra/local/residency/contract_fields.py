@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from infra.contracts.residency import DeviceRecord, RegionalMessage, Residency, residency_of
 
 MESSAGE_MODULES = (
+    "infra.contracts.discovery",
     "infra.contracts.events",
+    "infra.contracts.lists",
     "infra.contracts.messages",
     "infra.contracts.release",
     "federation.messages",

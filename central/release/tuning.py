@@ -21,7 +21,7 @@ RECALL_WANTED: Final = 0.985
 promised (0.98 and 0.95), because the queries of tomorrow are not those that were tuned on."""
 RECALL_WANTED_LARGE: Final = 0.955
 TUNING_QUERIES: Final = 300
-_SEARCH_SHARES: Final = (1 / 64, 1 / 48, 1 / 32, 1 / 24, 1 / 16, 1 / 12, 1 / 8, 1 / 5, 1 / 3)
+_SEARCH_SHARES: Final = (1 / 64, 1 / 48, 1 / 32, 1 / 24, 1 / 16, 1 / 12, 1 / 8, 1 / 5, 1 / 3, 1 / 2, 1)
 _REORDERS: Final = (150, 200, 300, 400, 600, 1000)
 _EXACT_BLOCK: Final = 250_000
 

@@ -125,13 +125,16 @@ class Activator(Generic[L]):
         self._standby.come_back()
         return self.active_release
 
-    async def promote(self, release: str, *, operator: str, ready: Slot[L] | None = None) -> SwitchAnswer:
+    async def promote(
+        self, release: str, *, operator: str, ready: Slot[L] | None = None, following: bool = False
+    ) -> SwitchAnswer:
         """Make `release` the active one; nothing to do when it is. Goes on to its end even if the caller is cancelled.
 
         Args:
             release: which one.
             operator: on whose word.
             ready: the release, loaded already (`load_beside`); it is this one's from now on, and closed on failure.
+            following: whether the channel said so; the region does not go to the same word of it again.
 
         Raises:
             PinnedError, FrozenError: the region is pinned or frozen.
@@ -139,7 +142,7 @@ class Activator(Generic[L]):
             NotFoundError, ReleaseDamagedError: it is not here, or its files changed since they were verified.
             AtollError: it cannot be loaded. In every case the active release goes on.
         """
-        return await asyncio.shield(self._own(self._promote(release, operator, ready)))
+        return await asyncio.shield(self._own(self._promote(release, operator, ready, following=following)))
 
     async def rehearse(self, release: str) -> SwitchAnswer:
         """What `promote` would do, without doing it: the same checks, every file hashed, nothing loaded.
@@ -230,9 +233,9 @@ class Activator(Generic[L]):
         self._active = self._standby.slot = None
         await self._retirement.finish()
 
-    async def _promote(self, release: str, operator: str, ready: Slot[L] | None) -> SwitchAnswer:
+    async def _promote(self, release: str, operator: str, ready: Slot[L] | None, *, following: bool) -> SwitchAnswer:
         try:
-            return await self._switch("promote", operator, release, ready)
+            return await self._switch("promote", operator, release, ready, following=following)
         finally:
             if ready is not None and ready is not self._active:
                 self.retire(ready)
@@ -243,14 +246,14 @@ class Activator(Generic[L]):
         return await self._switch("rollback", operator, self._store.state.previous)
 
     async def _switch(
-        self, action: str, operator: str, release: str | None, ready: Slot[L] | None = None
+        self, action: str, operator: str, release: str | None, ready: Slot[L] | None = None, *, following: bool = False
     ) -> SwitchAnswer:
         started_s, before = self._clock.monotonic_s(), self.active_release
         if action == "promote" and release == before and release is not None:
             return SwitchAnswer(action=action, from_release=before, to_release=release, took_ms=0.0, notified=True)
         async with self.operations.recorded(action, operator, before, release):
             with self.operations.exclusively(operator, action, release), self._store.holding(release or ""):
-                state = self._next_state(action, release)
+                state = self._next_state(action, release, following=following)
                 slot = await self._load_and_commit(state, ready)
                 self._swap(slot)
                 notified = await self._notify(slot.release_id)
@@ -266,7 +269,7 @@ class Activator(Generic[L]):
             audited=audited,
         )
 
-    def _next_state(self, action: str, release: str | None) -> RegionReleases:
+    def _next_state(self, action: str, release: str | None, *, following: bool) -> RegionReleases:
         now_ms = self._clock.now_ms()
         if action == "rollback" or release is None:
             return rolled_back(self._store.state, now_ms=now_ms)
@@ -274,7 +277,7 @@ class Activator(Generic[L]):
         if self._active is None:
             # What could not be loaded at the start may be promoted anew once it was repaired.
             state = msgspec.structs.replace(state, active=None)
-        return promoted(state, release, now_ms=now_ms)
+        return promoted(state, release, now_ms=now_ms, following=following)
 
     async def _load_and_commit(self, state: RegionReleases, ready: Slot[L] | None) -> Slot[L]:
         """The slot of what `state` says is active; durable when this returns. On failure all is as it was."""

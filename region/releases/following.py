@@ -1,4 +1,4 @@
-"""Following a channel: look, pull, promote, unless the region is pinned or was just rolled back.
+"""Following a channel: look, pull, promote, unless the region is pinned or somebody took it elsewhere.
 
 Nothing ends it but `stop`. What is refused or unavailable is looked at again at the next look. A release on which
 something failed that nobody expected (a fault in loading it, say) is tried again after a pause that doubles each time:
@@ -70,7 +70,7 @@ class Follower:
             return None
         try:
             await pull(self._store, self._activator, recommended, operator=REGION_ITSELF)
-            await self._activator.promote(recommended, operator=REGION_ITSELF)
+            await self._activator.promote(recommended, operator=REGION_ITSELF, following=True)
         except AtollError:
             raise
         except Exception:

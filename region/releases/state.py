@@ -25,6 +25,8 @@ class RegionReleases(GlobalMessage, frozen=True, kw_only=True):
     previous: Global[str | None] = None
     pinned: Global[bool] = False
     frozen: Global[bool] = False
+    followed: Global[str | None] = None
+    """The release that the region went to last because its channel said so."""
     history: Global[tuple[Activation, ...]] = ()
     """The latest HISTORY_MAX switches, oldest first."""
 
@@ -37,14 +39,15 @@ class FrozenError(ConflictError):
     """The region takes no change but a roll-back until it is unfrozen."""
 
 
-def promoted(state: RegionReleases, release: str, *, now_ms: int) -> RegionReleases:
-    """The state after `release` was activated.
+def promoted(state: RegionReleases, release: str, *, now_ms: int, following: bool = False) -> RegionReleases:
+    """The state after `release` was activated, by somebody's word or, `following`, by the channel's.
 
     Raises:
         PinnedError, ConflictError: as `check_promotion`.
     """
     check_promotion(state, release)
-    return _switched(state, release, action="promote", now_ms=now_ms)
+    after = _switched(state, release, action="promote", now_ms=now_ms)
+    return msgspec.structs.replace(after, followed=release) if following else after
 
 
 def rolled_back(state: RegionReleases, *, now_ms: int) -> RegionReleases:
@@ -88,11 +91,13 @@ def check_not_frozen(state: RegionReleases) -> None:
 def to_follow(state: RegionReleases, recommended: str) -> bool:
     """Whether a region that follows a channel should go to what the channel recommends.
 
-    It does not go back by itself to a release that was just rolled back from: that is what `previous` then holds,
-    with a roll-back as the latest switch.
+    It goes to each recommendation once: whoever took it elsewhere since (an operator, a trial) meant to, and the next
+    word of the channel is awaited. Nor does it go back by itself to a release that was just rolled back from: that is
+    what `previous` then holds, with a roll-back as the latest switch.
     """
     rolled_away = bool(state.history) and state.history[-1].action == "rollback" and state.previous == recommended
-    return not state.pinned and not state.frozen and recommended != state.active and not rolled_away
+    settled = recommended in {state.active, state.followed} and state.active is not None
+    return not (state.pinned or state.frozen or settled or rolled_away)
 
 
 def collectable(

@@ -81,6 +81,16 @@ def test_following_does_not_undo_a_roll_back() -> None:
     assert to_follow(state, "b")
 
 
+def test_following_does_not_undo_what_an_operator_promoted() -> None:
+    followed = promoted(RegionReleases(), "a", now_ms=1, following=True)
+    elsewhere = promoted(followed, "b", now_ms=2)
+    assert not to_follow(elsewhere, "a")
+    assert to_follow(elsewhere, "c")
+    onwards = promoted(elsewhere, "c", now_ms=3, following=True)
+    # The channel took its word back: that is a new word.
+    assert to_follow(onwards, "a")
+
+
 def test_history_is_bounded() -> None:
     state = RegionReleases()
     for number in range(2 * HISTORY_MAX):

@@ -116,8 +116,8 @@ def _attack(path: Path, act: str) -> None:
     lines = path.read_bytes().splitlines(keepends=True)
     if act == "cut" and len(lines) > 1:
         path.write_bytes(b"".join(lines[:-1]))
-    elif act == "cut-all" and len(lines) > 1:
-        path.unlink()
+    elif act == "cut-all" and len(lines) > 1 and path.with_name("ledger.head").exists():
+        path.unlink()  # Where nothing at all is left, nothing can tell that there was a ledger.
     elif act == "head" and len(lines) > 1:
         # The tail and the file that tells of it, together.
         path.with_name("ledger.head").unlink(missing_ok=True)

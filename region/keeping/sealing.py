@@ -6,12 +6,15 @@ it) and a digest of the event id under the subject's key, by which a record that
 before there were keys stay readable as they are.
 
 Why no acknowledged event is lost and no erased one comes back, while erasures go on beside appends in other processes:
-an append reads the epoch, takes keys (from its cache as long as the epoch is what it was), writes, and when the record
-is durable reads the epoch again.
+an append takes keys of an epoch that was read before (from its cache, or else made), writes, and when the record is
+durable reads the epoch again.
 
 * unchanged: no erasure had deleted a key by then, so one that comes later finds this record under a handle it knows;
 * changed: keys are looked up anew. A record whose handle is not its subject's any more is written again under the new
-  one before it is acknowledged; the earlier one is opened by nobody, and the log passes it over.
+  one before it is acknowledged; the earlier one is opened by nobody, and the log passes it over;
+* not to be read: the keys' store is gone, and nobody erases without it. Events of people whose keys are at hand go on
+  being taken. (Where only this node is cut off from it, what it writes about somebody who is erased elsewhere meanwhile
+  is opened by nobody.)
 """
 
 import hashlib
@@ -19,6 +22,7 @@ import secrets
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -27,10 +31,13 @@ from infra.contracts.events import LoggedEvent
 from infra.plumbing.clock import Clock
 from region.events.records import NOTHING, SHREDDED, decode_record, encode_record
 from region.keeping.subject_keys import DAY_MS, USED_STEP_DAYS, SubjectKey, SubjectKeys
+from region.keeping.wrapping import KeysUnavailableError
 from region.store.port import OffsetEvent
 
 CACHED_MAX = 20_000
 """Keys that a process has at hand, about 1 kB each; the least used go first."""
+_UNREAD: Final = object()
+"""The epoch of who has not read any yet."""
 _MAGIC = b"\x01"
 _HANDLE_BYTES = 33
 _NONCE_BYTES = 12
@@ -84,7 +91,7 @@ class Seals:
         """By handle."""
         self._handles: dict[str, str] = {}
         """Handle by subject, of those that are cached."""
-        self._epoch: object = None
+        self._epoch: object = _UNREAD
 
     async def seal(self, records: Sequence[LoggedEvent]) -> Sealing:
         """Records under their subjects' keys, which are made where there are none.
@@ -92,13 +99,16 @@ class Seals:
         Raises:
             KeysUnavailableError: the keys cannot be read or made.
         """
-        epoch = await self._look()
+        epoch = await self._look() if self._epoch is _UNREAD else self._epoch
         boxes = await self._boxes_for({record.subject for record in records}, epoch)
         return Sealing([_seal(record, *boxes[record.subject]) for record in records], epoch)
 
     async def lost(self, sealing: Sealing) -> list[LoggedEvent]:
         """Of records that are durable now those that must be written again: their key was erased meanwhile."""
-        epoch = await self._look()
+        try:
+            epoch = await self._look()
+        except KeysUnavailableError:
+            return []
         if epoch == sealing.epoch:
             return []
         now = await self._boxes_for({one.record.subject for one in sealing.records}, epoch)

@@ -77,7 +77,9 @@ def _convert(tf: Any, compute: Callable[..., dict[str, Any]], shapes: dict[str, 
 class ExactProcess:
     """What `RetrievalProcess` does, by exact search in this process: its own tests show the real one."""
 
-    def __init__(self, *, release: Path, socket: Path, clock: Clock, metrics_host: str = "") -> None:
+    def __init__(
+        self, *, release: Path, socket: Path, clock: Clock, metrics_host: str = "", gives_way: bool = False
+    ) -> None:
         self._vectors: FloatArray = np.load(release / contract.ITEM_VECTORS, allow_pickle=False)
         self.socket = socket
         self.release = release.name
@@ -90,6 +92,9 @@ class ExactProcess:
         scores = self._vectors @ vector
         rows = np.argsort(-scores)[:k].astype(np.int32)
         return rows, scores[rows]
+
+    async def put_side(self, rows: IntArray, vectors: FloatArray) -> None:
+        return None
 
     async def close(self) -> None:
         return None

@@ -137,6 +137,40 @@ async def test_an_event_is_not_lost_when_its_subject_is_erased_by_another_proces
     await other.close()
 
 
+async def test_a_remembered_key_that_was_erased_elsewhere_costs_one_more_write_and_no_event(tmp_path: Path) -> None:
+    writer, theirs = open_sealed(tmp_path), seals(tmp_path)
+    await writer.append([logged(1)])
+    await theirs.forget(ALICE)
+    assert (await writer.append([logged(2)])).accepted == 1
+    other = open_sealed(tmp_path, seals=theirs)
+    read = await other.read(after={0: 0}, limit=10)
+    assert [one.logged.event.event_id for one in read if not one.broken] == ["event-000002"]
+    await writer.close()
+    await other.close()
+
+
+async def test_while_the_keys_are_away_those_at_hand_are_used_and_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sealing = seals(tmp_path)
+    log = open_sealed(tmp_path, seals=sealing)
+    await log.append([logged(1)])
+
+    async def gone(*_values: object, **_named: object) -> object:
+        raise KeysUnavailableError("the store is gone.")
+
+    for name in ("epoch", "for_writing"):
+        monkeypatch.setattr(sealing.keys, name, gone)
+    assert (await log.append([logged(2)])).accepted == 1
+    with pytest.raises(KeysUnavailableError):
+        await log.append([logged(3, subject=BOB)])
+    monkeypatch.undo()
+    assert [one.logged.event.event_id for one in await log.read(after={0: 0}, limit=10)] == [
+        "event-000001", "event-000002"
+    ]  # fmt: skip
+    await log.close()
+
+
 async def test_processes_that_make_a_key_at_once_use_the_same(tmp_path: Path) -> None:
     one, other = subject_keys(tmp_path), subject_keys(tmp_path)
     first = await one.for_writing([ALICE, BOB], today=1)

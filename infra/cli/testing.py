@@ -41,7 +41,8 @@ def _steps() -> dict[str, list[str]]:
         "architecture": [str(binaries / "lint-imports")],
         "unit": [*pytest, "-n", "2", *covered, "tests/unit", "tests/contract", "tests/architecture", "tests/sim"],
         "simulation": [*pytest, "-n", "2", "tests/sim"],
-        "integration": [*pytest, *covered, "tests/integration"],
+        # They wait for processes more than they compute; a file's tests share what they started.
+        "integration": [*pytest, "-n", "2", "--dist", "loadfile", *covered, "tests/integration"],
         "acceptance": [*pytest, *covered, "tests/acceptance"],
         "coverage": [*python, "coverage", "report", f"--fail-under={COVERAGE_MIN}"],
     }

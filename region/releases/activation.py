@@ -261,13 +261,9 @@ class Activator(Generic[L]):
             action, operator, before, release, "done", "" if notified else "edges not told"
         )
         return SwitchAnswer(
-            action=action,
-            from_release=before,
-            to_release=slot.release_id,
+            action=action, from_release=before, to_release=slot.release_id, notified=notified, audited=audited,
             took_ms=(self._clock.monotonic_s() - started_s) * 1000,
-            notified=notified,
-            audited=audited,
-        )
+        )  # fmt: skip
 
     def _next_state(self, action: str, release: str | None, *, following: bool) -> RegionReleases:
         now_ms = self._clock.now_ms()

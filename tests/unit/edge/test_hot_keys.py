@@ -10,7 +10,7 @@ from edge.limits.hot_keys import ASKS_MIN, HALVE_S, HOT_SHARE, PLACES, HotKeys
 from tests.unit.edge.conftest import World
 
 
-@given(st.integers(0, 1000), st.floats(1.6 * HOT_SHARE, 0.5))
+@given(st.integers(0, 1000), st.floats(3 * HOT_SHARE, 0.5))
 def test_a_key_with_a_large_share_is_found_among_ever_new_ones(seed: int, share: float) -> None:
     rng, keys = random.Random(seed), HotKeys()
     for number in range(4 * ASKS_MIN):

@@ -231,12 +231,15 @@ class Supervisor:
         return healed
 
     async def _gone(self, children: list[Child], patience_s: float) -> bool:
+        """Whether the processes that `children` have now have ended; one may have another by then."""
         end_s = self._clock.monotonic_s() + patience_s
-        while any(child.process for child in children):
+        ending = [(child, child.process) for child in children if child.process]
+        while ending:
             self._reap(now_s := self._clock.monotonic_s())
-            if now_s >= end_s:
-                return not any(child.process for child in children)
-            if any(child.process for child in children):
+            ending = [(child, process) for child, process in ending if child.process is process]
+            if ending and now_s >= end_s:
+                return False
+            if ending:
                 await self._pause(0.02)
         return True
 

@@ -1,14 +1,11 @@
-"""The README's first command: it tells its story on real data, and can be stopped at any act."""
+"""The README's first command: it tells its story on real data."""
 
 import json
 import re
 import subprocess
 from pathlib import Path
 
-import pytest
-
-from infra.bench.ring import write_ring
-from infra.bench.suites.interrupt import interrupt_at, processes_of
+from infra.bench.suites.interrupt import processes_of
 
 ROOT = Path(__file__).resolve().parents[2]
 STORY_PATIENCE_S = 900
@@ -47,20 +44,6 @@ def test_the_whole_story(tmp_path: Path):
     assert report.count("data:image/svg+xml") >= 3
     assert "report.html" in run.stdout
     assert not processes_of(work)
-
-
-@pytest.fixture(scope="module")
-def ring(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_ring(tmp_path_factory.mktemp("ring"))
-
-
-# The acts that differ most in what runs when the signal comes; `./atoll bench interrupt` does all of them.
-@pytest.mark.parametrize("act", ["train", "world", "failover", "federated"])
-def test_ctrl_c_leaves_nothing_running(act: str, ring: Path, tmp_path: Path):
-    ended = interrupt_at(act, ring, tmp_path / "work")
-    assert ended.code == 130, ended.said
-    assert "Traceback" not in ended.said
-    assert not ended.left
 
 
 def test_a_folder_that_is_not_the_demos_is_left_alone(tmp_path: Path):

@@ -129,11 +129,6 @@ async def test_probes_of_sockets(tmp_path: Path) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
         writer.close()
 
-    async def silent(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.Event().wait()
-        writer.close()
-
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
     assert (await probe(ProbeKind.HTTP, address, timeout_s=5)).ready
@@ -142,13 +137,14 @@ async def test_probes_of_sockets(tmp_path: Path) -> None:
     assert not (await probe(ProbeKind.HTTP, address, timeout_s=5)).live
     path = str(tmp_path / "s")
     assert not (await probe(ProbeKind.UNIX, path, timeout_s=5)).live
-    unix = await asyncio.start_unix_server(silent, path)
-    assert (await probe(ProbeKind.UNIX, path, timeout_s=5)).ready
-    unix.close()
-    hanging = await asyncio.start_server(silent, "127.0.0.1", 0)
-    found = await probe(ProbeKind.HTTP, f"127.0.0.1:{hanging.sockets[0].getsockname()[1]}", timeout_s=0.1)
+    # Sockets that listen and say nothing: the kernel takes the calls by itself.
+    with socket.socket(socket.AF_UNIX) as unix:
+        unix.bind(path)
+        unix.listen()
+        assert (await probe(ProbeKind.UNIX, path, timeout_s=5)).ready
+    with socket.create_server(("127.0.0.1", 0)) as hanging:
+        found = await probe(ProbeKind.HTTP, f"127.0.0.1:{hanging.getsockname()[1]}", timeout_s=0.1)
     assert "no answer within" in found.detail
-    hanging.close()
 
 
 async def test_control_commands_and_their_refusals(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ TensorFlow takes seconds to import, so what needs it is imported inside the func
 """
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,6 +147,8 @@ def evaluate(
     dataset: Path,
     answers: Path | None = None,
     also: Sequence[Path] = (),
+    alike: Sequence[Evaluation] = (),
+    beside: Mapping[str, Sequence[Path]] | None = None,
     report: Path | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -158,6 +160,8 @@ def evaluate(
         answers: MessagePack `user -> item ids` of a region that was given `write_served_requests`.
         also: models of the same dataset that were trained otherwise (items only, random ties, another seed): their
             retrieval figures stand beside.
+        alike: evaluations of models that differ from this one by their seed; their spread stands in `seeds`.
+        beside: models that were trained otherwise, by kind, one for each seed: theirs too.
         report: write an HTML page with plots there.
         progress: told while it runs.
 
@@ -168,6 +172,7 @@ def evaluate(
 
     from central.evaluation.protocol import evaluate_model  # noqa: PLC0415
     from central.evaluation.report import write_report  # noqa: PLC0415
+    from central.evaluation.seeds import over_seeds  # noqa: PLC0415
     from central.evaluation.served import with_served  # noqa: PLC0415
     from central.evaluation.splits import split_for  # noqa: PLC0415
 
@@ -175,7 +180,14 @@ def evaluate(
     evaluation = evaluate_model(saved, data, split, progress=progress or SilentProgress(), full=True).evaluation
     if answers is not None:
         evaluation = with_served(evaluation, data, split, answers)
-    evaluation = msgspec.structs.replace(evaluation, variants=dict(_variant(path, dataset) for path in also))
+    kinds = {kind: dict(_variant(path, dataset) for path in paths) for kind, paths in (beside or {}).items()}
+    named = {name: figures for rows in kinds.values() for name, figures in rows.items()}
+    evaluation = msgspec.structs.replace(
+        evaluation, variants={**named, **dict(_variant(path, dataset) for path in also)}
+    )  # fmt: skip
+    if alike:
+        of_kind = {kind: list(rows.values()) for kind, rows in kinds.items()}
+        evaluation = msgspec.structs.replace(evaluation, seeds=over_seeds([evaluation, *alike], of_kind))
     if report is not None:
         write_report(evaluation, report)
     return evaluation

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from central.evaluation.results import Evaluation
+from central.evaluation.results import Evaluation, Spread
 from infra.plumbing.files import write_atomically
 
 COLUMNS: Final = (
@@ -44,6 +44,7 @@ def render(evaluation: Evaluation) -> str:
         _figure(_curve_plot, seen),
         _calibration(seen),
         _variants(seen),
+        _seeds(seen),
     ]
     title = f"Evaluation of {html.escape(seen.dataset)}"
     return (
@@ -90,6 +91,27 @@ def _calibration(seen: Evaluation) -> str:
 
 def _variants(seen: Evaluation) -> str:
     return f"<h2>Trained otherwise (retrieval)</h2>{_table(seen.variants)}" if seen.variants else ""
+
+
+def _seeds(seen: Evaluation) -> str:
+    """Means over the seeds, by stage, with both kinds of interval."""
+    if seen.seeds is None:
+        return ""
+    named = {**seen.seeds.stage, **{f"trained with {kind}": row for kind, row in seen.seeds.variants.items()}}
+    body = "".join(
+        f"<tr><td>{html.escape(name)}</td>" + "".join(_spread(row.get(key)) for key in ("hr10", "ndcg10")) + "</tr>"
+        for name, row in named.items()
+    )
+    head = "".join(f"<th>{key}</th><th>over seeds</th><th>over users</th>" for key in ("hr10", "ndcg10"))
+    numbers = ", ".join(str(seed) for seed in seen.seeds.seeds)
+    return f"<h2>Seeds {numbers}: means and 95 % intervals</h2><table><tr><th></th>{head}</tr>{body}</table>"
+
+
+def _spread(one: Spread | None) -> str:
+    if one is None:
+        return "<td></td>" * 3
+    users = f"{one.users[0]:.4f} to {one.users[1]:.4f}" if one.users else ""
+    return f"<td>{one.mean:.4f}</td><td>{one.low:.4f} to {one.high:.4f}</td><td>{users}</td>"
 
 
 def _figure(draw: Callable[[Any, Evaluation], None], seen: Evaluation) -> str:

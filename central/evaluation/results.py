@@ -34,6 +34,31 @@ class LeakCheck(msgspec.Struct, frozen=True, kw_only=True):
     later_share: float
 
 
+class Spread(msgspec.Struct, frozen=True, kw_only=True):
+    """One figure over models that differ by their seed.
+
+    `low` to `high`: Student's interval of the mean over seeds; `deviation`: of one seed (n - 1); `users`: the interval
+    over users of one model, bounds averaged over the seeds, where there is one.
+    """
+
+    mean: float
+    deviation: float
+    low: float
+    high: float
+    values: tuple[float, ...]
+    users: Interval | None = None
+
+
+class SeedFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """Figures over several seeds: by stage, and of what was trained beside (random ties, items only) by kind."""
+
+    seeds: tuple[int, ...]
+    stage: dict[str, dict[str, Spread]]
+    variants: dict[str, dict[str, Spread]]
+    train_s: Spread
+    served_share_of_exact: Spread | None = None
+
+
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     """What is published of an evaluation, and `evaluation.json` of a release.
 
@@ -45,7 +70,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     `calibration`: of each head of the ranker, relative to the rate. `variants`: retrieval figures of models that were
     trained otherwise. `context`: whether the tower read strengths and gaps. `sessions`: where only the running session
     is known, the tower and models made for sessions. `served_share_of_exact`: NDCG@10 of the served funnel over that of
-    the ranker on every item, the same users.
+    the ranker on every item, the same users. `seeds`: over models of several seeds, this one the first.
     """
 
     dataset: str
@@ -70,6 +95,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
     sessions: dict[str, dict[str, float]] = {}
     served_share_of_exact: float | None = None
+    seeds: SeedFigures | None = None
 
 
 def protocol_sentence(protocol: str) -> str:

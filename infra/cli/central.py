@@ -1,24 +1,21 @@
 """`atoll data`, `train`, `evaluate` and `release`: central's day. Runs in the central environment."""
 
 import argparse
-import hashlib
-import sys
 from pathlib import Path
 from typing import Any
 
+from infra.cli.dataset_folders import ready_dataset
 from infra.cli.output import emit, progress_bar, table
 from infra.cli.release_keys import leaf, leaf_repository, register_keys
 from infra.cli.release_looks import register_looks
+from infra.cli.training import register_train
 from infra.plumbing.clock import SystemClock
-from infra.plumbing.errors import InvalidInputError
-
-IMPORTED = Path(".atoll/datasets")
 
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """All of central's commands."""
     _register_data(commands)
-    _register_train(commands)
+    register_train(commands)
     _register_evaluate(commands)
     _register_release(commands)
 
@@ -46,47 +43,6 @@ def _register_data(commands: Any) -> None:
         parser.add_argument("dataset", type=Path)
 
 
-def _register_train(commands: Any) -> None:
-    parser = leaf(
-        commands, "train", _train, "train the retrieval model and the ranker",
-        "./atoll train --dataset data/ml-100k --out models/first",
-    )  # fmt: skip
-    parser.add_argument("--dataset", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the model folder to make")
-    parser.add_argument(
-        "--minutes", type=float, default=None, help="how long to train at most; found from the data if not given"
-    )
-    parser.add_argument("--epochs", type=int, default=None, help="instead of the default number")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--protocol",
-        choices=("leave-last-out", "given", "global-time"),
-        default="leave-last-out",
-        help="given: the dataset's test.csv; global-time: one moment for all users",
-    )
-    parser.add_argument(
-        "--ties", choices=("file", "random"), default="file", help="the order of one user's events of one moment"
-    )
-    parser.add_argument(
-        "--ranker-loss", choices=("listwise", "pairwise", "pointwise"), default="listwise",
-        help="what the ranker minimises over the candidates of one request",
-    )  # fmt: skip
-    parser.add_argument(
-        "--workers", type=int, default=1, metavar="N",
-        help="share every step among N processes on this machine; on several machines set TF_CONFIG on each instead",
-    )  # fmt: skip
-    parser.add_argument(
-        "--search", type=int, default=None, metavar="N",
-        help="try N settings of the towers first, in short trainings judged by validation interactions; goes on where "
-        "a killed search stood",
-    )  # fmt: skip
-    parser.add_argument(
-        "--items-only",
-        action="store_true",
-        help="let the tower read the items alone, without strengths and gaps in time",
-    )
-
-
 def _register_evaluate(commands: Any) -> None:
     parser = leaf(
         commands, "evaluate", _evaluate, "rank the whole catalogue for every user and compare with baselines",
@@ -95,6 +51,11 @@ def _register_evaluate(commands: Any) -> None:
     parser.add_argument("--dataset", type=Path, required=True, metavar="DIR")
     parser.add_argument("--model", type=Path, required=True, metavar="DIR")
     parser.add_argument("--bundle", type=Path, default=None, metavar="DIR", help="the release built from the model")
+    parser.add_argument(
+        "--seeds", type=int, default=1, metavar="N",
+        help="evaluate the N models that train --seeds N made, each with its funnel: means, and intervals over seeds "
+        "beside those over users; what --beside trained stands beside",
+    )  # fmt: skip
     parser.add_argument(
         "--also", type=Path, action="append", default=[], metavar="MODEL",
         help="a model of the same dataset that was trained otherwise (--items-only, --ties random, --seed): its "
@@ -154,23 +115,6 @@ def _register_release(commands: Any) -> None:
     register_looks(verbs)
 
 
-def _ready(dataset: Path) -> Path:
-    """The dataset folder itself, or, for a plain folder that nobody imported yet, its import beside our state.
-
-    Importing is deterministic, so commands that are called one after the other see the same dataset.
-    """
-    from central.commands import import_dataset
-
-    plain = any((dataset / f"interactions.{kind}").exists() for kind in ("csv", "parquet"))
-    if (dataset / "dataset.json").exists() or not plain:
-        return dataset
-    name = hashlib.sha256(str(dataset.resolve()).encode()).hexdigest()[:12]
-    imported = IMPORTED / f"{dataset.resolve().name}-{name}"
-    with progress_bar() as progress:
-        import_dataset(source=str(dataset), out=imported, progress=progress)
-    return imported
-
-
 def _import(arguments: argparse.Namespace) -> None:
     from central.commands import import_dataset
 
@@ -185,7 +129,7 @@ def _import(arguments: argparse.Namespace) -> None:
 def _describe(arguments: argparse.Namespace) -> None:
     from central.commands import describe_dataset
 
-    description = describe_dataset(dataset=_ready(arguments.dataset))
+    description = describe_dataset(dataset=ready_dataset(arguments.dataset))
     rows = [
         {"users": description.users, "items": description.items, "interactions": description.interactions,
          "days": description.days, "per user": description.per_user_median, "density": description.density}
@@ -200,63 +144,17 @@ def _validate(arguments: argparse.Namespace) -> None:
     emit(arguments, card, f"{arguments.dataset} is a valid dataset: {card.interactions:,} interactions")
 
 
-def _train(arguments: argparse.Namespace) -> None:
-    from central.ordering import TrainingOrder, carry_out, help_out
-    from central.training.team import place_in_team
-
-    place = place_in_team()
-    if arguments.workers > 1 and place is None:
-        _train_in_team(arguments)
-        return
-    order = TrainingOrder(
-        dataset=_ready(arguments.dataset), out=arguments.out, minutes=arguments.minutes, seed=arguments.seed,
-        protocol=arguments.protocol, ties=arguments.ties, context=not arguments.items_only, epochs=arguments.epochs,
-        ranker_loss=arguments.ranker_loss, search=arguments.search,
-    )  # fmt: skip
-    with progress_bar() as progress:
-        if place is not None and place[0] > 0:
-            help_out(order, clock=SystemClock(), progress=progress)
-            return
-        card = carry_out(order, clock=SystemClock(), progress=progress)
-    said = f"{arguments.out}: trained {card.epochs} epochs in {card.train_s:.0f} s"
-    if card.search is not None:
-        chosen = ", ".join(f"{name} {value:.4g}" for name, value in card.search.chosen.items())
-        said += (
-            f"\nof {card.search.trials} settings ({card.search.pruned} given up early) the best validates at NDCG@10 "
-            f"{card.search.best:.4f}, the default at {card.search.default:.4f}: {chosen}"
-        )
-    emit(arguments, card, said)
-
-
-def _train_in_team(arguments: argparse.Namespace) -> None:
-    from central.training.team import WORKERS_MAX, run_local_team
-
-    if arguments.workers > WORKERS_MAX:
-        raise InvalidInputError(f"more than {WORKERS_MAX} workers.", fix="Use several machines: set TF_CONFIG on each.")
-    # Imported once, here: the workers would do it at the same time otherwise.
-    words = [
-        "--dataset", str(_ready(arguments.dataset)), "--out", str(arguments.out), "--seed", str(arguments.seed),
-        "--protocol", arguments.protocol, "--ties", arguments.ties, "--ranker-loss", arguments.ranker_loss,
-        *(["--items-only"] if arguments.items_only else []),
-        *(["--epochs", str(arguments.epochs)] if arguments.epochs is not None else []),
-        *(["--minutes", str(arguments.minutes)] if arguments.minutes is not None else []),
-        *(["--search", str(arguments.search)] if arguments.search is not None else []),
-        *(["--json", arguments.json] if arguments.json is not None else []),
-    ]  # fmt: skip
-    run_local_team([sys.executable, "-m", "infra.cli", "train", *words], arguments.workers)
-
-
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from infra.cli.evaluating import evaluate_everything
+    from infra.cli.evaluating import evaluate_everything, seeds_text
 
-    dataset = _ready(arguments.dataset)
+    dataset = ready_dataset(arguments.dataset)
     if arguments.cold_items:
         _evaluate_cold(arguments, dataset)
         return
     with progress_bar() as progress:
         report = evaluate_everything(
             dataset=dataset, model=arguments.model, bundle=arguments.bundle, served=not arguments.no_served,
-            also=arguments.also, report=arguments.report, progress=progress,
+            also=arguments.also, seeds=arguments.seeds, report=arguments.report, progress=progress,
         )  # fmt: skip
     rows = [{"": f"baseline {name}", **_headline(figures)} for name, figures in report["baselines"].items()]
     rows += [{"": name, **_headline(figures)} for name, figures in report["stage"].items()]
@@ -264,7 +162,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     rows += [{"": f"session {name}", **_headline(figures)} for name, figures in report["sessions"].items()]
     kept = report["served_share_of_exact"]
     said = "" if kept is None else f"\nserved keeps {kept:.4f} of the NDCG@10 of the ranker over every item"
-    emit(arguments, report, f"{report['dataset']}: {report['protocol']}\n{table(rows)}{said}")
+    seeds = seeds_text(report["seeds"]) if report["seeds"] else ""
+    emit(arguments, report, f"{report['dataset']}: {report['protocol']}\n{table(rows)}{said}{seeds}")
 
 
 def _evaluate_cold(arguments: argparse.Namespace, dataset: Path) -> None:
@@ -286,7 +185,7 @@ def _headline(figures: dict[str, float]) -> dict[str, float | None]:
 def _build(arguments: argparse.Namespace) -> None:
     from central.commands import build_release
 
-    dataset = _ready(arguments.dataset)
+    dataset = ready_dataset(arguments.dataset)
     with progress_bar() as progress:
         built = build_release(
             dataset=dataset, model=arguments.model, out=arguments.out, active=arguments.active,
@@ -300,7 +199,7 @@ def _derive(arguments: argparse.Namespace) -> None:
 
     from central.commands import derive_release
 
-    dataset = _ready(arguments.dataset)
+    dataset = ready_dataset(arguments.dataset)
     with progress_bar() as progress:
         built = derive_release(
             dataset=dataset, model=arguments.model, parent=arguments.parent, out=arguments.out,

@@ -261,6 +261,7 @@ def status_of(settings: RegionSettings, data: Data, releases: Releases, answers:
         withdrawn=len(data.withdrawals.items),
         computing=answers.compute.pending,
         degraded=answers.metrics.degraded_counts,
+        export_policy=settings.export_policy,
     )
 
 

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import msgspec
 
+from infra.contracts.residency import ExportPolicy
 from infra.plumbing.http.tls import ClientTls, ListenTls
 from infra.plumbing.telemetry import TelemetrySettings
 
@@ -32,6 +33,26 @@ class PrecomputeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     def is_off_peak(self, hour: int) -> bool:
         """Whether lists are made in this hour of the day (UTC)."""
         return hour in self.hours_utc
+
+
+class ExtractSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What bounds an extract for central (`region.extracts`), beyond the export policy that allows it."""
+
+    users_min: Annotated[int, msgspec.Meta(ge=5, le=100_000)] = 20
+    """Items, and pairs of items, that fewer people have are left out."""
+    epsilon: Annotated[float, msgspec.Meta(gt=0.0, lt=2.0)] = 1.0
+    """Of one extract of aggregates, half of it for items and half for pairs."""
+    delta: Annotated[float, msgspec.Meta(gt=0.0, le=1e-4)] = 1e-6
+    epsilon_a_year_max: Annotated[float, msgspec.Meta(gt=0.0, le=100.0)] = 4.0
+    """Of all extracts of aggregates of 365 days together (their epsilons add up, and so do their deltas)."""
+    items_per_user_max: Annotated[int, msgspec.Meta(ge=1, le=200)] = 20
+    """Of each person's distinct items, the latest, are counted; more means more noise."""
+    paired_per_user_max: Annotated[int, msgspec.Meta(ge=2, le=20)] = 6
+    """Pairs are counted among so many of them."""
+    paired_items_max: Annotated[int, msgspec.Meta(ge=2, le=2000)] = 500
+    """Pairs are counted among the so many most frequent items."""
+    users_max: Annotated[int, msgspec.Meta(ge=1, le=100_000_000)] = 20_000_000
+    """A region with more users gives no extract, and says so: half a walk would be a biased one."""
 
 
 class RegionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -85,4 +106,15 @@ class RegionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     intake_queue_max: int = 2000
     body_bytes_max: int = 1 << 20
     precompute: PrecomputeSettings = PrecomputeSettings()
+    export_policy: str = ExportPolicy.NONE.value
+    """What may be made of this region's data for central to learn from: `none`, `aggregates` or `pseudonymous`."""
+    extracts: ExtractSettings = ExtractSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
+
+    def __post_init__(self) -> None:
+        ExportPolicy.of(self.export_policy)  # msgspec turns its ValueError into a refusal that names the field
+
+    @property
+    def policy(self) -> ExportPolicy:
+        """The export policy."""
+        return ExportPolicy(self.export_policy)

@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from central.datasets.extract import extract_files, extracts
 from central.datasets.movielens import movielens_1m, movielens_100k, movielens_latest
 from central.datasets.plain import INTERACTIONS, ITEMS, TEST, USERS, plain_folder
 from central.datasets.rows import DEFAULT_REGION, ITEM_COLUMNS, InteractionRow, Source, UserRow, check_interaction
@@ -123,6 +124,8 @@ class _DigestFile:
 def _detect(archive: Archive, folder: str) -> Source:
     if archive.find("interactions.csv"):
         return plain_folder(archive, name=folder)
+    if extract_files(archive):
+        return extracts(archive, name=folder)
     if archive.find("ml-100k.inter"):
         return movielens_100k(archive)
     if archive.find("ratings.dat"):
@@ -134,7 +137,8 @@ def _detect(archive: Archive, folder: str) -> Source:
     raise DatasetError(
         f"{archive.path} has no layout that is known here",
         fix="Give a plain folder (interactions.csv with user_id,item_id,timestamp), ML-1M (ratings.dat), "
-        "MovieLens latest (ratings.csv, movies.csv), the recbole wheel (ml-100k.inter) or XMarket (uk_5core.txt, ...).",
+        "MovieLens latest (ratings.csv, movies.csv), the recbole wheel (ml-100k.inter), XMarket (uk_5core.txt, ...) or "
+        "extracts of regions (pseudonymous-REGION.ndjson).",
     )
 
 

@@ -9,13 +9,20 @@ from infra.cli.region import add_door_options, door_of
 from infra.cli.world import add_state_option
 from infra.plumbing.errors import AtollError, InvalidInputError, UnavailableError
 
+_LETS_OUT = {
+    "none": "nothing leaves but noised sums of federated rounds, which have budgets of their own",
+    "aggregates": "counts of items and pairs may leave, with noise, above a least number of people",
+    "pseudonymous": "such counts, and histories of who has not opted out, under keys that the region changes and keeps",
+}
+"""What each export policy means (`infra.contracts.residency.ExportPolicy`)."""
+
 
 class AccountChangedError(AtollError):
     """The account of accesses was changed, cut off or written anew."""
 
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """`atoll privacy opt-out|export|erase|verify-receipt|audit|why`."""
+    """`atoll privacy opt-out|export|erase|verify-receipt|audit|why|policy`."""
     text = "a user's rights: no personal lists, everything handed out, everything erased"
     privacy = commands.add_parser(
         "privacy", help=text, description=f"{text}. Example: ./atoll privacy erase --region us-east --user 42"
@@ -49,6 +56,9 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     _whom(why, add_door_options)
     why.add_argument("--item", required=True)
     why.add_argument("--locale", default="en", help="the language of the answer (default en)")
+    policy = _leaf(verbs, "policy", _policy, "what the region lets out for central to learn from")
+    policy.add_argument("--region", required=True)
+    add_door_options(policy)
     verify = _leaf(verbs, "verify-receipt", _verify, "say whether a region signed a receipt, and what it says")
     verify.add_argument("receipt", type=Path, metavar="FILE")
     add_state_option(verify)
@@ -59,6 +69,7 @@ def _leaf(verbs: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser
     words = {
         "verify-receipt": "receipt.json",
         "audit": "--region us-east --verify",
+        "policy": "--region us-east",
         "why": "--region us-east --user 42 --item 7",
     }.get(name, "--region us-east --user 42")
     parser: argparse.ArgumentParser = verbs.add_parser(
@@ -146,6 +157,14 @@ def _why(arguments: argparse.Namespace) -> None:
         *(f"- {way.text}  {way.method} {way.path} {way.body}".rstrip() for way in found.ways),
     ]
     emit(arguments, found, "\n".join(lines))
+
+
+def _policy(arguments: argparse.Namespace) -> None:
+    from region.releases import commands
+
+    status = commands.status(*door_of(arguments))
+    found = {"region": status.region, "export_policy": status.export_policy}
+    emit(arguments, found, f"{status.region}: {status.export_policy}: {_LETS_OUT.get(status.export_policy, '')}")
 
 
 def _audit(arguments: argparse.Namespace) -> None:

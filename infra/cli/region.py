@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from infra.cli.extracts import register_extract
 from infra.cli.items import register_items
 from infra.cli.output import add_json_option, emit, table
 from infra.cli.world import add_state_option
@@ -46,6 +47,7 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     _items(_leaf(verbs, "withdraw", _withdraw, "show these items to nobody in this region, from the next answer on"))
     _items(_leaf(verbs, "restore", _restore, "let withdrawn items be shown again"))
     register_items(verbs, add_door_options, door_of)
+    register_extract(verbs)
     purge = _leaf(verbs, "purge", _purge, "have cached lists made anew that hold an item or carry a tag")
     purge.add_argument("--item", action="append", default=[], dest="items", metavar="ITEM", help="may be repeated")
     purge.add_argument(

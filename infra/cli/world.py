@@ -123,9 +123,9 @@ def _show(arguments: argparse.Namespace, world: Any, head: str) -> None:
          "restarts": one.restarts, "MB": round(one.rss_mb), "detail": one.detail}
         for one in status.processes
     ]  # fmt: skip
-    emit(
-        arguments, status, f"{table(rows)}\n{status.rss_mb:,.0f} MB together, {status.peak_rss_mb:,.0f} at most. {head}"
-    )
+    policies = ", ".join(f"{region} {policy}" for region, policy in status.export_policies.items())
+    says = f"{status.rss_mb:,.0f} MB together, {status.peak_rss_mb:,.0f} at most. Export policies: {policies}. {head}"
+    emit(arguments, status, f"{table(rows)}\n{says}")
 
 
 def _kill(arguments: argparse.Namespace) -> None:

@@ -9,6 +9,10 @@ Three classes, from the narrowest to the widest (MISSION F1):
 A message class whose field carries no residency class does not start: the check runs when the class is defined.
 The only encoder towards another region or central is `encode_global`; it takes a `GlobalMessage` by type, and
 refuses anything else at run time with `ResidencyError`.
+
+What is made from many people's data for central to learn from is an `Extract`: its fields are ``global``, but it is no
+`GlobalMessage`, so by type `encode_global` does not take it, and no `GlobalMessage` may hold one. Its one encoder is
+`encode_extract`, which asks for the region's `ExportPolicy`.
 """
 
 import enum
@@ -35,6 +39,37 @@ Global = Annotated[T, Residency.GLOBAL]
 
 # Leaves that may stand inside a classed field. `Any` is left out: what cannot be checked cannot be sent.
 _LEAVES: frozenset[Any] = frozenset({str, int, float, bool, bytes, type(None), msgspec.Raw, msgspec.UnsetType})
+
+
+class ExportPolicy(enum.StrEnum):
+    """What a region lets out for central to learn from; each allows what stands before it.
+
+    Sums of federated rounds have budgets of their own and leave under all three.
+    """
+
+    NONE = "none"
+    AGGREGATES = "aggregates"
+    """Counts of items and of pairs, with noise, above a least number of people."""
+    PSEUDONYMOUS = "pseudonymous"
+    """Histories of who has not opted out, under keys that the region changes and keeps."""
+
+    def allows(self, needed: "ExportPolicy") -> bool:
+        """Whether an extract that needs `needed` may be made and encoded."""
+        order = tuple(ExportPolicy)
+        return needed is not ExportPolicy.NONE and order.index(needed) <= order.index(self)
+
+    @classmethod
+    def of(cls, text: str) -> "ExportPolicy":
+        """The policy of that name.
+
+        Raises:
+            ValueError: there is none; says which there are.
+        """
+        try:
+            return cls(text)
+        except ValueError:
+            names = ", ".join(policy.value for policy in cls)
+            raise ValueError(f"{text!r} is no export policy: use one of {names}") from None
 
 
 class ResidencyError(TypeError):
@@ -66,6 +101,13 @@ def _check_field(owner: str, name: str, hint: Any, narrowest: Residency) -> None
         )
     for inner in _types_inside(hint):
         _check_inner(owner, name, inner, residency)
+
+
+def _check_holds_no_extract(cls: type) -> None:
+    for name, hint in typing.get_type_hints(cls, include_extras=True).items():
+        for inner in _types_inside(hint) if not _is_class_variable(hint) else ():
+            if isinstance(inner, type) and issubclass(inner, Extract):
+                raise ResidencyError(f"{cls.__name__}.{name} holds an extract, which leaves by encode_extract only")
 
 
 def _check_inner(owner: str, name: str, inner: Any, residency: Residency) -> None:
@@ -103,12 +145,29 @@ class _Classed(msgspec.Struct, frozen=True, kw_only=True):
         for name, hint in typing.get_type_hints(cls, include_extras=True).items():
             if not _is_class_variable(hint):
                 _check_field(cls.__name__, name, hint, narrowest)
+        if not hasattr(cls, "needs"):
+            _check_holds_no_extract(cls)
 
 
 class DeviceRecord(_Classed, frozen=True, kw_only=True):
     """What only the phone may hold. There is no wire encoder for it."""
 
     _narrowest: typing.ClassVar[Residency] = Residency.DEVICE
+
+
+class Extract(_Classed, frozen=True, kw_only=True):
+    """What central may learn from, made from many people's data: leaves under the region's export policy only."""
+
+    _narrowest: typing.ClassVar[Residency] = Residency.GLOBAL
+    needs: typing.ClassVar[ExportPolicy] = ExportPolicy.NONE
+    """The narrowest policy that lets it out; every class says its own."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if issubclass(cls, RegionalMessage | DeviceRecord):
+            raise ResidencyError(f"{cls.__name__} is an extract and a message: it would leave past the export policy")
+        if cls.__dict__.get("needs", ExportPolicy.NONE) is ExportPolicy.NONE:
+            raise ResidencyError(f"{cls.__name__} does not say which export policy it needs: set needs")
 
 
 class RegionalMessage(_Classed, frozen=True, kw_only=True):
@@ -141,6 +200,20 @@ def encode_global(message: GlobalMessage) -> bytes:
     """
     _require(message, GlobalMessage, "another region or central")
     return msgspec.json.encode(message)
+
+
+def encode_extract(extract: Extract, policy: ExportPolicy) -> bytes:
+    """JSON bytes for central, if the region's policy lets them out.
+
+    Raises:
+        ResidencyError: `extract` is not an `Extract`, or the policy does not allow its kind.
+    """
+    _require(extract, Extract, "central as an extract")
+    if not policy.allows(extract.needs):
+        raise ResidencyError(
+            f"{type(extract).__name__} needs the export policy {extract.needs.value}; the region's is {policy.value}"
+        )
+    return msgspec.json.encode(extract)
 
 
 def residency_of(message_type: type[_Classed]) -> dict[str, Residency]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import msgspec
 
+from infra.contracts.residency import ExportPolicy
 from infra.local.tiers import source_root
 from infra.plumbing.errors import InvalidInputError, SettingsError
 from infra.plumbing.files import write_atomically
@@ -18,6 +19,7 @@ CENTRAL_FLOWER = "central-flower"
 RESERVED_NAMES = frozenset({CENTRAL, CENTRAL_FLOWER, "logs", "spans", "capture", "run", "tls", "clocks"})
 BALANCERS = ("embedded", "haproxy")
 PHONES, SILO = "phones", "silo"
+EXPORT_POLICIES = tuple(policy.value for policy in ExportPolicy)
 STORES, GRIDS, LOGS = ("sqlite", "cassandra"), ("embedded", "hazelcast"), ("sqlite", "kafka")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
@@ -40,6 +42,8 @@ class RegionConfiguration(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     """Client networks (CIDR) that the balancer sends here when the client does not name its region."""
     federation: str = PHONES
     """`silo`: takes part in rounds over its resident features, without phones; for regions that export nothing else."""
+    export_policy: str = ExportPolicy.NONE.value
+    """What may be made of the region's data for central to learn from (`./atoll region REGION extract`)."""
 
 
 class PortsConfiguration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -197,6 +201,7 @@ def _validate_regions(regions: tuple[RegionConfiguration, ...]) -> None:
             f"Set edges to 1 to {EDGES_MAX}.",
         )
         _one_of(f"federation of {region.name!r}", region.federation, (PHONES, SILO))
+        _one_of(f"export_policy of {region.name!r}", region.export_policy, EXPORT_POLICIES)
         for digit in region.zip_digits:
             _require(digit.isdigit(), f"zip_digits of {region.name!r} holds {digit!r}.", "Use digits only.")
             other = digits.setdefault(digit, region.name)
@@ -265,6 +270,7 @@ def render_configuration(configuration: WorldConfiguration) -> str:
             f"zip_digits = {_text(region.zip_digits)}",
             f"networks = [{', '.join(_text(network) for network in region.networks)}]",
             f"federation = {_text(region.federation)}  # phones | silo",
+            f"export_policy = {_text(region.export_policy)}  # {' | '.join(EXPORT_POLICIES)}",
             "",
         ]
     return "\n".join(lines)

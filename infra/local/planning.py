@@ -258,6 +258,7 @@ def _region_settings(given: PlanInput, name: str) -> RegionSettings:
         grid=given.servers.grid(name, str(layout.grid(name))),
         store=given.servers.store(name),
         log=given.servers.log(name),
+        export_policy=given.configuration.region(name).export_policy,
         telemetry=_telemetry(given, f"{name}/api"),
     )
 

@@ -139,6 +139,8 @@ class WorldStatus(msgspec.Struct, frozen=True, kw_only=True):
     region_urls: dict[str, str]
     edge_urls: dict[str, tuple[str, ...]]
     gateway_urls: dict[str, str]
+    export_policies: dict[str, str]
+    """What each region lets out for central to learn from."""
     authority: str
     """Certificate of whom callers must trust, in a world with TLS; else empty."""
     ports: dict[str, int]

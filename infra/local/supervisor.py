@@ -259,7 +259,7 @@ class Supervisor:
         processes = tuple(child.status() for child in self._children)
         wanted = [process for process in processes if process.state is not ProcessState.KILLED]
         ready = all(process.state is ProcessState.READY for process in wanted)
-        regions = self._record.configuration.region_names
+        regions, described = self._record.configuration.region_names, self._record.configuration.regions
         return WorldStatus(
             state_directory=str(self._layout.state),
             supervisor_pid=os.getpid(),
@@ -271,6 +271,7 @@ class Supervisor:
             region_urls={region: self._url(Part.API, region) for region in regions},
             edge_urls={region: self._urls(Part.EDGE, region) for region in regions},
             gateway_urls={region: self._url(Part.GATEWAY, region) for region in regions},
+            export_policies={region.name: region.export_policy for region in described},
             authority=str(self._securing.authority) if self._securing.enabled else "",
             ports=self._record.ports,
             rss_mb=round(self._total_mb(), 1),

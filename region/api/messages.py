@@ -31,6 +31,8 @@ class StatusAnswer(GlobalMessage, frozen=True, kw_only=True):
     """Computations running and waiting."""
     degraded: Global[dict[str, int]]
     """Answers since the start that missed each part."""
+    export_policy: Global[str] = ""
+    """What the node lets out for central to learn from."""
 
 
 class PurgeCall(GlobalMessage, frozen=True, kw_only=True):

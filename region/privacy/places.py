@@ -23,7 +23,8 @@ NOT_REACHED = (
     "device gateway: that somebody checked in to the round under way, in memory, by a name that nobody can tell",
     "edges: the pseudonym as the name of a version or of a rate limit, in memory, the oldest first out",
     "anonymous sessions: nothing says whose they are; they run out with their pause",
-    "models: trained on extracts of before; the next extract is made from a log without the subject",
+    "extracts made for central before, under keys that nobody else can make, and models trained on them: the next "
+    "extract is made from a store without the subject",
     "copies of the event log: nobody opens the subject's records there any more, for the key has gone; copies of the "
     "store and of the keys themselves that an operator made: the mark keeps the subject from coming back with them",
 )

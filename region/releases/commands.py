@@ -30,7 +30,7 @@ from region.additions.messages import (
     NewItem,
     RemoveItemsCall,
 )
-from region.api.messages import PurgeAnswer, PurgeCall, WithdrawAnswer, WithdrawCall
+from region.api.messages import PurgeAnswer, PurgeCall, StatusAnswer, WithdrawAnswer, WithdrawCall
 from region.releases.messages import (
     AuditAnswer,
     PinAnswer,
@@ -67,6 +67,11 @@ class _Problem(msgspec.Struct, frozen=True):
 def releases(url: str, key: str, tls: ClientTls | None = None) -> ReleasesAnswer:
     """What the region at `url` has and runs."""
     return call_region("GET", url, "releases", key, tls, ReleasesAnswer, timeout_s=QUICK_S)
+
+
+def status(url: str, key: str, tls: ClientTls | None = None) -> StatusAnswer:
+    """The node at a glance."""
+    return call_region("GET", url, "status", key, tls, StatusAnswer, timeout_s=QUICK_S)
 
 
 def pull(

@@ -12,7 +12,10 @@ from central.datasets.interactions import load_dataset, read_card
 from central.datasets.rows import region_of_zip_code
 from central.datasets.text import DatasetError
 from central.training.config import default_config
+from infra.contracts.extracts import SequenceExtract, sequences_file
+from infra.contracts.residency import ExportPolicy, encode_extract
 from infra.plumbing.errors import ConflictError
+from infra.plumbing.progress import SilentProgress
 from tests.unit.central.conftest import synthetic_rows, write_csv, write_synthetic
 
 
@@ -286,3 +289,38 @@ def test_the_xmarket_layout_makes_every_market_a_region(tmp_path: Path) -> None:
     (folder / "jp_5core.txt").write_text("userId itemId rate date\nu1 i1 5.0\n")
     with pytest.raises(DatasetError, match=r"line 2: 3 fields"):
         import_dataset(source=str(folder), out=tmp_path / "out")
+
+
+def sequence_lines(region: str, users: int) -> bytes:
+    histories = [tuple(f"i{(user + step) % 12}" for step in range(6)) for user in range(users)]
+    return b"".join(
+        encode_extract(
+            SequenceExtract(
+                region=region, key=f"{user:032x}", period=1, items=items, strengths=(5, 1, 4, 2, 6, 7),
+                hours=tuple(range(480_000, 480_006)),
+            ), ExportPolicy.PSEUDONYMOUS,
+        ) + b"\n"
+        for user, items in enumerate(histories)
+    )  # fmt: skip
+
+
+def test_extracts_of_several_regions_are_one_dataset(tmp_path: Path):
+    folder = tmp_path / "extracts"
+    folder.mkdir()
+    (folder / sequences_file("us-east")).write_bytes(sequence_lines("us-east", 10))
+    other = sequence_lines("us-west", 10).replace(b'"key":"0', b'"key":"f')
+    (folder / sequences_file("us-west")).write_bytes(other)
+    (folder / "items.csv").write_text("item_id,title,category,year\ni0,Zero,tea,1990\n")
+    card = import_dataset(source=str(folder), out=tmp_path / "out", progress=SilentProgress())
+    assert (card.users, card.items, card.interactions) == (20, 12, 120)
+    assert card.regions == {"us-east": 10, "us-west": 10}
+    dataset = load_dataset(tmp_path / "out")
+    assert sorted(set(dataset.strengths.tolist())) == [1, 2, 4, 5, 7]
+
+
+def test_a_line_that_is_no_sequence_is_refused_with_its_place(tmp_path: Path):
+    folder = tmp_path / "extracts"
+    folder.mkdir()
+    (folder / sequences_file("us-east")).write_bytes(sequence_lines("us-east", 3) + b'{"subject":"1"}\n')
+    with pytest.raises(DatasetError, match=r"pseudonymous-us-east\.ndjson, line 4: no sequence of a region"):
+        import_dataset(source=str(folder), out=tmp_path / "out", progress=SilentProgress())

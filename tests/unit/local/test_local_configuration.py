@@ -61,6 +61,10 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
         ({"regions": (RegionConfiguration(name="us--east"),)}, "cannot be a region's name"),
         ({"regions": (RegionConfiguration(name="a" * 32),)}, "cannot be a region's name"),
         ({"regions": (RegionConfiguration(name="a", edges=0),)}, "0 edges"),
+        (
+            {"regions": (RegionConfiguration(name="a", export_policy="all"),)},
+            "export_policy of 'a' is 'all'.*none, aggregates, pseudonymous",
+        ),
         ({"regions": (RegionConfiguration(name="a", zip_digits="1x"),)}, "zip_digits"),
         (
             {"regions": (RegionConfiguration(name="a", zip_digits="1"), RegionConfiguration(name="b", zip_digits="1"))},

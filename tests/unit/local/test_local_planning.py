@@ -36,7 +36,10 @@ from region.settings import RegionSettings
 from tests.unit.local.conftest import FAKE_PROCESS
 
 TWO = WorldConfiguration(
-    regions=(RegionConfiguration(name="east", edges=1, networks=("10.0.0.0/8",)), RegionConfiguration(name="west")),
+    regions=(
+        RegionConfiguration(name="east", edges=1, networks=("10.0.0.0/8",), export_policy="aggregates"),
+        RegionConfiguration(name="west"),
+    ),
     start_timeout_s=30.0,
 )
 
@@ -79,6 +82,7 @@ def test_every_process_has_settings_that_its_own_program_reads(tmp_path: Path) -
     assert gateway.silo is not None
     assert gateway.silo.region_url == edge.home_urls[0]
     assert gateway.silo.releases_directory == f"{region.state_directory}/releases"
+    assert (region.export_policy, TWO.region("west").export_policy) == ("aggregates", "none")
     wan = msgspec.json.decode(plan.files[layout.settings("wan")], type=WanSettings)
     balancer = msgspec.json.decode(plan.files[layout.settings("balancer")], type=BalancerSettings)
     # Everything that leaves a region goes through a link, and nothing inside a region does.

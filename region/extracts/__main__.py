@@ -1,0 +1,61 @@
+"""`python -m region.extracts KIND --settings FILE --out DIR`: an extract for central, if the policy allows it."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import msgspec
+import uvloop
+
+from infra.contracts.residency import ExportPolicy
+from infra.plumbing.clock import SystemClock
+from infra.plumbing.errors import AtollError
+from infra.plumbing.keys import RegionKeys
+from infra.plumbing.progress import LineProgress
+from infra.plumbing.settings import load_settings
+from region.extracts.making import KINDS, Extractor, ExtractReport
+from region.privacy.bulk import BulkReads, digest_key
+from region.privacy.opening import open_accesses
+from region.settings import RegionSettings
+from region.store.opening import open_store
+
+READ_TIMEOUT_S = 5.0
+"""Nobody waits for a page here."""
+
+
+async def run(given: argparse.Namespace) -> ExtractReport:
+    """Do what the command line says."""
+    settings, clock = load_settings(given.settings, RegionSettings), SystemClock()
+    keys = RegionKeys.load(Path(settings.keys_file))
+    reads = BulkReads(open_accesses(settings, keys, clock), key=digest_key(keys))
+    store = open_store(settings, read_timeout_s=READ_TIMEOUT_S)
+    try:
+        extractor = Extractor(
+            settings, store=store, keys=keys, reads=reads, clock=clock, progress=LineProgress(sys.stderr)
+        )  # fmt: skip
+        return await extractor.make(ExportPolicy(given.kind), given.out)
+    finally:
+        await store.close()
+
+
+def main(arguments: list[str]) -> int:
+    """Read the command line and run; prints one JSON object, returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m region.extracts",
+        description="Make an extract for central to learn from, if the region's export policy allows it.",
+        epilog="example: python -m region.extracts aggregates --settings us-east/region.json --out extracts",
+    )
+    parser.add_argument("kind", choices=[kind.value for kind in KINDS])
+    parser.add_argument("--settings", type=Path, required=True, help="the node's settings (.toml or .json)")
+    parser.add_argument("--out", type=Path, required=True, help="the folder that the extract is written into")
+    try:
+        report = uvloop.run(run(parser.parse_args(arguments)))
+    except (AtollError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(msgspec.json.encode(report).decode())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -76,9 +76,10 @@ def evaluate_cold_items(
     towers = train_retrieval(warm, leave_last_out(warm), config, clock=clock, progress=progress, minutes=minutes)
     queries = _queries(data, warm, cold, config.seed)
     weights = data.items.weights[cold]
+    titles = tuple(data.items.titles[row] for row in np.flatnonzero(cold))
     vectors = _encode(towers.model, warm, queries)
     metadata = fit_metadata(warm.items, catalogue_vectors(towers.model.items))
-    scores = vectors @ metadata.vectors(weights, data.items.years[cold]).T
+    scores = vectors @ metadata.vectors(weights, data.items.years[cold], titles).T
     return ColdFigures(
         items=int(cold.sum()), queries=queries.at.size, hr10=chance_of_showing(scores, queries.cold),
         random_hr10=min(1.0, SHOWN / int(cold.sum())),
@@ -155,7 +156,8 @@ def _encode(model: TwoTowerModel, warm: Interactions, queries: _Queries) -> Floa
 
 
 def _by_category(warm: Interactions, weights: FloatArray) -> FloatArray:
-    """`[num_cold] float32`: how popular the categories of an item are among the warm ones."""
+    """`[num_cold] float32`: how popular an item of these categories is on average among the warm ones."""
     counts = np.bincount(warm.rows, minlength=len(warm.items))
-    score: FloatArray = (weights @ (counts @ warm.items.weights)).astype(np.float32)
+    of_category = counts @ warm.items.weights / np.maximum(warm.items.weights.sum(axis=0), 1e-9)
+    score: FloatArray = (weights @ of_category).astype(np.float32)
     return score

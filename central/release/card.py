@@ -20,8 +20,9 @@ def model_card(model: ModelCard, evaluation: Evaluation, verdict: Verdict, *, or
             f"A two-tower retrieval model (TensorFlow Recommenders) and a DCN-v2 ranker, origin `{origin}`.",
             f"The user tower is a causal transformer ({config.layers} layers, {config.heads} heads, width "
             f"{config.dim}) over the last {config.history_length} interactions"
-            + (" with their strengths and the gaps in time between them." if config.context else "."),
-            "The item tower adds a row of its own, categories and year; an item with categories only has a vector too.",
+            + (" with their strengths and the gaps in time between them." if config.context else ", items only."),
+            "The item tower adds a row of its own, categories and year; an item that nobody has touched gets a vector "
+            "from its categories, year and title.",
             f"Loss: {'full softmax over the catalogue' if config.full_softmax else 'in-batch, log-Q corrected'}. "
             f"Epochs: {model.epochs}. Training: {model.train_s:.0f} s. Seed: {config.seed}.",
             "",

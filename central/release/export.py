@@ -12,7 +12,15 @@ from central.training.ranker import RankerNetwork
 from central.training.retrieval import TwoTowerModel
 from central.training.runtime import tf
 from central.training.towers import packed_from_history
-from infra.contracts.features import GAP_BUCKETS, GAP_UNKNOWN, YEAR_SLOTS, FloatArray, HistoryInput
+from infra.contracts.features import (
+    GAP_BUCKETS,
+    GAP_UNKNOWN,
+    TITLE_SLOTS,
+    TITLE_WORDS,
+    YEAR_SLOTS,
+    FloatArray,
+    HistoryInput,
+)
 from infra.plumbing.errors import AtollError
 
 PARITY_MAX: Final = 1e-4
@@ -72,25 +80,32 @@ def export_user_tower(
 
 
 def export_item_tower(metadata: MetadataMap) -> bytes:
-    """The item tower for an item that has metadata only: inputs `categories` and `year`, output `vector`."""
+    """The item tower for an item that has metadata only: `categories`, `year` and `title` in, `vector` out."""
     dim = metadata.years.shape[1]
     # A tensor without elements is no input: where nothing has a category, one column of zeros stands for none.
     num_categories = max(len(metadata.categories), 1)
     weights = tf.constant(metadata.categories if len(metadata.categories) else np.zeros((1, dim), dtype=np.float32))
-    years = tf.constant(metadata.years)
+    years, words = tf.constant(metadata.years), tf.constant(metadata.words)
 
-    def compute(categories: Any, year: Any) -> dict[str, Any]:
-        return {"vector": tf.matmul(categories, weights) + tf.gather(years, year)}
+    def compute(categories: Any, year: Any, title: Any) -> dict[str, Any]:
+        held = tf.cast(categories > 0.0, tf.float32)
+        return {
+            "vector": tf.matmul(held, weights) + tf.gather(years, year) + tf.reduce_sum(tf.gather(words, title), axis=1)
+        }
 
     rng = np.random.default_rng(0)
     cases: list[Arrays] = [
         {
             "categories": rng.dirichlet(np.ones(num_categories), 1).astype(np.float32),
             "year": rng.integers(0, YEAR_SLOTS, 1).astype(np.int32),
+            "title": rng.integers(0, TITLE_SLOTS, (1, TITLE_WORDS)).astype(np.int32),
         }
         for _ in range(PARITY_CASES)
     ]
-    return _export(compute, {"categories": ([1, num_categories], tf.float32), "year": ([1], tf.int32)}, cases)
+    shapes = {
+        "categories": ([1, num_categories], tf.float32), "year": ([1], tf.int32), "title": ([1, TITLE_WORDS], tf.int32)
+    }  # fmt: skip
+    return _export(compute, shapes, cases)
 
 
 def export_ranker(network: RankerNetwork, *, batch: int) -> bytes:

@@ -6,6 +6,8 @@ check holds the two together.
 """
 
 import math
+import re
+import zlib
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,6 +24,12 @@ DAY_S = 86_400.0
 YEAR_FIRST = 1900
 YEAR_SLOTS = 160
 """Of the item tower: unknown, 1900 and before, one for each year, 2058 and later."""
+TITLE_SLOTS = 1024
+"""Of the item tower: no word, and the words of titles, hashed."""
+TITLE_WORDS = 16
+"""Words of a title that the item tower reads at most."""
+_WORD = re.compile(r"\w+")
+_YEAR = re.compile(r"(?:1[89]|20)\d\d")
 AFFINITY_HALF_LIFE_S = 30 * DAY_S
 RECENT_EVENTS = 10
 """How many of the last events the features of recent events look at."""
@@ -146,6 +154,19 @@ class QueryState:
 def year_slots(years: IntArray) -> IntArray:
     """Row of each year in the item tower's table: 0 for unknown (0), else one a year. Same shape, int32."""
     slots: IntArray = np.where(years > 0, np.clip(years - YEAR_FIRST + 1, 1, YEAR_SLOTS - 1), 0).astype(np.int32)
+    return slots
+
+
+def title_slots(title: str) -> IntArray:
+    """Rows of a title's words in the item tower's table, `[TITLE_WORDS] int32`: each row once, 0 behind the last.
+
+    Words of one letter and years say nothing that is not known otherwise. The hash is CRC-32, the same everywhere.
+    """
+    words = (word for word in _WORD.findall(title.casefold()) if len(word) > 1 and not _YEAR.fullmatch(word))
+    found = dict.fromkeys(zlib.crc32(word.encode()) % (TITLE_SLOTS - 1) + 1 for word in words)
+    slots = np.zeros(TITLE_WORDS, dtype=np.int32)
+    kept = list(found)[:TITLE_WORDS]
+    slots[: len(kept)] = kept
     return slots
 
 

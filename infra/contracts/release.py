@@ -35,9 +35,9 @@ USER_TOWER = "user_tower.tflite"
 `vectors`, see `ModelShape.tower_reads_vectors`);
 output `[1, dim] float32`."""
 ITEM_TOWER = "item_tower.tflite"
-"""LiteRT; inputs `categories [1, num_categories] float32`, one column of zeros where there are none, and `year [1]
-int32` (`infra.contracts.features.year_slots`; older releases have none); output `[1, dim] float32`: a vector for an
-item that has metadata only."""
+"""LiteRT; inputs `categories [1, num_categories] float32`, one column of zeros where there are none, `year [1] int32`
+(`infra.contracts.features.year_slots`) and `title [1, TITLE_WORDS] int32` (`title_slots`), both missing in older
+releases; output `[1, dim] float32`: a vector for an item that has metadata only."""
 RANKER = "ranker.tflite"
 """LiteRT; input `features [ranker_batch, num_ranking_inputs] float32`; output `[ranker_batch, num_heads] float32`,
 probabilities, head 0 is the one to rank by."""

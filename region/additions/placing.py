@@ -38,7 +38,7 @@ async def place(release: LoadedRelease, additions: Sequence[Addition]) -> list[P
     items = [(one.item, one.added_at_ms / 1000) for one in additions if one.item is not None]
     shared = [(item, first_s, category_shares(item, release.tables)) for item, first_s in items]
     embeddable = [(item, first_s, shares) for item, first_s, shares in shared if shares.any()]
-    known = [(shares, item.year or 0) for item, _, shares in embeddable]
+    known = [(shares, item.year or 0, item.title) for item, _, shares in embeddable]
     vectors = await asyncio.to_thread(_embed, release, known)
     return [
         await _placed(release, item, first_s, shares, vector)
@@ -46,8 +46,8 @@ async def place(release: LoadedRelease, additions: Sequence[Addition]) -> list[P
     ]
 
 
-def _embed(release: LoadedRelease, known: Sequence[tuple[FloatArray, int]]) -> list[FloatArray]:
-    vectors = [release.towers.item_vector(shares, year) for shares, year in known]
+def _embed(release: LoadedRelease, known: Sequence[tuple[FloatArray, int, str]]) -> list[FloatArray]:
+    vectors = [release.towers.item_vector(shares, year, title) for shares, year, title in known]
     if not all(np.isfinite(vector).all() for vector in vectors):
         raise ReleaseContentError(f"the item tower of release {release.release_id} gives numbers that are not finite.")
     return vectors

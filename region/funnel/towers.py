@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from ai_edge_litert.interpreter import Interpreter
 
-from infra.contracts.features import FloatArray, HistoryInput, year_slots
+from infra.contracts.features import TITLE_WORDS, FloatArray, HistoryInput, title_slots, year_slots
 from infra.contracts.release import ITEM_TOWER, RANKER, USER_TOWER, ModelShape
 from infra.plumbing.errors import UnavailableError
 from region.funnel.tables import ReleaseContentError
@@ -33,8 +33,11 @@ class Towers(Protocol):
         """Head 0 of the ranker for `[count, num_ranking_inputs]` features, count <= ranker_batch. `[count]`."""
         ...
 
-    def item_vector(self, categories: FloatArray, year: int = 0) -> FloatArray:
-        """The item tower's vector for `[num_categories]` category shares and a year (0: unknown), `[dim] float32`."""
+    def item_vector(self, categories: FloatArray, year: int = 0, title: str = "") -> FloatArray:
+        """The item tower's vector for `[num_categories]` category shares, a year (0: unknown) and a title.
+
+        `[dim] float32`.
+        """
         ...
 
 
@@ -103,8 +106,12 @@ class TowerSet:
         self._item = Model(
             directory / ITEM_TOWER,
             # A tensor without elements is no input: where nothing has a category, one column of zeros stands for none.
-            inputs={"categories": ((1, max(shape.num_categories, 1)), np.float32), "year": ((1,), np.int32)},
-            optional=("year",),
+            inputs={
+                "categories": ((1, max(shape.num_categories, 1)), np.float32),
+                "year": ((1,), np.int32),
+                "title": ((1, TITLE_WORDS), np.int32),
+            },
+            optional=("year", "title"),
             output=(1, shape.dim),
         )
         self._padded = np.zeros(batch, dtype=np.float32)
@@ -125,12 +132,14 @@ class TowerSet:
         scores: FloatArray = self._ranker.run({"features": self._padded})[:count, 0]
         return scores
 
-    def item_vector(self, categories: FloatArray, year: int = 0) -> FloatArray:
+    def item_vector(self, categories: FloatArray, year: int = 0, title: str = "") -> FloatArray:
         """See `Towers`."""
         shares = categories if categories.size else np.zeros(1, dtype=np.float32)
         inputs: dict[str, npt.NDArray[Any]] = {"categories": shares[None, :].astype(np.float32)}
         if self._item.takes("year"):
             inputs["year"] = year_slots(np.asarray([year], dtype=np.int32))
+        if self._item.takes("title"):
+            inputs["title"] = title_slots(title)[None]
         vector: FloatArray = self._item.run(inputs)[0]
         return vector
 
@@ -166,10 +175,10 @@ class LiteRtTowers:
         with self._lent() as towers:
             return towers.rank(features)
 
-    def item_vector(self, categories: FloatArray, year: int = 0) -> FloatArray:
+    def item_vector(self, categories: FloatArray, year: int = 0, title: str = "") -> FloatArray:
         """See `Towers`."""
         with self._lent() as towers:
-            return towers.item_vector(categories, year)
+            return towers.item_vector(categories, year, title)
 
 
 def _inputs_by_name(interpreter: Any) -> dict[str, dict[str, Any]]:

@@ -24,7 +24,7 @@ from central.training.ranker import HEADS, RankerNetwork
 from central.training.retrieval import TwoTowerModel
 from infra.bench.miss.vectors import clustered
 from infra.contracts import release as names
-from infra.contracts.features import GAP_CLASSES, RANKING_FEATURES, YEAR_SLOTS, FloatArray
+from infra.contracts.features import GAP_CLASSES, RANKING_FEATURES, TITLE_SLOTS, YEAR_SLOTS, FloatArray
 from infra.contracts.release import CatalogueItem, FileEntry, Manifest, ModelShape, ReleaseLists, Rules
 
 DIM, HISTORY, CATEGORIES, NEIGHBOURS, LINKS = 64, 100, 32, 50, 8
@@ -77,8 +77,9 @@ def _write_models(items: Items, vectors: FloatArray, folder: Path) -> None:
     model.items.years.assign(np.zeros(model.items.years.shape, dtype=np.float32))
     (folder / names.USER_TOWER).write_bytes(export_user_tower(model, table_outside=is_table_outside(len(items), DIM)))
     nowhere = MetadataMap(
-        categories=np.zeros((CATEGORIES, DIM), dtype=np.float32), years=np.zeros((YEAR_SLOTS, DIM), dtype=np.float32)
-    )
+        categories=np.zeros((CATEGORIES, DIM), dtype=np.float32), years=np.zeros((YEAR_SLOTS, DIM), dtype=np.float32),
+        words=np.zeros((TITLE_SLOTS, DIM), dtype=np.float32),
+    )  # fmt: skip
     (folder / names.ITEM_TOWER).write_bytes(export_item_tower(nowhere))
     inputs = len(RANKING_FEATURES)
     ranker = RankerNetwork(

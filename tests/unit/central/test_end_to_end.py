@@ -25,7 +25,7 @@ from central.training import retrieval
 from central.training.config import ModelCard, ModelError, read_model_card
 from federation.rounds.outcome import ItemMoves, RunOutcome, save_outcome
 from infra.contracts import release as names
-from infra.contracts.features import HistoryInput, encode_history
+from infra.contracts.features import HistoryInput, encode_history, title_slots
 from infra.plumbing.clock import ManualClock
 from infra.plumbing.errors import ConflictError, InvalidInputError
 from infra.plumbing.progress import SilentProgress
@@ -164,9 +164,14 @@ def test_exports_answer_by_name_and_follow_the_history(bundle: Path, data: Inter
     assert not np.allclose(vector, empty["vector"])
     item = open_runner((bundle / names.ITEM_TOWER).read_bytes())
     drama = {"categories": np.eye(shape.num_categories, dtype=np.float32)[:1]}
-    early, late = (item(**drama, year=np.asarray([slot], dtype=np.int32))["vector"] for slot in (81, 119))
+    untitled = title_slots("")[None]
+    early, late = (
+        item(**drama, year=np.asarray([slot], dtype=np.int32), title=untitled)["vector"] for slot in (81, 119)
+    )
     assert early.shape == (1, shape.dim)
     assert not np.allclose(early, late)
+    titled = item(**drama, year=np.asarray([81], dtype=np.int32), title=title_slots("Item 7")[None])["vector"]
+    assert not np.allclose(early, titled)
     ranker = open_runner((bundle / names.RANKER).read_bytes())
     scores = ranker(features=np.zeros((shape.ranker_batch, shape.num_ranking_inputs), dtype=np.float32))[
         "probabilities"

@@ -63,7 +63,7 @@ class FakeTowers:
         scores: FloatArray = (1.0 / (1.0 + np.exp(-features[:, 0]))).astype(np.float32)
         return np.full_like(scores, np.nan) if self.spoiled else scores
 
-    def item_vector(self, categories: FloatArray, year: int = 0) -> FloatArray:
+    def item_vector(self, categories: FloatArray, year: int = 0, title: str = "") -> FloatArray:
         count, arrays = self.tables.shape.num_items, self.tables.arrays
         of_each = arrays.categories[:count].T @ arrays.vectors[:count]
         vector: FloatArray = (categories @ of_each).astype(np.float32)

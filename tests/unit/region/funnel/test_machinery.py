@@ -200,7 +200,7 @@ def test_interpreters_are_lent_to_one_computation_at_a_time(tmp_path: Path, monk
         def rank(self, features: FloatArray) -> FloatArray:
             return features
 
-        def item_vector(self, categories: FloatArray, year: int = 0) -> FloatArray:
+        def item_vector(self, categories: FloatArray, year: int = 0, title: str = "") -> FloatArray:
             return categories
 
     inside = threading.Event()

@@ -1,6 +1,7 @@
 """A world of tiny fake processes, and what tests need to watch it."""
 
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,6 +29,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_): pass
 http.server.ThreadingHTTPServer(('127.0.0.1', port), Handler).serve_forever()
 """
+
+
+@pytest.fixture(autouse=True)
+def run_folders_go(tmp_path: Path) -> Iterator[None]:
+    """Folders for sockets lie outside pytest's own; a world that was prepared and never started leaves its one."""
+    yield
+    for state in tmp_path.iterdir():
+        shutil.rmtree(layout_of(state).run, ignore_errors=True)
 
 
 @pytest.fixture

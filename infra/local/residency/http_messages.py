@@ -179,14 +179,16 @@ def unzstd(body: bytes) -> bytes:
     """What a Zstandard stream holds (RFC 8878).
 
     Raises:
-        UndecodableError: it is damaged, or cannot be decoded here.
+        UndecodableError: it is damaged, larger than DECODED_BYTES_MAX, or cannot be decoded here.
     """
     try:
         import zstandard  # noqa: PLC0415 - not part of this tier's lock
     except ImportError as error:
         raise UndecodableError("zstd cannot be decoded here: install `zstandard`") from error
     try:
-        content: bytes = zstandard.ZstdDecompressor().decompressobj().decompress(body)
+        content: bytes = zstandard.ZstdDecompressor().stream_reader(body).read(DECODED_BYTES_MAX + 1)
     except zstandard.ZstdError as error:
         raise UndecodableError(str(error)) from error
+    if len(content) > DECODED_BYTES_MAX:
+        raise UndecodableError("the body is too large once it is decoded")
     return content

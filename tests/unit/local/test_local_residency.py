@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import io
 import json
+import resource
 import struct
 import urllib.parse
 import uuid
@@ -17,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -230,6 +232,23 @@ def test_a_bomb_is_not_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("infra.local.residency.http_messages.DECODED_BYTES_MAX", 1000)
     assert scan_one(post(gzip.compress(bytes(100_000)))).bodies_undecodable == 1
     assert scan_one(post(archive(bytes(100_000)))).bodies_undecodable == 1
+    assert scan_one(post(zstandard.compress(bytes(100_000)))).bodies_undecodable == 1
+    assert scan_one(post(pa.compress(bytes(100_000), codec="lz4", asbytes=True))).bodies_undecodable == 1
+
+
+def test_a_damaged_lz4_stream_keeps_no_room_for_what_it_might_have_held() -> None:
+    with pa.BufferOutputStream() as sink:
+        with pa.CompressedOutputStream(sink, "lz4") as out:
+            out.write(b"held" * 1000)
+        damaged = sink.getvalue().to_pybytes()[:-30] + bytes(30)
+    before = address_space_bytes()
+    for _ in range(10):
+        assert scan_one(post(damaged)).bodies_undecodable == 1
+    assert address_space_bytes() - before < 100 << 20
+
+
+def address_space_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
 def test_leaks_are_kept_to_a_bound_and_all_counted() -> None:

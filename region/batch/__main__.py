@@ -12,7 +12,8 @@ import msgspec
 
 from infra.contracts.residency import Global, RegionalMessage
 from infra.plumbing.clock import SystemClock
-from infra.plumbing.errors import AtollError, InvalidInputError
+from infra.plumbing.errors import InvalidInputError
+from infra.plumbing.one_shot import print_report
 from region.batch.definitions import features_of
 from region.batch.parity import check_parity
 from region.batch.tables import MOMENTS, SCHEMA, read_lines, write_features, write_rows
@@ -105,16 +106,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--out", type=Path, default=Path("features"), help="features: where the Parquet files go")
     parser.add_argument("--engine", choices=("duckdb", "spark"), default="duckdb")
     given = parser.parse_args(arguments)
-    try:
-        if given.verb == "features":
-            result: object = compute(given.export, given.out, given.engine)
-        else:
-            result = parity(given.export)
-    except (AtollError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(msgspec.json.encode(result).decode())
-    return 0
+    if given.verb == "features":
+        return print_report(lambda: compute(given.export, given.out, given.engine))
+    return print_report(lambda: parity(given.export))
 
 
 if __name__ == "__main__":

@@ -6,12 +6,12 @@ import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-import msgspec
 import uvloop
 
 from infra.plumbing.clock import SystemClock
-from infra.plumbing.errors import AtollError, InvalidInputError
+from infra.plumbing.errors import InvalidInputError
 from infra.plumbing.keys import RegionKeys
+from infra.plumbing.one_shot import print_report
 from infra.plumbing.progress import LineProgress, SilentProgress
 from infra.plumbing.settings import load_settings
 from region.events.dead_letters import replay_letters
@@ -140,13 +140,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--dataset", type=Path, default=None, help="replay: the dataset that the store was seeded from")
     parser.add_argument("--hold-out-last", action="store_true", help="replay: as it was seeded")
     parser.add_argument("--out", type=Path, default=None, help="replay: the rebuilt store's file; export: folder")
-    try:
-        result = uvloop.run(run(parser.parse_args(arguments)))
-    except (AtollError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(msgspec.json.encode(result).decode())
-    return 0
+    given = parser.parse_args(arguments)
+    return print_report(lambda: uvloop.run(run(given)))
 
 
 if __name__ == "__main__":

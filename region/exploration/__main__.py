@@ -4,14 +4,14 @@ import argparse
 import sys
 from pathlib import Path
 
-import msgspec
 import uvloop
 
 from infra.contracts.events import EventType
 from infra.contracts.messages import Surface
 from infra.contracts.residency import Global, Regional, RegionalMessage
 from infra.plumbing.clock import SystemClock
-from infra.plumbing.errors import AtollError, InvalidInputError
+from infra.plumbing.errors import InvalidInputError
+from infra.plumbing.one_shot import print_report
 from infra.plumbing.settings import load_settings
 from region.events.opening import open_log
 from region.exploration.estimating import Estimates, estimate
@@ -103,13 +103,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--clip", type=float, default=CLIP, help="largest weight of clipped IPS")
     parser.add_argument("--rewards", default="", help="types of events that count, between commas")
     parser.add_argument("--only-seen", action="store_true", help="only draws with an impression of the item")
-    try:
-        result = uvloop.run(run(parser.parse_args(arguments)))
-    except (AtollError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(msgspec.json.encode(result).decode())
-    return 0
+    given = parser.parse_args(arguments)
+    return print_report(lambda: uvloop.run(run(given)))
 
 
 if __name__ == "__main__":

@@ -4,13 +4,12 @@ import argparse
 import sys
 from pathlib import Path
 
-import msgspec
 import uvloop
 
 from infra.contracts.residency import ExportPolicy
 from infra.plumbing.clock import SystemClock
-from infra.plumbing.errors import AtollError
 from infra.plumbing.keys import RegionKeys
+from infra.plumbing.one_shot import print_report
 from infra.plumbing.progress import LineProgress
 from infra.plumbing.settings import load_settings
 from region.extracts.making import KINDS, Extractor, ExtractReport
@@ -48,13 +47,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("kind", choices=[kind.value for kind in KINDS])
     parser.add_argument("--settings", type=Path, required=True, help="the node's settings (.toml or .json)")
     parser.add_argument("--out", type=Path, required=True, help="the folder that the extract is written into")
-    try:
-        report = uvloop.run(run(parser.parse_args(arguments)))
-    except (AtollError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(msgspec.json.encode(report).decode())
-    return 0
+    given = parser.parse_args(arguments)
+    return print_report(lambda: uvloop.run(run(given)))
 
 
 if __name__ == "__main__":

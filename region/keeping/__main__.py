@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from infra.plumbing.errors import AtollError
+from infra.plumbing.one_shot import print_report
 from infra.plumbing.reloading import LOOK_EVERY_S
 from infra.plumbing.settings import load_settings
 from region.events.opening import open_seals
@@ -51,13 +51,7 @@ def main(words: list[str]) -> int:
     parser.add_argument("verb", choices=["rewrap"])
     parser.add_argument("--settings", type=Path, required=True, help="the node's settings (.toml or .json)")
     given = parser.parse_args(words)
-    try:
-        report = asyncio.run(rewrap(load_settings(given.settings, RegionSettings)))
-    except (AtollError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(msgspec.json.encode(report).decode())
-    return 0
+    return print_report(lambda: asyncio.run(rewrap(load_settings(given.settings, RegionSettings))))
 
 
 if __name__ == "__main__":

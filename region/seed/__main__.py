@@ -5,11 +5,9 @@ import asyncio
 import sys
 from pathlib import Path
 
-import msgspec
-
 from infra.plumbing.clock import SystemClock
-from infra.plumbing.errors import AtollError
 from infra.plumbing.keys import RegionKeys
+from infra.plumbing.one_shot import print_report
 from infra.plumbing.progress import SilentProgress
 from infra.plumbing.settings import load_settings
 from region.seed.seeding import SeedReport, seed
@@ -42,13 +40,9 @@ def main() -> int:
     parser.add_argument("--dataset", type=Path, required=True, help="a folder with interactions.csv and users.csv")
     parser.add_argument("--hold-out-last", action="store_true", help="leave each user's last event out")
     arguments = parser.parse_args()
-    try:
-        report = asyncio.run(run(arguments.settings, arguments.dataset, hold_out_last=arguments.hold_out_last))
-    except AtollError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(msgspec.json.encode(report).decode())
-    return 0
+    return print_report(
+        lambda: asyncio.run(run(arguments.settings, arguments.dataset, hold_out_last=arguments.hold_out_last))
+    )
 
 
 if __name__ == "__main__":

@@ -110,6 +110,7 @@ def train(  # noqa: PLR0913 (keyword-only; each is one option of the command lin
     epochs: int | None = None,
     ranker_loss: str = LISTWISE,
     search: int | None = None,
+    towers: int = 1,
     progress: Progress | None = None,
     clock: Clock | None = None,
 ) -> ModelCard:
@@ -127,6 +128,8 @@ def train(  # noqa: PLR0913 (keyword-only; each is one option of the command lin
         ranker_loss: `listwise`, `pairwise` or `pointwise`.
         search: how many settings of the towers to try first, in short trainings on validation interactions; goes on
             where a killed search of the same settings stood (`<out>.study.jsonl`).
+        towers: user towers side by side, each as wide as the default: still one vector and one index; each step takes
+            as many times as long.
         progress: told while it runs.
         clock: measures the training time.
 
@@ -136,7 +139,7 @@ def train(  # noqa: PLR0913 (keyword-only; each is one option of the command lin
     """
     order = TrainingOrder(
         dataset=dataset, out=out, minutes=minutes, seed=seed, protocol=protocol, ties=ties, context=context,
-        epochs=epochs, ranker_loss=ranker_loss, search=search,
+        epochs=epochs, ranker_loss=ranker_loss, search=search, towers=towers,
     )  # fmt: skip
     return carry_out(order, clock=clock or SystemClock(), progress=progress or SilentProgress())
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 MINUTES_MAX: Final = 7 * 24 * 60.0
 SEED_MAX: Final = 2**31 - 1
 TRIALS_MAX: Final = 1000
+TOWERS_MAX: Final = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +38,7 @@ class TrainingOrder:
     epochs: int | None = None
     ranker_loss: str = LISTWISE
     search: int | None = None
+    towers: int = 1
 
     def check(self) -> None:
         """Refuse what makes no sense.
@@ -52,6 +54,7 @@ class TrainingOrder:
         _check(self.ranker_loss in RANKER_LOSSES, f"ranker_loss must be one of {', '.join(RANKER_LOSSES)}.")
         _check(self.epochs is None or self.epochs >= 1, "epochs must be 1 or more.")
         _check(self.search is None or 1 <= self.search <= TRIALS_MAX, f"search must lie between 1 and {TRIALS_MAX}.")
+        _check(1 <= self.towers <= TOWERS_MAX, f"towers must lie between 1 and {TOWERS_MAX}.")
         check_replaceable(self.out, marker=CARD)
 
 
@@ -111,7 +114,9 @@ def _prepare(order: TrainingOrder, *, clock: Clock, progress: Progress) -> _Prep
     from central.training.train import Recipe  # noqa: PLC0415
 
     split = split_for(data, order.protocol)
-    config = default_config(data, seed=order.seed, bfloat16=prefers_bfloat16(), context=order.context)
+    config = default_config(
+        data, seed=order.seed, bfloat16=prefers_bfloat16(), context=order.context, towers=order.towers
+    )
     if order.epochs is not None:
         config = msgspec.structs.replace(config, epochs=order.epochs)
     report = None

@@ -18,8 +18,13 @@ def model_card(model: ModelCard, evaluation: Evaluation, verdict: Verdict, *, or
             "",
             "## What it is",
             f"A two-tower retrieval model (TensorFlow Recommenders) and a DCN-v2 ranker, origin `{origin}`.",
-            f"The user tower is a causal transformer ({config.layers} layers, {config.heads} heads, width "
-            f"{config.dim}) over the last {config.history_length} interactions"
+            (
+                "The user tower is a causal transformer"
+                if config.towers == 1
+                else f"The user tower is {config.towers} causal transformers side by side, each"
+            )
+            + f" ({config.layers} layers, {config.heads} heads, width "
+            f"{config.dim // config.towers}) over the last {config.history_length} interactions"
             + (" with their strengths and the gaps in time between them." if config.context else ", items only."),
             "The item tower adds a row of its own, categories and year; an item that nobody has touched gets a vector "
             "from its categories, year and title.",

@@ -34,6 +34,9 @@ class RetrievalConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Sizes and schedule of the two towers. `batch_tokens` counts positions, not sequences."""
 
     dim: int = 128
+    """Width of a vector: of all towers together."""
+    towers: int = 1
+    """User towers beside each other, `dim / towers` wide each: an ensemble that is still one dot product."""
     layers: int = 2
     heads: int = 2
     history_length: int = 200
@@ -130,7 +133,9 @@ def read_model_card(folder: Path) -> ModelCard:
         raise ModelError(f"{folder / CARD} does not read: {error}.", fix="Train again: ./atoll train.") from None
 
 
-def default_config(data: Interactions, *, seed: int, bfloat16: bool, context: bool = True) -> RetrievalConfig:
+def default_config(
+    data: Interactions, *, seed: int, bfloat16: bool, context: bool = True, towers: int = 1
+) -> RetrievalConfig:  # fmt: skip
     """Sizes by the amount of data: history length by the users' lengths, width and epochs by the interactions."""
     size = max(data.rows.size, data.card.stream_interactions, 1)
     small = size < SMALL_INTERACTIONS
@@ -138,7 +143,8 @@ def default_config(data: Interactions, *, seed: int, bfloat16: bool, context: bo
     if small:
         epochs = int(np.clip(TOKENS_MIN // size, 12, EPOCHS_MAX))
     return RetrievalConfig(
-        dim=64 if small else 128,
+        dim=(64 if small else 128) * towers,
+        towers=towers,
         history_length=_history_length(data, 100 if small else 200),
         epochs=epochs,
         batch_tokens=1500 if small else 3000,

@@ -14,7 +14,7 @@ from central.training.config import RetrievalConfig
 from central.training.losses import full_softmax_loss
 from central.training.runtime import keras, seed_everything, tf, tfrs
 from central.training.team import Team, part_of, scope_of
-from central.training.towers import ItemTower, PackedInput, UserTower, packed_from_history
+from central.training.towers import ItemTower, PackedInput, packed_from_history, user_tower
 from central.training.windows import (
     EventTable,
     WindowBatch,
@@ -44,7 +44,7 @@ class TwoTowerModel(tfrs.Model):  # type: ignore[misc]
         super().__init__()
         self.config = config
         self.items = ItemTower(items=data.items, dim=config.dim)
-        self.users = UserTower(config=config)
+        self.users = user_tower(config)
         self.loss_share = 1.0
         """Of this process, where several share a step."""
         self._item_shares = tf.constant(item_shares)
@@ -55,16 +55,19 @@ class TwoTowerModel(tfrs.Model):  # type: ignore[misc]
         )
 
     def compute_loss(self, inputs: WindowBatch, training: bool = False) -> Any:  # noqa: FBT001, FBT002 (of tfrs.Model)
-        """Mean cross entropy of the next item over the positions of a packed batch."""
+        """Mean cross entropy of the next item over the positions of a packed batch, summed over the towers."""
         table = self.items.table(item_dropout=self.config.item_dropout if training else 0.0)
         vectors = self.users(PackedInput(*inputs[:6]), table, training=training)
-        hidden = tf.reshape(vectors, [-1, self.config.dim])
         targets, weights = tf.reshape(inputs.targets, [-1]), tf.reshape(inputs.weights, [-1])
+        hidden = tf.reshape(vectors, [-1, self.config.dim])
+        parts = (tf.split(tensor, self.config.towers, axis=-1) for tensor in (hidden, table))
+        losses = [self._loss_of_one(own, items, targets, weights) for own, items in zip(*parts, strict=True)]
+        return tf.add_n(losses) * self.loss_share
+
+    def _loss_of_one(self, hidden: Any, table: Any, targets: Any, weights: Any) -> Any:
         if self.config.full_softmax:
-            loss = full_softmax_loss(hidden, table, targets, weights, bfloat16=self.config.bfloat16)
-        else:
-            loss = self._in_batch_loss(hidden, table, targets, weights)
-        return loss * self.loss_share
+            return full_softmax_loss(hidden, table, targets, weights, bfloat16=self.config.bfloat16)
+        return self._in_batch_loss(hidden, table, targets, weights)
 
     def _in_batch_loss(self, hidden: Any, table: Any, targets: Any, weights: Any) -> Any:
         known = tf.where(weights > 0.0)[:, 0]

@@ -7,6 +7,7 @@ adapter alone, and a release with another adapter is the same tower otherwise.
 
 from typing import Any, Final, NamedTuple
 
+import msgspec
 import numpy as np
 
 from central.datasets.interactions import Items
@@ -113,6 +114,41 @@ class UserTower(tf.Module):  # type: ignore[misc]
             hidden += tf.gather(self.gaps_before, inputs.gaps_before)
             hidden += tf.gather(self.gaps_after, inputs.gaps_after)
         return _dropout(hidden, self.config.dropout, training=training)
+
+
+class SeveralUserTowers(tf.Module):  # type: ignore[misc]
+    """User towers that were trained beside each other on the same batches, from different beginnings.
+
+    Each reads its own columns of the item table and has a loss of its own; their vectors stand side by side, so that
+    the dot product with an item is the sum of their scores: an ensemble in one index. The adapter behind them stays
+    the identity in training (each tower has one inside): it is what federated rounds move.
+    """
+
+    def __init__(self, *, config: RetrievalConfig) -> None:
+        super().__init__(name="user_towers")
+        self.config = config
+        of_one = msgspec.structs.replace(config, dim=config.dim // config.towers, towers=1)
+        self.towers = [UserTower(config=of_one) for _ in range(config.towers)]
+        self.adapter = tf.Variable(tf.eye(config.dim), trainable=False, name="adapter")
+
+    def __call__(self, inputs: PackedInput, table: Tensor, *, training: bool, last_only: bool = False) -> Tensor:
+        """As `UserTower`; in training the towers' own vectors, side by side."""
+        hidden = self.hidden(inputs, table, training=training, last_only=last_only)
+        return hidden if training else tf.matmul(hidden, self.adapter)
+
+    def hidden(self, inputs: PackedInput, table: Tensor, *, training: bool, last_only: bool = False) -> Tensor:
+        """What the adapter is applied to; same shapes."""
+        parts = tf.split(table, len(self.towers), axis=-1)
+        vectors = [
+            tower(inputs, part, training=training, last_only=last_only)
+            for tower, part in zip(self.towers, parts, strict=True)
+        ]
+        return tf.concat(vectors, axis=-1)
+
+
+def user_tower(config: RetrievalConfig) -> UserTower | SeveralUserTowers:
+    """As many towers as the settings say, called as one."""
+    return UserTower(config=config) if config.towers == 1 else SeveralUserTowers(config=config)
 
 
 class _Block(tf.Module):  # type: ignore[misc]

@@ -61,6 +61,10 @@ def register_train(commands: Any) -> None:
         "a killed search stood",
     )  # fmt: skip
     parser.add_argument(
+        "--towers", type=int, default=1, metavar="N",
+        help="N user towers side by side: better with time to spare, each epoch takes N times as long; still one index",
+    )  # fmt: skip
+    parser.add_argument(
         "--items-only",
         action="store_true",
         help="let the tower read the items alone, without strengths and gaps in time",
@@ -79,7 +83,7 @@ def _train(arguments: argparse.Namespace) -> None:
     order = TrainingOrder(
         dataset=ready_dataset(arguments.dataset), out=arguments.out, minutes=arguments.minutes, seed=arguments.seed,
         protocol=arguments.protocol, ties=arguments.ties, context=not arguments.items_only, epochs=arguments.epochs,
-        ranker_loss=arguments.ranker_loss, search=arguments.search,
+        ranker_loss=arguments.ranker_loss, search=arguments.search, towers=arguments.towers,
     )  # fmt: skip
     orders = orders_of(order, seeds=arguments.seeds, beside=arguments.beside)
     if place is not None and len(orders) > 1:
@@ -130,6 +134,7 @@ def _train_in_team(arguments: argparse.Namespace) -> None:
     words = [
         "--dataset", str(ready_dataset(arguments.dataset)), "--out", str(arguments.out), "--seed", str(arguments.seed),
         "--protocol", arguments.protocol, "--ties", arguments.ties, "--ranker-loss", arguments.ranker_loss,
+        "--towers", str(arguments.towers),
         *(["--items-only"] if arguments.items_only else []),
         *(["--epochs", str(arguments.epochs)] if arguments.epochs is not None else []),
         *(["--minutes", str(arguments.minutes)] if arguments.minutes is not None else []),

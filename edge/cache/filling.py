@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
 
 from edge.background import Background
+from edge.cache.ages import RegionTime
 from edge.cache.coalescing import Coalescer
 from edge.cache.entry import Entry
 from edge.cache.invalidation import Ledger
@@ -106,6 +107,7 @@ class ListFiller:
         self._uniform = uniform
         self._metrics = metrics
         self._limits = CallerLimits(rate=settings.per_list)
+        self._region_time = RegionTime(clock)
         away = settings.away_life_s
         self._away_lifetime = Lifetime(max_age_s=away, stale_while_revalidate_s=0.0, stale_if_error_s=0.0)
         self._refused: OrderedDict[Hashable, float] = OrderedDict()
@@ -178,6 +180,7 @@ class ListFiller:
             self._note_failed(key, error)
             raise
         took_s = self._clock.monotonic_s() - started_s
+        self._region_time.hear(reply.answer.generated_at_ms, asked_s=started_s)
         entry = Entry(
             reply.answer, self._life(key, reply.answer.lifetime, took_s), made_s=started_s, asked=request.n
         )  # fmt: skip
@@ -201,8 +204,10 @@ class ListFiller:
         value = await self._shared.read(key)
         if value is None or not self._may_keep(key, value.answer):
             return None
-        age_s = max(0.0, (self._clock.now_ms() - value.answer.generated_at_ms) / 1000)
         life = self._life(key, value.answer.lifetime, 0.0)
+        age_s = self._region_time.age_s(value.answer.generated_at_ms)
+        if age_s is None:
+            age_s = life.revalidate_until_s  # Of no known age: good for nothing while the region answers.
         entry = Entry(value.answer, life, made_s=self._clock.monotonic_s() - age_s, asked=value.asked)
         found = self.judge(key, entry)
         held = self._cache.peek(key)

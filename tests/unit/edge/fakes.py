@@ -150,6 +150,8 @@ class FakeRegion:
     items: int | None = None
     """How many items a list has; None: three times what was asked for."""
     lifetime: Lifetime = LIFETIME
+    clock_off_ms: int = 0
+    """How far its wall clock is ahead."""
     requests: list[tuple[str, dict[str, str], bytes]] = field(default_factory=list)
     ready: bool = True
     ignores_vector: bool = False
@@ -239,7 +241,7 @@ class FakeRegion:
             lifetime=self.lifetime,
             degraded=("vector-release",) if self.ignores_vector else (),
             trace=(StageTrace(stage="ann", candidates_in=9, candidates_out=3, took_ms=0.5),),
-            generated_at_ms=SystemClock().now_ms(),
+            generated_at_ms=SystemClock().now_ms() + self.clock_off_ms,
         )
 
     async def _recommend(self, request: web.Request) -> web.Response:
@@ -254,7 +256,7 @@ class FakeRegion:
         items = slate("away-vector" if used else "away", 0 if self.mode == "empty" else 3 * call.n)
         away = AwayAnswer(
             items=items, release=self.release, region=self.keys.region, used_vector=used, lifetime=self.lifetime,
-            generated_at_ms=SystemClock().now_ms(),
+            generated_at_ms=SystemClock().now_ms() + self.clock_off_ms,
         )  # fmt: skip
         return web.Response(body=encode_global(away))
 

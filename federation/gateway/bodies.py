@@ -17,8 +17,17 @@ async def body_of(request: web.Request, kind: type[M]) -> M:
     Raises:
         InvalidInputError: it is not one.
     """
+    return decoded(await request.read(), kind)
+
+
+def decoded(body: bytes, kind: type[M]) -> M:
+    """`body` as `kind`.
+
+    Raises:
+        InvalidInputError: it is not one.
+    """
     try:
-        return msgspec.json.decode(await request.read(), type=kind)
+        return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidInputError(f"the body is not a usable {kind.__name__}: {error}.") from error
 

@@ -9,6 +9,7 @@ from federation.settings import GatewaySettings
 from infra.plumbing.clock import SystemClock
 from infra.plumbing.http.serving import serve
 from infra.plumbing.keys import LiveTrust, RegionKeys
+from infra.plumbing.memory import settle
 from infra.plumbing.telemetry import start_telemetry
 
 
@@ -28,6 +29,7 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
             trust=LiveTrust(Path(settings.trust_file), clock=clock), telemetry=telemetry, clock=clock,
             entropy=secrets.token_bytes,
         )  # fmt: skip
+        settle()
         await serve(app, host=settings.host, port=settings.port, stop=stop, telemetry=telemetry, tls=settings.tls)
     finally:
         telemetry.close()

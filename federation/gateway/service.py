@@ -150,6 +150,13 @@ class Gateway:
         """Let time pass. Returns whether a round is still open."""
         return self._current() is not None
 
+    def greeting(self) -> CheckInAnswer:
+        """What a phone is told before it says anything: whether there is a round, and which session it is in."""
+        current = self._current()
+        if current is None:
+            return CheckInAnswer(come_back_s=IDLE_COME_BACK_S, reason="no-round", session=self._session)
+        return CheckInAnswer(reason="advert", session=current.session)
+
     def check_in(self, subject: str, phone: CheckIn) -> CheckInAnswer:
         """A phone of `subject` (the region's pseudonym) asks for a task. Selected, it gets its place by `roster`.
 

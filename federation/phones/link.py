@@ -1,9 +1,10 @@
-"""A simulated phone's calls to its gateway: check in, then the steps of the secure sum, one call each."""
+"""A simulated phone at its gateway's: one visit a round, and single calls where a visit breaks off."""
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -18,6 +19,9 @@ from infra.contracts.residency import RegionalMessage, encode_regional
 
 A = TypeVar("A", bound=RegionalMessage)
 R = TypeVar("R")
+SESSION, OK = b"session", b"200"
+FRAME_BYTES_MAX = 16 << 20
+"""Of what the gateway says: the largest plan and the largest roster."""
 
 
 class RefusedError(Exception):
@@ -42,13 +46,67 @@ class GatewayLink:
         self.bytes_up = 0
         self.bytes_down = 0
 
-    async def check_in(self, token: str, phone: CheckIn) -> CheckInAnswer:
+    @asynccontextmanager
+    async def visit(self, token: str) -> AsyncIterator["Visit"]:
+        """One connection for a whole round.
+
+        Raises:
+            RefusedError: no answer, or a refusal.
+        """
+        try:
+            async with self._session.ws_connect(
+                f"{self._url}/v1/device/visit", headers={"Authorization": f"Bearer {token}"}, compress=0,
+                max_msg_size=FRAME_BYTES_MAX,
+            ) as socket:  # fmt: skip
+                visit = Visit(self, socket)
+                visit.greeting = await visit.hear(CheckInAnswer, SESSION)
+                yield visit
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise RefusedError(f"visit: {type(error).__name__}") from None
+
+    async def post(self, step: str, content: bytes, kind: type[A], *, ticket: str) -> A:
+        """A step as a call of its own, for a phone whose visit broke off.
+
+        Raises:
+            RefusedError: no answer, or a refusal.
+        """
+        headers = {TICKET_HEADER: ticket, "Content-Type": "application/json"}
+        try:
+            async with self._session.post(
+                f"{self._url}/v1/device/{step}", data=content, headers=headers
+            ) as response:  # fmt: skip
+                answer = await response.read()
+                self.bytes_down += len(answer)
+                if response.status != 200:
+                    raise RefusedError(f"{step}: {response.status}")
+                return msgspec.json.decode(answer, type=kind)
+        except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError) as error:
+            raise RefusedError(f"{step}: {type(error).__name__}") from None
+
+    async def run(self, work: Callable[[], R]) -> R:
+        """Work that would hold the loop up, in the worker thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._worker, work)
+
+
+class Visit:
+    """A phone at its gateway's: check in, then the steps of the secure sum, a frame each."""
+
+    def __init__(self, link: GatewayLink, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self._link = link
+        self._socket = socket
+        self._ticket = ""
+        self.greeting = CheckInAnswer()
+        """Which session the gateway is in, or when to come back."""
+
+    async def check_in(self, phone: CheckIn) -> CheckInAnswer:
         """Ask for a task; the answer is held back until the cohort is drawn.
 
         Raises:
             RefusedError: no answer, or a refusal.
         """
-        return await self._call("check-in", phone, CheckInAnswer, {"Authorization": f"Bearer {token}"})
+        answer = await self._call("check-in", phone, CheckInAnswer)
+        self._ticket = answer.ticket
+        return answer
 
     async def take_part(
         self, device: DeviceRound, answer: CheckInAnswer, train: Callable[[RoundPlan], LocalTraining], *, leave_at: int
@@ -69,43 +127,55 @@ class GatewayLink:
         plan, roster = answer.plan, answer.roster
         if plan is None or roster is None:
             raise RefusedError("no place in a round")
-        ticket = {TICKET_HEADER: answer.ticket}
         part = Participation()
         if leave_at == 0:
             return part
-        shares = await self._run(lambda: device.shares(roster))
-        device.receive(await self._call("shares", shares, Mailbox, ticket))
-        trained = part.trained = await self._run(lambda: train(plan))
+        shares = await self._link.run(lambda: device.shares(roster))
+        device.receive(await self._call("shares", shares, Mailbox))
+        trained = part.trained = await self._link.run(lambda: train(plan))
         if leave_at == 1:
             return part
-        masked = await self._run(lambda: device.masked(plan, trained))
-        survivors = await self._call("update", masked, Survivors, ticket)
+        masked = await self._link.run(lambda: device.masked(plan, trained))
+        survivors = await self._call("update", masked, Survivors)
         part.reported = True
         # From here on the others can do without this phone: a refusal says that they have.
         with contextlib.suppress(RefusedError):
             if leave_at > 2:
-                await self._unmask(device, survivors, ticket)
+                await self._unmask(device, survivors)
         return part
 
-    async def _unmask(self, device: DeviceRound, survivors: Survivors, ticket: dict[str, str]) -> None:
-        signatures = await self._call("signature", device.signature(survivors), Signatures, ticket)
-        unmasking = await self._run(lambda: device.unmasking(signatures))
-        await self._call("unmask", unmasking, UpdateReceipt, ticket)
+    async def hear(self, kind: type[A], wanted: bytes) -> A:
+        """The gateway's next frame.
 
-    async def _call(self, step: str, body: RegionalMessage, kind: type[A], headers: dict[str, str]) -> A:
-        content = encode_regional(body)
-        self.bytes_up += len(content)
+        Raises:
+            RefusedError: it is not one of `wanted`.
+            ConnectionResetError: there is none.
+        """
+        frame = await self._socket.receive()
+        if frame.type is not aiohttp.WSMsgType.BINARY:
+            raise ConnectionResetError("the visit broke off")
+        self._link.bytes_down += len(frame.data)
+        status, _, body = frame.data.partition(b"\n")
+        if status != wanted:
+            raise RefusedError(f"the gateway answered {status[:3].decode('ascii', 'replace')}")
         try:
-            async with self._session.post(
-                f"{self._url}/v1/device/{step}", data=content, headers={**headers, "Content-Type": "application/json"}
-            ) as response:
-                answer = await response.read()
-                self.bytes_down += len(answer)
-                if response.status != 200:
-                    raise RefusedError(f"{step}: {response.status}")
-                return msgspec.json.decode(answer, type=kind)
-        except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError) as error:
-            raise RefusedError(f"{step}: {type(error).__name__}") from None
+            return msgspec.json.decode(body, type=kind)
+        except msgspec.DecodeError as error:
+            raise RefusedError(type(error).__name__) from None
 
-    async def _run(self, work: Callable[[], R]) -> R:
-        return await asyncio.get_running_loop().run_in_executor(self._worker, work)
+    async def _unmask(self, device: DeviceRound, survivors: Survivors) -> None:
+        signatures = await self._call("signature", device.signature(survivors), Signatures)
+        unmasking = await self._link.run(lambda: device.unmasking(signatures))
+        await self._call("unmask", unmasking, UpdateReceipt)
+
+    async def _call(self, step: str, body: RegionalMessage, kind: type[A]) -> A:
+        """A frame and its answer; behind the check-in a visit that broke off goes on in calls under its ticket."""
+        content = encode_regional(body)
+        self._link.bytes_up += len(content)
+        try:
+            await self._socket.send_bytes(step.encode() + b"\n" + content)
+            return await self.hear(kind, OK)
+        except (aiohttp.ClientError, ConnectionResetError, TimeoutError) as error:
+            if not self._ticket:
+                raise RefusedError(f"{step}: {type(error).__name__}") from None
+        return await self._link.post(step, content, kind, ticket=self._ticket)

@@ -34,7 +34,7 @@ from federation.phones.dataset import (
     served_event,
 )
 from federation.phones.gains import GainTable, Quality, changes, rank_of, step_of
-from federation.phones.link import GatewayLink, RefusedError
+from federation.phones.link import GatewayLink, RefusedError, Visit
 from federation.rounds.outcome import load_adapter
 from federation.secure_aggregation.client import ProtocolError, Trust
 from federation.secure_aggregation.identity import DeviceIdentity, enrol
@@ -48,6 +48,8 @@ from infra.plumbing.tokens import issue_token
 
 REQUEST_TIMEOUT_S = 60.0
 """Longer than any phase of a round: answers are held back until the other phones have done their step."""
+AWAY_COME_BACK_S = 2.0
+"""When a phone asks again whose gateway did not answer, or would not have it."""
 CANARY_STRENGTH = 5
 STAYS = 3
 _TOKEN_LIFE_S = 3600
@@ -93,8 +95,6 @@ class _Phone:
     target_hidden: bool
     rng: np.random.Generator
     accepted: int = 0
-    device: DeviceRound | None = None
-    """Keys for the session that the gateway announced last."""
 
 
 @dataclass(slots=True)
@@ -221,43 +221,39 @@ class Simulator:
 
     async def _live(self, phone: _Phone, link: GatewayLink) -> None:
         while True:
-            answer = await self._check_in(phone, link)
-            if answer.plan is not None:
-                await self._work(phone, link, answer)
-            # Phones that ask in step would arrive in step.
-            await asyncio.sleep(answer.come_back_s * float(phone.rng.uniform(0.7, 1.3)))
-
-    async def _check_in(self, phone: _Phone, link: GatewayLink) -> CheckInAnswer:
-        """Ask; where the gateway announces a session that the phone has no keys for, make some and ask again."""
-        answer = CheckInAnswer(come_back_s=2.0)
-        for _ in range(2):
-            device = phone.device
-            asking = CheckIn(
-                releases=(self._release.release_id,), session=device.session if device else "",
-                advert=device.advert if device else None,
-            )  # fmt: skip
             try:
-                answer = await link.check_in(phone.token, asking)
-            except RefusedError as error:
-                return CheckInAnswer(come_back_s=2.0, reason=str(error))
-            if answer.session and (device is None or device.session != answer.session):
-                phone.device = DeviceRound(
-                    answer.session, identity=phone.identity, trust=self._trusts[phone.owner.region],
-                    now_ms=self._clock.now_ms(), entropy=secrets.token_bytes,
-                )  # fmt: skip
-            if answer.reason != "advert":
-                break
-        return answer
+                come_back_s = await self._visit(phone, link)
+            except RefusedError:
+                come_back_s = AWAY_COME_BACK_S
+            # Phones that ask in step would arrive in step.
+            await asyncio.sleep(come_back_s * float(phone.rng.uniform(0.7, 1.3)))
 
-    async def _work(self, phone: _Phone, link: GatewayLink, answer: CheckInAnswer) -> None:
+    async def _visit(self, phone: _Phone, link: GatewayLink) -> float:
+        """Ask for a task and carry it out; returns when to come back (in seconds).
+
+        Raises:
+            RefusedError: no gateway, or a refusal.
+        """
+        async with link.visit(phone.token) as visit:
+            if visit.greeting.reason != "advert":
+                return visit.greeting.come_back_s
+            device = DeviceRound(
+                visit.greeting.session, identity=phone.identity, trust=self._trusts[phone.owner.region],
+                now_ms=self._clock.now_ms(), entropy=secrets.token_bytes,
+            )  # fmt: skip
+            answer = await visit.check_in(
+                CheckIn(releases=(self._release.release_id,), session=device.session, advert=device.advert)
+            )
+            if answer.plan is not None:
+                await self._work(phone, visit, device, answer)
+            return answer.come_back_s
+
+    async def _work(self, phone: _Phone, visit: Visit, device: DeviceRound, answer: CheckInAnswer) -> None:
         self._tally.tasks += 1
-        device, phone.device = phone.device, None
-        if device is None:
-            return
         drops = phone.rng.random() < self._settings.dropout_share
         leave_at = int(phone.rng.integers(3)) if drops else STAYS
         try:
-            part = await link.take_part(
+            part = await visit.take_part(
                 device, answer, lambda plan: self._train(phone, plan), leave_at=leave_at
             )  # fmt: skip
         except TrainingError:

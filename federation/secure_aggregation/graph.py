@@ -4,6 +4,7 @@ Positions in the roster are drawn at random by the gateway, so neighbours on the
 neighbours a phone's secrets are lost to an attacker only if a majority of its closed neighbourhood colludes.
 """
 
+import functools
 import math
 
 COMPLETE_MAX = 24
@@ -17,6 +18,7 @@ def degree(count: int) -> int:
     return 2 * math.ceil(2.0 * math.log2(count))
 
 
+@functools.lru_cache(maxsize=1 << 14)
 def neighbours(index: int, count: int) -> tuple[int, ...]:
     """Neighbours of the phone at `index` of `count`, ascending; symmetric: u is v's neighbour if v is u's."""
     if count <= COMPLETE_MAX:

@@ -42,8 +42,8 @@ class SecureSum:
         self._adverts = tuple(adverts)
         self._length = length
         self._threshold = graph.threshold(len(adverts))
-        self._mailboxes: dict[int, dict[int, bytes]] = {}
-        """Sealed shares by receiver and sender."""
+        self._sealed: dict[int, dict[int, bytes]] = {}
+        """Sealed shares by sender and receiver, as they came."""
         self._total: RingArray = np.zeros(length, dtype=np.uint32)
         self.sharers: set[int] = set()
         self.survivors: set[int] = set()
@@ -71,17 +71,17 @@ class SecureSum:
             AggregationError: not one for each neighbour, of the right length; or a second time.
         """
         near = graph.neighbours(index, self.count)
-        fits = set(shares.sealed) == set(near) and all(len(one) == SEALED_BYTES_MAX for one in shares.sealed.values())
+        lengths = set(map(len, shares.sealed.values()))
+        fits = shares.sealed.keys() == set(near) and lengths <= {SEALED_BYTES_MAX}
         if index in self.sharers or not fits:
             raise AggregationError("the sealed shares are not one for each neighbour, once")
         self.sharers.add(index)
-        for other, content in shares.sealed.items():
-            self._mailboxes.setdefault(other, {})[index] = content
+        self._sealed[index] = shares.sealed
 
     def mailbox(self, index: int) -> Mailbox:
         """What the neighbours sealed for the phone at `index`, once nobody can share any more."""
-        sent = self._mailboxes.get(index, {})
-        return Mailbox(sealed={other: content for other, content in sent.items() if other in self.sharers})
+        sealed, near = self._sealed, graph.neighbours(index, self.count)
+        return Mailbox(sealed={other: sealed[other][index] for other in near if other in sealed})
 
     def add_masked(self, index: int, values: RingArray) -> None:
         """Add a masked update to the sum.

@@ -1,10 +1,11 @@
 """A device gateway under a cohort of phones with real secure aggregation; what a round costs a phone.
 
 One gateway process, 300 phones in one cohort, a tenth of which drop out after they shared their secrets, so that the
-gateway has to take their pair masks off. Each phone does the whole protocol over HTTP: keys, certificates, shares,
-masks, signatures. The update is a slice of items (rank 16). `device_rounds_per_s` is phones over the CPU seconds of the
-gateway process: what one gateway does on a core of its own, while the phones of this machine need the other core. The
-sum is compared with the plain sum. A phone's epoch, memory and bytes are measured in the device's own environment.
+gateway has to take their pair masks off. Each phone does the whole protocol in a visit of its own: keys, certificates,
+shares, masks, signatures. The update is a slice of items (rank 16). `device_rounds_per_s` is phones over the CPU
+seconds of the gateway process: what one gateway does on a core of its own, while the phones of this machine need the
+other core. The sum is compared with the plain sum. A phone's epoch, memory and bytes are measured in the device's own
+environment.
 Options: `phones` (default 300), `slice` (items in the slice, default 336).
 """
 
@@ -182,15 +183,16 @@ async def _drive(
 
 
 async def _take_part(phone: Phone, link: GatewayLink, trust: Trust, clock: Clock) -> None:
-    first = await link.check_in(phone.token, CheckIn(releases=(RELEASE,)))
-    device = DeviceRound(
-        first.session, identity=phone.identity, trust=trust, now_ms=clock.now_ms(), entropy=secrets.token_bytes
-    )
-    asking = CheckIn(releases=(RELEASE,), session=device.session, advert=device.advert)
-    answer = await link.check_in(phone.token, asking)
     trained = LocalTraining(phone.update, 200, 0.0, 0.0, clipped=True)
     try:
-        await link.take_part(device, answer, lambda _plan: trained, leave_at=1 if phone.leaves else 3)
+        async with link.visit(phone.token) as visit:
+            device = DeviceRound(
+                visit.greeting.session, identity=phone.identity, trust=trust, now_ms=clock.now_ms(),
+                entropy=secrets.token_bytes,
+            )  # fmt: skip
+            asking = CheckIn(releases=(RELEASE,), session=device.session, advert=device.advert)
+            answer = await visit.check_in(asking)
+            await visit.take_part(device, answer, lambda _plan: trained, leave_at=1 if phone.leaves else 3)
     except RefusedError as error:
         raise BenchError(f"the gateway refused a phone: {error}.") from None
 

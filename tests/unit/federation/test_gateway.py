@@ -4,8 +4,8 @@ import asyncio
 import base64
 import io
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -27,10 +27,9 @@ from federation.messages import (
     RoundPlan,
     from_bytes,
 )
-from federation.phones.link import GatewayLink
 from federation.privacy.noise import noised_sum
 from federation.rounds.aggregate import usable_sums
-from federation.secure_aggregation.messages import MaskedUpdate
+from federation.secure_aggregation.messages import Mailbox, MaskedUpdate, Signatures, Survivors
 from federation.secure_aggregation.ring import STEPS, from_ring, to_ring, to_wire
 from federation.settings import CohortSettings, GatewaySettings
 from infra.plumbing.clock import ManualClock, SystemClock
@@ -45,6 +44,7 @@ POLICY = CohortSettings(
     count_min=3, goal_count=4, over_selection=1.5, selection_s=2.0, sharing_s=2.0, reporting_s=5.0, unmasking_s=2.0
 )
 ROUND = "a" * 16
+A = TypeVar("A", bound=msgspec.Struct)
 
 
 class _Gateway:
@@ -500,6 +500,13 @@ class _Served:
         ) as answer:
             return answer.status
 
+    async def call(self, ticket: str, step: str, body: msgspec.Struct, kind: type[A]) -> A:
+        async with self.client.post(
+            f"/v1/device/{step}", data=msgspec.json.encode(body), headers={TICKET_HEADER: ticket}
+        ) as answer:
+            assert answer.status == 200
+            return msgspec.json.decode(await answer.read(), type=kind)
+
     async def start(self, plan: RoundPlan) -> int:
         body = msgspec.json.encode(plan)
         async with self.client.post("/v1/rounds", data=body, headers=self.authority) as answer:
@@ -539,20 +546,23 @@ async def test_a_round_over_http(served: _Served) -> None:
     assert (await served.check_in("u1")).reason == "no-round"
     assert await served.start(round_plan()) == 202
     waiting = asyncio.create_task(served.standing("10"))
-    url = str(served.client.make_url(""))
-    with ThreadPoolExecutor(1) as worker:
-        link = GatewayLink(served.client.session, url, worker)
 
-        async def phone(user: str) -> str:
-            answer, device = await served.selected(user)
-            part = await link.take_part(device, answer, lambda _plan: _trained(), leave_at=3)
-            assert part.reported
-            return answer.ticket
+    async def phone(user: str) -> str:
+        answer, device = await served.selected(user)
+        assert answer.plan is not None
+        assert answer.roster is not None
+        mailbox = await served.call(answer.ticket, "shares", device.shares(answer.roster), Mailbox)
+        device.receive(mailbox)
+        survivors = await served.call(answer.ticket, "update", device.masked(answer.plan, _trained()), Survivors)
+        signatures = await served.call(answer.ticket, "signature", device.signature(survivors), Signatures)
+        unmasking = msgspec.json.encode(device.unmasking(signatures))
+        # The last share may come when the others' were enough.
+        assert await served.send(answer.ticket, unmasking, "unmask") in (200, 409)
+        return answer.ticket
 
-        tickets = await asyncio.gather(*(phone(user) for user in ("u1", "u2", "u3")))
+    tickets = await asyncio.gather(*(phone(user) for user in ("u1", "u2", "u3")))
     result = await waiting
     assert (result.phase, result.weight) == (Phase.CLOSED, 3)
-    assert link.bytes_up > 1000
     late = MaskedUpdate(round_id=ROUND, masked=bytes(36))
     assert await served.send(tickets[0], msgspec.json.encode(late)) == 409
 

@@ -1,0 +1,103 @@
+"""A phone's whole part of a round over one connection: the calls below `/v1/device/` as frames of a WebSocket.
+
+A request of its own costs the gateway more than what is in it. `GET /v1/device/visit` (RFC 6455) shows the phone's
+token once; then frames, all binary, go to and fro:
+
+    gateway   session NL CheckInAnswer      what the advert must be made for, or when to come back
+    phone     check-in NL CheckIn
+    gateway   200 NL CheckInAnswer          the ticket in it stands for the phone from here on
+    phone     shares NL SealedShares        and so on: update, signature, unmask, as the calls of the same name
+    gateway   200 NL Mailbox                the status that the call would have had, a line feed, the same body
+
+A visit that breaks off costs nothing but itself: the calls take its ticket. How many there are at once, how large a
+frame is and how long a phone may say nothing is bounded.
+"""
+
+from aiohttp import WSMsgType, web
+
+from federation.gateway.steps import Steps
+from federation.messages import CheckInAnswer
+from infra.contracts.residency import RegionalMessage, encode_regional
+from infra.plumbing.errors import AtollError, InvalidInputError, OverloadedError
+from infra.plumbing.http.problems import problem_for
+
+SILENCE_S_MAX = 120.0
+"""Longer than a phone trains, as a round's phases are bounded more tightly; who says nothing for so long is gone."""
+FRAMES_MAX = 16
+"""A visit is for one round: five frames of the phone, and room to check in again."""
+SESSION = b"session"
+_OK = b"200"
+
+
+class Visits:
+    """The visits of one gateway.
+
+    Args:
+        steps: what the frames do.
+        visits_max: open at once; further phones are told to come later.
+        frame_bytes_max: largest frame.
+    """
+
+    def __init__(self, steps: Steps, *, visits_max: int, frame_bytes_max: int) -> None:
+        self._steps = steps
+        self._visits_max = visits_max
+        self._frame_bytes_max = frame_bytes_max
+        self._open = 0
+
+    async def serve(self, request: web.Request, subject: str) -> web.WebSocketResponse:
+        """Carry a visit of `subject` to its end.
+
+        Raises:
+            OverloadedError: too many are open.
+        """
+        if self._open >= self._visits_max:
+            raise OverloadedError("as many phones are here as this gateway takes.", fix="Come back in a minute.")
+        socket = web.WebSocketResponse(
+            max_msg_size=self._frame_bytes_max, compress=False, receive_timeout=SILENCE_S_MAX
+        )
+        self._open += 1
+        try:
+            await socket.prepare(request)
+            await _Visit(self._steps, socket, subject).run()
+        except (ConnectionResetError, TimeoutError):
+            pass  # The phone is gone; what it said counts, and the others go on without it.
+        finally:
+            self._open -= 1
+        return socket
+
+
+class _Visit:
+    """One phone's frames, one after the other."""
+
+    def __init__(self, steps: Steps, socket: web.WebSocketResponse, subject: str) -> None:
+        self._steps = steps
+        self._socket = socket
+        self._subject = subject
+        self._ticket = ""
+
+    async def run(self) -> None:
+        """Until the phone has said all, or says nothing any more."""
+        await self._say(SESSION, self._steps.gateway.greeting())
+        for _ in range(FRAMES_MAX):
+            frame = await self._socket.receive()
+            if frame.type is not WSMsgType.BINARY:
+                break
+            step, _, body = frame.data.partition(b"\n")
+            try:
+                await self._say(_OK, await self._answer(step.decode("ascii", "replace"), body))
+            except AtollError as error:
+                problem = problem_for(error, "")
+                await self._socket.send_bytes(b"%d\n%s" % (problem.status, bytes(problem.body or b"")))  # type: ignore[arg-type]
+        await self._socket.close()
+
+    async def _answer(self, step: str, body: bytes) -> RegionalMessage:
+        if step != "check-in":
+            return await self._steps.take(step, self._ticket, body)
+        if self._ticket:
+            raise InvalidInputError("this phone has a ticket.", fix="Visit again for another round.")
+        answer: CheckInAnswer = await self._steps.check_in(self._subject, body)
+        self._ticket = answer.ticket
+        return answer
+
+    async def _say(self, what: bytes, message: RegionalMessage) -> None:
+        await self._socket.send_bytes(what + b"\n" + encode_regional(message))

@@ -1,0 +1,183 @@
+"""A phone's round over one connection, and what becomes of it when that breaks off."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import msgspec
+import numpy as np
+import pytest
+from aiohttp import WSMsgType
+from aiohttp.test_utils import TestClient, TestServer
+
+from federation.device.training import LocalTraining
+from federation.gateway import visits
+from federation.gateway.app import ROUND_KEY_FILE, build_app
+from federation.messages import CheckIn, CheckInAnswer, Phase, RegionalSum
+from federation.phones.link import GatewayLink, Participation, RefusedError, Visit
+from federation.secure_aggregation.messages import Advert
+from federation.settings import CohortSettings, GatewaySettings
+from infra.plumbing.clock import SystemClock
+from infra.plumbing.keys import RegionKeys, TrustDirectory
+from infra.plumbing.telemetry import TelemetrySettings, start_telemetry
+from infra.plumbing.tokens import issue_token
+from tests.unit.federation.building import RELEASE_ID, fixed_entropy, round_plan
+from tests.unit.federation.secure import Certified
+
+COHORT = CohortSettings(
+    count_min=3, goal_count=3, over_selection=1.0, selection_s=5.0, sharing_s=5.0, reporting_s=5.0, unmasking_s=5.0,
+    check_ins_max=4,
+)  # fmt: skip
+
+
+@dataclass
+class _World:
+    client: TestClient
+    link: GatewayLink
+    keys: RegionKeys
+    round_key: str
+    devices: Certified
+
+    def token(self, user: str) -> str:
+        return issue_token(self.keys, user, clock=SystemClock())
+
+    async def start(self) -> None:
+        headers = {"Authorization": f"Bearer {self.round_key}"}
+        async with self.client.post("/v1/rounds", data=msgspec.json.encode(round_plan()), headers=headers) as answer:
+            assert answer.status == 202
+
+    async def result(self) -> RegionalSum:
+        headers = {"Authorization": f"Bearer {self.round_key}"}
+        path = f"/v1/rounds/{round_plan().round_id}?wait_s=10"
+        async with self.client.get(path, headers=headers) as answer:
+            return msgspec.json.decode(await answer.read(), type=RegionalSum)
+
+    async def phone(self, user: str, *, breaks: bool = False) -> Participation:
+        async with self.link.visit(self.token(user)) as visit:
+            device = self.devices.round(visit.greeting.session)
+            answer = await _checked_in(visit, device.session, device.advert)
+            if breaks:
+                await visit._socket.close()
+            update = np.full((3, 3), 0.1, dtype=np.float32)
+            trained = LocalTraining(update, 10, 1.0, 0.5, clipped=False)
+            return await visit.take_part(device, answer, lambda _plan: trained, leave_at=3)
+
+
+async def _checked_in(visit: Visit, session: str, advert: Advert | None) -> CheckInAnswer:
+    return await visit.check_in(CheckIn(releases=(RELEASE_ID,), session=session, advert=advert))
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[_World]:
+    keys = RegionKeys.generate("us-east")
+    settings = GatewaySettings(
+        node="g", region="us-east", port=0, state_directory=str(tmp_path), keys_file="", trust_file="", cohort=COHORT
+    )
+    telemetry = start_telemetry(
+        service="g", region="us-east", node="g", settings=TelemetrySettings(log_file=str(tmp_path / "log"))
+    )
+    app = build_app(
+        settings=settings, keys=keys, trust=TrustDirectory.of([keys]), telemetry=telemetry, clock=SystemClock(),
+        entropy=fixed_entropy(),
+    )  # fmt: skip
+    async with TestClient(TestServer(app)) as client:
+        with ThreadPoolExecutor(1) as worker:
+            link = GatewayLink(client.session, str(client.make_url("")), worker)
+            devices = Certified(keys, now_ms=SystemClock().now_ms())
+            yield _World(client, link, keys, (tmp_path / ROUND_KEY_FILE).read_text(), devices)
+    telemetry.close()
+
+
+@pytest.mark.parametrize("broken", [0, 1, 3])
+async def test_a_round_in_visits_and_where_they_break_off_in_calls(world: _World, broken: int) -> None:
+    await world.start()
+    parts = await asyncio.gather(*(world.phone(f"u{index}", breaks=index < broken) for index in range(3)))
+    assert all(part.reported for part in parts)
+    result = await world.result()
+    assert (result.phase, result.weight) == (Phase.CLOSED, 3)
+
+
+async def test_the_greeting_says_when_to_come_back(world: _World) -> None:
+    async with world.link.visit(world.token("u")) as visit:
+        assert (visit.greeting.reason, visit.greeting.plan) == ("no-round", None)
+        assert visit.greeting.come_back_s > 0.0
+    await world.start()
+    async with world.link.visit(world.token("u")) as visit:
+        assert visit.greeting.reason == "advert"
+        assert len(visit.greeting.session) == 32
+        told = await _checked_in(visit, "", None)
+        assert (told.reason, told.session) == ("advert", visit.greeting.session)
+
+
+async def test_who_is_not_let_in_and_how_many_are(world: _World) -> None:
+    for token in ("x", issue_token(RegionKeys.generate("us-east"), "u", clock=SystemClock())):
+        with pytest.raises(RefusedError):
+            async with world.link.visit(token):
+                pytest.fail("a stranger was greeted")
+    async with _Held(world) as held:
+        for index in range(COHORT.check_ins_max):
+            await held.open(f"u{index}")
+        with pytest.raises(RefusedError):
+            async with world.link.visit(world.token("one too many")):
+                pytest.fail("too many were let in")
+
+
+class _Held:
+    """Visits that are kept open."""
+
+    def __init__(self, world: _World) -> None:
+        self._world = world
+        self._sockets: list[aiohttp.ClientWebSocketResponse] = []
+
+    async def open(self, user: str) -> None:
+        headers = {"Authorization": f"Bearer {self._world.token(user)}"}
+        self._sockets.append(await self._world.client.ws_connect("/v1/device/visit", headers=headers))
+
+    async def __aenter__(self) -> "_Held":
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        for socket in self._sockets:
+            await socket.close()
+
+
+@pytest.mark.parametrize(
+    ("frame", "status"),
+    [
+        (b"check-in\n{", b"400"), (b"update\n", b"400"), (b"dance\n{}", b"404"), (b"\xff\n{}", b"404"), (b"", b"404"),
+        (b'signature\n{"round_id":"' + b"a" * 16 + b'","device_signature":""}', b"403"),
+    ],
+)  # fmt: skip
+async def test_a_frame_that_is_no_use_gets_the_status_of_its_call(world: _World, frame: bytes, status: bytes) -> None:
+    await world.start()
+    async with world.client.ws_connect(
+        "/v1/device/visit", headers={"Authorization": f"Bearer {world.token('u')}"}
+    ) as socket:
+        assert (await socket.receive_bytes()).startswith(b"session\n{")
+        await socket.send_bytes(frame)
+        assert (await socket.receive_bytes()).startswith(status + b"\n{")
+        for _ in range(visits.FRAMES_MAX - 1):
+            await socket.send_bytes(frame)
+            await socket.receive_bytes()
+        assert (await socket.receive()).type is WSMsgType.CLOSE
+
+
+async def test_a_frame_above_the_bound_ends_the_visit(world: _World) -> None:
+    async with world.client.ws_connect(
+        "/v1/device/visit", headers={"Authorization": f"Bearer {world.token('u')}"}
+    ) as socket:
+        await socket.receive_bytes()
+        await socket.send_bytes(b"update\n" + bytes(3 << 20))
+        assert (await socket.receive()).type in (WSMsgType.CLOSE, WSMsgType.CLOSED, WSMsgType.ERROR)
+
+
+async def test_a_phone_that_says_nothing_is_let_go(world: _World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(visits, "SILENCE_S_MAX", 0.05)
+    async with world.client.ws_connect(
+        "/v1/device/visit", headers={"Authorization": f"Bearer {world.token('u')}"}
+    ) as socket:
+        await socket.receive_bytes()
+        assert (await socket.receive(timeout=10)).type in (WSMsgType.CLOSE, WSMsgType.CLOSED, WSMsgType.ERROR)

@@ -51,6 +51,7 @@ from region.funnel.opening import COMPUTE_THREADS, Answers, open_answers
 from region.funnel.release import LoadedRelease, open_release
 from region.keeping.wiping import LOOK_S as WIPE_LOOK_S
 from region.logs import rooms_logging_to
+from region.privacy.bulk import open_bulk_reads
 from region.privacy.hearing import hear_erasures
 from region.privacy.late import LateEvents
 from region.privacy.opening import Privacy, open_accesses, open_privacy
@@ -212,7 +213,8 @@ async def open_node(settings: RegionSettings, stack: AsyncExitStack, telemetry: 
         additions=data.additions, activator=releases.activator, body_bytes_max=settings.body_bytes_max,
         admit=either_door(home_only, operators_only),
     )  # fmt: skip
-    resident = ResidentDoors(data.store, home_only)
+    resident = ResidentDoors(data.store, home_only, open_bulk_reads(settings, clock))
+    stack.push_async_callback(resident.close)
     discovery, suggestions = _discovery(settings, data, answers, releases, telemetry, clock, home_only)
     for room in (callers, operators, notices, rules, added, privacy.doors, resident, discovery):
         app.add_routes(room.routes())

@@ -4,6 +4,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import uvloop
@@ -20,7 +21,7 @@ from region.events.opening import open_dead_letters, open_log, open_seals
 from region.events.replaying import Replayer
 from region.events.schema_check import check_event_schema
 from region.keeping.opening import open_file_keys
-from region.privacy.opening import open_accesses
+from region.privacy.bulk import BulkRead, open_bulk_reads
 from region.sampling.served import read_samples
 from region.seed.seeding import seed
 from region.settings import RegionSettings
@@ -32,19 +33,22 @@ READ_TIMEOUT_S = 5.0
 """Nobody waits for a page here."""
 
 
-def note_access(settings: RegionSettings, action: str) -> None:
-    """Write down that everybody's events are read by somebody at the node's own command line.
+def reading(settings: RegionSettings, action: str, why: str) -> AbstractAsyncContextManager[BulkRead]:
+    """Everybody's events are read by somebody at the node's own command line: it is written down before and after.
 
     Raises:
         AccessLogError: the disk does not take it: then they are not read.
     """
-    accesses = open_accesses(settings, RegionKeys.load(Path(settings.keys_file)), SystemClock())
-    accesses.append(who="command line", action=action, outcome="asked")
+    return open_bulk_reads(settings, SystemClock()).reading(who="command line", action=action, why=why)
 
 
 async def replay(settings: RegionSettings, given: argparse.Namespace) -> object:
     """Rebuild every feature from the log and compare with the live store."""
-    note_access(settings, "replay of the log")
+    async with reading(settings, "replay of the log", "comparison of features with the live store") as read:
+        return await _replayed(settings, given, read)
+
+
+async def _replayed(settings: RegionSettings, given: argparse.Namespace, read: BulkRead) -> object:
     clock = SystemClock()
     live, log = open_store(settings, read_timeout_s=READ_TIMEOUT_S), open_log(settings)
     with tempfile.TemporaryDirectory(prefix="atoll-replay-") as work:
@@ -62,7 +66,9 @@ async def replay(settings: RegionSettings, given: argparse.Namespace) -> object:
                     rules=apply_rules(settings), clock=clock, hold_out_last=given.hold_out_last,
                     progress=SilentProgress(),
                 )  # fmt: skip
-            replayer = Replayer(log=log, live=live, fresh=fresh, clock=clock, progress=LineProgress(sys.stderr))
+            replayer = Replayer(
+                log=log, live=live, fresh=fresh, clock=clock, progress=LineProgress(sys.stderr), touch=read.touch
+            )  # fmt: skip
             return await replayer.run()
         finally:
             for part in (fresh, live, log):
@@ -86,26 +92,30 @@ async def list_letters(settings: RegionSettings, _given: argparse.Namespace) -> 
 
 async def replay_dead(settings: RegionSettings, _given: argparse.Namespace) -> object:
     """Append what can be read now to the log again."""
-    note_access(settings, "replay of dead letters")
-    seals = open_seals(settings)
-    letters, log = open_dead_letters(settings, seals=seals), open_log(settings, seals=seals)
-    try:
-        return await replay_letters(letters, log)
-    finally:
-        await letters.close()
-        await log.close()
+    async with reading(settings, "replay of dead letters", "events that can be read now") as read:
+        seals = open_seals(settings)
+        letters, log = open_dead_letters(settings, seals=seals), open_log(settings, seals=seals)
+        try:
+            return await replay_letters(letters, log, touch=read.touch)
+        finally:
+            await letters.close()
+            await log.close()
 
 
 async def export(settings: RegionSettings, given: argparse.Namespace) -> object:
     """Write the log as flat rows, and the sampled requests beside them, for `region.batch`."""
     if given.out is None:
         raise InvalidInputError("say where to: --out DIR.")
-    note_access(settings, "export of the log")
+    async with reading(settings, "export of the log", "features in batch, on this machine") as read:
+        return await _exported(settings, given.out, read)
+
+
+async def _exported(settings: RegionSettings, to: Path, read: BulkRead) -> object:
     live, log = open_store(settings, read_timeout_s=READ_TIMEOUT_S), open_log(settings)
     rules = apply_rules(settings)
     try:
         return await export_events(
-            log=log, store=live, rules=rules, to=given.out,
+            log=log, store=live, rules=rules, to=to, touch=read.touch,
             samples=read_samples(Path(settings.state_directory), open_file_keys(settings)),
             progress=LineProgress(sys.stderr),
         )  # fmt: skip

@@ -19,6 +19,7 @@ from region.events.port import Log, LogUnavailableError
 from region.events.records import decode_record
 from region.keeping.files import FileKeys
 from region.keeping.sealing import Seals
+from region.privacy.bulk import Touch, untouched
 from region.store.database import Database, scrub, transaction
 from region.store.driver import sqlite3
 from region.store.lane import Lane, LaneMetrics
@@ -183,11 +184,12 @@ def _names(subject: str) -> tuple[str, bytes]:
     return erasure_mark(subject), subject.encode()
 
 
-async def replay_letters(letters: DeadLetters, log: Log) -> LettersReport:
+async def replay_letters(letters: DeadLetters, log: Log, *, touch: Touch = untouched) -> LettersReport:
     """Append what this code can read to the log again, and forget it here.
 
     The record gets an event id of its own, made from its content: the log has the old id already, while the store
-    has never applied it. So a replay that is cut short may be repeated, and each record counts once.
+    has never applied it. So a replay that is cut short may be repeated, and each record counts once. `touch` is told of
+    every record that could be read.
 
     Raises:
         LogUnavailableError: the log takes nothing now; what was replayed stays replayed.
@@ -200,6 +202,7 @@ async def replay_letters(letters: DeadLetters, log: Log) -> LettersReport:
             left += 1
             reasons[record.broken] = reasons.get(record.broken, 0) + 1
             continue
+        touch("letters", record.logged.subject)
         await log.append([renamed(record.logged, letter.content)])
         await letters.remove(letter)
         replayed += 1

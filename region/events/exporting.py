@@ -15,6 +15,7 @@ from infra.contracts.residency import Global, RegionalMessage
 from infra.plumbing.progress import Progress
 from region.events.port import Log
 from region.events.streaming import BATCH_MAX
+from region.privacy.bulk import Touch
 from region.sampling.served import ServedSample
 from region.store.aggregates import CATEGORIES_PER_EVENT_MAX
 from region.store.applying import ApplyRules
@@ -47,9 +48,10 @@ def flat_row(record: OffsetEvent, rules: ApplyRules) -> dict[str, Any]:
 
 
 async def export_events(
-    *, log: Log, store: Store, rules: ApplyRules, samples: Sequence[ServedSample], to: Path, progress: Progress
+    *, log: Log, store: Store, rules: ApplyRules, samples: Sequence[ServedSample], to: Path, progress: Progress,
+    touch: Touch,
 ) -> ExportReport:  # fmt: skip
-    """Write what the store has applied of the log, and the samples, into the folder `to`.
+    """Write what the store has applied of the log, and the samples, into the folder `to`; `touch` is told of each.
 
     Raises:
         UnavailableError: the log or the store does not answer.
@@ -67,6 +69,9 @@ async def export_events(
                 if not records:
                     break
                 after = records[-1].offset
+                for record in records:
+                    if not record.broken:
+                        touch("events", record.logged.subject)
                 lines = [
                     msgspec.json.encode(flat_row(record, rules))
                     for record in await _wanted(records, store, ignored)
@@ -74,6 +79,8 @@ async def export_events(
                 file.write(b"".join(line + b"\n" for line in lines))
                 written, done = written + len(lines), done + len(records)
                 progress.advance(done, sum(target.values()), "records read")
+    for sample in samples:
+        touch("samples", sample.subject)
     _write_samples(to / SAMPLES_FILE, samples)
     report = ExportReport(
         events=written, samples=len(samples), history_max=rules.history_max, behaviour_life_ms=rules.behaviour_life_ms

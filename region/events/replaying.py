@@ -15,6 +15,7 @@ from infra.plumbing.progress import Progress
 from region.events.port import Log
 from region.events.records import SHREDDED
 from region.events.streaming import BATCH_MAX
+from region.privacy.bulk import Touch, untouched
 from region.store.port import Erasure, ItemCount, ItemCounters, OffsetEvent, Position, Store, UserRow
 from region.store.subjects import is_session
 
@@ -65,9 +66,13 @@ class Replayer:
         fresh: written; empty, or freshly seeded.
         clock: for windows and durations.
         progress: told how far it is.
+        touch: told of every record that is read.
     """
 
-    def __init__(self, *, log: Log, live: Store, fresh: Store, clock: Clock, progress: Progress) -> None:
+    def __init__(
+        self, *, log: Log, live: Store, fresh: Store, clock: Clock, progress: Progress, touch: Touch = untouched
+    ) -> None:  # fmt: skip
+        self._touch = touch
         self._log = log
         self._live = live
         self._fresh = fresh
@@ -124,6 +129,7 @@ class Replayer:
             self._broken += event.broken != SHREDDED
             return False
         subject = event.logged.subject
+        self._touch("events", subject)
         if await self._is_erased(event):
             return False
         self._partitions[subject] = event.partition

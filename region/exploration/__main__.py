@@ -16,9 +16,10 @@ from infra.plumbing.settings import load_settings
 from region.events.opening import open_log
 from region.exploration.estimating import Estimates, estimate
 from region.exploration.exposures import read_exposures
-from region.exploration.rounds import REWARDS, Reading, read_rounds
+from region.exploration.rounds import REWARDS, Reading, Rounds, read_rounds
 from region.exploration.targets import named_policy, policy_of_rules, targets_of
 from region.keeping.opening import open_file_keys
+from region.privacy.bulk import open_bulk_reads
 from region.rules.schema import Exploration
 from region.settings import RegionSettings
 
@@ -49,13 +50,7 @@ async def run(given: argparse.Namespace) -> EstimateReport:
         rewards=_rewards(given.rewards), window_ms=round(given.window_s * 1000), now_ms=SystemClock().now_ms(),
         surface=given.surface, only_seen=given.only_seen,
     )  # fmt: skip
-    log = open_log(settings)
-    try:
-        found = await read_rounds(
-            read_exposures(Path(settings.state_directory), open_file_keys(settings)), log, reading
-        )
-    finally:
-        await log.close()
+    found = await _read(settings, reading)
     if not found.rounds:
         why = "".join(f" Left out: {count} {reason}." for reason, count in found.left_out.items())
         raise InvalidInputError(
@@ -67,6 +62,19 @@ async def run(given: argparse.Namespace) -> EstimateReport:
         window_s=given.window_s, left_out=found.left_out,
         estimates=estimate(found.rounds, targets_of(policy, found.rounds), clip=given.clip),
     )  # fmt: skip
+
+
+async def _read(settings: RegionSettings, reading: Reading) -> Rounds:
+    """Pages and what came of them; a read of everybody's events, so it is written down."""
+    reads = open_bulk_reads(settings, SystemClock())
+    async with reads.reading(who="command line", action="estimate", why="off-policy estimates") as read:
+        log = open_log(settings)
+        try:
+            pages = read_exposures(Path(settings.state_directory), open_file_keys(settings))
+            read.touch_each("pages shown", (page.subject for page in pages))
+            return await read_rounds(pages, log, reading, touch=read.touch)
+        finally:
+            await log.close()
 
 
 def _policy(given: argparse.Namespace) -> Exploration:

@@ -10,6 +10,7 @@ from region.events.port import Log
 from region.exploration.estimating import Round
 from region.exploration.exposures import Exposure, Slot
 from region.exploration.policy import Arms
+from region.privacy.bulk import Touch, untouched
 from region.store.port import OffsetEvent
 
 READ_MAX = 1_000
@@ -51,8 +52,8 @@ class Rounds:
         self.left_out[why] = self.left_out.get(why, 0) + count
 
 
-async def read_rounds(exposures: Iterable[Exposure], log: Log, reading: Reading) -> Rounds:
-    """The rounds of `exposures`, with what the log says came of them.
+async def read_rounds(exposures: Iterable[Exposure], log: Log, reading: Reading, *, touch: Touch = untouched) -> Rounds:
+    """The rounds of `exposures`, with what the log says came of them; `touch` is told of every record that is read.
 
     Raises:
         LogUnavailableError: the log cannot be read.
@@ -64,7 +65,7 @@ async def read_rounds(exposures: Iterable[Exposure], log: Log, reading: Reading)
     wanted = {(page.subject, slot.arms[slot.shown]) for page in ready for slot in page.slots}
     took: dict[tuple[str, str], list[int]] = {}
     seen: dict[tuple[str, str], list[int]] = {}
-    async for record in _whole(log):
+    async for record in _whole(log, touch):
         event, key = record.logged.event, (record.logged.subject, record.logged.event.item)
         if record.broken or key not in wanted:
             continue
@@ -90,11 +91,13 @@ def _chosen(exposures: Iterable[Exposure], reading: Reading) -> list[Exposure]:
     return sorted(by_id.values(), key=lambda page: page.at_ms)
 
 
-async def _whole(log: Log) -> AsyncIterator[OffsetEvent]:
+async def _whole(log: Log, touch: Touch) -> AsyncIterator[OffsetEvent]:
     position = dict.fromkeys(await log.last_offsets(), 0)
     while batch := await log.read(after=position, limit=READ_MAX):
         for record in batch:
             position[record.partition] = max(position[record.partition], record.offset)
+            if not record.broken:
+                touch("events", record.logged.subject)
             yield record
 
 

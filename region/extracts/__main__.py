@@ -13,8 +13,7 @@ from infra.plumbing.one_shot import print_report
 from infra.plumbing.progress import LineProgress
 from infra.plumbing.settings import load_settings
 from region.extracts.making import KINDS, Extractor, ExtractReport
-from region.privacy.bulk import BulkReads, digest_key
-from region.privacy.opening import open_accesses
+from region.privacy.bulk import open_bulk_reads
 from region.settings import RegionSettings
 from region.store.opening import open_store
 
@@ -26,9 +25,9 @@ async def run(given: argparse.Namespace) -> ExtractReport:
     """Do what the command line says."""
     settings, clock = load_settings(given.settings, RegionSettings), SystemClock()
     keys = RegionKeys.load(Path(settings.keys_file))
-    reads = BulkReads(open_accesses(settings, keys, clock), key=digest_key(keys))
     store = open_store(settings, read_timeout_s=READ_TIMEOUT_S)
     try:
+        reads = open_bulk_reads(settings, clock)
         extractor = Extractor(
             settings, store=store, keys=keys, reads=reads, clock=clock, progress=LineProgress(sys.stderr)
         )  # fmt: skip

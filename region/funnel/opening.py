@@ -27,6 +27,7 @@ from region.funnel.understanding import Call
 from region.keeping.opening import open_file_keys
 from region.precompute.making import Precomputer, hear_changes
 from region.precompute.visitors import Visitors
+from region.privacy.bulk import open_bulk_reads
 from region.rules.book import RuleBook
 from region.rules.regional import Withdrawals
 from region.sampling.served import ServedSamples
@@ -112,9 +113,14 @@ def open_answers(
         region=settings.region, store=store, funnel=funnel, lease=lease, clock=clock, telemetry=telemetry,
         metrics=metrics, requests=requests, sampler=Sampler(samples),
     )  # fmt: skip
+    standing = open_bulk_reads(settings, clock).standing(
+        who="node", action="lists made ahead", why="visitors who are likely to come", clock=clock
+    )
+    stack.push_async_callback(standing.close)
     precomputer = Precomputer(
         settings=settings.precompute, visitors=Visitors(), store=store, grid=grid, clock=clock,
         make=partial(recommender.home, shown=False), is_busy=lambda: compute.pending > 0, registry=telemetry.registry,
+        standing=standing,
     )  # fmt: skip
     return Answers(
         recommender=recommender, funnel=funnel, live=live, counters=counters, compute=compute, metrics=metrics,

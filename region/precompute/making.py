@@ -21,6 +21,7 @@ from infra.plumbing.grid.port import VALUE_BYTES_MAX, Grid
 from region.funnel.plans import OPTED_OUT_LIFETIME
 from region.precompute.predicting import HOUR_MS, chance_of_visit, visits_of
 from region.precompute.visitors import Visitors, key_of
+from region.privacy.bulk import StandingRead
 from region.settings import PrecomputeSettings
 from region.store.port import Store
 
@@ -36,12 +37,13 @@ class Precomputer:
     Args:
         make: the answer to a request, which nobody is shown yet.
         is_busy: whether somebody waits for this node at the moment.
+        standing: writes down whose rows are read without anybody asking.
     """
 
     def __init__(
         self, *, settings: PrecomputeSettings, visitors: Visitors, store: Store, grid: Grid, clock: Clock,
         make: Callable[[HomeRequest], Awaitable[HomeAnswer]], is_busy: Callable[[], bool],
-        registry: CollectorRegistry,
+        registry: CollectorRegistry, standing: StandingRead,
     ) -> None:  # fmt: skip
         self._settings = settings
         self._visitors = visitors
@@ -50,6 +52,7 @@ class Precomputer:
         self._clock = clock
         self._make = make
         self._is_busy = is_busy
+        self._standing = standing
         self._asked_s: deque[float] = deque(maxlen=math.ceil(settings.requests_per_s_max) + 1)
         self._held: OrderedDict[str, tuple[str, int]] = OrderedDict()
         """By subject: the list's name in the grid, and until when it is good."""
@@ -68,7 +71,7 @@ class Precomputer:
         """Make lists for who is likely to come soon, until the budget of a round is used up or the node is busy.
 
         Raises:
-            UnavailableError: store or grid does not answer.
+            UnavailableError: store or grid does not answer, or the account of accesses takes no entry.
         """
         now_ms = self._clock.now_ms()
         self._run_out(now_ms)
@@ -126,6 +129,7 @@ class Precomputer:
         guessed.sort(key=lambda one: -one[0])
         found = []
         for _, request, moments in guessed[: 2 * self._settings.lists_per_round]:
+            (await self._standing.current()).touch("rows", request.subject or "")
             row = await self._store.read(request.subject or "")
             if row is None or row.opted_out:
                 continue
@@ -147,6 +151,7 @@ class Precomputer:
         return False
 
     async def _make_one(self, request: HomeRequest) -> None:
+        (await self._standing.current()).touch("lists", request.subject or "")
         try:
             answer = await self._make(request)
         except AtollError:

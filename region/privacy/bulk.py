@@ -10,15 +10,28 @@ import asyncio
 import hashlib
 import hmac
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
+from infra.plumbing.clock import Clock
 from infra.plumbing.keys import RegionKeys
 from region.privacy.access_log import AccessLog
+from region.settings import RegionSettings
 
 KINDS_MAX = 16
 """Kinds of records that one read may name."""
-ASKED, DONE, FAILED = "asked", "done", "failed"
+ASKED, DONE, FAILED, LEFT_OFF = "asked", "done", "failed", "left off"
+STANDING_S = 3600.0
+"""A read that never ends is written down so often."""
+Touch = Callable[[str, str], None]
+"""Told of each record that is read: its kind, and whose it is."""
+
+
+def untouched(_kind: str, _subject: str) -> None:
+    """For who writes down nothing: a test, or a read of somebody's own data."""
+
+
 _MODULUS = 1 << 256
 
 
@@ -46,7 +59,7 @@ class BulkRead:
         value = hmac.new(self._key, f"{kind}\0{subject}".encode(), hashlib.sha256).digest()
         self._digest = (self._digest + int.from_bytes(value)) % _MODULUS
 
-    def touch_each(self, kind: str, subjects: "list[str] | tuple[str, ...]") -> None:
+    def touch_each(self, kind: str, subjects: Iterable[str]) -> None:
         """A record of `kind` about each of these."""
         for subject in subjects:
             self.touch(kind, subject)
@@ -108,5 +121,53 @@ class BulkReads:
             raise
         await self.end(read, who=who, action=action)
 
+    def standing(self, *, who: str, action: str, why: str, clock: Clock) -> "StandingRead":
+        """A read that goes on for as long as the process lives."""
+        return StandingRead(self, who=who, action=action, why=why, clock=clock)
+
     async def _note(self, who: str, action: str, outcome: str, detail: str) -> None:
         await asyncio.to_thread(self._accesses.append, who=who, action=action, outcome=outcome, detail=detail)
+
+
+class StandingRead:
+    """A read without an end, in the account as one read an hour: `asked` before its first record, `done` behind.
+
+    A kill loses the line behind the last hour; the one before it stands, without an end.
+    """
+
+    def __init__(self, reads: BulkReads, *, who: str, action: str, why: str, clock: Clock) -> None:
+        self._reads = reads
+        self._who = who
+        self._action = action
+        self._why = why
+        self._clock = clock
+        self._read: BulkRead | None = None
+        self._since_s = 0.0
+
+    async def current(self) -> BulkRead:
+        """The read of this hour. Raises as `BulkReads.begin`: then nothing may be read."""
+        if self._read is not None and self._clock.monotonic_s() - self._since_s >= STANDING_S:
+            await self.close()
+        if self._read is None:
+            self._read = await self._reads.begin(who=self._who, action=self._action, why=self._why)
+            self._since_s = self._clock.monotonic_s()
+        return self._read
+
+    async def close(self) -> None:
+        """Write down what was read so far. Raises as `BulkReads.begin`."""
+        read, self._read = self._read, None
+        if read is not None:
+            await self._reads.end(read, who=self._who, action=self._action)
+
+
+def open_bulk_reads(settings: RegionSettings, clock: Clock) -> BulkReads:
+    """The node's account, for bulk reads.
+
+    Raises:
+        SettingsError: the key file cannot be used.
+    """
+    keys = RegionKeys.load(Path(settings.keys_file))
+    accesses = AccessLog(
+        Path(settings.state_directory), region=settings.region, node=settings.node, keys=keys, clock=clock
+    )  # fmt: skip
+    return BulkReads(accesses, key=digest_key(keys))

@@ -1,6 +1,7 @@
 """Keys for tests: a region's key file, and what is opened with it."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 from infra.plumbing.clock import Clock, ManualClock
 from infra.plumbing.keys import RegionKeys
@@ -8,6 +9,7 @@ from region.keeping.files import FileKeys
 from region.keeping.sealing import Seals
 from region.keeping.subject_keys_sqlite import SqliteSubjectKeys
 from region.keeping.wrapping import FileWrapping
+from region.privacy.bulk import BulkReads
 
 
 def key_file(directory: Path, keys: RegionKeys | None = None) -> Path:
@@ -31,3 +33,15 @@ def subject_keys(directory: Path) -> SqliteSubjectKeys:
 def seals(directory: Path, *, clock: Clock | None = None) -> Seals:
     """Seals over `subject_keys`."""
     return Seals(subject_keys(directory), clock=clock if clock is not None else ManualClock())
+
+
+class NotedReads(BulkReads):
+    """Bulk reads whose account is a list in memory: (who, action, outcome, detail)."""
+
+    def __init__(self) -> None:
+        self.noted: list[tuple[str, str, str, str]] = []
+
+        def append(*, who: str, action: str, outcome: str, detail: str) -> None:
+            self.noted.append((who, action, outcome, detail))
+
+        super().__init__(SimpleNamespace(append=append), key=b"key")  # type: ignore[arg-type]  # the one call made of it

@@ -37,6 +37,8 @@ from region.funnel.release import LoadedRelease
 from region.precompute.making import Precomputer
 from region.precompute.predicting import DAY_MS, HOUR_MS
 from region.precompute.visitors import Visitors, key_of
+from region.privacy.access_log import AccessLog
+from region.privacy.bulk import BulkReads, digest_key
 from region.replay.replaying import serving
 from region.settings import PrecomputeSettings
 from region.store.memory import MemoryStore
@@ -128,6 +130,9 @@ async def _day(release: Path, address: str, users: int, seed: int, work: Path) -
             settings=PrecomputeSettings(enabled=True, lists_per_s=1000.0, cpu_share=1.0, chance_min=0.12),
             visitors=visitors, store=store, grid=grid, clock=clock, is_busy=lambda: False, registry=registry,
             make=lambda asked: recommender.home(asked, shown=False),
+            standing=_reads(work / f"accesses-{seed}", clock).standing(
+                who="node", action="lists made ahead", why="a measurement", clock=clock
+            ),
         )  # fmt: skip
         for _ in range(100):
             with suppress(GridUnavailableError):
@@ -137,6 +142,12 @@ async def _day(release: Path, address: str, users: int, seed: int, work: Path) -
         seen = await _live(precomputer, recommender, grid, clock, _visits(hours, rng, day=0), rng)
         made = registry.get_sample_value("atoll_region_precomputed_total", {"outcome": "made"}) or 0.0
     return _figures(seen, made)
+
+
+def _reads(folder: Path, clock: Clock) -> BulkReads:
+    keys = RegionKeys.generate("bench")
+    accesses = AccessLog(folder, region="bench", node="r1", keys=keys, clock=clock)
+    return BulkReads(accesses, key=digest_key(keys))
 
 
 async def _know(

@@ -33,6 +33,7 @@ from region.api.doors import service_door
 from region.api.resident_doors import ResidentDoors
 from region.store.memory import MemoryStore
 from region.store.port import HistoryEntry, UserRow
+from tests.support.keeping import NotedReads
 from tests.unit.federation.building import DIM, write_dataset, write_release
 
 REGIONS = ("us-east", "us-west")
@@ -295,7 +296,9 @@ class _Region:
             ]
         )
         app = web.Application()
-        app.add_routes(ResidentDoors(store=store, home_only=service_door(self._keys.service_key)).routes())
+        app.add_routes(
+            ResidentDoors(store=store, home_only=service_door(self._keys.service_key), reads=NotedReads()).routes()
+        )
         runner = web.AppRunner(app)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", self.port).start()

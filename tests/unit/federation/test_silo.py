@@ -29,6 +29,7 @@ from region.api.doors import service_door
 from region.api.resident_doors import ResidentDoors
 from region.store.memory import MemoryStore
 from region.store.port import HistoryEntry, UserRow
+from tests.support.keeping import NotedReads
 from tests.unit.federation.building import ITEMS, fixed_entropy, round_plan, small_release, write_release
 
 COHORT = CohortSettings(count_min=3, noise_multiplier_min=0.1)
@@ -206,8 +207,8 @@ async def test_from_the_regions_door_to_the_sum(tmp_path: Path) -> None:
     telemetry = start_telemetry(
         service="gateway", region="us-east", node="g", settings=TelemetrySettings(log_file=str(tmp_path / "log"))
     )
-    api = web.Application()
-    api.add_routes(ResidentDoors(store=store, home_only=service_door(keys.service_key)).routes())
+    api, reads = web.Application(), NotedReads()
+    api.add_routes(ResidentDoors(store=store, home_only=service_door(keys.service_key), reads=reads).routes())
     write_release(tmp_path / "releases")
     async with TestServer(api) as region:
         silo = SiloSettings(
@@ -232,6 +233,11 @@ async def test_from_the_regions_door_to_the_sum(tmp_path: Path) -> None:
                 result = msgspec.json.decode(await answer.read(), type=RegionalSum)
     telemetry.close()
     assert (result.phase, result.weight) == (Phase.CLOSED, 8)  # nine users, of whom one opted out
+    # One read in the account of accesses, before and after, whoever was read.
+    assert [(who, action, outcome) for who, action, outcome, _ in reads.noted] == [
+        ("service", "walk over histories", "asked"), ("service", "walk over histories", "done")
+    ]  # fmt: skip
+    assert reads.noted[1][3].startswith("8 histories; whose: ")
 
 
 async def test_the_regions_door_is_for_its_own_processes_only(tmp_path: Path) -> None:
@@ -240,7 +246,9 @@ async def test_the_regions_door_is_for_its_own_processes_only(tmp_path: Path) ->
     )
     clock = SystemClock()
     api = web.Application(middlewares=[frame(telemetry, clock)])
-    api.add_routes(ResidentDoors(store=MemoryStore(clock=clock), home_only=service_door("key")).routes())
+    api.add_routes(
+        ResidentDoors(store=MemoryStore(clock=clock), home_only=service_door("key"), reads=NotedReads()).routes()
+    )
     async with TestClient(TestServer(api)) as client:
         statuses = {}
         for name, headers, body in (

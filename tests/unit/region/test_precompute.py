@@ -18,7 +18,9 @@ from region.funnel.plans import OPTED_OUT_LIFETIME
 from region.precompute.making import Precomputer, hear_changes
 from region.precompute.predicting import DAY_MS, HOUR_MS, chance_of_visit, visits_of
 from region.precompute.visitors import Visitors, key_of
+from region.privacy.bulk import STANDING_S
 from region.settings import PrecomputeSettings
+from tests.support.keeping import NotedReads
 from tests.unit.region.worlds import NOW_MS, SUBJECT, World, personal, row_of
 
 MIDNIGHT_MS = NOW_MS - NOW_MS % DAY_MS
@@ -58,9 +60,11 @@ class Made:
         self.busy = False
         self.asked: list[HomeRequest] = []
         self.visitors = Visitors()
+        self.reads = NotedReads()
         self.precomputer = Precomputer(
             settings=settings, visitors=self.visitors, store=world.store, grid=self.grid, clock=self.clock,
             make=self.make, is_busy=lambda: self.busy, registry=self.registry,
+            standing=self.reads.standing(who="node", action="lists made ahead", why="test", clock=self.clock),
         )  # fmt: skip
 
     async def make(self, request: HomeRequest) -> HomeAnswer:
@@ -100,6 +104,14 @@ async def test_a_likely_visitor_finds_a_list_in_the_grid(made: Made) -> None:
     assert (value.asked, len(value.answer.items)) == (10, 30)
     assert value.answer.lifetime.max_age_s == SETTINGS.horizon_s
     assert made.count("made") == 1
+    # What was read without anybody asking stands in the account of accesses: by the hour, not by the person.
+    await made.precomputer.round()
+    made.clock.advance(STANDING_S)
+    await made.known("d" * 32)
+    await made.precomputer.round()
+    assert [(outcome, detail.split(";")[0]) for _, _, outcome, detail in made.reads.noted] == [
+        ("asked", "test"), ("done", "1 lists, 1 rows"), ("asked", "test")
+    ]  # fmt: skip
     await made.precomputer.round()
     assert len(made.asked) == 1  # it is there already
     made.clock.advance(SETTINGS.horizon_s + 1)

@@ -18,6 +18,7 @@ from region.batch.definitions import COUNTED
 from region.batch.parity import ParityReport, check_parity
 from region.events.exporting import export_events
 from region.events.memory import MemoryLog
+from region.privacy.bulk import untouched
 from region.sampling.served import ServedSample
 from region.store.applying import ApplyRules
 from region.store.memory import MemoryStore
@@ -81,7 +82,7 @@ class World:
     async def export(self) -> Path:
         await export_events(
             log=self.log, store=self.store, rules=RULES, samples=self.samples, to=self.path / "export",
-            progress=SilentProgress(),
+            progress=SilentProgress(), touch=untouched,
         )  # fmt: skip
         return self.path / "export"
 
@@ -144,7 +145,13 @@ async def test_a_changed_weight_is_a_skew(world: World) -> None:
     changed = ApplyRules(history_max=20, weights=msgspec.structs.replace(RULES.weights, events=events))
     folder = world.path / "export"
     await export_events(
-        log=world.log, store=world.store, rules=changed, samples=world.samples, to=folder, progress=SilentProgress()
+        log=world.log,
+        store=world.store,
+        rules=changed,
+        samples=world.samples,
+        to=folder,
+        progress=SilentProgress(),
+        touch=untouched,
     )
     work = world.path / "work"
     work.mkdir()

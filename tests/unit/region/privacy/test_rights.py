@@ -64,7 +64,7 @@ from region.store.opening import open_store
 from region.store.port import UserRow
 from region.store.subjects import erasure_mark, user_subject
 from tests.contract.building import BOB, NOW_MS, an_event, logged, placed, stands_in_files
-from tests.support.keeping import key_file
+from tests.support.keeping import NotedReads, key_file
 
 KEYS = RegionKeys.generate("us-east")
 ALICE = user_subject(KEYS, "42")
@@ -104,6 +104,7 @@ class Region:
         self.precomputer = Precomputer(
             settings=PrecomputeSettings(enabled=True), visitors=Visitors(), store=self.store, grid=self.grid,
             clock=self.clock, make=never, is_busy=lambda: False, registry=CollectorRegistry(),
+            standing=NotedReads().standing(who="node", action="lists", why="test", clock=self.clock),
         )  # fmt: skip
         known = Known(
             store=self.store, log=self.log, samples=self.samples, exposures=self.drawn, requests=self.requests,

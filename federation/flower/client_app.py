@@ -30,8 +30,15 @@ app = ClientApp()
 @app.train()  # type: ignore[untyped-decorator]
 def train(message: Message, context: Context) -> Message:
     """Open the round at the gateway, wait for its end, answer with the regional sum (JSON of `RegionalSum`)."""
-    config, clock = context.node_config, SystemClock()
-    tls = None
+    clock = SystemClock()
+    gateway = _deployed(context, clock) if "gateway" in context.node_config else _simulated(context)
+    body = gateway.run_round(message.content[PLAN][BODY], timeout_s=_ROUND_S_MAX, clock=clock)
+    return Message(content=RecordDict({RESULT: ConfigRecord({BODY: body})}), reply_to=message)
+
+
+def _deployed(context: Context, clock: Clock) -> "Gateway":
+    """The gateway that this SuperNode was started for."""
+    config, tls = context.node_config, None
     if authority := str(config.get("gateway-ca", "")):
         names = tuple(filter(None, str(config["gateway-names"]).split(",")))
         shown = ClientTls(
@@ -39,9 +46,14 @@ def train(message: Message, context: Context) -> Message:
             server_names=names,
         )  # fmt: skip
         tls = client_context(shown, clock=clock).context
-    gateway = Gateway(url=str(config["gateway"]), round_key_file=Path(str(config["round-key-file"])), tls=tls)
-    body = gateway.run_round(message.content[PLAN][BODY], timeout_s=_ROUND_S_MAX, clock=clock)
-    return Message(content=RecordDict({RESULT: ConfigRecord({BODY: body})}), reply_to=message)
+    return Gateway(url=str(config["gateway"]), round_key_file=Path(str(config["round-key-file"])), tls=tls)
+
+
+def _simulated(context: Context) -> "Gateway":
+    """The gateway of the region that a simulated SuperNode stands for: it has a number from 0 and nothing else."""
+    regions = json.loads(Path(str(context.run_config["plan"])).read_bytes())["regions"]
+    link = regions[sorted(regions)[int(str(context.node_config["partition-id"]))]]
+    return Gateway(url=link["gateway_url"], round_key_file=Path(link["round_key_file"]))
 
 
 class Gateway:

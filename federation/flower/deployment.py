@@ -33,6 +33,8 @@ class RunOptions:
     round_timeout_s: how long regions may take over one round.
     restarts_max: SuperNodes and ServerApps that are started again after they were killed, in all.
     tls: whether SuperLink and SuperNodes speak TLS and SuperNodes prove who they are.
+    engine: interpreter of an environment with Flower's simulation engine, which then stands for SuperLink's network
+        and SuperNodes; None: a deployment.
     progress: told of every process that is up and every round that is over.
     """
 
@@ -41,6 +43,7 @@ class RunOptions:
     round_timeout_s: float = 60.0
     restarts_max: int = 20
     tls: bool = True
+    engine: Path | None = None
     progress: Progress = field(default_factory=SilentProgress)
 
 
@@ -79,11 +82,13 @@ def run_rounds(
     plan = DeploymentPlan(
         run=run, state_directory=str(state), superlink_port=options.superlink_port or free_ports(1)[0],
         import_root=str(Path(federation.__file__).resolve().parents[1]), timeout_s=options.timeout_s,
-        tls=options.tls, restarts_max=options.restarts_max,
+        tls=options.tls and options.engine is None, simulated=options.engine is not None,
+        restarts_max=options.restarts_max,
     )  # fmt: skip
     plan_file = state / "deployment-plan.json"
     write_atomically(plan_file, msgspec.json.encode(plan))
-    code = _supervised(plan, plan_file, state / "supervisor.log", options.timeout_s + _GRACE_S, options.progress)
+    python = str(options.engine or sys.executable)
+    code = _supervised(python, plan, plan_file, options.timeout_s + _GRACE_S, options.progress)
     if code != 0 or not (outcome / OUTCOME_FILE).exists():
         failure = outcome / FAILURE_FILE
         reason = failure.read_text().strip() if failure.exists() else f"the supervisor ended with {code}."
@@ -91,11 +96,11 @@ def run_rounds(
     return load_outcome(outcome)
 
 
-def _supervised(plan: DeploymentPlan, plan_file: Path, log_file: Path, timeout_s: float, progress: Progress) -> int:
+def _supervised(python: str, plan: DeploymentPlan, plan_file: Path, timeout_s: float, progress: Progress) -> int:
     """Run the supervisor; on an exception here (Ctrl-C, say) it is told to end and waited for."""
-    command = [sys.executable, "-m", "federation.flower", "--plan", str(plan_file), "--parent", str(os.getpid())]
+    command = [python, "-m", "federation.flower", "--plan", str(plan_file), "--parent", str(os.getpid())]
     environment = environment_with({"PYTHONPATH": plan.import_root})
-    with log_file.open("ab") as log:
+    with (Path(plan.state_directory) / "supervisor.log").open("ab") as log:
         # Its own session: Ctrl-C reaches this process, which then ends the supervisor in order.
         supervisor = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment,

@@ -8,9 +8,9 @@ from federation.messages import Part
 from infra.plumbing.http.tls import ClientTls
 
 PROGRESS_FILE = "progress.jsonl"
+"""In the outcome directory: a line per finished round while a run goes on."""
 TARGETS = "targets"
 """Folder below the state directory that tells Prometheus of processes that live for one run (`file_sd_configs`)."""
-"""In the outcome directory: a line per finished round while a run goes on."""
 
 SERVER_APP_FILE = "server-app.pid"
 """In the outcome directory: who runs the plan, so that the supervisor notices when it is killed."""
@@ -85,6 +85,8 @@ class DeploymentPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Whether SuperLink and SuperNodes speak TLS and SuperNodes prove who they are; off only where traffic is read."""
     restarts_max: Annotated[int, msgspec.Meta(ge=0, le=100)] = 20
     """SuperNodes and ServerApps that are started again after they were killed, in all."""
+    simulated: bool = False
+    """Flower's simulation engine stands for the SuperNodes; it needs Ray where the supervisor runs."""
     import_root: str
     """Folder that holds the `federation` package, for the processes that Flower starts."""
     timeout_s: Positive = 240.0

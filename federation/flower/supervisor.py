@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -88,11 +89,13 @@ def supervise(plan: DeploymentPlan, *, parent: int, environment: Mapping[str, st
         signal.signal(number, _interrupt)
     die_with_parent(signal.SIGTERM, parent=parent)
     adopt_orphans()
-    try:
-        _run(plan, flower_environment(plan, environment), clock)
-    finally:
-        end_descendants(clock=clock)
-        _targets_file(plan).unlink(missing_ok=True)
+    # Ray's sockets lie in a folder whose name has to be short, and which it does not clear away.
+    with tempfile.TemporaryDirectory(prefix="atoll-ray-", ignore_cleanup_errors=True) as sockets:
+        try:
+            _run(plan, flower_environment(plan, environment) | {"RAY_TMPDIR": sockets}, clock)
+        finally:
+            end_descendants(clock=clock)
+            _targets_file(plan).unlink(missing_ok=True)
 
 
 def _targets_file(plan: DeploymentPlan) -> Path:
@@ -110,7 +113,7 @@ def _run(plan: DeploymentPlan, environment: Mapping[str, str], clock: Clock) -> 
     run.start_exporter()
     run.start_superlink()
     # One after the other: each takes an interpreter's start, but together they would write one configuration.
-    for region, port in zip(regions, free_ports(len(regions)), strict=True):
+    for region, port in [] if plan.simulated else zip(regions, free_ports(len(regions)), strict=True):
         run.register_node(region)
         run.start_supernode(region, port)
     run.submit()
@@ -190,6 +193,8 @@ class _Deployment:
             str(self._tools / "flwr"), "run", str(self._state / "app"), _CONNECTION, "--run-config",
             f'plan="{self._state / PLAN_FILE}"',
         ]  # fmt: skip
+        if self._plan.simulated:
+            command += ["--federation-config", engine_config(len(self._plan.run.regions))]
         self._submitted = self._start(command, "flwr-run.log")
 
     def wait_for_outcome(self) -> None:
@@ -258,10 +263,17 @@ def superlink_command(tools: Path, plan: DeploymentPlan, keys: Credentials | Non
             "--ssl-certfile", str(keys.certificate), "--ssl-keyfile", str(keys.key), "--ssl-ca-certfile",
             str(keys.authority), "--enable-supernode-auth",
         ]  # fmt: skip
+    if plan.simulated:
+        secured.append("--simulation")
     return [
         str(tools / "flower-superlink"), *secured, "--host", HOST, "--port", str(plan.superlink_port),
         "--disable-runtime-dependency-installation",
     ]  # fmt: skip
+
+
+def engine_config(supernodes: int) -> str:
+    """What Flower's simulation engine is told: every simulated SuperNode waits for its gateway, all at once."""
+    return f"num-supernodes={supernodes} client-resources-num-cpus=1 init-args-num-cpus={supernodes}"
 
 
 def flower_environment(plan: DeploymentPlan, inherited: Mapping[str, str]) -> dict[str, str]:
@@ -279,6 +291,7 @@ def flower_environment(plan: DeploymentPlan, inherited: Mapping[str, str]) -> di
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5",
+        "RAY_USAGE_STATS_ENABLED": "0",
         "NO_PROXY": HOST,
         "no_proxy": HOST,
     }

@@ -46,6 +46,18 @@ class Owner:
         return self.rows[-1]
 
 
+def read_regions(directory: Path) -> tuple[str, ...]:
+    """The home regions of the dataset's users, sorted.
+
+    Raises:
+        InvalidInputError: users.csv is missing, or names no region.
+    """
+    found = {row["region"] for row in _rows(directory / "users.csv", ("user_id", "region"))} - {""}
+    if not found:
+        raise InvalidInputError("users.csv names no region.", fix="Give each user a home region.")
+    return tuple(sorted(found))
+
+
 def read_owners(
     directory: Path, *, regions: Sequence[str], per_region: int, rng: np.random.Generator
 ) -> list[Owner]:  # fmt: skip

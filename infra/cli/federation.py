@@ -8,11 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from infra.cli import bootstrap
 from infra.cli.output import add_json_option, emit, progress_bar, table
 from infra.cli.world import add_state_option
 
 PHONES_END_S = 120.0
 POPULATION = "everybody"
+ENGINE_ROUND_S = 180.0
+"""The first round in Flower's simulation engine has Ray's start in it: up to half a minute on two busy cores."""
 SILO_ROUND_S = 280.0
 """A silo's region may take its own bound of four minutes over a round."""
 
@@ -31,24 +34,12 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     rounds.add_argument(
         "--release", type=Path, required=True, metavar="BUNDLE", help="the release that the phones hold"
     )
-    rounds.add_argument("--rounds", type=int, default=1)
+    _add_training_options(rounds)
     rounds.add_argument("--phones", type=int, default=0, metavar="N", help="simulate N phones per region while it runs")
     rounds.add_argument(
         "--dataset", type=Path, default=None, metavar="DIR", help="whose users the simulated phones belong to"
     )
     rounds.add_argument("--canary", default="", help="a secret planted in every simulated phone's sensitive history")
-    rounds.add_argument("--epsilon-max", type=float, default=20.0, help="the budget; fixed by the ledger's first round")
-    rounds.add_argument("--noise", type=float, default=1.0, help="noise multiplier of each region's own noise")
-    rounds.add_argument(
-        "--train",
-        choices=("core", "items"),
-        default="core",
-        help="the adapter's core, or the vectors of a slice of items",
-    )
-    rounds.add_argument(
-        "--category", action="append", default=[], metavar="NAME",
-        help="with --train items: the slice is the items in any of these; may be repeated",
-    )  # fmt: skip
     rounds.add_argument(
         "--silo", action="append", default=[], metavar="REGION",
         help="this region takes part over its resident features, without phones; may be repeated (default: as the"
@@ -58,6 +49,7 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         "--plain", action="store_true",
         help="no TLS between SuperLink and SuperNodes, where a capture is to be read",
     )  # fmt: skip
+    _add_simulate(verbs)
     for name, run, says in (
         ("status", _status, "the last run's outcome and what the ledger says"),
         ("ledger", _ledger, "verify the hash-chained privacy ledger and show it"),
@@ -72,8 +64,42 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     vector.add_argument("users", nargs="+", help="user ids of the dataset")
 
 
-def _leaf(verbs: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
-    example = f"./atoll federate {name}"
+def _add_training_options(parser: argparse.ArgumentParser) -> None:
+    """What a run trains and what it may cost, wherever it runs."""
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--epsilon-max", type=float, default=20.0, help="the budget; fixed by the ledger's first round")
+    parser.add_argument("--noise", type=float, default=1.0, help="noise multiplier of each region's own noise")
+    parser.add_argument(
+        "--train",
+        choices=("core", "items"),
+        default="core",
+        help="the adapter's core, or the vectors of a slice of items",
+    )
+    parser.add_argument(
+        "--category", action="append", default=[], metavar="NAME",
+        help="with --train items: the slice is the items in any of these; may be repeated",
+    )  # fmt: skip
+
+
+def _add_simulate(verbs: Any) -> None:
+    parser = _leaf(
+        verbs, "simulate", _simulate,
+        "try rounds out in Flower's simulation engine, without a world: the same apps, gateways, phones and ledger",
+        "--release bundles/ID --dataset data/ml-100k --phones 20",
+    )  # fmt: skip
+    add_state_option(parser)
+    parser.add_argument("--release", type=Path, required=True, metavar="BUNDLE", help="the release that phones hold")
+    parser.add_argument("--dataset", type=Path, required=True, metavar="DIR", help="whose users own the phones")
+    parser.add_argument("--phones", type=int, default=10, metavar="N", help="phones per region (default 10)")
+    parser.add_argument(
+        "--region", action="append", default=[], help="a home region; may be repeated (default: all of the dataset)"
+    )
+    parser.add_argument("--dropouts", type=float, default=0.08, metavar="SHARE", help="phones that never report")
+    _add_training_options(parser)
+
+
+def _leaf(verbs: Any, name: str, run: Any, text: str, words: str = "") -> argparse.ArgumentParser:
+    example = f"./atoll federate {name} {words}".rstrip()
     parser: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=f"{text}. Example: {example}")
     add_json_option(parser)
     parser.set_defaults(run=run)
@@ -126,13 +152,46 @@ def _round(arguments: argparse.Namespace) -> int:
             options=RunOptions(superlink_port=port, tls=not arguments.plain, progress=progress, **timeouts),
         )
     result = msgspec.to_builtins(outcome) | {"phones": report}
+    emit(arguments, result, _said(outcome))
+    return 0 if outcome.ok else 1
+
+
+def _simulate(arguments: argparse.Namespace) -> int:
+    import msgspec
+
+    from federation.flower.deployment import RunOptions
+    from federation.flower.simulating import Trial, simulate
+    from federation.phones.dataset import read_regions
+    from infra.plumbing.clock import SystemClock
+
+    trial = Trial(
+        release=arguments.release, dataset=arguments.dataset, phones=arguments.phones,
+        regions=tuple(arguments.region) or read_regions(arguments.dataset), dropout_share=arguments.dropouts,
+        noise_multiplier=arguments.noise, epsilon_max=arguments.epsilon_max,
+    )  # fmt: skip
+    # Ray is fetched at the first use; no other environment grows by it.
+    bootstrap.prepare(("simulation",))
+    engine = bootstrap.HOME / "envs" / "simulation" / "bin" / "python"
+    with progress_bar() as progress:
+        options = RunOptions(
+            timeout_s=240.0 + ENGINE_ROUND_S * arguments.rounds, round_timeout_s=ENGINE_ROUND_S, engine=engine,
+            progress=progress,
+        )  # fmt: skip
+        result = simulate(
+            arguments.state / "simulation", trial, rounds=arguments.rounds, training=_training(arguments),
+            options=options, clock=SystemClock(),
+        )  # fmt: skip
+    emit(arguments, msgspec.to_builtins(result.outcome) | {"phones": result.phones}, _said(result.outcome))
+    return 0 if result.outcome.ok else 1
+
+
+def _said(outcome: Any) -> str:
     spent = "infinite" if outcome.epsilon is None else f"{outcome.epsilon:.3g}"
     text = (
         f"{outcome.devices} updates in {len(outcome.rounds)} rounds; epsilon {spent} at delta {outcome.delta:g} in all"
     )
-    learned = f"adapter: {outcome.adapter_path}" + (f"\nitems: {outcome.items_path}" if outcome.items_path else "")
-    emit(arguments, result, f"{text}\n{learned}")
-    return 0 if outcome.ok else 1
+    items = f"\nitems: {outcome.items_path}" if outcome.items_path else ""
+    return f"{text}\nadapter: {outcome.adapter_path}{items}"
 
 
 def _silos(arguments: argparse.Namespace, world: Any) -> frozenset[str]:

@@ -84,7 +84,7 @@ class Deployment:
 def run(request: BenchRequest) -> Measured:
     """One large round, then rounds under killing; `runs` repeats neither, since each is minutes of work."""
     phones = 90 if request.quick else int(request.number("phones", 1000))
-    _release(request)
+    make_release(request)
     request.progress.advance(0, 2, f"a round over {phones} phones")
     with deployment(request, "large", phones) as large:
         outcome = _rounds(large, rounds=1, timeout_s=300.0)
@@ -208,7 +208,7 @@ def deployment(request: BenchRequest, name: str, phones: int) -> Iterator[Deploy
     TrustDirectory.of(list(keys.values())).save(folder / "trust.json")
     world = Deployment(folder, request, keys, dict(zip(REGIONS, free_ports(len(REGIONS)), strict=True)))
     each = phones // len(REGIONS)
-    _write_dataset(folder / "data", users=each)
+    write_dataset(folder / "data", users=each)
     for region in REGIONS:
         keys[region].save(folder / f"{region}.keys")
         (folder / f"{region}.json").write_bytes(msgspec.json.encode(_gateway_settings(world, region, each)))
@@ -259,7 +259,8 @@ def _rounds(world: Deployment, *, rounds: int, timeout_s: float) -> RunOutcome:
     )  # fmt: skip
 
 
-def _release(request: BenchRequest) -> None:
+def make_release(request: BenchRequest) -> None:
+    """A small release in the suite's folder, RELEASE its name."""
     command = [
         tier_python("central", request.environments), "-m", "infra.bench.federated.phone_release", "--out",
         str(request.work / RELEASE), "--items", str(ITEMS), "--dim", "32", "--history", "20",
@@ -271,7 +272,7 @@ def _release(request: BenchRequest) -> None:
         raise BenchError(f"the release could not be made: {done.stderr.strip()[-300:]}")
 
 
-def _write_dataset(folder: Path, *, users: int) -> None:
+def write_dataset(folder: Path, *, users: int) -> None:
     """`users` users in each region, EVENTS events each."""
     rng = np.random.default_rng(3)
     folder.mkdir()

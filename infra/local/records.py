@@ -84,8 +84,9 @@ class WorldRecord(msgspec.Struct, frozen=True, kw_only=True):
     processes: tuple[ProcessPlan, ...]
     working_directory: str
     restart: RestartPolicy = RestartPolicy()
-    eased_s: float = 6.0
-    """How long a healed process runs at lower priority, so that the others keep their latency."""
+    eased_s: float = 30.0
+    """How long a process that comes back runs at lower priority at most, so that the others keep their latency; it has
+    the same as they when it is ready."""
     output_bytes_max: int = 32 << 20
     """What one log, span or output file may hold; then its older half goes."""
 

@@ -48,12 +48,17 @@ class Child:
         """Whether there is a process, whatever it answers."""
         return self.state in _RUNNING
 
-    def is_due(self, now_s: float, others: Iterable["Child"]) -> bool:
-        """Whether it must be started now."""
+    @property
+    def coming_back(self) -> bool:
+        """Whether it starts while others serve, and takes their processor: it has not answered yet."""
+        return self.state is ProcessState.STARTING and self.eased_until_s is not None
+
+    def is_due(self, now_s: float, others: Iterable["Child"], *, back_at_once: int) -> bool:
+        """Whether it must be started now. Of those that come back no more than `back_at_once` start side by side."""
         if self.process is not None or self.state not in (ProcessState.WAITING, ProcessState.CRASHED):
             return False
         if self.state is ProcessState.CRASHED or self.restarts or self.eased:
-            return now_s >= self.start_at_s
+            return now_s >= self.start_at_s and sum(other.coming_back for other in others) < back_at_once
         waited_s = now_s - self.waiting_since_s
         return waited_s >= STAGE_PATIENCE_S or all(other.live for other in others if self._waits_for(other))
 
@@ -82,6 +87,10 @@ class Child:
         elif self.state in _LIVE:
             self.state = ProcessState.STARTING
 
+    def is_eased_enough(self, now_s: float) -> bool:
+        """Whether it ran at lower priority until it was ready, or as long as that may last."""
+        return self.eased_until_s is not None and (now_s >= self.eased_until_s or self.state is ProcessState.READY)
+
     def ended(self, code: int, now_s: float) -> None:
         """Its process is gone: by `world kill`, or by itself, and then it is started again after a pause."""
         self.process, self.pids, self.rss_mb, self.eased_until_s = None, [], 0.0, None
@@ -99,7 +108,7 @@ class Child:
             self.state, self.detail = ProcessState.GAVE_UP, f"{why}, too often"
             return
         self.state, self.detail = ProcessState.CRASHED, f"{why}; starts again in {delay_s:.1f} s"
-        self.start_at_s = now_s + delay_s
+        self.eased, self.start_at_s = True, now_s + delay_s
         self.restarts += 1
 
     def killed(self) -> None:

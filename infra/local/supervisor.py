@@ -64,6 +64,7 @@ class Supervisor:
         self._securing = Securing(layout.tls, record.configuration.tls)
         tls = self._securing.connect(SUPERVISOR)
         self._tls = None if tls is None else client_context(tls, clock=clock)
+        self._back_at_once = len(os.sched_getaffinity(0))
         self._peak_mb = self._own_mb = 0.0
         self._meter = MemoryMeter()
         self._files_cut = 0
@@ -99,13 +100,13 @@ class Supervisor:
         now_s = self._clock.monotonic_s()
         self._reap(now_s)
         for child in self._children:
-            if child.is_due(now_s, self._children):
+            if child.is_due(now_s, self._children, back_at_once=self._back_at_once):
                 self._start(child, now_s)
             if child.running and now_s >= child.probe_at_s:
                 self._probe(child, now_s)
-            if child.eased_until_s is not None and now_s >= child.eased_until_s:
+            if child.process and child.is_eased_enough(now_s):
                 child.eased_until_s = None
-                restore_priority(child.pids)
+                restore_priority(descendants([child.process.pid])[child.process.pid])
         if now_s >= self._memory_at_s:
             self._memory_at_s = now_s + MEMORY_EVERY_S
             self._measure()

@@ -52,14 +52,14 @@ def test_pauses_grow_to_a_bound_and_patience_ends() -> None:
 def test_stages_wait_for_what_is_before_them_but_not_for_ever() -> None:
     first, second, elsewhere = child(), child("a/edge", stage=1), child("b/api", region="b")
     everything = [first, second, elsewhere]
-    assert first.is_due(0.0, everything)
-    assert not second.is_due(0.0, everything)
+    assert first.is_due(0.0, everything, back_at_once=2)
+    assert not second.is_due(0.0, everything, back_at_once=2)
     first.state = ProcessState.LIVE
-    assert second.is_due(0.0, everything)  # the other region is not waited for
+    assert second.is_due(0.0, everything, back_at_once=2)  # the other region is not waited for
     first.state = ProcessState.STARTING
-    assert second.is_due(STAGE_PATIENCE_S, everything)
+    assert second.is_due(STAGE_PATIENCE_S, everything, back_at_once=2)
     first.killed()
-    assert second.is_due(0.0, everything)
+    assert second.is_due(0.0, everything, back_at_once=2)
 
 
 def test_what_is_told_to_restart_ends_and_starts_again_without_having_crashed() -> None:
@@ -74,7 +74,28 @@ def test_what_is_told_to_restart_ends_and_starts_again_without_having_crashed() 
         assert (one.state, one.live) == (ProcessState.DRAINING, False)
     one.ended(0, 10.0)
     assert (one.state, one.restarts, one.crashes_s) == (ProcessState.WAITING, 0, [])
-    assert one.is_due(10.0, [one, child("a/store")])  # what comes before it is not waited for
+    assert one.is_due(10.0, [one, child("a/store")], back_at_once=2)  # what comes before it is not waited for
+
+
+def test_those_that_come_back_start_a_few_at_a_time_and_give_way_until_they_are_ready() -> None:
+    one, other, third = (child(f"a/edge-{number}") for number in range(3))
+    everything = [one, other, third]
+    for each in everything:
+        each.killed()
+        assert each.heal(0.0)
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        one.started(process, 0.0, eased_s=5.0)
+        assert other.is_due(0.0, everything, back_at_once=2)
+        other.started(process, 0.0, eased_s=5.0)
+        assert not third.is_due(0.0, everything, back_at_once=2)
+        one.found(Finding(live=True, ready=False, detail="a release"))
+        assert third.is_due(0.0, everything, back_at_once=2)  # what answers has done most of its work
+        assert not one.is_eased_enough(4.9)
+        one.found(Finding(live=True, ready=True))
+        assert one.is_eased_enough(1.0)
+        assert other.is_eased_enough(5.0)  # nobody gives way for ever
+    one.ended(1, 10.0)
+    assert one.eased  # so does what crashed
 
 
 def test_a_life() -> None:
@@ -90,15 +111,15 @@ def test_a_life() -> None:
         assert not one.live
     one.ended(1, 10.0)
     assert (one.state, one.restarts, one.start_at_s) == (ProcessState.CRASHED, 1, 11.0)
-    assert not one.is_due(10.9, [one])
-    assert one.is_due(11.0, [one])
+    assert not one.is_due(10.9, [one], back_at_once=2)
+    assert one.is_due(11.0, [one], back_at_once=2)
     for moment in (11.0, 12.0, 13.0):
         one.failed("ended", moment)
     assert one.state is ProcessState.GAVE_UP
     one.found(Finding(live=True, ready=True))
     assert one.state is ProcessState.GAVE_UP
     assert one.heal(14.0)
-    assert one.is_due(14.0, [one])
+    assert one.is_due(14.0, [one], back_at_once=2)
     assert not one.heal(14.0)
     one.killed()
     one.ended(-9, 15.0)

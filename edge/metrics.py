@@ -20,6 +20,10 @@ class EdgeMetrics:
         self.hot = LoopCounter(
             "atoll_edge_hot", "Reads by what the hot path did with them.", ("outcome",), registry=registry
         )
+        self.hot_spared = LoopCounter(
+            "atoll_edge_hot_spared", "Sampled answers of the hot path beyond its bound a second: not kept, by what.",
+            ("what",), registry=registry,
+        )  # fmt: skip
         self.unanswered = counter("unanswered", "Valid calls that no rung could answer.")
         self.fills = counter("fills", "Fills of the cache by outcome.", "outcome")
         self.coalesced = counter("coalesced", "Misses that joined a fill under way.")

@@ -14,6 +14,7 @@ from infra.plumbing.grid.connect import connect_grid
 from infra.plumbing.http.serving import serve
 from infra.plumbing.ids import uniform
 from infra.plumbing.keys import LiveTrust, RegionKeys
+from infra.plumbing.large_pages import large_pages
 from infra.plumbing.memory import settle
 from infra.plumbing.service_keys import KeyRing
 from infra.plumbing.telemetry import start_telemetry
@@ -52,6 +53,8 @@ async def run(settings: EdgeSettings, stop: asyncio.Event) -> None:
             clock=clock, uniform=uniform, grid=grid, open_source=open_source,
         )  # fmt: skip
         app = await make_app(outside, stack)
+        if settings.large_pages:
+            await stack.enter_async_context(large_pages())
         settle()
         await serve(
             app, host=settings.host, port=settings.port, stop=stop, telemetry=telemetry,

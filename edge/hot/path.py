@@ -44,6 +44,8 @@ ROUTE = "/v1/recommendations/{type}"
 PREFIX = b"/v1/recommendations/"
 WINDOWS_PER_ASK = 16
 """How many windows one ask stands for where hot keys are counted: a look at every list would cost too much."""
+TRACES_PER_S_MAX = 50
+"""Of these answers, which are all alike: what is sampled beyond is counted, not kept. Log lines have the same bound."""
 WINDOW = 16
 """Answers that are accounted for together: the last one's duration stands for all, and at most one is sampled."""
 
@@ -88,6 +90,8 @@ class HotPath:
         self._window = 1 if max(telemetry.traced.ratio, telemetry.logged.ratio) > 1 / (4 * WINDOW) else WINDOW
         self._left = self._window
         self._windows_left = WINDOWS_PER_ASK
+        self._traces_left = self._lines_left = TRACES_PER_S_MAX
+        self._spared = parts.metrics.hot_spared
 
     def answer(self, data: bytes, peer: str) -> bytes | None:
         """The answer to the one request that `data` is, or None: then nothing has happened.
@@ -201,6 +205,7 @@ class HotPath:
 
     def _begin_second(self, now_s: float) -> None:
         self._second.renew(now_s)
+        self._traces_left = self._lines_left = TRACES_PER_S_MAX
         self.known.tick(now_s)
         identities = self._parts.identities
         identities.follow_trust(self._second.epoch_s)
@@ -240,16 +245,27 @@ class HotPath:
             self._parts.hot_keys.note(ready.key, WINDOWS_PER_ASK * window, now_s=now_s)
         telemetry = self._parts.telemetry
         if telemetry.traced.due_within(window):
-            ended_ns = self._parts.clock.now_ms() * 1_000_000
-            telemetry.record_span(
-                f"GET {ROUTE}", started_ns=ended_ns - int(took_s * 1e9), ended_ns=ended_ns,
-                attributes={
-                    "atoll.step": DegradationStep.FRESH.value, "atoll.type": ready.type, "atoll.hot": True,
-                    "http.response.status_code": status,
-                },
-            )  # fmt: skip
+            if self._traces_left:
+                self._traces_left -= 1
+                self._record_span(ready, status, took_s)
+            else:
+                self._spared.labels("span").count += 1
         if telemetry.logged.due_within(window):
-            telemetry.log_request(ROUTE, "GET", status, took_s=took_s, request_id=request_id.decode())
+            if self._lines_left:
+                self._lines_left -= 1
+                telemetry.log_request(ROUTE, "GET", status, took_s=took_s, request_id=request_id.decode())
+            else:
+                self._spared.labels("line").count += 1
+
+    def _record_span(self, ready: Ready, status: int, took_s: float) -> None:
+        ended_ns = self._parts.clock.now_ms() * 1_000_000
+        self._parts.telemetry.record_span(
+            f"GET {ROUTE}", started_ns=ended_ns - int(took_s * 1e9), ended_ns=ended_ns,
+            attributes={
+                "atoll.step": DegradationStep.FRESH.value, "atoll.type": ready.type, "atoll.hot": True,
+                "http.response.status_code": status,
+            },
+        )  # fmt: skip
 
 
 def _form(ready: Ready, tags: bytes) -> Pattern | None:

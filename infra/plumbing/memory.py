@@ -1,10 +1,13 @@
-"""The garbage collector of a process that serves: kept from walking a large cache again and again."""
+"""The interpreter of a process that serves: kept from walking a large cache again and again, and from long turns."""
 
 import gc
+import sys
 
 YOUNG_OBJECTS = 20_000
 YOUNG_PER_MIDDLE = 20
 MIDDLE_PER_FULL = 500
+TURN_S = 0.0005
+"""How long a thread beside the event loop keeps the interpreter while the loop waits for it; 5 ms are Python's own."""
 
 
 def settle() -> None:
@@ -17,3 +20,5 @@ def settle() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS, YOUNG_PER_MIDDLE, MIDDLE_PER_FULL)
+    # Kept spans are written by a thread, some hundred at a time: hundreds of answers would wait for each batch.
+    sys.setswitchinterval(TURN_S)

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from edge.hot.heads import HARMLESS_NAMES, VARIED_NAMES
-from edge.hot.path import ROUTE
+from edge.hot.path import ROUTE, TRACES_PER_S_MAX
 from infra.contracts.messages import Invalidation, Lifetime
+from infra.plumbing.clock import SystemClock
 from tests.unit.edge.conftest import Client, World
 from tests.unit.edge.raw import Wire, comparable, head, wire
 from tests.unit.edge.test_api import tell, until
@@ -288,3 +289,18 @@ def test_no_handler_reads_a_header_that_the_short_cut_ignores() -> None:
     read |= {name.lower() for name in re.findall(r"\"([A-Za-z-]+)\" (?:not )?in (?:\w+\.)?headers", text)}
     assert "atoll-session" in read
     assert not read & {*HARMLESS_NAMES, *VARIED_NAMES}
+
+
+async def test_what_is_sampled_beyond_a_bound_a_second_is_counted_and_not_kept(world: World) -> None:
+    client = await world.edge(requests_per_address_s=1e9, burst_per_address=1e9)
+    await warmed(client, POPULAR)
+    answered = Answered(world)
+    answered.now()
+    began_s = SystemClock().monotonic_s()
+    async with wire(client) as line:
+        for _ in range(300):
+            await line.ask(head(POPULAR))
+    seconds = int(SystemClock().monotonic_s() - began_s) + 2
+    total, spared = answered.now(), world.metric('atoll_edge_hot_spared_total{what="span"}')
+    assert total == 300
+    assert total - TRACES_PER_S_MAX * seconds <= spared < total

@@ -7,6 +7,7 @@ import msgspec
 from infra.contracts.residency import ExportPolicy
 from infra.plumbing.http.tls import ClientTls, ListenTls
 from infra.plumbing.telemetry import TelemetrySettings
+from region.keeping.key_service import KeyServiceSettings
 
 DAY_S = 86_400.0
 Retention = Annotated[float, msgspec.Meta(gt=0.0, le=365 * DAY_S)]
@@ -83,6 +84,8 @@ class RegionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     poll_interval_s: float = 5.0
     keys_file: str
     trust_file: str
+    key_service: KeyServiceSettings | None = None
+    """Where the root of all keys at rest lives, when that is not `keys_file` (which still holds the others)."""
     grid: str
     """`memory`, the path of the embedded grid's Unix socket, or `hazelcast://HOST:PORT/CLUSTER`."""
     store: str = "sqlite"

@@ -46,8 +46,11 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     _leaf(verbs, "rotate", _rotate, "make a new issuer key; tokens of the others still hold", "")
     retire = _leaf(verbs, "retire", _retire, "let an issuer key's tokens hold no more", "--kid us-east")
     retire.add_argument("--kid", required=True)
-    _leaf(
+    rest = _leaf(
         verbs, "rotate-rest", _rotate_rest, "a new key of what the region keeps: all keys under it, the old ones go", ""
+    )
+    rest.add_argument(
+        "--settings", type=Path, default=None, metavar="FILE", help="of a node with a key service, without a world"
     )
     service = verbs.add_parser("service", help="keys of services", description="keys of services")
     services = service.add_subparsers(metavar="VERB", required=True)
@@ -105,15 +108,32 @@ def _rotate_rest(arguments: argparse.Namespace) -> None:
     """Make a key, wrap everything by it, let the others go: whoever breaks off in between does it again."""
     from infra.cli.events import run_tool
 
+    if arguments.settings is not None:
+        _rotate_service(arguments, arguments.settings.resolve())
+        return
     with _changing(arguments) as place:
         RegionKeys.load(place.keys).with_new_rest_key().save(place.keys)
         settings = place.keys.with_name("region.json")
         done = run_tool("region", "region.keeping", ["rewrap", "--settings", str(settings)])
         keys = RegionKeys.load(place.keys).with_latest_rest_key_only()
         keys.save(place.keys)
-    held = list(keys.rest_keys())
-    text = f"{done['files']} files and {done['subjects']} subjects lie under rest key {held[-1]}; the others are gone."
+    held, version = list(keys.rest_keys()), done.pop("version")
+    root = f"version {version} of the key in the key service" if version else f"rest key {held[-1]}"
+    text = f"{done['files']} files and {done['subjects']} subjects lie under {root}; other rest keys are gone."
     emit(arguments, {**done, "rest_keys": held}, text)
+
+
+def _rotate_service(arguments: argparse.Namespace, settings: Path) -> None:
+    """A new version of the key in the key service. Versions that are older are the service's to retire."""
+    from infra.cli.events import run_tool
+
+    done = run_tool("region", "region.keeping", ["rotate", "--settings", str(settings)])
+    text = (
+        f"{done['files']} files and {done['subjects']} subjects lie under version {done['version']} of the key in the"
+        " key service.\nOlder versions still open. Retire them there (min_decryption_version) when every node has run a"
+        " day since, and not before: what a node wrapped meanwhile without reaching the service lies under one."
+    )
+    emit(arguments, done, text)
 
 
 def _add(arguments: argparse.Namespace) -> None:

@@ -5,13 +5,15 @@ whose records they are, and what they say (crypto-shredding). Keys do not lie in
 backups: a copy of the keys is kept for as long only as a copy may bring back whom somebody erased.
 """
 
+import asyncio
 import secrets
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from region.keeping.wrapping import KEY_BYTES, KeysUnavailableError, Wrapping
 
+T = TypeVar("T")
 HANDLE = "k"
 """A handle is this and 32 hex digits: no subject looks like that."""
 DAY_MS = 86_400_000
@@ -103,6 +105,13 @@ def unwrap_key(wrapping: Wrapping, wrapped: bytes, *, subject: str, handle: str)
     if len(key) != KEY_BYTES:
         raise KeysUnavailableError("a subject's key has another length than a key has.")
     return key
+
+
+async def at_ease(wrapping: Wrapping, wrapped: Sequence[bytes] | None, work: Callable[[], T]) -> T:
+    """`work`, which unwraps these (None: wraps): here when all is at hand, else on a thread that may wait."""
+    if wrapping.at_hand(None) if wrapped is None else all(wrapping.at_hand(one) for one in wrapped):
+        return work()
+    return await asyncio.to_thread(work)
 
 
 def _about(subject: str, handle: str) -> bytes:

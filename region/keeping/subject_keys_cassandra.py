@@ -8,13 +8,23 @@ points to; its time to live ends it. Keys live as long as the log keeps what was
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Iterable
+from functools import partial
 from typing import TypeVar
 
 from prometheus_client import CollectorRegistry
 
 from infra.plumbing.addresses import parse_address
 from infra.plumbing.errors import UnavailableError
-from region.keeping.subject_keys import DAY_MS, USED_STEP_DAYS, SubjectKey, new_handle, new_key, unwrap_key, wrap_key
+from region.keeping.subject_keys import (
+    DAY_MS,
+    USED_STEP_DAYS,
+    SubjectKey,
+    at_ease,
+    new_handle,
+    new_key,
+    unwrap_key,
+    wrap_key,
+)
 from region.keeping.wrapping import KeysUnavailableError, Wrapping
 from region.settings import RegionSettings
 from region.store.cassandra_link import CassandraLink, Row
@@ -108,7 +118,7 @@ class CassandraSubjectKeys:
 
     async def _make(self, subject: str, today: int) -> SubjectKey:
         made = SubjectKey(subject, new_handle(), new_key(), today)
-        wrapped = wrap_key(self._wrapping, made.key, subject=subject, handle=made.handle)
+        wrapped = await self._wrapped(made)
         await self._ask("save_key", (made.handle, subject, today, wrapped, self._life_s))
         applied = (await self._ask("add_subject_key", (subject, made.handle, self._life_s)))[0][0]
         if applied:
@@ -121,14 +131,20 @@ class CassandraSubjectKeys:
 
     async def _save_again(self, key: SubjectKey, used_day: int) -> SubjectKey:
         """The key wrapped anew, its life begun anew."""
-        wrapped = wrap_key(self._wrapping, key.key, subject=key.subject, handle=key.handle)
+        wrapped = await self._wrapped(key)
         await self._ask("renew_key", (self._life_s, key.subject, used_day, wrapped, key.handle))
         await self._ask("renew_subject_key", (self._life_s, key.handle, key.subject, key.handle))
         return SubjectKey(key.subject, key.handle, key.key, used_day)
 
     async def _load(self, handle: str) -> SubjectKey | None:
         found = await self._ask("load_key", (handle,))
-        return self._opened(found[0]) if found and found[0][2] is not None else None
+        if not found or found[0][2] is None:
+            return None
+        return await at_ease(self._wrapping, [found[0][2]], partial(self._opened, found[0]))
+
+    async def _wrapped(self, key: SubjectKey) -> bytes:
+        work = partial(wrap_key, self._wrapping, key.key, subject=key.subject, handle=key.handle)
+        return await at_ease(self._wrapping, None, work)
 
     def _opened(self, row: Row) -> SubjectKey:
         subject, handle, wrapped, used_day = row

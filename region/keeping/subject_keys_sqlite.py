@@ -21,6 +21,7 @@ from region.keeping.files import FileKeys
 from region.keeping.subject_keys import (
     USED_STEP_DAYS,
     SubjectKey,
+    at_ease,
     new_handle,
     new_key,
     unwrap_key,
@@ -143,10 +144,14 @@ class SqliteSubjectKeys:
         await self._writes.close()
 
     async def _make(self, subjects: Collection[str], today: int) -> None:
-        rows = []
-        for subject in subjects:
-            handle = new_handle()
-            rows.append((today, handle, subject, wrap_key(self._wrapping, new_key(), subject=subject, handle=handle)))
+        def made() -> list[tuple[int, str, str, bytes]]:
+            named = [(subject, new_handle()) for subject in subjects]
+            return [
+                (today, handle, subject, wrap_key(self._wrapping, new_key(), subject=subject, handle=handle))
+                for subject, handle in named
+            ]
+
+        rows = await at_ease(self._wrapping, None, made)
         try:
             await self._commits.append(rows, timeout_s=_TIMEOUT_S)
         except UnavailableError as error:
@@ -162,10 +167,14 @@ class SqliteSubjectKeys:
             return connection.execute(self._queries[query], (wanted,)).fetchall()
 
         found = await self._reads.call(work, timeout_s=_TIMEOUT_S)
-        return [
-            SubjectKey(subject, handle, unwrap_key(self._wrapping, wrapped, subject=subject, handle=handle), day)
-            for subject, handle, wrapped, day in found
-        ]
+
+        def opened() -> list[SubjectKey]:
+            return [
+                SubjectKey(subject, handle, unwrap_key(self._wrapping, wrapped, subject=subject, handle=handle), day)
+                for subject, handle, wrapped, day in found
+            ]
+
+        return await at_ease(self._wrapping, [row[2] for row in found], opened)
 
     async def _write(self, query: str, *values: str | int) -> int:
         def work(connection: sqlite3.Connection) -> int:

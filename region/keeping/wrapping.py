@@ -1,7 +1,7 @@
 """Wrapping keys by the region's own (AES-256-GCM, NIST SP 800-38D): envelope encryption with the key file as the root.
 
-`Wrapping` is all that the rest needs of whatever holds the root: the key file here; a key management service would
-wrap and unwrap by two calls of its own, and nothing else changes.
+`Wrapping` is all that the rest needs of whatever holds the root: the key file here, or a key management service
+(`enveloping.ServiceWrapping`). One contract suite holds both to it.
 """
 
 import secrets
@@ -43,6 +43,10 @@ class Wrapping(Protocol):
         """Whether it was wrapped by the root key that wraps now."""
         ...
 
+    def at_hand(self, wrapped: bytes | None) -> bool:
+        """Whether it can be unwrapped (None: whether a key can be wrapped) without waiting for somebody."""
+        ...
+
 
 class FileWrapping:
     """`Wrapping` by the rest keys of a key file, which is followed: a new root key is known within a second.
@@ -82,6 +86,11 @@ class FileWrapping:
     def is_current(self, wrapped: bytes) -> bool:
         """Whether the newest root key wrapped it."""
         return _kid_of(wrapped) == next(reversed(self._source.get().rest_keys()))
+
+    def at_hand(self, wrapped: bytes | None) -> bool:
+        """Always: the file is this machine's."""
+        del wrapped
+        return True
 
 
 def _kid_of(wrapped: bytes) -> str:

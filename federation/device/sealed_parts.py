@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from federation.device.keystore import KeyStore, KeyStoreError
 
 PARTS_MAX = 1000
-_CONTEXT = b"atoll phone store\0"
+STORE = b"atoll phone store\0"
+"""What a file is, bound into its seals: an outbox's parts are no store's."""
 _LINE = re.compile(rb"(\d{1,4})/(\d{1,4}) ([A-Za-z0-9+/=]+)")
 
 
@@ -25,7 +26,7 @@ class Opened:
     lost: int
 
 
-def sealed_parts(parts: Sequence[bytes], keys: KeyStore) -> bytes:
+def sealed_parts(parts: Sequence[bytes], keys: KeyStore, *, context: bytes = STORE) -> bytes:
     """The file of these parts.
 
     Raises:
@@ -36,12 +37,12 @@ def sealed_parts(parts: Sequence[bytes], keys: KeyStore) -> bytes:
         raise ValueError(f"a store has {PARTS_MAX} parts at most, not {len(parts)}")
     lines = []
     for index, content in enumerate(parts):
-        sealed = keys.seal(content, context=_context(index, len(parts)))
+        sealed = keys.seal(content, context=_place(context, index, len(parts)))
         lines.append(b"%d/%d %s\n" % (index, len(parts), base64.b64encode(sealed)))
     return b"".join(lines)
 
 
-def opened_parts(raw: bytes, keys: KeyStore) -> Opened:
+def opened_parts(raw: bytes, keys: KeyStore, *, context: bytes = STORE) -> Opened:
     """What of a file holds. A file in which nothing holds has lost at least one part."""
     found: dict[int, bytes] = {}
     counts: set[int] = set()
@@ -49,7 +50,7 @@ def opened_parts(raw: bytes, keys: KeyStore) -> Opened:
     for line in raw.split(b"\n")[: PARTS_MAX + 1]:
         if not line:
             continue
-        opened = _opened_line(line, keys)
+        opened = _opened_line(line, keys, context)
         if opened is None:
             broken += 1
             continue
@@ -60,16 +61,17 @@ def opened_parts(raw: bytes, keys: KeyStore) -> Opened:
     return Opened(tuple(found[index] for index in sorted(found)), max(missing, broken, int(len(counts) > 1)))
 
 
-def _opened_line(line: bytes, keys: KeyStore) -> tuple[int, int, bytes] | None:
+def _opened_line(line: bytes, keys: KeyStore, context: bytes) -> tuple[int, int, bytes] | None:
     match = _LINE.fullmatch(line)
     if match is None:
         return None
     index, count = int(match[1]), int(match[2])
     try:
-        return index, count, keys.unseal(base64.b64decode(match[3], validate=True), context=_context(index, count))
+        sealed = base64.b64decode(match[3], validate=True)
+        return index, count, keys.unseal(sealed, context=_place(context, index, count))
     except (KeyStoreError, binascii.Error):
         return None
 
 
-def _context(index: int, count: int) -> bytes:
-    return _CONTEXT + b"%d/%d" % (index, count)
+def _place(context: bytes, index: int, count: int) -> bytes:
+    return context + b"%d/%d" % (index, count)

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from federation.device.keystore import KeyStore
+from federation.device.outbox import OUTBOX_SUFFIX, Outbox, outbox_path
 from federation.device.sealed_parts import Opened, opened_parts, sealed_parts
 from federation.device.tower import DeviceRelease
 from infra.contracts.events import STRENGTH_LEVELS, Event, SensitiveEvent, enters_history, event_strength
@@ -169,9 +170,15 @@ class DeviceStore:
             self._history = _without_oldest(self._history)
         write_atomically(self._path, content, mode=0o600)
 
+    def outbox(self) -> Outbox:
+        """What this phone has still to send, beside its store and under the same key."""
+        return Outbox(outbox_path(self._path), keys=self._keys)
+
     def erase(self) -> None:
-        """Forget everything, on disk too, and the key with it: no copy of the file can be opened any more."""
+        """Forget everything, on disk and to be sent too, and the key with it: no copy can be opened any more."""
         self._history = StoredHistory()
+        for unsent in (outbox_path(self._path), outbox_path(self._path).with_suffix(f"{OUTBOX_SUFFIX}.damaged")):
+            unsent.unlink(missing_ok=True)
         self._keys.forget()
         for path in (self._path, self._path.with_name(f"{self._path.name}.damaged")):
             path.unlink(missing_ok=True)

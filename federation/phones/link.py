@@ -14,7 +14,7 @@ import msgspec
 from federation.device.rounds import DeviceRound
 from federation.device.training import LocalTraining
 from federation.messages import TICKET_HEADER, CheckIn, CheckInAnswer, RoundPlan, UpdateReceipt
-from federation.secure_aggregation.messages import Mailbox, Signatures, Survivors
+from federation.secure_aggregation.messages import Mailbox, MaskedUpdate, Signatures, Survivors
 from infra.contracts.residency import RegionalMessage, encode_regional
 
 A = TypeVar("A", bound=RegionalMessage)
@@ -26,6 +26,19 @@ FRAME_BYTES_MAX = 16 << 20
 
 class RefusedError(Exception):
     """The gateway did not take a message, or did not answer."""
+
+
+class AwayError(RefusedError):
+    """The gateway did not answer."""
+
+
+class UnsentError(AwayError):
+    """The phone is done and cannot say so: `update` may still be of use until the round ends."""
+
+    def __init__(self, update: MaskedUpdate, ticket: str) -> None:
+        super().__init__("update: no answer")
+        self.update = update
+        self.ticket = ticket
 
 
 @dataclass(slots=True)
@@ -40,8 +53,8 @@ class GatewayLink:
     """One region's gateway as its phones reach it. Counts the bytes of bodies both ways."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str, worker: Executor) -> None:
-        self._session = session
-        self._url = url.rstrip("/")
+        self.session = session
+        self.url = url.rstrip("/")
         self._worker = worker
         self.bytes_up = 0
         self.bytes_down = 0
@@ -54,8 +67,8 @@ class GatewayLink:
             RefusedError: no answer, or a refusal.
         """
         try:
-            async with self._session.ws_connect(
-                f"{self._url}/v1/device/visit", headers={"Authorization": f"Bearer {token}"}, compress=0,
+            async with self.session.ws_connect(
+                f"{self.url}/v1/device/visit", headers={"Authorization": f"Bearer {token}"}, compress=0,
                 max_msg_size=FRAME_BYTES_MAX,
             ) as socket:  # fmt: skip
                 visit = Visit(self, socket)
@@ -68,20 +81,23 @@ class GatewayLink:
         """A step as a call of its own, for a phone whose visit broke off.
 
         Raises:
-            RefusedError: no answer, or a refusal.
+            AwayError: no answer.
+            RefusedError: a refusal.
         """
         headers = {TICKET_HEADER: ticket, "Content-Type": "application/json"}
         try:
-            async with self._session.post(
-                f"{self._url}/v1/device/{step}", data=content, headers=headers
+            async with self.session.post(
+                f"{self.url}/v1/device/{step}", data=content, headers=headers
             ) as response:  # fmt: skip
                 answer = await response.read()
                 self.bytes_down += len(answer)
                 if response.status != 200:
                     raise RefusedError(f"{step}: {response.status}")
                 return msgspec.json.decode(answer, type=kind)
-        except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError) as error:
+        except msgspec.DecodeError as error:
             raise RefusedError(f"{step}: {type(error).__name__}") from None
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise AwayError(f"{step}: {type(error).__name__}") from None
 
     async def run(self, work: Callable[[], R]) -> R:
         """Work that would hold the loop up, in the worker thread."""
@@ -120,6 +136,7 @@ class Visit:
             leave_at: 0 to 2: drop out before shares, update or shares of the masks; 3: stay.
 
         Raises:
+            UnsentError: the gateway did not answer when the update was to be sent.
             RefusedError: the gateway refused before the update was in the sum.
             ProtocolError: the gateway did not keep to the protocol.
             TrainingError: nothing can be trained.
@@ -136,7 +153,10 @@ class Visit:
         if leave_at == 1:
             return part
         masked = await self._link.run(lambda: device.masked(plan, trained))
-        survivors = await self._call("update", masked, Survivors)
+        try:
+            survivors = await self._call("update", masked, Survivors)
+        except AwayError:
+            raise UnsentError(masked, self._ticket) from None
         part.reported = True
         # From here on the others can do without this phone: a refusal says that they have.
         with contextlib.suppress(RefusedError):

@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 
 from federation.device.keystore import FileKeyStore
+from federation.device.outbox import Outbox
 from federation.device.rounds import DeviceRound
 from federation.device.store import DeviceStore, LocalHistory
 from federation.device.tower import DeviceRelease
@@ -33,8 +34,9 @@ from federation.phones.dataset import (
     sensitive_event,
     served_event,
 )
+from federation.phones.delivery import Delivery
 from federation.phones.gains import GainTable, Quality, changes, rank_of, step_of
-from federation.phones.link import GatewayLink, RefusedError, Visit
+from federation.phones.link import GatewayLink, RefusedError, UnsentError, Visit
 from federation.rounds.outcome import load_adapter
 from federation.secure_aggregation.client import ProtocolError, Trust
 from federation.secure_aggregation.identity import DeviceIdentity, enrol
@@ -94,6 +96,7 @@ class _Phone:
     identity: DeviceIdentity
     target_hidden: bool
     rng: np.random.Generator
+    outbox: Outbox
     accepted: int = 0
 
 
@@ -217,16 +220,25 @@ class Simulator:
             region=owner.region, issuer_private=keys.issuer_private, device_private=secrets.token_bytes(32),
             expires_ms=self._clock.now_ms() + 1000 * _TOKEN_LIFE_S,
         )  # fmt: skip
-        return _Phone(owner, store, token, identity, hidden, np.random.default_rng(self._rng.integers(2**63)))
+        rng = np.random.default_rng(self._rng.integers(2**63))
+        return _Phone(owner, store, token, identity, hidden, rng, store.outbox())
 
     async def _live(self, phone: _Phone, link: GatewayLink) -> None:
         while True:
             try:
+                await self._deliver(phone, link)
                 come_back_s = await self._visit(phone, link)
             except RefusedError:
                 come_back_s = AWAY_COME_BACK_S
             # Phones that ask in step would arrive in step.
             await asyncio.sleep(come_back_s * float(phone.rng.uniform(0.7, 1.3)))
+
+    async def _deliver(self, phone: _Phone, link: GatewayLink) -> None:
+        """Send what waited while the gateway was away."""
+        if len(phone.outbox):
+            done = await Delivery(link.session, gateway=link.url).run(phone.outbox, clock=self._clock)
+            phone.accepted += done.taken
+            self._tally.refused += done.refused
 
     async def _visit(self, phone: _Phone, link: GatewayLink) -> float:
         """Ask for a task and carry it out; returns when to come back (in seconds).
@@ -252,12 +264,19 @@ class Simulator:
         self._tally.tasks += 1
         drops = phone.rng.random() < self._settings.dropout_share
         leave_at = int(phone.rng.integers(3)) if drops else STAYS
+        until_ms = self._clock.now_ms() + round(1000 * answer.report_within_s)
         try:
             part = await visit.take_part(
                 device, answer, lambda plan: self._train(phone, plan), leave_at=leave_at
             )  # fmt: skip
         except TrainingError:
             self._tally.dropouts += 1
+            return
+        except UnsentError as unsent:
+            # Not lost yet: in the sum if the gateway is back before the round ends, dropped if it is not.
+            phone.outbox.add_reply(
+                unsent.update, ticket=unsent.ticket, until_ms=until_ms, now_ms=self._clock.now_ms()
+            )  # fmt: skip
             return
         except (RefusedError, ProtocolError):
             self._tally.refused += 1

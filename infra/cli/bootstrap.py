@@ -24,6 +24,7 @@ TIERS_OF_COMMAND: dict[str, tuple[str, ...]] = {
     "evaluate": ("central", "region"),
     "release": ("central",),
     "federate": ("federation",),
+    "phone": ("federation",),
     "api": ("edge",),
     "rules": ("region", "infra"),
     "events": ("infra", "region"),

@@ -1,6 +1,7 @@
 """A phone's round over one connection, and what becomes of it when that breaks off."""
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,12 +14,16 @@ import pytest
 from aiohttp import WSMsgType
 from aiohttp.test_utils import TestClient, TestServer
 
+from federation.device.keystore import FileKeyStore
+from federation.device.outbox import Outbox
 from federation.device.training import LocalTraining
+from federation.flower.supervisor import free_ports
 from federation.gateway import visits
 from federation.gateway.app import ROUND_KEY_FILE, build_app
-from federation.messages import CheckIn, CheckInAnswer, Phase, RegionalSum
-from federation.phones.link import GatewayLink, Participation, RefusedError, Visit
-from federation.secure_aggregation.messages import Advert
+from federation.messages import CheckIn, CheckInAnswer, Phase, RegionalSum, RoundPlan
+from federation.phones.delivery import Delivery
+from federation.phones.link import GatewayLink, Participation, RefusedError, UnsentError, Visit
+from federation.secure_aggregation.messages import Advert, MaskedUpdate
 from federation.settings import CohortSettings, GatewaySettings
 from infra.plumbing.clock import SystemClock
 from infra.plumbing.keys import RegionKeys, TrustDirectory
@@ -71,10 +76,12 @@ async def _checked_in(visit: Visit, session: str, advert: Advert | None) -> Chec
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[_World]:
+async def world(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[_World]:
+    """A gateway for rounds of COHORT, with what a test changes of it."""
+    cohort = msgspec.structs.replace(COHORT, **getattr(request, "param", {}))
     keys = RegionKeys.generate("us-east")
     settings = GatewaySettings(
-        node="g", region="us-east", port=0, state_directory=str(tmp_path), keys_file="", trust_file="", cohort=COHORT
+        node="g", region="us-east", port=0, state_directory=str(tmp_path), keys_file="", trust_file="", cohort=cohort
     )
     telemetry = start_telemetry(
         service="g", region="us-east", node="g", settings=TelemetrySettings(log_file=str(tmp_path / "log"))
@@ -123,6 +130,67 @@ async def test_who_is_not_let_in_and_how_many_are(world: _World) -> None:
         with pytest.raises(RefusedError):
             async with world.link.visit(world.token("one too many")):
                 pytest.fail("too many were let in")
+
+
+class _Unplugged:
+    """A connection of which nothing comes out any more."""
+
+    async def send_bytes(self, _frame: bytes) -> None:
+        raise ConnectionResetError
+
+
+async def _cut_off(world: _World, user: str) -> UnsentError:
+    """A phone that trains, and finds its gateway away when it wants to say what it learned."""
+    link = GatewayLink(world.client.session, world.link.url, world.link._worker)
+    async with link.visit(world.token(user)) as visit:
+        device = world.devices.round(visit.greeting.session)
+        answer = await _checked_in(visit, device.session, device.advert)
+
+        def train(_plan: RoundPlan) -> LocalTraining:
+            visit._socket, link.url = _Unplugged(), f"http://127.0.0.1:{free_ports(1)[0]}"  # type: ignore[assignment]
+            return LocalTraining(np.full((3, 3), 0.1, dtype=np.float32), 10, 1.0, 0.5, clipped=False)
+
+        with pytest.raises(UnsentError) as unsent:
+            await visit.take_part(device, answer, train, leave_at=3)
+    return unsent.value
+
+
+def _outbox(directory: Path) -> Outbox:
+    """As it is after the phone was killed and started again."""
+    keys = FileKeyStore(directory / "phone.key", entropy=secrets.token_bytes)
+    return Outbox(directory / "phone.outbox", keys=keys)
+
+
+# Who was cut off neither signs nor unmasks: the three others wait for it as long as these phases may last.
+@pytest.mark.parametrize("world", [{"goal_count": 4, "unmasking_s": 0.7}], indirect=True)
+async def test_an_update_that_could_not_be_sent_counts_when_the_gateway_is_back_in_time(
+    world: _World, tmp_path: Path
+) -> None:
+    clock = SystemClock()
+
+    async def cut_off_and_killed() -> int:
+        unsent = await _cut_off(world, "u0")
+        until_ms = clock.now_ms() + 60_000
+        _outbox(tmp_path).add_reply(unsent.update, ticket=unsent.ticket, until_ms=until_ms, now_ms=clock.now_ms())
+        delivery = Delivery(world.client.session, gateway=world.link.url)
+        return (await delivery.run(_outbox(tmp_path), clock=clock)).taken
+
+    await world.start()
+    cut_off = asyncio.create_task(cut_off_and_killed())
+    parts = await asyncio.gather(*(world.phone(f"u{index}") for index in (1, 2, 3)))
+    assert await cut_off == 1
+    assert all(part.reported for part in parts)
+    result = await world.result()
+    assert (result.phase, result.weight) == (Phase.CLOSED, 4)
+    assert len(_outbox(tmp_path)) == 0
+
+
+async def test_a_reply_to_a_round_that_is_over_is_dropped(world: _World, tmp_path: Path) -> None:
+    clock, update = SystemClock(), MaskedUpdate(round_id="a" * 16, masked=bytes(36))
+    for until_ms, why in ((clock.now_ms() + 60_000, "refused"), (clock.now_ms() - 1, "late")):
+        _outbox(tmp_path).add_reply(update, ticket="t", until_ms=until_ms, now_ms=clock.now_ms())
+        await Delivery(world.client.session, gateway=world.link.url).run(_outbox(tmp_path), clock=clock)
+        assert (len(_outbox(tmp_path)), _outbox(tmp_path).dropped[why]) == (0, 1)
 
 
 class _Held:

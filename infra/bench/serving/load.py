@@ -2,6 +2,7 @@
 
 import json
 import re
+import resource
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ class Loaded:
 
     rps: requests a second.
     cpu_us: user and system time of the server per request, in microseconds.
+    load_busy: share of its core that wrk itself took. Near 1 it is wrk that bounds `rps`, not the server.
     """
 
     rps: float
@@ -57,6 +59,7 @@ class Loaded:
     p99_ms: float
     requests: int
     refused: int
+    load_busy: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +109,13 @@ def load(server: Server, requests: Path, *, connections: int, duration_s: float,
     program = ensure_debian_package("wrk")
     script = work / "load.lua"
     script.write_text(SCRIPT % {"requests": requests})
-    before_s = server.cpu_s()
+    before_s, load_before_s = server.cpu_s(), _children_cpu_s()
     command = [
         "taskset", "-c", str(cores.load), program, "-t1", f"-c{connections}", f"-d{max(1, round(duration_s))}s",
         "--timeout", "10s", "--latency", "-s", str(script), server.base,
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=duration_s + 60)
-    spent_s = server.cpu_s() - before_s
+    spent_s, load_s = server.cpu_s() - before_s, _children_cpu_s() - load_before_s
     found = re.search(r"RESULT (\{.*\})", done.stdout)
     if found is None:
         raise UnavailableError(f"wrk failed against {server.name}: {(done.stderr or done.stdout)[-500:]}")
@@ -122,5 +125,11 @@ def load(server: Server, requests: Path, *, connections: int, duration_s: float,
     return Loaded(
         rps=seen["requests"] / (seen["duration_us"] / 1e6), cpu_us=spent_s / seen["requests"] * 1e6,
         p50_ms=seen["p50_us"] / 1000, p99_ms=seen["p99_us"] / 1000, requests=seen["requests"],
-        refused=seen["refused"],
+        refused=seen["refused"], load_busy=load_s / (seen["duration_us"] / 1e6),
     )  # fmt: skip
+
+
+def _children_cpu_s() -> float:
+    """User and system time of this process's children that have ended, in seconds."""
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime

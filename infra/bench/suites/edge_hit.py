@@ -23,6 +23,8 @@ from infra.plumbing.errors import UnavailableError
 
 TARGET: Final = "/v1/recommendations/personal?n=11"
 REQUESTS: Final = 40_000
+WRK_BOUND: Final = 0.9
+"""Above this share of its core wrk is taken to be what bounds a figure."""
 WARM_PASSES: Final = 3
 """Of the edge: the first fills, in the second the hot path learns the list, in the third the 304."""
 RIVALS: Final[Mapping[str, Callable[[Bed, Server], contextlib.AbstractContextManager[Server]]]] = {
@@ -107,6 +109,9 @@ def _measured(seen: list[dict[str, dict[str, Loaded]]], body_bytes: int, *, one_
     figures = medians(ratios)
     peers = {name: medians([_figures(run[name]) for run in seen]) for name in seen[0]}
     notes = [f"the list has {body_bytes} bytes; the edge's own figures stand among the peers"]
+    busy = max(peers["edge"]["load_busy"], peers["edge"]["not_modified_load_busy"])
+    if busy > WRK_BOUND:
+        notes.append(f"wrk took {busy:.0%} of its core: it bounds the edge's requests/s, the CPU ratios say more")
     if one_core:
         notes.append("this machine has one core: servers and wrk shared it")
     return Measured(
@@ -128,6 +133,7 @@ def _ratios(run: Mapping[str, Mapping[str, Loaded]]) -> dict[str, float]:
         "rps_ratio_nginx": edge["full"].rps / nginx["full"].rps,
         "cpu_ratio_nginx": edge["full"].cpu_us / nginx["full"].cpu_us,
         "p99_ratio_nginx": edge["full"].p99_ms / nginx["full"].p99_ms,
+        "not_modified_cpu_ratio_nginx": edge["short"].cpu_us / nginx["short"].cpu_us,
         "not_modified_rps_ratio_nginx": edge["short"].rps / nginx["short"].rps,
         "rps_ratio_varnish": edge["full"].rps / run["varnish"]["full"].rps,
         "rps_ratio_aiohttp": edge["full"].rps / run["aiohttp"]["full"].rps,
@@ -138,5 +144,6 @@ def _figures(loads: Mapping[str, Loaded]) -> dict[str, float]:
     full, short = loads["full"], loads["short"]
     return {
         "rps": full.rps, "cpu_us": full.cpu_us, "p50_ms": full.p50_ms, "p99_ms": full.p99_ms,
-        "not_modified_rps": short.rps, "not_modified_cpu_us": short.cpu_us,
+        "not_modified_rps": short.rps, "not_modified_cpu_us": short.cpu_us, "load_busy": full.load_busy,
+        "not_modified_load_busy": short.load_busy,
     }  # fmt: skip

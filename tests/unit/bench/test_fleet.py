@@ -9,7 +9,7 @@ from infra.bench.suites.fleet import _ANSWERS, ORDER, Piece, nodes, of_pieces
 
 
 def piece(kind: str, *, cpu_us: float, requests: int, steps: dict[str, float]) -> Piece:
-    seen = Loaded(rps=requests / 2, cpu_us=cpu_us, p50_ms=1, p99_ms=2, requests=requests, refused=0)
+    seen = Loaded(rps=requests / 2, cpu_us=cpu_us, p50_ms=1, p99_ms=2, requests=requests, refused=0, load_busy=0.5)
     return Piece(kind, seen, steps)
 
 

@@ -50,6 +50,11 @@ class CohortSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     parameters_max: Count = 1 << 16
     """Largest update that is taken, in numbers."""
 
+    @property
+    def round_s_max(self) -> float:
+        """How long a round lasts at most."""
+        return self.selection_s + self.sharing_s + self.reporting_s + 2.0 * self.unmasking_s
+
 
 class SiloSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a region takes part over its resident features, without the phones. Of `cohort` only what needs no phone."""

@@ -30,7 +30,7 @@ from federation.gateway.callers import Callers
 from federation.gateway.journal import Journal
 from federation.gateway.service import Gateway
 from federation.gateway.steps import Steps
-from federation.gateway.visits import Visits
+from federation.gateway.visits import ARRIVAL_S, Visits
 from federation.messages import TICKET_HEADER, RoundPlan
 from federation.privacy.noise import Entropy
 from federation.settings import GatewaySettings
@@ -117,7 +117,10 @@ def build_app(
     steps = Steps(gateway, clock=clock)
     handlers = _Handlers(
         steps=steps, budget=budget, callers=Callers(keys=keys, trust=trust, clock=clock), round_key=round_key,
-        visits=Visits(steps, visits_max=settings.cohort.check_ins_max, frame_bytes_max=BODY_BYTES_MAX),
+        visits=Visits(
+            steps, visits_max=settings.cohort.check_ins_max, visit_s_max=settings.cohort.round_s_max + ARRIVAL_S,
+            frame_bytes_max=BODY_BYTES_MAX,
+        ),
     )  # fmt: skip
     app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[frame(telemetry, clock)])
     app.add_routes(

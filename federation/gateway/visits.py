@@ -9,9 +9,11 @@ token once; then frames, all binary, go to and fro:
     phone     shares NL SealedShares        and so on: update, signature, unmask, as the calls of the same name
     gateway   200 NL Mailbox                the status that the call would have had, a line feed, the same body
 
-A visit that breaks off costs nothing but itself: the calls take its ticket. How many there are at once, how large a
-frame is and how long a phone may say nothing is bounded.
+A visit that breaks off costs nothing but itself: the calls take its ticket. How many there are at once, how large and
+how many its frames are and how long it lasts is bounded.
 """
+
+import asyncio
 
 from aiohttp import WSMsgType, web
 
@@ -21,8 +23,8 @@ from infra.contracts.residency import RegionalMessage, encode_regional
 from infra.plumbing.errors import AtollError, InvalidInputError, OverloadedError
 from infra.plumbing.http.problems import problem_for
 
-SILENCE_S_MAX = 120.0
-"""Longer than a phone trains, as a round's phases are bounded more tightly; who says nothing for so long is gone."""
+ARRIVAL_S = 30.0
+"""How much longer than a round a visit may last: a phone comes, makes its keys, and goes."""
 FRAMES_MAX = 16
 """A visit is for one round: five frames of the phone, and room to check in again."""
 SESSION = b"session"
@@ -35,12 +37,15 @@ class Visits:
     Args:
         steps: what the frames do.
         visits_max: open at once; further phones are told to come later.
+        visit_s_max: how long one may last. One clock for all of it: a time-out around each frame would cost more than
+            reading the frame.
         frame_bytes_max: largest frame.
     """
 
-    def __init__(self, steps: Steps, *, visits_max: int, frame_bytes_max: int) -> None:
+    def __init__(self, steps: Steps, *, visits_max: int, visit_s_max: float, frame_bytes_max: int) -> None:
         self._steps = steps
         self._visits_max = visits_max
+        self._visit_s_max = visit_s_max
         self._frame_bytes_max = frame_bytes_max
         self._open = 0
 
@@ -52,18 +57,23 @@ class Visits:
         """
         if self._open >= self._visits_max:
             raise OverloadedError("as many phones are here as this gateway takes.", fix="Come back in a minute.")
-        socket = web.WebSocketResponse(
-            max_msg_size=self._frame_bytes_max, compress=False, receive_timeout=SILENCE_S_MAX
-        )
+        socket = web.WebSocketResponse(max_msg_size=self._frame_bytes_max, compress=False)
         self._open += 1
         try:
             await socket.prepare(request)
-            await _Visit(self._steps, socket, subject).run()
-        except (ConnectionResetError, TimeoutError):
-            pass  # The phone is gone; what it said counts, and the others go on without it.
+            await self._carry(socket, subject)
         finally:
             self._open -= 1
         return socket
+
+    async def _carry(self, socket: web.WebSocketResponse, subject: str) -> None:
+        try:
+            async with asyncio.timeout(self._visit_s_max):
+                await _Visit(self._steps, socket, subject).run()
+        except (ConnectionResetError, TimeoutError):
+            pass  # The phone is gone; what it said counts, and the others go on without it.
+        finally:
+            await socket.close()
 
 
 class _Visit:
@@ -88,7 +98,6 @@ class _Visit:
             except AtollError as error:
                 problem = problem_for(error, "")
                 await self._socket.send_bytes(b"%d\n%s" % (problem.status, bytes(problem.body or b"")))  # type: ignore[arg-type]
-        await self._socket.close()
 
     async def _answer(self, step: str, body: bytes) -> RegionalMessage:
         if step != "check-in":

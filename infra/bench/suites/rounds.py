@@ -6,8 +6,8 @@ of them share this machine. Then: 10 rounds over 60 phones while a gateway, a Su
 SIGKILL about every ten seconds. Afterwards everything that was written is read again: `wrong_sums` counts rounds whose
 mean is not that of the sums in the gateways' journals, `double_bookings` rounds that the ledger holds twice, or holds
 although they are none of the outcome's. Where kills come faster than this machine starts a process again, rounds could
-go on for ever: killing stops after KILLED_S_MAX, and a run that is not through KILLED_RUN_S_MAX after its start is
-ended and judged by what it had written (`rounds_missing`).
+go on for ever: killing stops after KILLED_S_MAX (`rounds_while_killing` were through by then), and a run that is not
+through KILLED_RUN_S_MAX after its start is ended and judged by what it had written (`rounds_missing`).
 Options: `phones` (default 1000), `rounds` (under killing, default 10), `kill_every_s` (default 10), `seed`.
 """
 
@@ -26,7 +26,7 @@ import numpy as np
 import psutil
 
 from federation.flower.deployment import DeploymentError, RunOptions, run_rounds
-from federation.flower.plan import SERVER_APP_FILE, PrivacyPlan, RegionLink, TrainingPlan
+from federation.flower.plan import PROGRESS_FILE, SERVER_APP_FILE, PrivacyPlan, RegionLink, TrainingPlan
 from federation.flower.state import RUN_STATE_FILE, RunState
 from federation.flower.supervisor import free_ports
 from federation.gateway.journal import Journal
@@ -46,7 +46,7 @@ REGIONS = ("us-central", "us-east", "us-west")
 RELEASE, POPULATION = "0" * 20, "bench"
 EVENTS, ITEMS = 20, 400
 DROPOUT_SHARE = 0.1
-KILLED_S_MAX, KILLED_RUN_S_MAX = 240.0, 420.0
+KILLED_S_MAX, KILLED_RUN_S_MAX = 180.0, 360.0
 
 
 class BenchError(AtollError):
@@ -123,6 +123,7 @@ def _under_killing(request: BenchRequest) -> dict[str, float]:
         checked = checked_afterwards(small.folder, outcome)
     return {
         "kills": float(killer.kills), "killed_run_s": request.clock.monotonic_s() - began_s,
+        "rounds_while_killing": float(killer.rounds_seen),
         "rounds_ok": float(sum(one.ok for one in outcome.rounds)),
         "rounds_void": float(sum(not one.ok for one in outcome.rounds)),
         "rounds_missing": float(rounds - len(outcome.rounds)), **checked,
@@ -176,6 +177,8 @@ class Killer:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self.kills = 0
+        self.rounds_seen = 0
+        """Rounds that were through when killing stopped."""
 
     def start(self) -> None:
         """Begin."""
@@ -190,9 +193,12 @@ class Killer:
         ends_s = self._world.request.clock.monotonic_s() + KILLED_S_MAX
         while not self._ended.wait(self._every_s * float(self._rng.uniform(0.5, 1.5))):
             if self._world.request.clock.monotonic_s() > ends_s:
-                return
+                break
             what = self._rng.choice(["gateway", "supernode", "server-app"])
             getattr(self, f"_kill_{str(what).replace('-', '_')}")()
+
+        progress = self._world.folder / "run" / "outcome" / PROGRESS_FILE
+        self.rounds_seen = len(progress.read_bytes().splitlines()) if progress.exists() else 0
 
     def _kill_gateway(self) -> None:
         region = str(self._rng.choice(REGIONS))

@@ -6,12 +6,14 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import aiohttp
 import msgspec
 import numpy as np
 import pytest
-from aiohttp import WSMsgType
+from aiohttp import WSMsgType, web
 from aiohttp.test_utils import TestClient, TestServer
 
 from federation.device.keystore import FileKeyStore
@@ -242,10 +244,18 @@ async def test_a_frame_above_the_bound_ends_the_visit(world: _World) -> None:
         assert (await socket.receive()).type in (WSMsgType.CLOSE, WSMsgType.CLOSED, WSMsgType.ERROR)
 
 
-async def test_a_phone_that_says_nothing_is_let_go(world: _World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(visits, "SILENCE_S_MAX", 0.05)
-    async with world.client.ws_connect(
-        "/v1/device/visit", headers={"Authorization": f"Bearer {world.token('u')}"}
-    ) as socket:
-        await socket.receive_bytes()
-        assert (await socket.receive(timeout=10)).type in (WSMsgType.CLOSE, WSMsgType.CLOSED, WSMsgType.ERROR)
+async def test_a_phone_that_stays_too_long_is_let_go() -> None:
+    greeting = SimpleNamespace(greeting=lambda: CheckInAnswer(reason="no-round"))
+    steps: Any = SimpleNamespace(gateway=greeting)
+    found = visits.Visits(steps, visits_max=1, visit_s_max=0.05, frame_bytes_max=100)
+
+    async def serve(request: web.Request) -> web.WebSocketResponse:
+        return await found.serve(request, "u")
+
+    app = web.Application()
+    app.router.add_get("/visit", serve)
+    async with TestClient(TestServer(app)) as client:
+        for _ in range(2):  # the second finds room, for the first is over
+            async with client.ws_connect("/visit") as socket:
+                assert (await socket.receive_bytes()).startswith(b"session\n{")
+                assert (await socket.receive(timeout=10)).type is WSMsgType.CLOSE

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +27,7 @@ from central.training.ranker import HEADS
 from central.training.saved import SavedModel
 from infra.contracts import release as names
 from infra.contracts.features import RANKING_FEATURES, FloatArray, ItemLinks, ItemTables
+from infra.plumbing.catalogue.writing import write_catalogue
 from infra.plumbing.clock import Clock
 from infra.plumbing.errors import AtollError
 from infra.plumbing.files import sync_directory
@@ -194,7 +195,7 @@ def _save_array(path: Path, array: npt.NDArray[np.generic], kind: type[np.generi
 def _write_texts(candidate: Candidate, verdict: Verdict, folder: Path) -> None:
     data, ends = candidate.data, candidate.split.known_ends
     lists = release_lists(data, ends, candidate.outcome.tables.similar_rows)
-    _write(folder / names.CATALOGUE, msgspec.msgpack.encode(_catalogue(data, ends)))
+    write_catalogue(folder, _catalogue(data, ends), candidate.outcome.tables.popularity)
     _write(folder / names.LISTS, msgspec.json.encode(lists))
     _write(folder / names.RULES, msgspec.json.encode(names.Rules()))
     if candidate.model.card.light is not None:
@@ -204,10 +205,10 @@ def _write_texts(candidate: Candidate, verdict: Verdict, folder: Path) -> None:
     _write(folder / names.MODEL_CARD, card.encode())
 
 
-def _catalogue(data: Interactions, ends: npt.NDArray[np.int64]) -> tuple[names.CatalogueItem, ...]:
+def _catalogue(data: Interactions, ends: npt.NDArray[np.int64]) -> Iterator[names.CatalogueItem]:
     counts = item_counts(data, ends)
     items = data.items
-    return tuple(
+    return (
         names.CatalogueItem(
             item=items.ids[row], title=items.titles[row], categories=items.labels[row],
             year=int(items.years[row]) or None, interactions=int(counts[row]), **_named_extras(items.extras[row]),

@@ -229,7 +229,7 @@ def _lists(before: ReleaseContents, after: ReleaseContents, people: int, rng: np
         rows, gaps_s = made_up_history(before, after, rng)
         times_s = now_s - np.cumsum(gaps_s[::-1])[::-1]
         strengths = rng.integers(3, 6, rows.size).astype(np.int32)
-        ids = tuple(before.items[row].item for row in rows)
+        ids = tuple(before.items.ids.texts[row] for row in rows.tolist())
         elsewhere = np.asarray([after.rows[item] for item in ids], dtype=np.int32)
         shown = [
             one.recommender.ids(own, strengths, times_s, now_s=now_s, count=LIST_ITEMS)
@@ -253,7 +253,7 @@ def made_up_history(
     The second array is the gap in seconds behind each of them, to the request for the last.
     """
     tables = before.tables
-    shared = np.asarray([item.item in after.rows for item in before.items])
+    shared = np.asarray([item in after.rows for item in before.rows])
     weights = np.where(shared, np.expm1(np.minimum(tables.popularity * 6.0, 20.0)) + 1e-6, 0.0)
     length = int(rng.integers(*HISTORY_ITEMS, endpoint=True))
     rows = [int(rng.choice(weights.size, p=weights / weights.sum()))]

@@ -22,6 +22,7 @@ from infra.contracts.features import (
     encode_history,
     ranking_features,
 )
+from infra.plumbing.catalogue.reading import Catalogue, CatalogueError, check_catalogue
 from infra.plumbing.errors import AtollError
 
 PARTS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
@@ -71,18 +72,29 @@ class ReleaseContents:
         return self._decode(names.EVALUATION, Evaluation, msgspec.json.decode)
 
     @cached_property
-    def items(self) -> tuple[names.CatalogueItem, ...]:
+    def items(self) -> Catalogue:
         """The catalogue in row order.
 
         Raises:
-            ContentError: as `evaluation`.
+            ContentError: a column of it does not read, or does not fit the others.
         """
-        return self._decode(names.CATALOGUE, tuple[names.CatalogueItem, ...], msgspec.msgpack.decode)
+        columns: dict[str, npt.NDArray[Any]] = {}
+
+        def load(name: str) -> npt.NDArray[Any]:
+            return columns[name] if name in columns else columns.setdefault(name, self.array(name))
+
+        try:
+            catalogue = Catalogue(load)
+            check_catalogue(catalogue, load)
+        except CatalogueError as error:
+            raise ContentError(f"release {self.manifest.release_id}: {error.message}", fix=error.fix) from error
+        return catalogue
 
     @cached_property
     def rows(self) -> Mapping[str, int]:
         """Row by item id."""
-        return {item.item: row for row, item in enumerate(self.items)}
+        texts = self.items.ids.texts
+        return {texts[row]: row for row in range(len(texts))}
 
     @cached_property
     def vectors(self) -> FloatArray:
@@ -182,7 +194,7 @@ class Recommender:
         features[: len(candidates)] = ranking_features(state, candidates, tables)
         ranked = next(iter(self._ranker(features=features).values()))[: len(candidates), 0]
         best = candidates[np.argsort(-ranked, kind="stable")][:count]
-        return tuple(self._contents.items[row].item for row in best)
+        return tuple(self._contents.items.ids.texts[row] for row in best.tolist())
 
 
 def part_of(name: str) -> str:

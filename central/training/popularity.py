@@ -12,6 +12,8 @@ from infra.contracts.release import TREND_WINDOW_S, ReleaseLists
 
 LIST_ITEMS: Final = 100
 SIMILAR_LIST_ITEMS: Final = 20
+SIMILAR_LISTS_MAX: Final = 10_000
+"""Items with a list of similar ones, the most popular: an edge reads all lists at once, and holds them."""
 STRENGTH_PRIOR: Final = 10.0
 """Interactions of mean strength that every item is taken to have had besides its own."""
 STRENGTH_MAX: Final = 5.0
@@ -71,13 +73,14 @@ def release_lists(data: Interactions, ends: npt.NDArray[np.int64], similar_rows:
         # The next column breaks ties and fills up: a region's list falls back on everyone.
         popular[key] = _best(data, allowed, (counts, everyone))
         trending[key] = _best(data, allowed, (trend, counts, everyone))
-    ids = np.array(data.items.ids, dtype=object)
+    ids, titles = data.items.ids, data.items.titles
     similar = {
-        item: tuple(ids[rows[rows >= 0][:SIMILAR_LIST_ITEMS]])
-        for item, rows in zip(data.items.ids, similar_rows, strict=True)
+        ids[row]: tuple(ids[near] for near in similar_rows[row][similar_rows[row] >= 0][:SIMILAR_LIST_ITEMS].tolist())
+        for row in np.sort(np.argsort(-everyone, kind="stable")[:SIMILAR_LISTS_MAX]).tolist()
     }
-    titles = {item: title for item, title in zip(data.items.ids, data.items.titles, strict=True) if title}
-    return ReleaseLists(popular=popular, trending=trending, similar=similar, titles=titles)
+    listed = {item for lists in (popular, trending, similar) for own in lists.values() for item in own} | similar.keys()
+    named = {item: title for item, title in zip(ids, titles, strict=True) if title and item in listed}
+    return ReleaseLists(popular=popular, trending=trending, similar=similar, titles=named)
 
 
 def _audiences(data: Interactions) -> Iterable[tuple[str, npt.NDArray[np.bool_], npt.NDArray[np.bool_]]]:

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from infra.contracts.features import HistoryInput, encode_history
-from infra.contracts.release import CATALOGUE, ITEM_VECTORS, RELEASE_ID_PATTERN, USER_TOWER, CatalogueItem
+from infra.contracts.release import ITEM_VECTORS, RELEASE_ID_PATTERN, USER_TOWER
+from infra.plumbing.catalogue.reading import Catalogue, CatalogueError, open_catalogue
 from infra.plumbing.errors import AtollError
 
 Float32Array = npt.NDArray[np.float32]
@@ -89,16 +89,14 @@ def load_device_release(directory: Path, *, release_id: str = "") -> DeviceRelea
         raise DeviceReleaseError(f"{name} is not a release id.", fix="Name the folder of a release bundle.")
     try:
         vectors = np.load(directory / ITEM_VECTORS, allow_pickle=False).astype(np.float32)
-        catalogue = msgspec.msgpack.decode((directory / CATALOGUE).read_bytes(), type=tuple[CatalogueItem, ...])
-    except (OSError, ValueError) as error:
+        catalogue = open_catalogue(directory)
+    except (OSError, ValueError, CatalogueError) as error:
         raise DeviceReleaseError(f"the release in {directory} cannot be read: {error}.") from error
     tower = LiteRTTower(directory / USER_TOWER)
     return device_release(name, tower, vectors, catalogue)
 
 
-def device_release(
-    release_id: str, tower: Tower, item_vectors: Float32Array, catalogue: tuple[CatalogueItem, ...]
-) -> DeviceRelease:
+def device_release(release_id: str, tower: Tower, item_vectors: Float32Array, catalogue: Catalogue) -> DeviceRelease:
     """Put the parts of a release together.
 
     Raises:
@@ -110,8 +108,9 @@ def device_release(
             f"tower {tower.dim}.",
             fix="Fetch the release again.",
         )
-    weight = np.array([item.interactions for item in catalogue], dtype=np.float64) + 1.0
-    rows = {item.item: row for row, item in enumerate(catalogue)}
+    weight = catalogue.interactions.astype(np.float64) + 1.0
+    ids = catalogue.ids.texts
+    rows = {ids[row]: row for row in range(len(ids))}
     return DeviceRelease(release_id, tower, item_vectors, rows, np.log(weight / weight.sum()))
 
 

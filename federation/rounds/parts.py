@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -26,7 +25,8 @@ from federation.rounds.aggregate import (
 )
 from federation.rounds.directions import Directions, directions_of, made_up_queries
 from federation.rounds.outcome import ItemMoves, OutcomeError, load_adapter
-from infra.contracts.release import CATALOGUE, FEDERATED_ADAPTER, ITEM_VECTORS, CatalogueItem
+from infra.contracts.release import FEDERATED_ADAPTER, ITEM_VECTORS
+from infra.plumbing.catalogue.reading import open_catalogue
 from infra.plumbing.errors import AtollError
 
 Float32Array = npt.NDArray[np.float32]
@@ -235,11 +235,11 @@ def slice_rows(release: Path, categories: Sequence[str]) -> npt.NDArray[np.int32
     Raises:
         OutcomeError: there are none.
     """
-    catalogue = msgspec.msgpack.decode((release / CATALOGUE).read_bytes(), type=tuple[CatalogueItem, ...])
-    wanted = set(categories)
-    rows = [
-        row for row, item in enumerate(catalogue) if not wanted or not wanted.isdisjoint(item.categories)
-    ]  # fmt: skip
-    if not rows:
+    catalogue = open_catalogue(release)
+    if not categories:
+        return np.arange(len(catalogue), dtype=np.int32)
+    known = [catalogue.categories[name] for name in categories if name in catalogue.categories]
+    rows = np.unique(np.concatenate([np.zeros(0, dtype=np.int32), *known])).astype(np.int32)
+    if not rows.size:
         raise OutcomeError(f"the release has no item in {', '.join(categories)}.", fix="Name its own categories.")
-    return np.array(rows, dtype=np.int32)
+    return rows

@@ -27,7 +27,8 @@ from infra.contracts.messages import ReasonCode, SlateItem, Source
 from infra.contracts.reasons import reason
 from infra.contracts.residency import Global, GlobalMessage
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+"""3: the catalogue in columns. A release is immutable: one of another version is refused, and built again."""
 RELEASE_ID_PATTERN = re.compile(r"[0-9a-f]{20}")
 
 USER_TOWER = "user_tower.tflite"
@@ -61,7 +62,28 @@ LIGHT = "light.json"  # LightRanker; a release without it is thinned by LIGHT_WE
 INDEX_REPORT = "index.json"  # IndexReport; a release without it is searched as its index was built
 REORDER_COST = 8.0
 """A reordered candidate is read in half precision, a scanned one as a few nibbles."""
-CATALOGUE = "catalogue.msgpack"  # tuple[CatalogueItem, ...], row order
+CATALOGUE = "catalogue/"
+"""Folder of the CatalogueItems in row order, in columns that are mapped and read row by row:
+`infra.plumbing.catalogue`."""
+CATALOGUE_COLUMNS = (
+    "ids.slots", "ids.starts", "ids.hashes", "ids.places", "titles.slots", "titles.starts", "attributes.slots",
+    "attributes.starts", "years", "interactions", "prices", "created", "brands", "creators", "labels", "label_starts",
+    "by_popularity",
+)  # fmt: skip
+"""One array of each item, or of each item's texts."""
+CATALOGUE_GROUPS = ("categories", "makers", "values")
+"""What items have in common, by name: `<group>.slots`, `.starts`, `.hashes`, `.places`, `.rows`, `.row_starts`."""
+CATALOGUE_FILES = tuple(
+    f"{CATALOGUE}{name}.npy"
+    for name in (
+        *CATALOGUE_COLUMNS,
+        *(
+            f"{group}.{part}"
+            for group in CATALOGUE_GROUPS
+            for part in ("slots", "starts", "hashes", "places", "rows", "row_starts")
+        ),
+    )
+)
 LISTS = "lists.json"  # ReleaseLists
 EVALUATION = "evaluation.json"
 MODEL_CARD = "model_card.md"
@@ -75,7 +97,7 @@ REQUIRED_FILES = frozenset(
     {
         USER_TOWER, ITEM_TOWER, RANKER, ITEM_VECTORS, ITEM_POPULARITY, ITEM_TREND, ITEM_CATEGORIES, SIMILAR_ROWS,
         SIMILAR_SCORES, ITEM_STRENGTH, ITEM_FIRST_SEEN, FOLLOWER_ROWS, FOLLOWER_SCORES, SOON_ROWS, SOON_SCORES,
-        EASE_ROWS, EASE_SCORES, CATALOGUE, LISTS, EVALUATION, MODEL_CARD, RULES, FEDERATED_ADAPTER,
+        EASE_ROWS, EASE_SCORES, *CATALOGUE_FILES, LISTS, EVALUATION, MODEL_CARD, RULES, FEDERATED_ADAPTER,
     }
 )  # fmt: skip
 
@@ -84,7 +106,7 @@ Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
 
 class CatalogueItem(GlobalMessage, frozen=True, kw_only=True, gc=False):
-    """An item as people and filters see it. In no cycle: the collector passes a catalogue of them by."""
+    """An item as people and filters see it. In no cycle: the collector passes many of them by."""
 
     item: Global[str]
     title: Global[str] = ""
@@ -100,15 +122,19 @@ class CatalogueItem(GlobalMessage, frozen=True, kw_only=True, gc=False):
     """Whatever else `items.csv` says of it, by column: `stock`, `rating`, `countries`, ..."""
 
 
-class ReleaseLists(GlobalMessage, frozen=True, kw_only=True):
-    """Lists that answer when nothing else does; the only part of a release that an edge holds.
-
-    Keys of `popular` and `trending`: ``all``, ``region:<name>``, ``category:<name>``. Keys of `similar`: item ids.
-    Values are item ids, best first.
-    """
+class AudienceLists(GlobalMessage, frozen=True, kw_only=True):
+    """Lists that a region starts from: item ids, best first, by ``all``, ``region:<name>``, ``category:<name>``."""
 
     popular: Global[dict[str, tuple[str, ...]]]
     trending: Global[dict[str, tuple[str, ...]]]
+
+
+class ReleaseLists(AudienceLists, frozen=True, kw_only=True):
+    """Lists that answer when nothing else does; the only part of a release that an edge holds.
+
+    Keys of `similar`: ids of the most popular items. `titles`: of items that stand in the lists.
+    """
+
     similar: Global[dict[str, tuple[str, ...]]]
     titles: Global[dict[str, str]]
 

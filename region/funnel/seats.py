@@ -5,21 +5,20 @@ goes row first, name last: whoever finds the name finds a whole row.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from infra.contracts.features import FloatArray, IntArray, ItemLinks, ItemTables
 from infra.contracts.release import CatalogueItem
 from infra.plumbing.errors import OverloadedError
-from region.rules.facets import Facets
 
 SEATS = 1_024
 """Rows that a release keeps for new items."""
 REST_S = 60.0
 """A row that was left is not given to another item before: a request of before may still show what sat there."""
-NOBODY = CatalogueItem(item="")
 _NO_ROWS: IntArray = np.zeros(0, dtype=np.int32)
 
 
@@ -44,6 +43,22 @@ class Placement:
     first_seen_s: float
 
 
+class SeatPlan(Protocol):
+    """Whoever has to know of an item by its row."""
+
+    def __setitem__(self, row: int, item: CatalogueItem, /) -> None:
+        """`item` sits at `row` now."""
+        ...
+
+
+class FilterPlan(Protocol):
+    """Whoever has to know what an item may be filtered by."""
+
+    def put(self, row: int, item: CatalogueItem) -> None:
+        """`item` sits at `row` now."""
+        ...
+
+
 class Seats:
     """Who sits where. Safe between threads.
 
@@ -55,8 +70,8 @@ class Seats:
     """
 
     def __init__(
-        self, *, first_row: int, spare: ItemTables | None, items: list[CatalogueItem], row_of: dict[str, int],
-        facets: Facets,
+        self, *, first_row: int, spare: ItemTables | None, items: SeatPlan, row_of: MutableMapping[str, int],
+        facets: FilterPlan,
     ) -> None:  # fmt: skip
         self.first_row = first_row
         self.edition = 0
@@ -78,7 +93,7 @@ class Seats:
     @classmethod
     def none(cls) -> "Seats":
         """Of a release without room for new items."""
-        return cls(first_row=0, spare=None, items=[], row_of={}, facets=Facets(()))
+        return cls(first_row=0, spare=None, items={}, row_of={}, facets=_NoFilters())
 
     def check_room(self, count: int, *, now_s: float) -> None:
         """Refuse more new items than there are rows for.
@@ -153,6 +168,13 @@ class Seats:
         spare.similar_scores[place, :near] = placement.similar_scores[:near]
         self._items[row] = placement.item
         self._facets.put(row, placement.item)
+
+
+class _NoFilters:
+    """Of a release without room for new items."""
+
+    def put(self, row: int, item: CatalogueItem) -> None:
+        """Nobody filters by it."""
 
 
 def _link_rows(spare: ItemTables | None) -> list[IntArray]:

@@ -4,7 +4,7 @@ Rows are catalogue rows throughout (`infra.contracts.release`); behind them stan
 (`region.funnel.seats`), in every table.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -23,7 +23,6 @@ from infra.contracts.features import (
     ItemTables,
 )
 from infra.contracts.release import (
-    CATALOGUE,
     EASE_ROWS,
     EASE_SCORES,
     FOLLOWER_ROWS,
@@ -41,20 +40,22 @@ from infra.contracts.release import (
     SIMILAR_SCORES,
     SOON_ROWS,
     SOON_SCORES,
-    CatalogueItem,
+    AudienceLists,
     LightRanker,
     Manifest,
     ModelShape,
-    ReleaseLists,
     Rules,
 )
+from infra.plumbing.catalogue.reading import CatalogueError, open_catalogue
 from infra.plumbing.errors import AtollError
-from region.funnel.seats import NOBODY, SEATS, Seats
+from region.funnel.items import Items, RowOf
+from region.funnel.seats import SEATS, Seats
 from region.funnel.spare import map_with_spare
 from region.rules.facets import Facets
 
 T = TypeVar("T")
-MAKER_ROWS_MAX = 200
+CHECKED_AT_ONCE = 1 << 20
+"""Numbers of a table that are looked through at once: what that takes for itself stays small."""
 
 
 class ReleaseContentError(AtollError):
@@ -73,9 +74,9 @@ class ReleaseTables:
     release_id: str
     shape: ModelShape
     arrays: ItemTables
-    items: Sequence[CatalogueItem]
+    items: Items
     row_of: Mapping[str, int]
-    lists: ReleaseLists
+    lists: AudienceLists
     rules: Rules
     light: FloatArray
     """L1's weight for each of LIGHT_FEATURES."""
@@ -83,14 +84,14 @@ class ReleaseTables:
     category_rows: Mapping[str, IntArray]
     facets: Facets
     maker_rows: Mapping[str, IntArray] = field(default_factory=dict)
-    """Rows by `brand:NAME` and `creator:NAME`, most popular first, at most MAKER_ROWS_MAX each."""
+    """Rows by `brand:NAME` and `creator:NAME`, most popular first, at most `MAKER_ROWS_MAX` of the catalogue each."""
     seats: Seats = field(default_factory=Seats.none)
     """Rows behind the release's own, for items that came after it."""
 
     def known_rows(self, items: Iterable[str]) -> list[int]:
         """Rows of those `items` that this release knows, in the order given."""
-        row_of = self.row_of
-        return [row_of[item] for item in items if item in row_of]
+        find = self.row_of.get
+        return [row for item in items if (row := find(item)) is not None]
 
     def holds(self, item: str) -> bool:
         """Whether `item` is one of the release's own, not one that came after it."""
@@ -99,10 +100,7 @@ class ReleaseTables:
 
     def is_of_category(self, rows: IntArray, category: str) -> npt.NDArray[np.bool_]:
         """Which of `rows` are of `category`; the cost is that of the rows, not of the catalogue."""
-        items = self.items
-        return np.fromiter(
-            (category in items[row].categories for row in rows.tolist()), dtype=np.bool_, count=rows.size
-        )
+        return self.items.are_of(rows, category)
 
 
 def load_tables(directory: Path, manifest: Manifest) -> ReleaseTables:
@@ -113,30 +111,25 @@ def load_tables(directory: Path, manifest: Manifest) -> ReleaseTables:
             a number that is not finite.
     """
     shape = manifest.shape
-    items = list(_decode(directory / CATALOGUE, tuple[CatalogueItem, ...], msgspec.msgpack.decode))
-    if len(items) != shape.num_items:
-        raise ReleaseContentError(f"{CATALOGUE} holds {len(items)} items; the manifest says {shape.num_items}.")
-    row_of = {item.item: row for row, item in enumerate(items)}
-    if len(row_of) != len(items):
-        raise ReleaseContentError(f"{CATALOGUE} names an item twice.")
+    try:
+        catalogue = open_catalogue(directory, num_items=shape.num_items)
+    except CatalogueError as error:
+        raise ReleaseContentError(error.message, fix=error.fix) from error
     arrays, spare = _load_arrays(directory, shape)
-    by_popularity = np.argsort(-arrays.popularity[: shape.num_items], kind="stable").astype(np.int32)
-    category_rows = _category_rows(items, by_popularity)
-    maker_rows = _maker_rows(items, by_popularity)
-    items.extend([NOBODY] * SEATS)
-    facets = Facets(items)
+    items, row_of = Items(catalogue, spare_rows=SEATS), RowOf(catalogue)
+    facets = Facets(catalogue, spare_rows=SEATS)
     return ReleaseTables(
         release_id=manifest.release_id,
         shape=shape,
         arrays=arrays,
         items=items,
         row_of=row_of,
-        lists=_decode(directory / LISTS, ReleaseLists, msgspec.json.decode),
+        lists=_decode(directory / LISTS, AudienceLists, msgspec.json.decode),
         rules=_decode(directory / RULES, Rules, msgspec.json.decode),
         light=_light_weights(directory),
-        by_popularity=by_popularity,
-        category_rows=category_rows,
-        maker_rows=maker_rows,
+        by_popularity=catalogue.by_popularity,
+        category_rows=catalogue.categories,
+        maker_rows=catalogue.makers,
         facets=facets,
         seats=Seats(first_row=shape.num_items, spare=spare, items=items, row_of=row_of, facets=facets),
     )
@@ -171,11 +164,8 @@ def _load_arrays(directory: Path, shape: ModelShape) -> tuple[ItemTables, ItemTa
         (SOON_ROWS, SOON_SCORES, (None,)),
         (EASE_ROWS, EASE_SCORES, (None,)),
     ):
-        rows = loaded[rows_name] = _load_array(directory / rows_name, whole_numbers, (count, *tail))
-        own = rows.whole[:count]
-        if own.size and (int(own.max()) >= count or int(own.min()) < -1):
-            raise ReleaseContentError(f"{rows_name} points outside the catalogue of {count} items.")
-        loaded[scores_name] = _load_array(directory / scores_name, single, own.shape)
+        rows = loaded[rows_name] = _load_array(directory / rows_name, whole_numbers, (count, *tail), end=count)
+        loaded[scores_name] = _load_array(directory / scores_name, single, rows.whole[:count].shape)
     return (
         _as_tables({name: one.whole for name, one in loaded.items()}),
         _as_tables({name: one.spare for name, one in loaded.items()}),
@@ -205,7 +195,13 @@ class _Mapped(NamedTuple):
     spare: npt.NDArray[Any]
 
 
-def _load_array(path: Path, dtype: np.dtype[Any], shape: tuple[int | None, ...]) -> _Mapped:
+def _load_array(
+    path: Path, dtype: np.dtype[Any], shape: tuple[int | None, ...], *, end: int = 0
+) -> _Mapped:  # fmt: skip
+    """A table, mapped; `end`: what its whole numbers stay below.
+
+    It is looked through by a mapping of its own, which goes: pages that no request reads take no memory.
+    """
     try:
         read = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -218,8 +214,13 @@ def _load_array(path: Path, dtype: np.dtype[Any], shape: tuple[int | None, ...])
         raise ReleaseContentError(
             f"{path.name} is {read.dtype} {list(read.shape)}; the manifest asks for {dtype} [{wanted}]."
         )
-    if dtype.kind == "f" and not np.isfinite(read).all():
-        raise ReleaseContentError(f"{path.name} holds numbers that are not finite.")
+    rows_at_once = max(1, CHECKED_AT_ONCE // max(1, read[:1].size))
+    for start in range(0, len(read), rows_at_once):
+        part = read[start : start + rows_at_once]
+        if dtype.kind == "f" and not np.isfinite(part).all():
+            raise ReleaseContentError(f"{path.name} holds numbers that are not finite.")
+        if dtype.kind == "i" and part.size and (int(part.max()) >= end or int(part.min()) < -1):
+            raise ReleaseContentError(f"{path.name} points outside the catalogue of {end} items.")
     try:
         # Plain arrays over the mapped pages: indexing a memmap object itself costs several times as much.
         mapped = map_with_spare(path, offset=read.offset, dtype=dtype, shape=read.shape, spare_rows=SEATS)
@@ -234,26 +235,6 @@ def _decode(path: Path, kind: type[T], decode: Any) -> T:
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ReleaseContentError(f"{path.name} cannot be read: {error}.") from error
     return decoded
-
-
-def _category_rows(items: Sequence[CatalogueItem], by_popularity: IntArray) -> dict[str, IntArray]:
-    rows: dict[str, list[int]] = {}
-    for row in by_popularity.tolist():
-        for category in items[row].categories:
-            rows.setdefault(category, []).append(row)
-    return {category: np.asarray(found, dtype=np.int32) for category, found in rows.items()}
-
-
-def _maker_rows(items: Sequence[CatalogueItem], by_popularity: IntArray) -> dict[str, IntArray]:
-    rows: dict[str, list[int]] = {}
-    for row in by_popularity.tolist():
-        item = items[row]
-        for kind, name in (("brand", item.brand), ("creator", item.creator)):
-            if name:
-                own = rows.setdefault(f"{kind}:{name}", [])
-                if len(own) < MAKER_ROWS_MAX:
-                    own.append(row)
-    return {maker: np.asarray(found, dtype=np.int32) for maker, found in rows.items()}
 
 
 def unit_rows(vectors: FloatArray) -> FloatArray:

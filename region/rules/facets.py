@@ -1,29 +1,31 @@
 """What callers may filter by, of one release: prices and attributes by row, and which rows pass a caller's filters."""
 
-from collections.abc import Iterator, Sequence
-
 import numpy as np
 import numpy.typing as npt
 
-from infra.contracts.features import FloatArray, IntArray
 from infra.contracts.messages import AttributeFilter, ItemFilters
 from infra.contracts.release import CatalogueItem
+from infra.plumbing.catalogue.reading import Catalogue
+from infra.plumbing.catalogue.writing import attribute_values
 
 MASKS_KEPT = 8
 """Answers that are kept: callers ask with few different filters, and a mask takes a byte an item."""
 
 BoolArray = npt.NDArray[np.bool_]
-_NO_ROWS: IntArray = np.zeros(0, dtype=np.int32)
 
 
 class Facets:
-    """Prices `[num_items] float32` (NaN where the catalogue knows none) and rows by attribute value."""
+    """Prices and values of the catalogue, and of the items that sit behind it.
 
-    def __init__(self, items: Sequence[CatalogueItem]) -> None:
-        known = (np.nan if item.price is None else item.price for item in items)
-        self._prices: FloatArray = np.fromiter(known, dtype=np.float32, count=len(items))
-        self._rows: dict[tuple[str, str], IntArray] = _rows_by_value(items)
-        self._values: dict[int, tuple[tuple[str, str], ...]] = {}
+    Args:
+        catalogue: of the release.
+        spare_rows: seats behind it; nothing is known of an empty one.
+    """
+
+    def __init__(self, catalogue: Catalogue, *, spare_rows: int = 0) -> None:
+        self._catalogue = catalogue
+        self._count = len(catalogue) + spare_rows
+        self._seated: dict[int, CatalogueItem] = {}
         self._masks: dict[ItemFilters, BoolArray] = {}
 
     def allowed(self, filters: ItemFilters) -> BoolArray:
@@ -38,49 +40,40 @@ class Facets:
         return found
 
     def put(self, row: int, item: CatalogueItem) -> None:
-        """`item` stands at `row` now; only for rows that were empty, or put here before. One caller at a time."""
-        for value in self._values.get(row, ()):
-            self._rows[value] = self._rows[value][self._rows[value] != row]
-        self._prices[row] = np.nan if item.price is None else item.price
-        self._values[row] = tuple(attribute_values(item))
-        for value in self._values[row]:
-            self._rows[value] = np.append(self._rows.get(value, _NO_ROWS), np.int32(row))
+        """`item` sits at `row`, behind the catalogue, now. One caller at a time."""
+        self._seated[row] = item
         # A new memory of masks: what is being computed by what stood here before is forgotten with the old one.
         self._masks = {}
 
     def _allowed(self, filters: ItemFilters) -> BoolArray:
-        passes = np.ones(self._prices.size, dtype=np.bool_)
+        passes = np.zeros(self._count, dtype=np.bool_)
+        own = passes[: len(self._catalogue)]
+        own[...] = True
         # A comparison with NaN is false, so an unknown price passes no bound.
         if filters.price_min is not None:
-            passes &= self._prices >= np.float32(filters.price_min)
+            own &= self._catalogue.prices >= filters.price_min
         if filters.price_max is not None:
-            passes &= self._prices <= np.float32(filters.price_max)
+            own &= self._catalogue.prices <= filters.price_max
         for one in filters.attributes:
-            passes &= self._having(one)
+            own &= self._having(one)
+        for row, item in tuple(self._seated.items()):
+            passes[row] = _passes(item, filters)
         passes.flags.writeable = False
         return passes
 
     def _having(self, one: AttributeFilter) -> BoolArray:
-        having = np.zeros(self._prices.size, dtype=np.bool_)
+        having = np.zeros(len(self._catalogue), dtype=np.bool_)
         for value in one.values:
-            rows = self._rows.get((one.name, value))
+            rows = self._catalogue.having(one.name, value)
             if rows is not None:
                 having[rows] = True
         return having
 
 
-def attribute_values(item: CatalogueItem) -> Iterator[tuple[str, str]]:
-    """Every (attribute, value) of an item, each once; brand and creator are attributes too."""
-    named = {**item.attributes, "brand": item.brand, "creator": item.creator}
-    for name, text in named.items():
-        for value in dict.fromkeys(text.split("|")):
-            if value:
-                yield name, value
-
-
-def _rows_by_value(items: Sequence[CatalogueItem]) -> dict[tuple[str, str], IntArray]:
-    rows: dict[tuple[str, str], list[int]] = {}
-    for row, item in enumerate(items):
-        for name, value in attribute_values(item):
-            rows.setdefault((name, value), []).append(row)
-    return {key: np.asarray(found, dtype=np.int32) for key, found in rows.items()}
+def _passes(item: CatalogueItem, filters: ItemFilters) -> bool:
+    if filters.price_min is not None and (item.price is None or item.price < filters.price_min):
+        return False
+    if filters.price_max is not None and (item.price is None or item.price > filters.price_max):
+        return False
+    known = set(attribute_values(item))
+    return all(any((one.name, value) in known for value in one.values) for one in filters.attributes)

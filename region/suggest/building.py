@@ -2,19 +2,19 @@
 
 import os
 import shutil
-from collections import defaultdict
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
-from infra.contracts.features import FloatArray
-from infra.contracts.release import CATALOGUE, ITEM_POPULARITY, CatalogueItem
+from infra.contracts.release import ITEM_POPULARITY
+from infra.plumbing.catalogue.reading import Catalogue, open_catalogue
 from infra.plumbing.text import folded
 from region.suggest.terms import build_terms
 from region.suggest.typos import LENGTH_MIN, WORDS_KEPT_MAX
 
 ITEMS, CATEGORIES, BRANDS = "items", "categories", "brands"
+ROWS_AT_ONCE = 10_000
 WORDS_FILE, NAMES_FILE, IDS_FILE = "words.json", "names.json", "ids.npy"
 
 
@@ -22,40 +22,35 @@ def build_index(release: Path, out: Path) -> dict[str, int]:
     """Write the index of the release in `release` to `out`, whole or not at all; returns terms by kind.
 
     Raises:
-        OSError, msgspec.DecodeError: the release cannot be read, or the disk does not take the index.
+        CatalogueError, OSError, ValueError: the release cannot be read, or the disk does not take the index.
     """
-    catalogue = msgspec.msgpack.decode((release / CATALOGUE).read_bytes(), type=list[CatalogueItem])
+    catalogue = open_catalogue(release)
     popularity = np.load(release / ITEM_POPULARITY, allow_pickle=False)
     work = out.with_name(f"{out.name}.new")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    counts = {ITEMS: build_terms([item.title for item in catalogue], popularity, work / ITEMS)}
-    np.save(work / IDS_FILE, np.asarray([item.item.encode() for item in catalogue]))
+    counts = {ITEMS: build_terms(catalogue.titles, popularity, work / ITEMS)}
+    ids = catalogue.ids.texts
+    np.save(work / IDS_FILE, np.asarray([ids.raw(row) for row in range(len(ids))], dtype=np.bytes_))
     names: dict[str, list[str]] = {}
-    for kind in (CATEGORIES, BRANDS):
-        names[kind], sums = _sums(catalogue, popularity, kind)
-        counts[kind] = build_terms(names[kind], sums, work / kind)
+    for kind, (own, sums) in (
+        (CATEGORIES, catalogue.summed_by_category(popularity)), (BRANDS, catalogue.summed_by_brand(popularity)),
+    ):  # fmt: skip
+        names[kind] = own
+        counts[kind] = build_terms(own, sums, work / kind)
     (work / NAMES_FILE).write_bytes(msgspec.json.encode(names))
-    (work / WORDS_FILE).write_bytes(msgspec.json.encode(_words(catalogue, popularity, names)))
+    (work / WORDS_FILE).write_bytes(msgspec.json.encode(_words(catalogue, names)))
     shutil.rmtree(out, ignore_errors=True)
     os.replace(work, out)
     return counts
 
 
-def _sums(catalogue: list[CatalogueItem], popularity: FloatArray, kind: str) -> tuple[list[str], FloatArray]:
-    """Names of a kind and the popularity of all their items together."""
-    sums: dict[str, float] = defaultdict(float)
-    for item, value in zip(catalogue, popularity.tolist(), strict=True):
-        for name in item.categories if kind == CATEGORIES else filter(None, (item.brand,)):
-            sums[name] += value
-    return list(sums), np.fromiter(sums.values(), dtype=np.float32, count=len(sums))
-
-
-def _words(catalogue: list[CatalogueItem], popularity: FloatArray, names: dict[str, list[str]]) -> list[str]:
+def _words(catalogue: Catalogue, names: dict[str, list[str]]) -> list[str]:
     """The words that typos are held against, those of names and of popular items first."""
     found: dict[str, None] = dict.fromkeys(word for own in names.values() for name in own for word in _split(name))
-    for row in np.argsort(-popularity, kind="stable").tolist():
-        found.update(dict.fromkeys(_split(catalogue[row].title)))
+    for start in range(0, len(catalogue), ROWS_AT_ONCE):
+        for row in catalogue.by_popularity[start : start + ROWS_AT_ONCE].tolist():
+            found.update(dict.fromkeys(_split(catalogue.titles[row])))
         if len(found) >= WORDS_KEPT_MAX:
             break
     return list(found)[:WORDS_KEPT_MAX]

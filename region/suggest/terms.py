@@ -15,6 +15,7 @@ import marisa_trie
 import numpy as np
 
 from infra.contracts.features import FloatArray, IntArray
+from infra.plumbing.catalogue.columns import Texts
 from infra.plumbing.text import folded, word_starts
 
 HEAVY = 512
@@ -28,13 +29,13 @@ DEPTH_MAX = 32
 _LAST = "\U0010ffff"
 
 
-def build_terms(texts: Sequence[str], popularity: FloatArray, out: Path) -> int:
+def build_terms(texts: Sequence[str] | Texts, popularity: FloatArray, out: Path) -> int:
     """Write the index of `texts` (things by their number) into the folder `out`; returns how many terms it has."""
     out.mkdir(parents=True, exist_ok=True)
     pairs = sorted(
         (term, -float(popularity[number]), number)
-        for number, text in enumerate(texts)
-        for term in word_starts(folded(text)[:TERM_MAX], limit=WORDS_MAX)
+        for number in range(len(texts))
+        for term in word_starts(folded(texts[number])[:TERM_MAX], limit=WORDS_MAX)
         if term
     )
     terms = [term for term, _, _ in pairs]

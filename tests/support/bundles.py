@@ -10,6 +10,7 @@ import numpy as np
 from infra.contracts import release as contract
 from infra.contracts.features import GAP_CLASSES, RANKING_FEATURES
 from infra.contracts.release import CatalogueItem, FileEntry, Manifest, ModelShape, ReleaseLists, Rules
+from infra.plumbing.catalogue.writing import catalogue_arrays
 
 CATEGORIES = ("action", "comedy", "drama")
 
@@ -102,20 +103,29 @@ def _arrays(num_items: int, dim: int, seed: int) -> dict[str, bytes]:
         contract.EASE_ROWS: npy(similar),
         contract.EASE_SCORES: npy(falling),
         contract.FEDERATED_ADAPTER: npy(np.eye(dim, dtype=np.float32)),
+        **{name: npy(column) for name, column in catalogue_arrays(catalogue_items(num_items), popularity).items()},
     }
 
 
-def _documents(num_items: int, ndcg10: float) -> dict[str, bytes]:
-    ids = tuple(f"item-{row}" for row in range(num_items))
-    catalogue = tuple(
+def catalogue_items(num_items: int) -> tuple[CatalogueItem, ...]:
+    """The items of a bundle."""
+    return tuple(
         CatalogueItem(
             item=item,
             title=f"Title {row}",
             categories=(CATEGORIES[row % len(CATEGORIES)],),
             interactions=num_items - row,
         )
-        for row, item in enumerate(ids)
+        for row, item in enumerate(_ids(num_items))
     )
+
+
+def _ids(num_items: int) -> tuple[str, ...]:
+    return tuple(f"item-{row}" for row in range(num_items))
+
+
+def _documents(num_items: int, ndcg10: float) -> dict[str, bytes]:
+    ids = _ids(num_items)
     lists = ReleaseLists(
         popular={"all": ids[:20]},
         trending={"all": ids[5:25]},
@@ -123,7 +133,6 @@ def _documents(num_items: int, ndcg10: float) -> dict[str, bytes]:
         titles={item: f"Title {row}" for row, item in enumerate(ids)},
     )
     return {
-        contract.CATALOGUE: msgspec.msgpack.encode(catalogue),
         contract.LISTS: msgspec.json.encode(lists),
         contract.EVALUATION: msgspec.json.encode({"ndcg10": ndcg10}),
         contract.MODEL_CARD: b"# Synthetic release\n",

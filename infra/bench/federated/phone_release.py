@@ -7,7 +7,6 @@ import argparse
 import sys
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from central.datasets.importing import DatasetCard
@@ -15,7 +14,8 @@ from central.datasets.interactions import Interactions, Items
 from central.release.export import export_user_tower
 from central.training.config import RetrievalConfig
 from central.training.retrieval import TwoTowerModel
-from infra.contracts.release import CATALOGUE, FEDERATED_ADAPTER, ITEM_VECTORS, USER_TOWER, CatalogueItem
+from infra.contracts.release import FEDERATED_ADAPTER, ITEM_VECTORS, USER_TOWER, CatalogueItem
+from infra.plumbing.catalogue.writing import write_catalogue
 
 
 def main() -> int:
@@ -33,11 +33,11 @@ def main() -> int:
     (arguments.out / USER_TOWER).write_bytes(export_user_tower(model))
     np.save(arguments.out / ITEM_VECTORS, model.items.table().numpy())
     np.save(arguments.out / FEDERATED_ADAPTER, model.users.adapter.numpy())
-    catalogue = tuple(
+    catalogue = (
         CatalogueItem(item=str(row), interactions=row, categories=("slice" if row % 5 == 0 else "rest",))
         for row in range(arguments.items)
     )
-    (arguments.out / CATALOGUE).write_bytes(msgspec.msgpack.encode(catalogue))
+    write_catalogue(arguments.out, catalogue, np.zeros(arguments.items, dtype=np.float32))
     return 0
 
 

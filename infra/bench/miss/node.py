@@ -16,8 +16,9 @@ from central.release.repository import init_repository, trusted_root
 from infra.bench.catalogue import BenchRequest
 from infra.bench.serving.processes import HOST, UP_WITHIN_S, Server, family, free_port
 from infra.contracts.messages import HomeAnswer, HomeRequest, RecommendationType
-from infra.contracts.release import CATALOGUE, CatalogueItem, Manifest
+from infra.contracts.release import Manifest
 from infra.local.tiers import source_root, tier_python
+from infra.plumbing.catalogue.reading import open_catalogue
 from infra.plumbing.clock import Clock, SystemClock
 from infra.plumbing.errors import InvalidInputError, UnavailableError
 from infra.plumbing.keys import RegionKeys, TrustDirectory
@@ -147,14 +148,14 @@ def install_release(release: Path, state: Path) -> None:
 
 def _seed(settings: RegionSettings, release: Path, clock: Clock) -> tuple[str, ...]:
     """SUBJECTS rows of EVENTS interactions each, with items of one run of the catalogue and a few others."""
-    items = msgspec.msgpack.decode((release / CATALOGUE).read_bytes(), type=tuple[CatalogueItem, ...])
+    ids = open_catalogue(release).ids.texts
     rng = np.random.default_rng(7)
     now_ms = clock.now_ms()
     rows = []
     for number in range(SUBJECTS):
-        places = rng.integers(0, len(items), size=EVENTS)
+        places = rng.integers(0, len(ids), size=EVENTS)
         entries = tuple(
-            HistoryEntry(item=items[place].item, strength=int(rng.integers(3, 6)), at_ms=now_ms - DAY_MS + 60_000 * at)
+            HistoryEntry(item=ids[place], strength=int(rng.integers(3, 6)), at_ms=now_ms - DAY_MS + 60_000 * at)
             for at, place in enumerate(places.tolist())
         )
         rows.append(UserRow(subject=f"{number:032x}", version=1, history=entries, last_event_ms=now_ms - DAY_MS))

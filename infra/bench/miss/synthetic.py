@@ -26,6 +26,7 @@ from infra.bench.miss.vectors import clustered
 from infra.contracts import release as names
 from infra.contracts.features import GAP_CLASSES, RANKING_FEATURES, TITLE_SLOTS, YEAR_SLOTS, FloatArray
 from infra.contracts.release import CatalogueItem, FileEntry, Manifest, ModelShape, ReleaseLists, Rules
+from infra.plumbing.catalogue.writing import write_catalogue
 
 DIM, HISTORY, CATEGORIES, NEIGHBOURS, LINKS = 64, 100, 32, 50, 8
 FIRST_S = 1_600_000_000.0
@@ -129,11 +130,11 @@ def _save_links(folder: Path, rows_name: str, scores_name: str, rows: "np.ndarra
 
 
 def _write_documents(items: Items, folder: Path) -> None:
-    catalogue = tuple(
+    catalogue = (
         CatalogueItem(item=items.ids[row], title=items.titles[row], categories=items.labels[row], brand=f"b{row % 997}")
         for row in range(len(items))
     )
-    (folder / names.CATALOGUE).write_bytes(msgspec.msgpack.encode(catalogue))
+    write_catalogue(folder, catalogue, np.load(folder / names.ITEM_POPULARITY, allow_pickle=False))
     best = items.ids[:100]
     lists = ReleaseLists(popular={"all": best}, trending={"all": best}, similar={}, titles={})
     (folder / names.LISTS).write_bytes(msgspec.json.encode(lists))

@@ -109,6 +109,7 @@ def _write_bundle(folder: Path, arrays: dict[str, Any], before: Path | None, clo
         parent = ParentIndex(folder=before / names.SCANN_PREFIX, vectors=known)
     build_index(arrays[names.ITEM_VECTORS], staged / names.SCANN_PREFIX, parent=parent)
     for name in sorted(names.REQUIRED_FILES - arrays.keys()):
+        (staged / name).parent.mkdir(exist_ok=True)
         (staged / name).write_bytes(hashlib.shake_256(name.encode()).digest(TOWER_BYTES))
     items = len(arrays[names.ITEM_VECTORS])
     manifest = Manifest(

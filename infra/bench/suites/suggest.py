@@ -9,14 +9,14 @@ import asyncio
 import subprocess
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import psutil
 
 from infra.bench.catalogue import BenchRequest
 from infra.bench.results import Measured, at_most, percentile
-from infra.contracts.release import CATALOGUE, ITEM_POPULARITY, CatalogueItem
+from infra.contracts.release import ITEM_POPULARITY, CatalogueItem
 from infra.local.tiers import source_root, tier_python
+from infra.plumbing.catalogue.writing import write_catalogue
 from infra.plumbing.clock import Clock
 from infra.plumbing.errors import UnavailableError
 from region.suggest.index import SuggestIndex
@@ -43,13 +43,14 @@ def _catalogue(release: Path, items: int) -> list[str]:
     rng = np.random.default_rng(3)
     words = sorted({"".join(rng.choice(SYLLABLES, size=rng.integers(2, 5))) for _ in range(40_000)})
     picked = rng.zipf(1.3, size=(items, 3)) % len(words)
-    catalogue = [
+    catalogue = (
         CatalogueItem(item=f"item-{row}", title=" ".join(words[place] for place in places), categories=("c",))
         for row, places in enumerate(picked.tolist())
-    ]
+    )
     release.mkdir(parents=True)
-    (release / CATALOGUE).write_bytes(msgspec.msgpack.encode(catalogue))
-    np.save(release / ITEM_POPULARITY, rng.random(items).astype(np.float32))
+    popularity = rng.random(items).astype(np.float32)
+    write_catalogue(release, catalogue, popularity)
+    np.save(release / ITEM_POPULARITY, popularity)
     return words
 
 

@@ -55,7 +55,11 @@ def decode_manifest(content: bytes, *, release_id: str) -> Manifest:
 def manifest_problem(manifest: Manifest) -> str:
     """What is wrong with `manifest`, or an empty string."""
     if manifest.format_version != FORMAT_VERSION:
-        return f"format version {manifest.format_version} is not {FORMAT_VERSION}; this software is older or newer"
+        older = manifest.format_version < FORMAT_VERSION
+        return (
+            f"format version {manifest.format_version} is not {FORMAT_VERSION}: "
+            + ("build and publish the release again" if older else "this software is older than the release")
+        )  # fmt: skip
     if len(manifest.files) > FILES_MAX:
         return f"{len(manifest.files)} files are more than {FILES_MAX}"
     missing = sorted(REQUIRED_FILES - manifest.files.keys())

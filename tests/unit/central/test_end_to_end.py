@@ -26,6 +26,7 @@ from central.training.config import ModelCard, ModelError, read_model_card
 from federation.rounds.outcome import ItemMoves, RunOutcome, save_outcome
 from infra.contracts import release as names
 from infra.contracts.features import HistoryInput, encode_history, title_slots
+from infra.plumbing.catalogue.reading import open_catalogue
 from infra.plumbing.clock import ManualClock
 from infra.plumbing.errors import ConflictError, InvalidInputError
 from infra.plumbing.progress import SilentProgress
@@ -131,7 +132,7 @@ def test_tables_have_the_shapes_and_types_of_the_contract(bundle: Path) -> None:
         array = np.load(bundle / name, allow_pickle=False)
         assert (array.shape, array.dtype, array.flags.c_contiguous) == (size, kind, True), name
     assert np.load(bundle / names.SIMILAR_ROWS).dtype == np.int32
-    catalogue = msgspec.msgpack.decode((bundle / names.CATALOGUE).read_bytes(), type=tuple[names.CatalogueItem, ...])
+    catalogue = open_catalogue(bundle)
     assert len(catalogue) == items
     assert msgspec.json.decode((bundle / names.LISTS).read_bytes(), type=names.ReleaseLists).popular["all"]
     assert msgspec.json.decode((bundle / names.RULES).read_bytes(), type=names.Rules) == names.Rules()

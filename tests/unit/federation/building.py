@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import flatbuffers  # type: ignore[import-untyped]
-import msgspec
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
@@ -13,7 +12,9 @@ from federation.device.store import LocalHistory
 from federation.device.tower import DeviceRelease, Float32Array, device_release
 from federation.messages import RoundPlan, to_bytes
 from infra.contracts.features import HistoryInput
-from infra.contracts.release import CATALOGUE, FEDERATED_ADAPTER, ITEM_VECTORS, USER_TOWER, CatalogueItem
+from infra.contracts.release import FEDERATED_ADAPTER, ITEM_VECTORS, USER_TOWER, CatalogueItem
+from infra.plumbing.catalogue.reading import Catalogue
+from infra.plumbing.catalogue.writing import write_catalogue
 
 RELEASE_ID = "0123456789abcdef0123"
 DIM = 6
@@ -37,6 +38,11 @@ class MeanTower:
         return np.asarray(weight @ self._table[inputs.items] / total, dtype=np.float32)
 
 
+def columns(num_items: int = ITEMS) -> Catalogue:
+    """The same as a release holds it."""
+    return Catalogue.of(catalogue(num_items), np.zeros(num_items, dtype=np.float32))
+
+
 def catalogue(num_items: int = ITEMS) -> tuple[CatalogueItem, ...]:
     return tuple(
         CatalogueItem(
@@ -52,7 +58,7 @@ def item_vectors(num_items: int = ITEMS, dim: int = DIM, seed: int = 1) -> Float
 
 def small_release(num_items: int = ITEMS, dim: int = DIM) -> DeviceRelease:
     vectors = item_vectors(num_items, dim)
-    return device_release(RELEASE_ID, MeanTower(vectors), vectors, catalogue(num_items))
+    return device_release(RELEASE_ID, MeanTower(vectors), vectors, columns(num_items))
 
 
 def history(count: int, *, seed: int = 3, num_items: int = ITEMS, hidden_every: int = 3) -> LocalHistory:
@@ -90,7 +96,7 @@ def write_release(directory: Path, *, num_items: int = ITEMS, dim: int = DIM) ->
     root.mkdir(parents=True)
     np.save(root / ITEM_VECTORS, item_vectors(num_items, dim))
     np.save(root / FEDERATED_ADAPTER, np.eye(dim, dtype=np.float32))
-    (root / CATALOGUE).write_bytes(msgspec.msgpack.encode(catalogue(num_items)))
+    write_catalogue(root, catalogue(num_items), np.zeros(num_items, dtype=np.float32))
     (root / USER_TOWER).write_bytes(linear_tower(dim=dim, length=LENGTH))
     return root
 

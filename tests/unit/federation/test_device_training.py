@@ -31,7 +31,7 @@ from tests.unit.federation.building import (
     LENGTH,
     RELEASE_ID,
     MeanTower,
-    catalogue,
+    columns,
     history,
     item_vectors,
     linear_tower,
@@ -143,14 +143,14 @@ def test_the_phone_and_the_region_get_the_same_vector_from_the_released_tower(tm
 def test_a_release_that_does_not_fit_together_is_refused(tmp_path: Path) -> None:
     vectors = item_vectors()
     with pytest.raises(DeviceReleaseError, match="fit together"):
-        device_release(RELEASE_ID, MeanTower(vectors), vectors[:-1], catalogue())
+        device_release(RELEASE_ID, MeanTower(vectors), vectors[:-1], columns())
     root = write_release(tmp_path)
     with pytest.raises(DeviceReleaseError, match="release id"):
         load_device_release(root, release_id="nonsense")
     (root / USER_TOWER).write_bytes(b"not a model")
     with pytest.raises(DeviceReleaseError, match="tower"):
         load_device_release(root)
-    (root / CATALOGUE).write_bytes(b"\xc1")
+    (root / CATALOGUE / "ids.slots.npy").write_bytes(b"\xc1")
     with pytest.raises(DeviceReleaseError, match="cannot be read"):
         load_device_release(root)
     (root / ITEM_VECTORS).unlink()

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from infra.contracts.features import GAP_CLASSES, LIGHT_FEATURES, RANKING_FEATURES, ItemLinks, ItemTables
 from infra.contracts.messages import AttributeFilter, HomeRequest, ItemFilters, RecommendationType, Source
 from infra.contracts.release import CatalogueItem, ModelShape, ReleaseLists, Rules
+from infra.plumbing.catalogue.reading import Catalogue
 from infra.plumbing.clock import ManualClock
 from region.funnel.finishing import Draft, finish
+from region.funnel.items import Items, RowOf
 from region.funnel.plans import COLD_PLAN, PERSONAL_PLAN, POPULAR_PLAN, Budget, Plan
 from region.funnel.query import read_history
 from region.funnel.recording import Recorder
@@ -50,6 +52,7 @@ def release_of(num_items: int, seed: int) -> LoadedRelease:
         )
         for row, own in enumerate(names)
     )  # fmt: skip
+    columns = Catalogue.of(items, popularity)
     tables = ReleaseTables(
         light=np.ones(len(LIGHT_FEATURES), np.float32),
         release_id="r",
@@ -70,9 +73,9 @@ def release_of(num_items: int, seed: int) -> LoadedRelease:
             soon=links(num_items, 3),
             ease=links(num_items, 3),
         ),
-        items=items,
-        facets=Facets(items),
-        row_of={f"i{row}": row for row in range(num_items)},
+        items=Items(columns, spare_rows=0),
+        facets=Facets(columns),
+        row_of=RowOf(columns),
         lists=ReleaseLists(popular={}, trending={}, similar={}, titles={}),
         rules=Rules(),
         by_popularity=order,

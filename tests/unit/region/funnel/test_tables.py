@@ -5,13 +5,11 @@ import io
 import weakref
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import pytest
 
 from infra.contracts import release as contract
 from infra.contracts.messages import ItemFilters
-from infra.contracts.release import CatalogueItem
 from region import collecting
 from region.funnel.tables import ReleaseContentError, load_tables
 from tests.unit.region.worlds import bundle_at, npy_bytes
@@ -56,10 +54,6 @@ def _pickled() -> bytes:
     return buffer.getvalue()
 
 
-def _catalogue(*names: str) -> bytes:
-    return msgspec.msgpack.encode(tuple(CatalogueItem(item=name) for name in names))
-
-
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
@@ -72,9 +66,10 @@ def _catalogue(*names: str) -> bytes:
         (contract.SIMILAR_ROWS, npy_bytes(np.full((50, 5), 50, np.int32)), "outside the catalogue"),
         (contract.SIMILAR_ROWS, npy_bytes(np.full((50, 5), -2, np.int32)), "outside the catalogue"),
         (contract.SIMILAR_ROWS, npy_bytes(np.zeros((50, 4), np.int32)), "similar_scores.npy"),
-        (contract.CATALOGUE, b"\xff", "catalogue.msgpack cannot be read"),
-        (contract.CATALOGUE, _catalogue("a", "b"), "holds 2 items; the manifest says 50"),
-        (contract.CATALOGUE, _catalogue(*["a"] * 50), "names an item twice"),
+        ("catalogue/ids.slots.npy", b"\xff", "ids.slots.npy cannot be read"),
+        ("catalogue/ids.starts.npy", npy_bytes(np.arange(3, dtype=np.uint32)), "holds 2 items; the manifest says 50"),
+        ("catalogue/years.npy", npy_bytes(np.zeros(49, np.int32)), "years.npy is not of 50 items"),
+        ("catalogue/prices.npy", npy_bytes(np.zeros(50, np.float32)), "prices.npy is float32"),
         (contract.LISTS, b"{}", "lists.json cannot be read"),
         (contract.RULES, b'{"diversity": "x"}', "rules.json cannot be read"),
     ],

@@ -1,10 +1,13 @@
 """Which rows pass a caller's filters, against the plain reading of them."""
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from infra.contracts.messages import AttributeFilter, ItemFilters
 from infra.contracts.release import CatalogueItem
+from infra.plumbing.catalogue.reading import Catalogue
 from region.rules.facets import Facets
 
 prices = st.one_of(st.none(), st.integers(0, 9).map(float))
@@ -31,4 +34,6 @@ def test_the_mask_is_what_the_filters_say(items: list[CatalogueItem], asked: Ite
             and all(set(one.values) & set(item.attributes.get(one.name, "").split("|")) for one in asked.attributes)
         )
 
-    assert Facets(items).allowed(asked).tolist() == [passes(item) for item in items]
+    numbered = [replace(item, item=str(row)) for row, item in enumerate(items)]
+    columns = Catalogue.of(numbered, np.zeros(len(items)))
+    assert Facets(columns).allowed(asked).tolist() == [passes(item) for item in items]

@@ -1,0 +1,106 @@
+"""The items of a release as requests read them: out of its mapped catalogue, and behind it who sits in a spare row."""
+
+from collections.abc import Iterator, MutableMapping, Sequence
+from typing import overload
+
+import numpy as np
+import numpy.typing as npt
+
+from infra.contracts.features import IntArray
+from infra.contracts.release import CatalogueItem
+from infra.plumbing.catalogue.reading import Catalogue
+
+MADE_MAX = 16_384
+"""Items that were made of their columns and are kept: lists show the same few again and again."""
+NOBODY = CatalogueItem(item="")
+
+
+class Items(Sequence[CatalogueItem]):
+    """Items by row. Safe between threads, one of which may seat.
+
+    Args:
+        catalogue: of the release.
+        spare_rows: seats behind it; `NOBODY` sits there until somebody does.
+    """
+
+    def __init__(self, catalogue: Catalogue, *, spare_rows: int) -> None:
+        self._catalogue = catalogue
+        self._own = len(catalogue)
+        self._count = self._own + spare_rows
+        self._seated: dict[int, CatalogueItem] = {}
+        self._made: dict[int, CatalogueItem] = {}
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, row: int) -> CatalogueItem: ...
+
+    @overload
+    def __getitem__(self, row: slice) -> tuple[CatalogueItem, ...]: ...
+
+    def __getitem__(self, row: int | slice) -> CatalogueItem | tuple[CatalogueItem, ...]:
+        if isinstance(row, slice):
+            return tuple(self[one] for one in range(*row.indices(self._count)))
+        found = self._made.get(row)
+        if found is not None:
+            return found
+        if row >= self._own:
+            if row >= self._count:
+                raise IndexError(f"there is no row {row}.")
+            return self._seated.get(row, NOBODY)
+        if len(self._made) >= MADE_MAX:
+            # A new dictionary: whoever fills the old one meanwhile fills what nobody reads.
+            self._made = {}
+        made = self._made[row] = self._catalogue[row]
+        return made
+
+    def __setitem__(self, row: int, item: CatalogueItem) -> None:
+        """`item` sits in a spare row from now on."""
+        if not self._own <= row < self._count:
+            raise IndexError(f"row {row} is no seat.")
+        self._seated[row] = item
+
+    def are_of(self, rows: IntArray, category: str) -> npt.NDArray[np.bool_]:
+        """Which of `rows` are of `category`, `[rows] bool`; the cost is that of the rows, not of the catalogue."""
+        own = rows < self._own
+        if own.all():
+            return self._catalogue.are_of(rows, category)
+        found = np.zeros(rows.size, dtype=np.bool_)
+        found[own] = self._catalogue.are_of(rows[own], category)
+        for place in np.flatnonzero(~own).tolist():
+            found[place] = category in self._seated.get(int(rows[place]), NOBODY).categories
+        return found
+
+
+class RowOf(MutableMapping[str, int]):
+    """Rows by item id: the catalogue's, and those of seated items. What is written is of a seat.
+
+    Args:
+        catalogue: of the release.
+    """
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
+        self._seated: dict[str, int] = {}
+
+    def __getitem__(self, item: str) -> int:
+        row = self._catalogue.ids.find(item)
+        return row if row >= 0 else self._seated[item]
+
+    def __contains__(self, item: object) -> bool:
+        return isinstance(item, str) and (self._catalogue.ids.find(item) >= 0 or item in self._seated)
+
+    def __setitem__(self, item: str, row: int) -> None:
+        if self._catalogue.ids.find(item) < 0:
+            self._seated[item] = row
+
+    def __delitem__(self, item: str) -> None:
+        del self._seated[item]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from (self._catalogue.ids.texts[row] for row in range(len(self._catalogue)))
+        yield from tuple(self._seated)
+
+    def __len__(self) -> int:
+        return len(self._catalogue) + len(self._seated)

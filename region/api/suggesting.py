@@ -17,6 +17,7 @@ from region.funnel.funnel import Funnel
 from region.funnel.release import LoadedRelease
 from region.store.port import Store, UserRow
 from region.suggest.index import Found, SuggestIndex
+from region.suggest.newcomers import NewcomerBook
 
 NAMES_MAX = 3
 """Categories and brands together that stand before the items."""
@@ -45,6 +46,7 @@ class Suggester:
         self._store = store
         self._lease = lease
         self._clock = clock
+        self._newcomers = NewcomerBook()
         self._answers = Counter(
             "atoll_region_suggestions", "Suggest calls, by what came of them.", ("outcome",), registry=registry
         )
@@ -84,11 +86,15 @@ class Suggester:
     def _find(
         self, call: SuggestCall, index: SuggestIndex, release: LoadedRelease, row: UserRow | None
     ) -> tuple[Found, tuple[Suggestion, ...]]:
-        found = index.find(call.q)
         tables = release.tables
+        new = self._newcomers.of(tables.seats, tables.items)
+        found = index.find(call.q, also=new.has)
         names = [Suggestion(kind="category", text=name) for name in found.categories if name in tables.category_rows]
-        names += [Suggestion(kind="brand", text=name) for name in found.brands]
+        brands = dict.fromkeys((*found.brands, *new.brands_like(found.meant)))
+        names += [Suggestion(kind="brand", text=name) for name in brands]
+        # Nobody knows the new ones yet: they stand behind, until what is typed singles them out.
         values = {tables.row_of[item]: value for item, value in found.items if item in tables.row_of}
+        values |= {place: 0.0 for place in new.rows(found.meant) if place not in values}
         rows = np.fromiter(values, dtype=np.int32, count=len(values))
         asked = HomeRequest(type=RecommendationType.POPULAR, context=call.context)
         rows = self._funnel.permitted(asked, release, rows, now_s=self._clock.now_ms() / 1000)

@@ -1,6 +1,6 @@
 """The suggestions of one release, loaded: what a few letters may mean, the most popular first."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,11 +56,11 @@ class SuggestIndex:
             speller=Speller(words),
         )  # fmt: skip
 
-    def find(self, text: str) -> Found:
-        """What `text` may be the beginning of; corrected where it is the beginning of nothing."""
+    def find(self, text: str, *, also: Callable[[str], bool] = lambda _wanted: False) -> Found:
+        """What `text` may be the beginning of; corrected where it is the beginning of nothing, here nor `also`."""
         wanted = folded(text)
         found = self._exact(wanted)
-        if found.count or not wanted:
+        if found.count or not wanted or also(wanted):
             return found
         return next((one for meant in self.speller.corrections(wanted) if (one := self._exact(meant)).count), found)
 

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Gauge
 
 from infra.plumbing.clock import Clock
 from infra.plumbing.errors import UnavailableError
+from region.retrieval.child import start_child
 from region.suggest.index import SuggestIndex
 
 BUILD_WITHIN_S = 600.0
@@ -61,20 +62,22 @@ class SuggestKeeper:
 
     async def _build(self, release: Path, target: Path) -> None:
         started_s = self._clock.monotonic_s()
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "region.suggest", "--release", str(release), "--out", str(target),
-            stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL, cwd=_ROOT,
-        )  # fmt: skip
+        words = (sys.executable, "-m", "region.suggest", "--release", str(release), "--out", str(target))
+        child = await start_child(words, directory=_ROOT)
         try:
             async with asyncio.timeout(BUILD_WITHIN_S):
-                code = await process.wait()
+                said, _ = await asyncio.gather(child.stderr.read(), child.stdout.read())
+                code = await child.wait()
         except (TimeoutError, asyncio.CancelledError):
             with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+                child.kill()
+            await child.wait()
             raise
+        finally:
+            child.close()
         if code:
-            raise UnavailableError(f"the index of suggestions could not be built (exit code {code}).")
+            last = said.decode(errors="replace").strip().rpartition("\n")[2]
+            raise UnavailableError(f"the index of suggestions could not be built (exit code {code}): {last[:300]}")
         self._seconds.set(self._clock.monotonic_s() - started_s)
 
     def _tidy(self, release: str) -> None:

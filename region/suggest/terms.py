@@ -6,10 +6,12 @@ and their TOP things), `popularity.npy`. All but the tries are mapped; a questio
 """
 
 import itertools
+from array import array
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import marisa_trie
 import numpy as np
@@ -26,21 +28,22 @@ OWNERS_MAX = 20
 WORDS_MAX = 6
 TERM_MAX = 80
 DEPTH_MAX = 32
+TEXTS_AT_ONCE = 50_000
 _LAST = "\U0010ffff"
+_STRINGS = np.dtypes.StringDType()
+Terms = np.ndarray[Any, Any]
+"""`[terms]` of NumPy's own strings (StringDType)."""
 
 
 def build_terms(texts: Sequence[str] | Texts, popularity: FloatArray, out: Path) -> int:
     """Write the index of `texts` (things by their number) into the folder `out`; returns how many terms it has."""
     out.mkdir(parents=True, exist_ok=True)
-    pairs = sorted(
-        (term, -float(popularity[number]), number)
-        for number in range(len(texts))
-        for term in word_starts(folded(texts[number])[:TERM_MAX], limit=WORDS_MAX)
-        if term
-    )
-    terms = [term for term, _, _ in pairs]
-    owners = np.fromiter((number for _, _, number in pairs), dtype=np.int32, count=len(pairs))
-    trie = marisa_trie.Trie(terms)
+    terms, owners = _entries(texts)
+    first = np.lexsort((owners, -popularity[owners]))
+    terms, owners = terms[first], owners[first]
+    order = np.argsort(terms, kind="stable")
+    terms, owners = terms[order], owners[order]
+    trie = marisa_trie.Trie(_each(terms))
     starts, kept = _postings(trie, terms, owners)
     trie.save(str(out / "terms.marisa"))
     np.save(out / "starts.npy", starts)
@@ -50,22 +53,39 @@ def build_terms(texts: Sequence[str] | Texts, popularity: FloatArray, out: Path)
     return len(trie)
 
 
-def _postings(trie: marisa_trie.Trie, terms: Sequence[str], owners: IntArray) -> tuple[IntArray, IntArray]:
+def _entries(texts: Sequence[str] | Texts) -> tuple[Terms, IntArray]:
+    """Every term of every text, and whose it is. `[entries]` each; NumPy's strings take a tenth of Python's."""
+    parts: list[Terms] = [np.empty(0, dtype=_STRINGS)]
+    owners = array("i")
+    for start in range(0, len(texts), TEXTS_AT_ONCE):
+        found: list[str] = []
+        for number in range(start, min(start + TEXTS_AT_ONCE, len(texts))):
+            own = [term for term in word_starts(folded(texts[number])[:TERM_MAX], limit=WORDS_MAX) if term]
+            found += own
+            owners.extend([number] * len(own))
+        parts.append(np.asarray(found, dtype=_STRINGS))
+    return np.concatenate(parts), np.frombuffer(owners, dtype=np.int32)
+
+
+def _each(terms: Terms) -> Iterator[str]:
+    """Every term as Python's own string, a part of them at a time."""
+    for start in range(0, terms.size, TEXTS_AT_ONCE):
+        yield from terms[start : start + TEXTS_AT_ONCE].tolist()
+
+
+def _postings(trie: marisa_trie.Trie, terms: Terms, owners: IntArray) -> tuple[IntArray, IntArray]:
     """`starts [terms + 1]` and the owners of each term behind one another, by the trie's own numbers."""
-    groups: list[IntArray] = [owners[:0]] * len(trie)
-    place = 0
-    while place < len(terms):
-        end = place + 1
-        while end < len(terms) and terms[end] == terms[place]:
-            end += 1
-        groups[trie[terms[place]]] = owners[place : min(end, place + OWNERS_MAX)]
-        place = end
-    lengths = np.fromiter((group.size for group in groups), dtype=np.int32, count=len(groups))
-    starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    return starts, np.concatenate([owners[:0], *groups]).astype(np.int32)
+    begins = np.flatnonzero(np.concatenate([np.ones(min(terms.size, 1), np.bool_), terms[1:] != terms[:-1]]))
+    lengths = np.minimum(np.diff(np.append(begins, terms.size)), OWNERS_MAX)
+    numbers = np.fromiter((trie[term] for term in _each(terms[begins])), dtype=np.int64, count=begins.size)
+    order = np.argsort(numbers)
+    begins, lengths = begins[order], lengths[order]
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    places = np.arange(starts[-1]) + np.repeat(begins - starts[:-1], lengths)
+    return starts.astype(np.int32), owners[places].astype(np.int32)
 
 
-def _write_heads(terms: Sequence[str], owners: IntArray, popularity: FloatArray, out: Path) -> None:
+def _write_heads(terms: Terms, owners: IntArray, popularity: FloatArray, out: Path) -> None:
     found = {prefix: _best(owners[low:high], popularity) for prefix, low, high in _heavy(terms)}
     heads = marisa_trie.Trie(list(found))
     table = np.full((len(heads), TOP), -1, dtype=np.int32)
@@ -75,7 +95,7 @@ def _write_heads(terms: Sequence[str], owners: IntArray, popularity: FloatArray,
     np.save(out / "heads.npy", table)
 
 
-def _heavy(terms: Sequence[str]) -> Iterator[tuple[str, int, int]]:
+def _heavy(terms: Terms) -> Iterator[tuple[str, int, int]]:
     """Prefixes of more than HEAVY of the sorted `terms`, the empty one too, and where their terms stand."""
     waiting = [("", 0, len(terms))]
     while waiting:

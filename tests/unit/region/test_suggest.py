@@ -1,5 +1,6 @@
 """Suggestions: what a prefix finds in any script, case or typo; never what may not be shown; built by the side."""
 
+import dataclasses
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,9 +14,11 @@ from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
 
 from infra.contracts.discovery import SuggestAnswer, SuggestCall
+from infra.contracts.release import CatalogueItem
 from infra.plumbing.text import folded, word_starts
 from region.api.suggesting import Suggester
 from region.funnel.release import LoadedRelease
+from region.funnel.seats import Placement
 from region.store.port import Affinity
 from region.suggest import terms
 from region.suggest.building import build_index
@@ -144,6 +147,30 @@ async def test_what_somebody_leans_to_comes_earlier(world: World, index: Suggest
     assert items_of(own).index(plain[5]) < 5
     world.store.available = False
     assert items_of(await suggester.answer(SuggestCall(q="title", n=20, subject=SUBJECT))) == plain
+
+
+async def test_what_came_after_the_release_is_suggested_too(world: World, index: SuggestIndex) -> None:
+    seats, suggester = world.release.tables.seats, suggester_of(world, index)
+    item = CatalogueItem(item="new-1", title="Zyx Novelty", categories=("drama",), brand="Zoe & Co")
+    shares, nowhere = np.asarray([0, 0, 1], np.float32), np.zeros(0, np.int32)
+    placement = Placement(
+        item=item, vector=np.ones(8, np.float32), categories=shares, similar_rows=nowhere,
+        similar_scores=np.zeros(0, np.float32), strength=0.5, first_seen_s=1e9,
+    )  # fmt: skip
+    assert items_of(await suggester.answer(SuggestCall(q="nove"))) == []
+    seats.seat([placement, replace_item(placement, title="Title 1 again")], now_s=0.0)
+    found = await suggester.answer(SuggestCall(q="NOVE"))
+    assert (items_of(found), found.meant) == (["new-1"], "")
+    assert [(one.kind, one.text) for one in (await suggester.answer(SuggestCall(q="zo"))).suggestions] == [
+        ("brand", "Zoe & Co")
+    ]
+    assert items_of(await suggester.answer(SuggestCall(q="title 1", n=20)))[-1] == "new-2"
+    seats.leave(["new-1"], now_s=1.0)
+    assert items_of(await suggester.answer(SuggestCall(q="nove"))) == []
+
+
+def replace_item(placement: Placement, *, title: str) -> Placement:
+    return dataclasses.replace(placement, item=CatalogueItem(item="new-2", title=title, categories=("drama",)))
 
 
 async def test_without_an_index_it_says_so(world: World) -> None:

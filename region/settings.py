@@ -106,6 +106,9 @@ class RegionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     overwrite_freed_memory: bool = True
     """Whether the API and the worker write over memory that they free, so that no dump shows who was erased; see
     `region/keeping/wiping.py` for what it costs."""
+    mapped_resident_mb_max: Annotated[int, msgspec.Meta(ge=64)] = 768
+    """What the mapped files of releases may take of this process's memory before their pages are let go of; they are
+    views of the disk's cache. More makes lists of large catalogues quicker."""
     intake_queue_max: int = 2000
     body_bytes_max: int = 1 << 20
     precompute: PrecomputeSettings = PrecomputeSettings()

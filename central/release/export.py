@@ -25,7 +25,7 @@ from infra.plumbing.errors import AtollError
 
 PARITY_MAX: Final = 1e-4
 PARITY_CASES: Final = 8
-TABLE_BYTES_MAX: Final = 1 << 30
+TABLE_BYTES_MAX: Final = 1 << 27
 """A larger item table stays outside of the user tower: a flatbuffer ends at 2 GB, and a converter needs it thrice."""
 
 Arrays = dict[str, np.ndarray[Any, Any]]

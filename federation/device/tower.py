@@ -32,9 +32,14 @@ class Tower(Protocol):
 
 
 class LiteRTTower:
-    """The tower of a release in LiteRT, one thread. Not for use by two threads at once."""
+    """The tower of a release in LiteRT, one thread. Not for use by two threads at once.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: the model.
+        vectors: `[num_items, dim]`, for a tower that reads its items' vectors (`ModelShape.tower_reads_vectors`).
+    """
+
+    def __init__(self, path: Path, vectors: Float32Array | None = None) -> None:
         # Imported here: whoever brings another tower (tests, another runtime) needs no LiteRT.
         from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415
 
@@ -45,15 +50,24 @@ class LiteRTTower:
             raise DeviceReleaseError(f"the user tower {path.name} cannot be opened: {error}.") from error
         details = self._interpreter.get_input_details()
         self._inputs = {field: _input_index(details, field) for field in HistoryInput._fields}
+        reads = any(_bare_name(str(detail["name"])) == "vectors" for detail in details)
+        if reads and vectors is None:
+            raise DeviceReleaseError(f"the user tower {path.name} reads the items' vectors; none were given.")
+        self._vectors = vectors if reads else None
+        self._vectors_at = _input_index(details, "vectors") if reads else -1
         output = self._interpreter.get_output_details()[0]
         self._output = output["index"]
         self.dim = int(output["shape"][-1])
-        self.history_length = int(details[0]["shape"][-1])
+        items = self._inputs["items"]
+        self.history_length = next(int(detail["shape"][-1]) for detail in details if detail["index"] == items)
 
     def vector(self, inputs: HistoryInput) -> Float32Array:
         """The vector of one history, `[dim] float32`."""
         for field, values in inputs._asdict().items():
             self._interpreter.set_tensor(self._inputs[field], values.reshape(1, -1).astype(np.int32))
+        if self._vectors is not None:
+            rows = np.maximum(inputs.items.reshape(-1) - 1, 0)
+            self._interpreter.set_tensor(self._vectors_at, self._vectors[rows][None].astype(np.float32))
         self._interpreter.invoke()
         return np.array(self._interpreter.get_tensor(self._output)[0], dtype=np.float32)
 
@@ -92,7 +106,7 @@ def load_device_release(directory: Path, *, release_id: str = "") -> DeviceRelea
         catalogue = open_catalogue(directory)
     except (OSError, ValueError, CatalogueError) as error:
         raise DeviceReleaseError(f"the release in {directory} cannot be read: {error}.") from error
-    tower = LiteRTTower(directory / USER_TOWER)
+    tower = LiteRTTower(directory / USER_TOWER, vectors)
     return device_release(name, tower, vectors, catalogue)
 
 

@@ -20,6 +20,7 @@ from region.funnel.finishing import Finished
 from region.funnel.funnel import Funnel
 from region.funnel.live import LiveTrend
 from region.funnel.metrics import FunnelMetrics
+from region.funnel.paging import Pager
 from region.funnel.recommender import Lease, Recommender
 from region.funnel.ruling import Ruling, Rulings
 from region.funnel.sampling import Sampler
@@ -43,6 +44,7 @@ SAMPLES_WRITE_S = 5.0
 PRECOMPUTE_EVERY_S = 60.0
 HEAR_RETRY_S = 1.0
 TASTES_WRITE_S = 30.0
+MAPPED_LOOK_S = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +63,7 @@ class Answers:
     rulings: Rulings
     tastes: ContextTastes
     precomputer: Precomputer
+    pager: Pager
     grid: Grid
 
     def work(self, background: Background, clock: Clock) -> dict[str, Coroutine[Any, Any, None]]:
@@ -71,6 +74,7 @@ class Answers:
             "samples": (partial(self.samples.keep, clock), SAMPLES_WRITE_S),
             "context-tastes": (self.tastes.keep, TASTES_WRITE_S),
             "exposures": (partial(self.exposures.keep, clock), SAMPLES_WRITE_S),
+            "mapped": (self.pager.look, MAPPED_LOOK_S),
         }
         if self.precomputer.is_on:
             jobs["precompute"] = (self.precomputer.round, PRECOMPUTE_EVERY_S)
@@ -122,8 +126,9 @@ def open_answers(
         make=partial(recommender.home, shown=False), is_busy=lambda: compute.pending > 0, registry=telemetry.registry,
         standing=standing,
     )  # fmt: skip
+    pager = Pager(bytes_max=settings.mapped_resident_mb_max << 20, lease=lease, registry=telemetry.registry)
     return Answers(
         recommender=recommender, funnel=funnel, live=live, counters=counters, compute=compute, metrics=metrics,
         requests=requests, samples=samples, exposures=exposures, rulings=rulings, tastes=tastes,
-        precomputer=precomputer, grid=grid,
+        precomputer=precomputer, pager=pager, grid=grid,
     )  # fmt: skip

@@ -48,6 +48,7 @@ from infra.contracts.release import (
 )
 from infra.plumbing.catalogue.reading import CatalogueError, open_catalogue
 from infra.plumbing.errors import AtollError
+from infra.plumbing.mapped import Span, whole_pages
 from region.funnel.items import Items, RowOf
 from region.funnel.seats import SEATS, Seats
 from region.funnel.spare import map_with_spare
@@ -87,6 +88,8 @@ class ReleaseTables:
     """Rows by `brand:NAME` and `creator:NAME`, most popular first, at most `MAKER_ROWS_MAX` of the catalogue each."""
     seats: Seats = field(default_factory=Seats.none)
     """Rows behind the release's own, for items that came after it."""
+    mapped: tuple[Span, ...] = ()
+    """Pages of its files, as long as these tables are there."""
 
     def known_rows(self, items: Iterable[str]) -> list[int]:
         """Rows of those `items` that this release knows, in the order given."""
@@ -115,7 +118,7 @@ def load_tables(directory: Path, manifest: Manifest) -> ReleaseTables:
         catalogue = open_catalogue(directory, num_items=shape.num_items)
     except CatalogueError as error:
         raise ReleaseContentError(error.message, fix=error.fix) from error
-    arrays, spare = _load_arrays(directory, shape)
+    arrays, spare, pages = _load_arrays(directory, shape)
     items, row_of = Items(catalogue, spare_rows=SEATS), RowOf(catalogue)
     facets = Facets(catalogue, spare_rows=SEATS)
     return ReleaseTables(
@@ -131,6 +134,7 @@ def load_tables(directory: Path, manifest: Manifest) -> ReleaseTables:
         category_rows=catalogue.categories,
         maker_rows=catalogue.makers,
         facets=facets,
+        mapped=(*pages, *catalogue.mapped),
         seats=Seats(first_row=shape.num_items, spare=spare, items=items, row_of=row_of, facets=facets),
     )
 
@@ -145,8 +149,8 @@ def _light_weights(directory: Path) -> FloatArray:
     return row
 
 
-def _load_arrays(directory: Path, shape: ModelShape) -> tuple[ItemTables, ItemTables]:
-    """The tables with the seats behind them, and the seats alone, which may be written to."""
+def _load_arrays(directory: Path, shape: ModelShape) -> tuple[ItemTables, ItemTables, tuple[Span, ...]]:
+    """The tables with the seats behind them; the seats alone, which may be written to; the pages of the files."""
     count, single, whole_numbers = shape.num_items, np.dtype(np.float32), np.dtype(np.int32)
     loaded: dict[str, _Mapped] = {}
     for name, dtype, wanted in (
@@ -169,6 +173,7 @@ def _load_arrays(directory: Path, shape: ModelShape) -> tuple[ItemTables, ItemTa
     return (
         _as_tables({name: one.whole for name, one in loaded.items()}),
         _as_tables({name: one.spare for name, one in loaded.items()}),
+        tuple(one.pages for one in loaded.values()),
     )
 
 
@@ -189,10 +194,11 @@ def _as_tables(arrays: Mapping[str, npt.NDArray[Any]]) -> ItemTables:
 
 
 class _Mapped(NamedTuple):
-    """A table with its seats, and the seats alone."""
+    """A table with its seats, the seats alone, and the pages of its file, of which the last may be half a seat's."""
 
     whole: npt.NDArray[Any]
     spare: npt.NDArray[Any]
+    pages: Span
 
 
 def _load_array(
@@ -226,7 +232,8 @@ def _load_array(
         mapped = map_with_spare(path, offset=read.offset, dtype=dtype, shape=read.shape, spare_rows=SEATS)
     except OSError as error:
         raise ReleaseContentError(f"{path.name} cannot be read as an array.") from error
-    return _Mapped(*mapped)
+    begins = mapped[0].ctypes.data - read.offset
+    return _Mapped(*mapped, pages=whole_pages(begins, read.offset + read.nbytes))
 
 
 def _decode(path: Path, kind: type[T], decode: Any) -> T:

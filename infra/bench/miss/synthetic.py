@@ -1,7 +1,8 @@
 """`python -m infra.bench.miss.synthetic`: a whole release over a synthetic catalogue, in central's environment.
 
 The towers and the ranker have the shapes and the operations of trained ones and random weights: what they answer says
-nothing, what they cost says everything. The index is built as releases build it.
+nothing, what they cost says everything. The index is built as releases build it; above LARGE_ITEMS it is coarser (fewer
+leaves, a smaller training sample, int8, not tuned), so that it is there in minutes, and items have fewer neighbours.
 """
 
 import argparse
@@ -29,6 +30,11 @@ from infra.contracts.release import CatalogueItem, FileEntry, Manifest, ModelSha
 from infra.plumbing.catalogue.writing import write_catalogue
 
 DIM, HISTORY, CATEGORIES, NEIGHBOURS, LINKS = 64, 100, 32, 50, 8
+LARGE_ITEMS = 2_000_000
+LARGE_NEIGHBOURS = 20
+COARSE_LEAVES, COARSE_SEARCHED, COARSE_SAMPLE, COARSE_REORDER = 3_000, 75, 100_000, 600
+MODEL_ITEMS = 1_000
+"""Of a user tower that reads its vectors: what the table inside would hold is not in the export."""
 FIRST_S = 1_600_000_000.0
 
 
@@ -48,35 +54,61 @@ def write_release(num_items: int, out: Path, *, seed: int) -> Path:
     folder = out / "building"
     folder.mkdir(parents=True)
     vectors, owners = clustered(num_items, DIM, seed=seed)
-    items = _items(num_items, owners)
-    _write_models(items, vectors, folder)
-    _write_arrays(items, vectors, owners, folder, np.random.default_rng(seed))
-    build_index(vectors, folder / names.SCANN_PREFIX)
-    _write_documents(items, folder)
-    manifest = _manifest(items, folder, seed)
+    outside = is_table_outside(num_items, DIM)
+    items = _items(MODEL_ITEMS if outside else num_items, owners)
+    _write_models(items, vectors, folder, outside=outside)
+    if num_items > LARGE_ITEMS:
+        _build_coarse_index(vectors, folder / names.SCANN_PREFIX)
+    else:
+        build_index(vectors, folder / names.SCANN_PREFIX)
+    _write_arrays(vectors, owners, folder, np.random.default_rng(seed))
+    _write_documents(owners, folder)
+    manifest = _manifest(num_items, folder, seed)
     (folder / "manifest.json").write_bytes(manifest.canonical_bytes())
     return folder.rename(out / manifest.release_id)
 
 
+def _names() -> tuple[str, ...]:
+    return tuple(f"category-{number}" for number in range(CATEGORIES))
+
+
+def _weights(owners: "np.ndarray[Any, Any]") -> FloatArray:
+    """`[items, CATEGORIES]`: each item is of one."""
+    weights = np.zeros((owners.size, CATEGORIES), dtype=np.float32)
+    weights[np.arange(owners.size), owners % CATEGORIES] = 1.0
+    return weights
+
+
 def _items(count: int, owners: "np.ndarray[Any, Any]") -> Items:
-    categories = tuple(f"category-{number}" for number in range(CATEGORIES))
-    weights = np.zeros((count, CATEGORIES), dtype=np.float32)
-    weights[np.arange(count), owners % CATEGORIES] = 1.0
+    """What the towers are made over."""
     return Items(
-        ids=tuple(f"item-{row}" for row in range(count)), titles=tuple(f"Title {row}" for row in range(count)),
-        labels=tuple((categories[owner % CATEGORIES],) for owner in owners.tolist()),
-        years=np.full(count, 2000, dtype=np.int32), categories=categories, weights=weights, extras=({},) * count,
+        ids=tuple(f"item-{row}" for row in range(count)), titles=("",) * count, labels=((),) * count,
+        years=np.full(count, 2000, dtype=np.int32), categories=_names(), weights=_weights(owners[:count]),
+        extras=({},) * count,
     )  # fmt: skip
 
 
-def _write_models(items: Items, vectors: FloatArray, folder: Path) -> None:
+def _build_coarse_index(vectors: FloatArray, folder: Path) -> None:
+    from scann.scann_ops.py import scann_ops_pybind  # noqa: PLC0415 (imports TensorFlow where that is installed)
+
+    builder = scann_ops_pybind.builder(vectors, 100, "dot_product")
+    tree = builder.tree(COARSE_LEAVES, COARSE_SEARCHED, training_sample_size=COARSE_SAMPLE)
+    hashed = tree.score_ah(2, anisotropic_quantization_threshold=0.2)
+    bytes_each = scann_ops_pybind.scann_builder.ReorderType.INT8
+    searcher = hashed.reorder(COARSE_REORDER, quantize=bytes_each).build()
+    folder.mkdir(parents=True)
+    searcher.docids = None
+    searcher.serialize(str(folder), relative_path=True)
+
+
+def _write_models(items: Items, vectors: FloatArray, folder: Path, *, outside: bool) -> None:
     config = RetrievalConfig(dim=DIM, history_length=HISTORY, layers=2, heads=2)
     shares = np.full(len(items), 1.0 / len(items), dtype=np.float32)
     model = TwoTowerModel(config=config, data=cast("Interactions", SimpleNamespace(items=items)), item_shares=shares)
-    model.items.ids.assign(vectors)
+    model.items.ids.assign(vectors[: len(items)])
     model.items.categories.assign(np.zeros((CATEGORIES, DIM), dtype=np.float32))
     model.items.years.assign(np.zeros(model.items.years.shape, dtype=np.float32))
-    (folder / names.USER_TOWER).write_bytes(export_user_tower(model, table_outside=is_table_outside(len(items), DIM)))
+    (folder / names.USER_TOWER).write_bytes(export_user_tower(model, table_outside=outside))
     nowhere = MetadataMap(
         categories=np.zeros((CATEGORIES, DIM), dtype=np.float32), years=np.zeros((YEAR_SLOTS, DIM), dtype=np.float32),
         words=np.zeros((TITLE_SLOTS, DIM), dtype=np.float32),
@@ -90,22 +122,23 @@ def _write_models(items: Items, vectors: FloatArray, folder: Path) -> None:
 
 
 def _write_arrays(
-    items: Items, vectors: FloatArray, owners: "np.ndarray[Any, Any]", folder: Path, rng: np.random.Generator
-) -> None:
-    count = len(items)
+    vectors: FloatArray, owners: "np.ndarray[Any, Any]", folder: Path, rng: np.random.Generator
+) -> None:  # fmt: skip
+    count = owners.size
     popularity = np.sort(rng.random(count).astype(np.float32) ** 3)[::-1]
     tables: dict[str, np.ndarray[Any, Any]] = {
         names.ITEM_VECTORS: vectors,
         names.ITEM_POPULARITY: popularity,
         names.ITEM_TREND: popularity * rng.random(count).astype(np.float32),
-        names.ITEM_CATEGORIES: items.weights,
+        names.ITEM_CATEGORIES: _weights(owners),
         names.ITEM_STRENGTH: rng.random(count).astype(np.float32),
         names.ITEM_FIRST_SEEN: FIRST_S + 1e8 * rng.random(count),
         names.FEDERATED_ADAPTER: np.eye(DIM, dtype=np.float32),
     }
     for name, array in tables.items():
         np.save(folder / name, np.ascontiguousarray(array), allow_pickle=False)
-    _save_links(folder, names.SIMILAR_ROWS, names.SIMILAR_SCORES, _neighbours(owners, NEIGHBOURS, rng))
+    similar = LARGE_NEIGHBOURS if count > LARGE_ITEMS else NEIGHBOURS
+    _save_links(folder, names.SIMILAR_ROWS, names.SIMILAR_SCORES, _neighbours(owners, similar, rng))
     _save_links(folder, names.SOON_ROWS, names.SOON_SCORES, _neighbours(owners, LINKS, rng))
     _save_links(folder, names.EASE_ROWS, names.EASE_SCORES, _neighbours(owners, LINKS, rng))
     followers = _neighbours(owners, GAP_CLASSES * LINKS, rng).reshape(count, GAP_CLASSES, LINKS)
@@ -129,13 +162,16 @@ def _save_links(folder: Path, rows_name: str, scores_name: str, rows: "np.ndarra
     np.save(folder / scores_name, np.ascontiguousarray(scores), allow_pickle=False)
 
 
-def _write_documents(items: Items, folder: Path) -> None:
+def _write_documents(owners: "np.ndarray[Any, Any]", folder: Path) -> None:
+    labels = tuple((name,) for name in _names())
     catalogue = (
-        CatalogueItem(item=items.ids[row], title=items.titles[row], categories=items.labels[row], brand=f"b{row % 997}")
-        for row in range(len(items))
+        CatalogueItem(
+            item=f"item-{row}", title=f"Title {row}", categories=labels[owner % CATEGORIES], brand=f"b{row % 997}"
+        )
+        for row, owner in enumerate(owners.tolist())
     )
     write_catalogue(folder, catalogue, np.load(folder / names.ITEM_POPULARITY, allow_pickle=False))
-    best = items.ids[:100]
+    best = tuple(f"item-{row}" for row in range(100))
     lists = ReleaseLists(popular={"all": best}, trending={"all": best}, similar={}, titles={})
     (folder / names.LISTS).write_bytes(msgspec.json.encode(lists))
     (folder / names.RULES).write_bytes(msgspec.json.encode(Rules()))
@@ -143,7 +179,7 @@ def _write_documents(items: Items, folder: Path) -> None:
     (folder / names.MODEL_CARD).write_bytes(b"# Synthetic\n")
 
 
-def _manifest(items: Items, folder: Path, seed: int) -> Manifest:
+def _manifest(num_items: int, folder: Path, seed: int) -> Manifest:
     files = {
         path.relative_to(folder).as_posix(): _entry(path) for path in sorted(folder.rglob("*")) if path.is_file()
     }  # fmt: skip
@@ -151,9 +187,9 @@ def _manifest(items: Items, folder: Path, seed: int) -> Manifest:
         format_version=names.FORMAT_VERSION, created_at_ms=round(FIRST_S * 1000) + seed, dataset="synthetic",
         dataset_sha256=hashlib.sha256(str(seed).encode()).hexdigest(), parent=None, origin="central",
         shape=ModelShape(
-            dim=DIM, history_length=HISTORY, num_items=len(items), num_categories=CATEGORIES,
+            dim=DIM, history_length=HISTORY, num_items=num_items, num_categories=CATEGORIES,
             ranker_batch=RANKER_BATCH, num_ranking_inputs=len(RANKING_FEATURES), heads=HEADS,
-            categories=items.categories, tower_reads_vectors=is_table_outside(len(items), DIM),
+            categories=_names(), tower_reads_vectors=is_table_outside(num_items, DIM),
         ),
         metrics={}, gates={}, files=files,
     )  # fmt: skip

@@ -53,6 +53,10 @@ class Server:
         """Resident memory of the process and its descendants (shared pages counted in each)."""
         return sum(_rss_bytes(pid) for pid in family(self.pid))
 
+    def anonymous_bytes(self) -> int:
+        """The same without mapped files: what nobody else could have and no disk holds."""
+        return sum(_rss_bytes(pid) - _mapped_bytes(pid) for pid in family(self.pid))
+
 
 def free_port() -> int:
     """A port that nobody listens on."""
@@ -119,6 +123,12 @@ def _cpu_ticks(pid: int) -> int:
     with contextlib.suppress(OSError):
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return int(fields[11]) + int(fields[12])
+    return 0
+
+
+def _mapped_bytes(pid: int) -> int:
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[2]) * os.sysconf("SC_PAGE_SIZE")
     return 0
 
 

@@ -5,7 +5,9 @@ request asks for another person's list, so nothing is cached anywhere. Times are
 loopback; stage times are the region's own trace. `requests_per_cpu_s` counts the CPU of the region and of its retrieval
 process at concurrency 8. Options: `items` (size of the synthetic catalogue, default 1000000; figures are called m1_ at
 1 M and m10_ at 10 M), `release` (a directory, in place of the synthetic one; figures are called release_), `store`
-(`sqlite` or what the region's settings know), `requests` (a round, default 300).
+(`sqlite` or what the region's settings know), `requests` (a round, default 300),
+`mapped_mb` (what mapped files may take of the region's memory, default as in the settings). `_rss_mb` counts mapped
+pages, `_anonymous_mb` does not; both are of region and index together.
 """
 
 import asyncio
@@ -34,6 +36,8 @@ def run(request: BenchRequest) -> Measured:
     calls = int(request.number("requests", 100 if request.quick else 300))
     store = request.options.get("store", "sqlite")
     extra: dict[str, object] = {} if store == "sqlite" else {"store": store}
+    if "mapped_mb" in request.options:
+        extra["mapped_resident_mb_max"] = int(request.number("mapped_mb", 768))
     rounds = []
     with running_node(request, release, extra=extra) as node:
         asyncio.run(_round(node, 60, 1, request.clock))
@@ -83,6 +87,7 @@ def _measure(node: Node, name: str, calls: int, clock: Clock) -> dict[str, float
         f"{name}_c8_p50_ms": percentile(crowd, 0.5),
         f"{name}_c8_p99_ms": percentile(crowd, 0.99),
         f"{name}_rss_mb": node.server.rss_bytes() / 2**20,
+        f"{name}_anonymous_mb": node.server.anonymous_bytes() / 2**20,
         "requests_per_cpu_s": len(crowd) / max(used_s, 1e-9),
         "degraded_share": sum(bool(answer.degraded) for answer in answers) / len(answers),
     }

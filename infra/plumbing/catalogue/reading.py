@@ -24,6 +24,7 @@ from infra.plumbing.catalogue.columns import (
 )
 from infra.plumbing.catalogue.writing import catalogue_arrays
 from infra.plumbing.errors import AtollError
+from infra.plumbing.mapped import Span, let_go, whole_pages
 
 _BRAND, _CREATOR = "brand:", "creator:"
 GROUP_PARTS: Final = ("slots", "starts", "hashes", "places", "rows", "row_starts")
@@ -68,6 +69,8 @@ class Catalogue(Sequence[CatalogueItem]):
             own = {(part := f"{prefix}.{name}"): _checked(load, part) for name in GROUP_PARTS}
             return Groups(names(prefix, own.__getitem__), own[f"{prefix}.rows"], own[f"{prefix}.row_starts"])
 
+        self.mapped: tuple[Span, ...] = ()
+        """Pages of its files, as long as this is there."""
         self.ids = names("ids", read.__getitem__)
         self.titles = Texts(read["titles.slots"], read["titles.starts"])
         self.categories, self.makers, self._values = (groups(prefix) for prefix in CATALOGUE_GROUPS)
@@ -184,16 +187,11 @@ def open_catalogue(release: Path, *, num_items: int | None = None) -> Catalogue:
     if num_items is not None and len(catalogue) != num_items:
         raise CatalogueError(f"{CATALOGUE} holds {len(catalogue)} items; the manifest says {num_items}.")
     check_catalogue(catalogue, load)
-    for file in files.values():
-        forget_pages(file)
+    catalogue.mapped = tuple(
+        whole_pages(file.ctypes.data - file.offset % mmap.ALLOCATIONGRANULARITY, file.nbytes) for file in files.values()
+    )
+    let_go(catalogue.mapped)
     return catalogue
-
-
-def forget_pages(file: "np.memmap[Any, Any]") -> None:
-    """Let go of what was read of a mapped file; it comes back from the disk's cache, page by page, as it is needed."""
-    mapped = getattr(file, "_mmap", None)
-    if mapped is not None:
-        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def check_catalogue(catalogue: Catalogue, load: Load) -> None:

@@ -1,0 +1,74 @@
+"""Pages of mapped files are let go of beyond a bound; what stood in them, and in the seats behind them, stays."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+
+from infra.plumbing.mapped import let_go, resident_file_bytes, whole_pages
+from region.funnel.paging import Pager
+from region.funnel.release import LoadedRelease
+from region.funnel.tables import load_tables
+from region.releases.operations import NoActiveReleaseError
+from tests.unit.region.worlds import World, build_world, bundle_at
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = build_world(tmp_path, num_items=600)
+    yield made
+    made.close()
+
+
+async def test_beyond_the_bound_pages_go_and_everything_still_reads_the_same(world: World) -> None:
+    tables, registry = world.release.tables, CollectorRegistry()
+    spare = tables.seats._spare
+    assert spare is not None
+    spare.vectors[0] = 7.0
+    vectors, first, sizes = tables.arrays.vectors.copy(), tables.items[5], [1 << 30]
+    pager = Pager(
+        bytes_max=1 << 20, lease=lambda: nullcontext(world.release), registry=registry, resident=lambda: sizes[0]
+    )  # fmt: skip
+    assert tables.mapped
+    await pager.look()
+    assert registry.get_sample_value("atoll_region_mapped_let_go_total") == 1.0
+    assert (tables.arrays.vectors == vectors).all()
+    assert (tables.arrays.vectors[tables.shape.num_items] == 7.0).all()
+    assert tables.items[5] == first
+    sizes[0] = 0
+    await pager.look()
+    assert registry.get_sample_value("atoll_region_mapped_let_go_total") == 1.0
+
+
+async def test_without_a_release_there_is_nothing_to_let_go_of() -> None:
+    def nobody() -> AbstractContextManager[LoadedRelease]:
+        raise NoActiveReleaseError("none.")
+
+    registry = CollectorRegistry()
+    await Pager(bytes_max=0, lease=nobody, registry=registry).look()
+    assert registry.get_sample_value("atoll_region_mapped_resident_bytes") != 0.0
+
+
+def test_pages_that_were_read_are_in_memory_and_then_not(tmp_path: Path) -> None:
+    path = tmp_path / "table.npy"
+    np.save(path, np.zeros(8 << 20, dtype=np.uint8))
+    mapped = np.load(path, mmap_mode="r")
+    before = resident_file_bytes()
+    assert int(np.asarray(mapped).sum()) == 0
+    read = resident_file_bytes()
+    assert read - before > 6 << 20
+    let_go([whole_pages(mapped.ctypes.data - mapped.offset, mapped.offset + mapped.nbytes)])
+    assert read - resident_file_bytes() > 6 << 20
+
+
+def test_what_is_no_mapping_is_refused() -> None:
+    with pytest.raises(OSError, match="madvise"):
+        let_go([(1, 4096)])
+
+
+def test_only_whole_pages_of_a_file_are_among_those_of_its_tables(tmp_path: Path) -> None:
+    tables = load_tables(*bundle_at(tmp_path))
+    assert all(length % 4096 == 0 for _, length in tables.mapped)

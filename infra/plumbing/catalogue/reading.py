@@ -80,6 +80,7 @@ class Catalogue(Sequence[CatalogueItem]):
         self.interactions: npt.NDArray[np.int64] = read["interactions"]
         self._attributes = Texts(read["attributes.slots"], read["attributes.starts"])
         self._labels, self._label_starts = read["labels"], read["label_starts"]
+        self._label_of, self._first_label = self._labels.data, self._label_starts.data
         self._years, self._price_of, self._created_of, self._interactions_of, self._brands, self._creators = (
             read[name].data for name in ("years", "prices", "created", "interactions", "brands", "creators")
         )
@@ -123,9 +124,9 @@ class Catalogue(Sequence[CatalogueItem]):
 
     def categories_of(self, row: int) -> tuple[str, ...]:
         """The categories of one item, in its own order."""
-        first, end = int(self._label_starts[row]), int(self._label_starts[row + 1])
         texts = self.categories.names.texts
-        return tuple(texts[code] for code in self._labels[first:end].tolist())
+        first, end = self._first_label[row], self._first_label[row + 1]
+        return tuple(texts[code] for code in self._label_of[first:end].tolist())
 
     def are_of(self, rows: IntArray, category: str) -> npt.NDArray[np.bool_]:
         """Which of `rows` are of `category`, `[rows] bool`; the cost is that of the rows."""

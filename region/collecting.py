@@ -1,8 +1,8 @@
-"""The garbage collector of a process that holds a catalogue.
+"""The garbage collector of a process that holds releases.
 
-A full collection walks every object that may be part of a cycle: a catalogue in memory makes that tens of
-milliseconds, in which nothing is answered. What is loaded once is set aside, and collections of what requests leave
-behind are made rarer, as nearly all of it is freed by its count.
+A full collection walks every object that may be part of a cycle: what a release brings (lists, models, rules bound to
+its items) makes that milliseconds, in which nothing is answered. What is loaded once is set aside, and collections of
+what requests leave behind are made rarer, as nearly all of it is freed by its count.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ def settle() -> None:
 
 @contextlib.contextmanager
 def loading() -> Iterator[None]:
-    """While a catalogue is loaded nothing is collected, for each collection would walk all of it that is there yet.
+    """While a release is loaded nothing is collected, for each collection would walk all of it that is there yet.
 
     What stands at the end is set aside. It is freed by its counts when nobody holds it, as always. Of two that load at
     once the first to end lets the collector on again, which costs the other its walks and nothing else.

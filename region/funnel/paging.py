@@ -29,6 +29,7 @@ class Pager:
         self._bytes_max = bytes_max
         self._lease = lease
         self._resident = resident
+        self._staying = 0
         self._releases: weakref.WeakSet[LoadedRelease] = weakref.WeakSet()
         self._size = Gauge(
             "atoll_region_mapped_resident_bytes", "Memory that mapped files take, as looked at last.", registry=registry
@@ -45,8 +46,11 @@ class Pager:
             self._releases.add(active)
         size = self._resident()
         self._size.set(size)
-        if size <= self._bytes_max:
+        # Libraries, models and suggestions are mapped too, and stay: where they alone are too much, pages are not let
+        # go of at every look.
+        if size <= max(self._bytes_max, self._staying + self._bytes_max // 2):
             return
         for release in list(self._releases):
             await asyncio.to_thread(let_go, release.tables.mapped)
+        self._staying = self._resident()
         self._times.inc()

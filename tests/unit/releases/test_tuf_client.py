@@ -414,6 +414,7 @@ def edited(manifest: Manifest, **changes: object) -> Manifest:
     ("edit", "message"),
     [
         (lambda one: edited(one, format_version=FORMAT_VERSION + 1), f"format version {FORMAT_VERSION + 1}"),
+        (lambda one: edited(one, format_version=FORMAT_VERSION - 1), "build and publish the release again"),
         (lambda one: edited(one, files={**one.files, "../x": one.files[LISTS]}), "not allowed"),
         (lambda one: edited(one, files={"x": one.files[LISTS]}), "required files are missing"),
         (lambda one: edited(one, files={str(n): one.files[LISTS] for n in range(5000)}), "more than 4096"),

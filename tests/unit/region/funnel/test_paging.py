@@ -38,9 +38,15 @@ async def test_beyond_the_bound_pages_go_and_everything_still_reads_the_same(wor
     assert (tables.arrays.vectors == vectors).all()
     assert (tables.arrays.vectors[tables.shape.num_items] == 7.0).all()
     assert tables.items[5] == first
-    sizes[0] = 0
+    # What is not a release's stays, whatever is done.
     await pager.look()
     assert registry.get_sample_value("atoll_region_mapped_let_go_total") == 1.0
+    sizes[0] = 2 << 30
+    await pager.look()
+    assert registry.get_sample_value("atoll_region_mapped_let_go_total") == 2.0
+    sizes[0] = 0
+    await pager.look()
+    assert registry.get_sample_value("atoll_region_mapped_let_go_total") == 2.0
 
 
 async def test_without_a_release_there_is_nothing_to_let_go_of() -> None:

@@ -12,6 +12,8 @@ from infra.plumbing.catalogue.reading import Catalogue
 
 MADE_MAX = 16_384
 """Items that were made of their columns and are kept: lists show the same few again and again."""
+ROWS_MAX = 65_536
+"""Ids whose rows are kept: of a small catalogue all that anybody ever asks for."""
 NOBODY = CatalogueItem(item="")
 
 
@@ -83,13 +85,23 @@ class RowOf(MutableMapping[str, int]):
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
         self._seated: dict[str, int] = {}
+        self._known: dict[str, int] = {}
 
     def __getitem__(self, item: str) -> int:
+        known = self._known.get(item)
+        if known is not None:
+            return known
         row = self._catalogue.ids.find(item)
-        return row if row >= 0 else self._seated[item]
+        if row < 0:
+            return self._seated[item]
+        if len(self._known) >= ROWS_MAX:
+            # A new dictionary: whoever fills the old one meanwhile fills what nobody reads.
+            self._known = {}
+        self._known[item] = row
+        return row
 
     def __contains__(self, item: object) -> bool:
-        return isinstance(item, str) and (self._catalogue.ids.find(item) >= 0 or item in self._seated)
+        return isinstance(item, str) and self.get(item) is not None
 
     def __setitem__(self, item: str, row: int) -> None:
         if self._catalogue.ids.find(item) < 0:

@@ -109,15 +109,14 @@ class BurningWorld:
         """Kill, or heal, the home region with its edges, gateway and all."""
         (self.world.kill if kill else self.world.heal)(HOME)
 
-    def routing(self) -> dict[str, float]:
-        """What the edges count of their calls to regions, summed over all edges that answer."""
-        counts: dict[str, float] = {}
+    def routing(self) -> dict[str, dict[str, float]]:
+        """What each edge that answers has counted of its calls to regions since it started, by its URL."""
+        counts: dict[str, dict[str, float]] = {}
         for name in self.world.configuration.region_names:
             for url in self.world.edge_urls(name):
                 with contextlib.suppress(urllib3.exceptions.HTTPError):
                     text = urllib3.request("GET", f"{url}/metrics", timeout=5.0, retries=False).data
-                    for kind, count in _ROUTING.findall(text):
-                        counts[kind.decode()] = counts.get(kind.decode(), 0.0) + float(count)
+                    counts[url] = {kind.decode(): float(count) for kind, count in _ROUTING.findall(text)}
         return counts
 
 

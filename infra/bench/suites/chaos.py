@@ -15,12 +15,13 @@ Options: `hurt_s` (default 1.5), `heal_s` (default 0.7), `deadline_ms` (when an 
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from infra.bench.catalogue import BenchRequest
 from infra.bench.results import Measured, at_most, percentile
 from infra.bench.serving.burning_world import BurningWorld, burning_world
+from infra.bench.serving.growing import Grown
 from infra.bench.serving.open_load import OpenLoad, Sample, capacity_rps
 from infra.bench.serving.scenes import Deed, Scene, scenes
 from infra.local.world import WorldNotReadyError
@@ -68,16 +69,18 @@ def run(request: BenchRequest) -> Measured:
             capacity_rps(world.world.balancer_url, calls, clock=request.clock, width=16, seconds=5.0)
         )
         rate = request.number("rate", max(5.0, LOAD_SHARE * capacity))
-        before = world.routing()
+        routed = Grown()
+        routed.look(world.routing())
         for number in range(request.runs):
             share = played[number :: request.runs]
             # Each run has its part of what is left, so that none of them plays nothing.
             left_s = ends_s - request.clock.monotonic_s()
             run_ends_s = request.clock.monotonic_s() + left_s / (request.runs - number)
-            accounts.append(asyncio.run(_play(request, world, share, rate=rate, late_s=late_s, ends_s=run_ends_s)))
+            accounts.append(
+                asyncio.run(_play(request, world, share, routed, rate=rate, late_s=late_s, ends_s=run_ends_s))
+            )
             request.progress.advance(number + 1, request.runs, "runs")
-        after = world.routing()
-    return _measured(accounts, played, _extra_share(before, after), capacity=capacity, rate=rate, late_s=late_s)
+    return _measured(accounts, played, _extra_share(routed.totals), capacity=capacity, rate=rate, late_s=late_s)
 
 
 def _chosen(request: BenchRequest) -> list[Scene]:
@@ -92,8 +95,8 @@ def _chosen(request: BenchRequest) -> list[Scene]:
 
 
 async def _play(
-    request: BenchRequest, world: BurningWorld, played: Sequence[Scene], *, rate: float, late_s: float,
-    ends_s: float,
+    request: BenchRequest, world: BurningWorld, played: Sequence[Scene], routed: Grown, *, rate: float,
+    late_s: float, ends_s: float,
 ) -> Account:  # fmt: skip
     load = OpenLoad(world.world.balancer_url, world.calls(request), rate, request.clock)
     sending = asyncio.create_task(load.run())
@@ -114,6 +117,7 @@ async def _play(
                 account.unrecovered.append(scene.name)
             await asyncio.sleep(request.number("heal_s", HEAL_S))
             account.played.append(scene.name)
+            routed.look(await asyncio.to_thread(world.routing))
             seen = [sample for sample in load.samples[began:] if sample.sent_s >= hurt_s]
             if scene.kills:
                 account.first_good_s.append(_first_good_s(seen, done_s))
@@ -146,10 +150,10 @@ def _first_good_s(samples: Sequence[Sample], killed_s: float) -> float:
     return min(good, default=float("inf"))
 
 
-def _extra_share(before: dict[str, float], after: dict[str, float]) -> float:
-    """Second calls behind the edges per first call; what an edge that was killed had counted is lost."""
-    grown = {kind: max(0.0, after.get(kind, 0.0) - before.get(kind, 0.0)) for kind in ("first", "retried", "hedged")}
-    return (grown["retried"] + grown["hedged"]) / max(1.0, grown["first"])
+def _extra_share(grown: Mapping[str, float]) -> float:
+    """Second calls behind the edges per first call."""
+    second = grown.get("retried", 0.0) + grown.get("hedged", 0.0)
+    return second / max(1.0, grown.get("first", 0.0))
 
 
 def _late(samples: Sequence[Sample], late_s: float) -> float:

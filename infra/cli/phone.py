@@ -7,6 +7,8 @@ region, as far as that answers, and can be repeated: nothing counts twice.
 import argparse
 import asyncio
 import ssl
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ from infra.contracts.events import Event, EventType, SensitiveEvent, event_stren
 from infra.plumbing.clock import SystemClock
 from infra.plumbing.errors import InvalidInputError
 from infra.plumbing.ids import new_request_id
+from infra.plumbing.locking import locked
 
 if TYPE_CHECKING:
     from federation.device.outbox import Outbox
@@ -58,8 +61,15 @@ def _leaf(verbs: Any, name: str, run: Any, text: str, words: str) -> argparse.Ar
         "--dir", type=Path, default=Path(".atoll/phone"), metavar="DIR", help="the phone's disk (default .atoll/phone)"
     )
     add_json_option(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=partial(_alone, run))
     return parser
+
+
+def _alone(run: Callable[[argparse.Namespace], int | None], arguments: argparse.Namespace) -> int | None:
+    """One command at a time: of two that write the same disk one would be forgotten."""
+    arguments.dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with locked(arguments.dir / "phone.lock"):
+        return run(arguments)
 
 
 def _store(arguments: argparse.Namespace) -> "DeviceStore":
@@ -68,7 +78,6 @@ def _store(arguments: argparse.Namespace) -> "DeviceStore":
     from federation.device.keystore import FileKeyStore
     from federation.device.store import DeviceStore
 
-    arguments.dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     keys = FileKeyStore(arguments.dir / "phone.key", entropy=secrets.token_bytes)
     return DeviceStore.salvaged(arguments.dir / "phone.phone", keys=keys)
 

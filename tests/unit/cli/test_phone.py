@@ -65,7 +65,7 @@ def test_a_phone_without_a_network_tells_its_region_later(
     assert [event["item"] for event in _Edge.heard[0][1]["events"]] == ["318"]
     assert said("outbox") == {"waiting": {}, "dropped": {}}
     said("erase")
-    assert list((tmp_path / "phone").iterdir()) == []
+    assert [path.name for path in (tmp_path / "phone").iterdir()] == ["phone.lock"]
 
 
 def test_where_to_send_and_whose_it_is_must_be_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,7 +25,8 @@ from infra.local.wan.capture import MAGIC, Direction
 
 _ANSWER = b"HTTP/1.1 204 No Content\r\n\r\n"
 _ASKED = b"GET /metadata HTTP/1.1\r\nHost: x\r\n\r\n"
-_MESSAGE_PACK = b"\x82"
+_MESSAGE_PACK = (b"\x82", b"\x94")
+_NOISE = hashlib.sha512(b"other bytes").digest()
 _PIECE_BYTES = 700
 """Records of a capture hold what a socket delivered: plants are cut anywhere."""
 
@@ -57,6 +58,12 @@ def forms(one: Planted) -> dict[str, bytes]:
         "user id in a query": f"user_id={one.user_id}&n=1".encode(),
         "event": msgspec.json.encode({"events": [event], "subject": "nobody-we-know"}),
         "event in MessagePack": msgspec.msgpack.encode({"events": [event], "subject_version": 3}),
+        "nameless event in MessagePack": msgspec.msgpack.encode(
+            ["e-unknown-2", "purchase", "i-unknown", 1_700_000_000_001]
+        ),
+        "features in MessagePack": msgspec.msgpack.encode(
+            {"affinities": {"category": [["drama", 0.5, 1_700_000_000_000]]}, "last_event_ms": 1_700_000_000_000}
+        ),
         "history": msgspec.json.encode({"history": [[one.item, 3, 1]], "received_ms": 7}),
         "feature": repr(one.affinity).encode(), "feature as a double": struct.pack("<d", one.affinity),
         "feature, big-endian": struct.pack(">d", one.affinity), "session": one.session.encode(),
@@ -106,6 +113,8 @@ def places() -> dict[str, Place]:
         "Arrow stream, lz4 buffers": lambda plant: (_ASKED, _reply(_arrow(plant, "lz4"))),
         "Parquet": lambda plant: (_post(_parquet(plant)), _ANSWER),
         "no HTTP": lambda plant: (b"\x00\x01PRI binary " + _around(plant), b""),
+        "between other bytes": lambda plant: (_post(_NOISE + plant + _NOISE), _ANSWER),
+        "framed, no HTTP": lambda plant: (b"PRI " + _NOISE + struct.pack(">I", len(plant)) + plant + _NOISE, b""),
     }
 
 
@@ -128,9 +137,7 @@ def planted(one: Planted) -> Iterator[tuple[str, str, Streams]]:
     """(form, place, the connection's two directions) of every plant."""
     for form, plant in forms(one).items():
         for place, put in places().items():
-            # A document without any id that is known is told by its fields: where it begins must be known, then.
-            if not (place == "no HTTP" and plant.startswith(_MESSAGE_PACK)):
-                yield form, place, put(plant)
+            yield form, place, put(plant)
         if is_text(plant):
             for place, put in text_places().items():
                 yield form, place, put(plant)
@@ -151,7 +158,7 @@ def _record(direction: Direction, payload: bytes) -> bytes:
 
 def _around(plant: bytes) -> bytes:
     """Documents stay whole; everything else stands among other words."""
-    is_document = plant[:1] in (b"{", _MESSAGE_PACK)
+    is_document = plant[:1] in (b"{", *_MESSAGE_PACK)
     return plant if is_document else b"before " + plant + b" after" * 50
 
 

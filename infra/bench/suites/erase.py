@@ -57,7 +57,9 @@ CAUGHT_UP_WITHIN_S = 120.0
 BACKUP_PAGE = 1_000
 WIPED_WITHIN_S = 6.0
 """Each process looks for erasures once a second, and wipes a second later (`region.keeping.wiping`)."""
-WORST = ("found", "found_in_memory", "found_raw_before", "found_in_backup")
+WORST = ("found", "found_in_memory", "found_raw_before", "found_in_backup", "seconds")
+"""Figures of which the worst run counts."""
+LEAST = ("found_before", "found_in_memory_before", "late_refused", "receipts_complete")
 _CHUNK = 4 << 20
 _NAME = re.compile(rb"(?=([0-9a-f]{32}))")
 
@@ -75,11 +77,8 @@ def run(request: BenchRequest) -> Measured:
             request.progress.advance(number + 1, request.runs, "rounds of erasures")
     figures = medians(runs)
     # One name that is found in one run is one too many, and so with the others: a median would hide it.
-    figures |= {
-        name: max(one[name] for one in runs)
-        for name in ("found", "found_in_memory", "found_raw_before", "found_in_backup")
-    }
-    figures |= {name: min(one[name] for one in runs) for name in ("found_before", "late_refused", "receipts_complete")}
+    figures |= {name: max(one[name] for one in runs) for name in WORST}
+    figures |= {name: min(one[name] for one in runs) for name in LEAST}
     return Measured(figures=figures, bars=_bars(figures, subjects), notes=_notes(subjects, events))
 
 

@@ -16,7 +16,8 @@ from infra.local.residency.fields import as_ids, find_beside_names, find_in_colu
 from infra.local.residency.forms import NEEDLE_BYTES_MIN
 from infra.local.residency.http_messages import HttpMessage, UndecodableError, decoded_views, parse_stream
 from infra.local.residency.needles import NeedleSet
-from infra.local.residency.structure import Wanted, documents, embedded, find_in_document
+from infra.local.residency.packed import embedded_packed
+from infra.local.residency.structure import EVENT_SHAPE, Wanted, documents, embedded, find_in_document
 from infra.local.residency.unwrapping import unwrapped
 from infra.local.wan.capture import Direction, cut_count, read_capture
 
@@ -97,10 +98,20 @@ class Searcher:
     def search_body(self, body: bytes, *, leaving: bool) -> Iterator[tuple[str, str]]:
         """(kind, place) of what a plain body says by its structure. `leaving`: it goes out of a region."""
         whole = list(documents(body))
+        wanted = self._wanted if leaving else self._wanted_inbound
         for document in whole or embedded(body):
-            yield from find_in_document(document, self._wanted if leaving else self._wanted_inbound)
+            yield from find_in_document(document, wanted)
+        for document in () if whole else embedded_packed(body, wanted.resident_names):
+            yield from _told(document, wanted)
         for row, column in find_in_columns(body, self._ids):
             yield "id in a column", f"row {row} ({column})"
+
+
+def _told(document: object, wanted: Wanted) -> Iterator[tuple[str, str]]:
+    """What a MessagePack value from the middle of a stream says; one name alone may be chance, two in one are not."""
+    found = list(find_in_document(document, wanted))
+    if any(kind == EVENT_SHAPE for kind, _ in found) or len({kind for kind, _ in found}) > 1:
+        yield from ((kind, f"MessagePack inside, {path}") for kind, path in found)
 
 
 def scan(captures: Mapping[str, bytes], secrets: Secrets) -> ResidencyReport:

@@ -9,11 +9,13 @@ import msgspec
 
 from infra.local.residency.contract_fields import is_problem
 from infra.local.residency.fields import holds_many, names_an_id
+from infra.local.residency.packed import is_event
 
 DEPTH_MAX = 64
 _JSON_STARTS = (b"{", b"[")
 _DECODED_BYTES_MAX = 64 << 20
 EMBEDDED_MAX = 1_000
+EVENT_SHAPE = "shape of an event"
 _RAW = json.JSONDecoder()
 
 
@@ -78,6 +80,8 @@ def find_in_document(document: Any, wanted: Wanted) -> Iterator[tuple[str, str]]
 def _find(value: Any, wanted: Wanted, path: str, name: str, depth: int) -> Iterator[tuple[str, str]]:
     if depth == 0:
         return
+    if wanted.resident_names and isinstance(value, dict | list) and is_event(value):
+        yield EVENT_SHAPE, path
     if isinstance(value, dict):
         yield from _find_in_object(value, wanted, path, depth)
     elif isinstance(value, list):

@@ -83,6 +83,7 @@ class ServiceWrapping:
         self._current: _DataKey | None = None
         self._version = 0
         self._looked_s = float("-inf")
+        self._look_failed: KeysUnavailableError | None = None
         self._failed_s = float("-inf")
         self._failed: KeyServiceGoneError | None = None
 
@@ -174,12 +175,16 @@ class ServiceWrapping:
     def _latest(self, *, needed: bool = False) -> int:
         """The newest version, as of LOOK_S ago at most; `needed`: rather an error than what was true before."""
         now_s = self._clock.monotonic_s()
-        if now_s - self._looked_s >= LOOK_S or (needed and not self._version):
+        if now_s - self._looked_s >= LOOK_S:
+            # A token that may not look is not asked about at every wrap.
+            self._looked_s, self._look_failed = now_s, None
             try:
-                self._version, self._looked_s = self._asked(self._root.latest_version), now_s
-            except KeysUnavailableError:
-                if needed:
-                    raise
+                self._version = self._asked(self._root.latest_version)
+            except KeysUnavailableError as error:
+                self._look_failed = error
+        failed = self._look_failed
+        if needed and failed is not None:
+            raise type(failed)(failed.message, fix=failed.fix)
         return self._version
 
     def _asked(self, call: Callable[[], T]) -> T:

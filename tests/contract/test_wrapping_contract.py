@@ -207,6 +207,23 @@ def test_a_refusal_holds_where_it_is_heard(service: TransitServer, clock: Manual
         wrapping.unwrap(wrapped, about=ABOUT)
 
 
+def test_a_token_that_may_not_look_at_versions_wraps_all_the_same_and_is_not_asked_each_time(
+    service: TransitServer, clock: ManualClock, tmp_path: Path
+) -> None:
+    handle = service.handle
+
+    def forbidding(method: str, path: str, token: str | None, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        status, answer = handle(method, path, token, body)
+        return (403, {"errors": ["permission denied"]}) if method == "GET" else (status, answer)
+
+    service.handle = forbidding  # type: ignore[method-assign]
+    wrapping = opened(service, clock, tmp_path)
+    wrapped = [wrapping.wrap(secrets.token_bytes(32), about=ABOUT) for _ in range(50)]
+    assert (service.calls["keys"], service.calls["encrypt"]) == (1, 1)
+    with pytest.raises(KeyServiceRefusedError, match="a policy for transit/keys"):
+        wrapping.is_current(wrapped[0])
+
+
 def test_a_region_moves_from_its_file_to_a_service(service: TransitServer, clock: ManualClock, tmp_path: Path) -> None:
     path = tmp_path / "state" / "log.sqlite"
     path.parent.mkdir()

@@ -27,13 +27,14 @@ function request()
   at = at %% #requests + 1
   return requests[at]
 end
-function done(summary, latency, rates)
+%(delay)sfunction done(summary, latency, rates)
   local bad = summary.errors.connect + summary.errors.read + summary.errors.write + summary.errors.timeout
   io.write(string.format(
     'RESULT {"requests":%%d,"duration_us":%%d,"failed":%%d,"refused":%%d,"p50_us":%%d,"p99_us":%%d}\\n',
     summary.requests, summary.duration, bad, summary.errors.status, latency:percentile(50), latency:percentile(99)))
 end
 """
+DELAY = "function delay() return %d end\n"
 _AGENTS = tuple(
     f"Mozilla/5.0 (Linux; Android {android}; {phone}) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/{chrome}.0 Mobile"
     for android in (12, 13, 14, 15)
@@ -100,15 +101,20 @@ def write_requests(
             file.write("~".join((f"GET {target(number)} HTTP/1.1", *lines, "", "")) + "\n")
 
 
-def load(server: Server, requests: Path, *, connections: int, duration_s: float, cores: Cores, work: Path) -> Loaded:
+def load(
+    server: Server, requests: Path, *, connections: int, duration_s: float, cores: Cores, work: Path, pause_ms: int = 0
+) -> Loaded:  # fmt: skip
     """Run wrk against `server` for `duration_s` seconds on the load's core.
+
+    `pause_ms`: how long each connection waits between an answer and its next request, so that a server is given a load
+    below what it could do.
 
     Raises:
         UnavailableError: wrk failed, or an answer was neither 2xx nor 3xx.
     """
     program = ensure_debian_package("wrk")
     script = work / "load.lua"
-    script.write_text(SCRIPT % {"requests": requests})
+    script.write_text(SCRIPT % {"requests": requests, "delay": DELAY % pause_ms if pause_ms else ""})
     before_s, load_before_s = server.cpu_s(), _children_cpu_s()
     command = [
         "taskset", "-c", str(cores.load), program, "-t1", f"-c{connections}", f"-d{max(1, round(duration_s))}s",

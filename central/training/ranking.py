@@ -16,6 +16,8 @@ from infra.contracts.features import FloatArray
 from infra.plumbing.progress import Progress
 
 LOGITS_CHUNK: Final = 256
+FOUND_MIN: Final = 64
+"""Lists with a target that retrieval found; with fewer, inserted targets are better than nothing to learn from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,22 +37,31 @@ def train_ranker(
     """Trains on `learn`, counts how many epochs rank `held_out` best, and trains as long on both.
 
     Both have their targets inserted where retrieval missed them; figures and calibration count the targets that
-    retrieval found. The two numbers of a head's calibration are fitted on all lists: the scale of the logits is the
-    final network's own, and its few hundred weights, stopped by held-out users, do not know the lists by heart.
+    retrieval found, and only their lists are learned from, where there are enough: a target that was put at the end of
+    its list teaches that a low retrieval score is a good sign, and on sparse data four of ten are. The two numbers of a
+    head's calibration are fitted on all lists: the scale of the logits is the final network's own, and its few hundred
+    weights, stopped by held-out users, do not know the lists by heart.
     """
     keras.utils.set_random_seed(config.seed)
-    network = RankerNetwork(config=config, **moments(learn.features))
+    taught = _honest(learn)
+    network = RankerNetwork(config=config, **moments(taught.features))
     start = held_out_ndcg(network, held_out)
     told = _Told(progress, total=4 * config.epochs)
-    epochs = _search(network, learn, held_out, config, told)
+    epochs = _search(network, taught, held_out, config, told)
     found = held_out_ndcg(network, held_out)
     everything = learn.joined(held_out)
-    final = _train_as_long(everything, config, epochs, told) if any(epochs) else network
+    final = _train_as_long(_honest(everything), config, epochs, told) if any(epochs) else network
     for head, (slope, offset) in enumerate(calibrate(final, everything)):
         final.slope[head].assign(slope)
         final.offset[head].assign(offset)
     told.finish()
     return TrainedRanker(network=final, held_out_ndcg10=found, held_out_retrieval_ndcg10=start, epochs=epochs)
+
+
+def _honest(lists: CandidateLists) -> CandidateLists:
+    """The lists whose target stands where retrieval put it; all of them where these are fewer than FOUND_MIN."""
+    found = np.flatnonzero(lists.target_at >= 0)
+    return lists.take(found) if found.size >= FOUND_MIN else lists
 
 
 class _Told:

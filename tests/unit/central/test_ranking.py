@@ -1,12 +1,22 @@
 """The ranker learns what the retrieval score does not know, with every loss, and is calibrated."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from central.training.calibration import calibration_error
 from central.training.config import RANKER_LOSSES, RankerConfig
 from central.training.ranker import HEADS, RETRIEVAL_SCORE, RankerNetwork, moments
-from central.training.ranking import calibrate, head_counts, held_out_ndcg, ranker_logits, train_ranker
+from central.training.ranking import (
+    FOUND_MIN,
+    _honest,
+    calibrate,
+    head_counts,
+    held_out_ndcg,
+    ranker_logits,
+    train_ranker,
+)
 from central.training.ranking_data import CandidateLists
 from infra.contracts.features import RANKING_FEATURES
 from infra.plumbing.progress import SilentProgress
@@ -42,6 +52,19 @@ def test_where_there_is_nothing_to_learn_the_retrieval_order_stays() -> None:
     learn, held_out = lists_of(60, 0, secret_weight=0.0), lists_of(60, 1, secret_weight=0.0)
     trained = train_ranker(learn, held_out, RankerConfig(epochs=2), progress=SilentProgress())
     assert trained.held_out_ndcg10 >= trained.held_out_retrieval_ndcg10
+
+
+def test_targets_that_retrieval_missed_do_not_teach_that_a_low_score_is_good() -> None:
+    """Most lists end in a target that was put there: the order learned is that of the others."""
+    clean, held_out, fresh = (lists_of(300, seed, secret_weight=0.5) for seed in (0, 1, 2))
+    missed = lists_of(900, 3, secret_weight=0.0)
+    missed = replace(missed, target_at=np.full(900, -1), learn_at=np.full(900, WIDTH - 1))
+    config = RankerConfig(epochs=6)
+    trained = train_ranker(clean.joined(missed), held_out, config, progress=SilentProgress())
+    alone = train_ranker(clean, held_out, config, progress=SilentProgress())
+    assert held_out_ndcg(trained.network, fresh) == pytest.approx(held_out_ndcg(alone.network, fresh), abs=0.02)
+    few = missed.joined(clean.take(np.arange(FOUND_MIN - 1)))
+    assert len(_honest(few)) == len(few)  # better than nothing to learn from
 
 
 def test_every_head_says_how_often_its_kind_comes() -> None:

@@ -106,9 +106,10 @@ class RegionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     overwrite_freed_memory: bool = True
     """Whether the API and the worker write over memory that they free, so that no dump shows who was erased; see
     `region/keeping/wiping.py` for what it costs."""
-    mapped_resident_mb_max: Annotated[int, msgspec.Meta(ge=64)] = 768
+    mapped_resident_mb_max: Annotated[int, msgspec.Meta(ge=64)] = 2048
     """What the mapped files of releases may take of this process's memory before their pages are let go of; they are
-    views of the disk's cache. More makes lists of large catalogues quicker."""
+    views of the disk's cache. Less makes lists of large catalogues slower: over 1 M items asked for evenly, 768 made
+    7.8 ms of 6.6 (p50) and 19 of 10 (p99)."""
     intake_queue_max: int = 2000
     body_bytes_max: int = 1 << 20
     precompute: PrecomputeSettings = PrecomputeSettings()

@@ -1,11 +1,15 @@
 """Blocks of memory that are exchanged for large pages: which ones, and that it happens where the kernel can."""
 
+import ctypes
 import mmap
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+import infra.plumbing.large_pages as module
 from infra.plumbing.large_pages import BLOCK_BYTES, LargePages, anonymous_blocks, used_share
 
 MAPS = """\
@@ -29,39 +33,59 @@ def test_used_is_what_is_in_memory() -> None:
     assert used_share(b"") == 0.0
 
 
-def _large_kb() -> int:
-    found = re.search(r"AnonHugePages: +(\d+) kB", Path("/proc/self/smaps_rollup").read_text())
-    return int(found.group(1)) if found else 0
-
-
-def test_filled_memory_gets_large_pages_and_empty_memory_does_not() -> None:
-    pages = LargePages()
-    if not pages.supported:
+@pytest.fixture
+def pages() -> LargePages:
+    made = LargePages()
+    if not made.supported:
         pytest.skip("this system has no large pages")
-    with mmap.mmap(-1, 8 * BLOCK_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as empty:
-        while pages.turn(100):
-            pass
+    return made
+
+
+@contextmanager
+def memory(blocks: int) -> Iterator[tuple[mmap.mmap, list[int]]]:
+    """Memory of no file, and the addresses of `blocks` whole blocks in it."""
+    with mmap.mmap(-1, (blocks + 1) * BLOCK_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as mapped:
+        held = ctypes.c_char.from_buffer(mapped)
+        first = -(-ctypes.addressof(held) // BLOCK_BYTES) * BLOCK_BYTES
+        del held
+        yield mapped, [first + number * BLOCK_BYTES for number in range(blocks)]
+
+
+def large_kb(blocks: list[int]) -> int:
+    """Of the mappings that hold `blocks`: what lies in large pages (proc_pid_smaps(5))."""
+    found, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if bounds := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            inside = any(int(bounds[1], 16) <= block < int(bounds[2], 16) for block in blocks)
+        elif inside and line.startswith("AnonHugePages:"):
+            found += int(line.split()[1])
+    return found
+
+
+def test_filled_memory_gets_large_pages_and_empty_memory_does_not(
+    pages: LargePages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with memory(8) as (filled, filled_blocks), memory(8) as (empty, empty_blocks):
+        # Of this process the rest moves by itself: other tests' threads, what the collector gives back.
+        blocks = [*filled_blocks, *empty_blocks]
+        monkeypatch.setattr(module, "anonymous_blocks", lambda _maps: iter(blocks))
+        before_kb = large_kb(blocks)
+        filled.write(b"x" * len(filled))
+        exchanged = pages.turn(100)
         if not pages.supported:
             pytest.skip("this kernel cannot exchange pages")
-        before_kb = _large_kb()
-        with mmap.mmap(-1, 8 * BLOCK_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as filled:
-            filled.write(b"x" * len(filled))
-            exchanged = pages.turn(100)
-            assert exchanged >= 6  # its bounds need not be those of blocks
-            assert _large_kb() - before_kb >= 6 * BLOCK_BYTES // 1024
-            assert filled[:] == b"x" * len(filled)
+        assert exchanged == len(filled_blocks)
+        assert large_kb(blocks) - before_kb == len(filled_blocks) * BLOCK_BYTES // 1024
+        assert filled[:] == b"x" * len(filled)
         assert empty[:8] == bytes(8)
-    assert pages.turn(100) == 0
+        assert pages.turn(100) == 0
 
 
-def test_a_turn_is_bounded_and_the_next_goes_on() -> None:
-    pages = LargePages()
-    if not pages.supported:
-        pytest.skip("this system has no large pages")
-    with mmap.mmap(-1, 8 * BLOCK_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as filled:
+def test_a_turn_is_bounded_and_the_next_goes_on(pages: LargePages, monkeypatch: pytest.MonkeyPatch) -> None:
+    with memory(8) as (filled, blocks):
+        monkeypatch.setattr(module, "anonymous_blocks", lambda _maps: iter(blocks))
         filled.write(b"x" * len(filled))
         first = pages.turn(2)
         if not pages.supported:
             pytest.skip("this kernel cannot exchange pages")
-        assert first == 2
-        assert pages.turn(2) == 2
+        assert [first, pages.turn(2), pages.turn(100), pages.turn(100)] == [2, 2, 4, 0]

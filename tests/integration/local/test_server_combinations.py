@@ -50,14 +50,30 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ask(world: World) -> list[object]:
-    """A list, as an application gets it from the balancer."""
+    """A list, as an application gets it from the balancer: an edge that just started may have no release's yet."""
     token = issue_token(world.keys("here"), USER, clock=CLOCK)
     request = urllib.request.Request(
         f"{world.balancer_url}/v1/recommendations/personal?n=5", headers={"Authorization": f"Bearer {token}"}
     )
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        items: list[object] = json.loads(answer.read())["items"]
-        return items
+    items: list[object] = json.loads(when_available(lambda: send(request)))["items"]
+    return items
+
+
+def send(request: urllib.request.Request) -> bytes:
+    """What is answered.
+
+    Raises:
+        UnavailableError: the answer asks to come again.
+    """
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            body: bytes = answer.read()
+            return body
+    except urllib.error.HTTPError as error:
+        with error:
+            if error.status != 503 or "Retry-After" not in error.headers:
+                raise
+            raise UnavailableError(error.reason) from error
 
 
 def view(world: World, number: int) -> None:
@@ -69,18 +85,7 @@ def view(world: World, number: int) -> None:
         f"{world.region_url('here')}/v1/events", data=encode_regional(batch),
         headers={SERVICE_KEY_HEADER: keys.service_key, "Content-Type": "application/json"},
     )  # fmt: skip
-
-    def send() -> EventAck:
-        try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
-                return msgspec.json.decode(answer.read(), type=EventAck)
-        except urllib.error.HTTPError as error:
-            with error:
-                if error.status != 503 or "Retry-After" not in error.headers:
-                    raise
-                raise UnavailableError(error.reason) from error
-
-    ack = when_available(send)
+    ack = msgspec.json.decode(when_available(lambda: send(request)), type=EventAck)
     assert (ack.accepted + ack.duplicates, ack.rejected) == (1, ())
 
 

@@ -14,7 +14,7 @@ def ring(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # The acts that differ most in what runs when the signal comes; `./atoll bench interrupt` does all of them.
-@pytest.mark.parametrize("act", ["train", "world", "federated"])
+@pytest.mark.parametrize("act", ["train", "federated"])
 def test_ctrl_c_leaves_nothing_running(act: str, ring: Path, tmp_path: Path):
     ended = interrupt_at(act, ring, tmp_path / "work")
     assert ended.code == 130, ended.said

@@ -31,6 +31,7 @@ from region.settings import RegionSettings
 from region.store.opening import open_store
 from region.store.port import UserRow
 from tests.support.bundles import make_bundle
+from tests.support.worlds import until_edges_ready
 
 pytestmark = pytest.mark.slow
 USER = "7001"
@@ -61,6 +62,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         with_absolute_directories(configuration, source_root()), folder / "state", repository=repository,
         dataset=dataset, wait_for="live",
     ) as started:  # fmt: skip
+        until_edges_ready(started)
         yield started
     assert marked_processes(started.layout.mark) == []
 

@@ -18,6 +18,7 @@ from infra.local.world import World, start_world
 from infra.plumbing.clock import SystemClock
 from infra.plumbing.tokens import issue_token
 from tests.support.bundles import make_bundle
+from tests.support.worlds import until_edges_ready
 
 pytestmark = pytest.mark.slow
 
@@ -45,6 +46,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with start_world(
         configuration, folder / "state", repository=repository, dataset=dataset, wait_for="live"
     ) as started:
+        until_edges_ready(started)
         yield started
     assert marked_processes(started.layout.mark) == []
 
@@ -86,6 +88,7 @@ def test_a_region_is_killed_and_comes_back(world: World) -> None:
     assert {process.state for process in world.status().processes if process.region} == {ProcessState.KILLED}
     world.heal("here")
     world.wait(region="here", wait_for="live")
+    until_edges_ready(world)
     after = {process.name: process.pid for process in world.status().processes}
     assert all(after[name] != before[name] for name in before if name.startswith("here/"))
     assert after["balancer"] == before["balancer"]

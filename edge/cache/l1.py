@@ -190,7 +190,7 @@ class L1Cache(Generic[V]):
         worst, least = None, float("inf")
         self._hand %= len(ring)
         for held in (*ring[self._hand : self._hand + SAMPLE], *ring[-NEWEST:]):
-            worth = self._worth(held) / held.size
+            worth = self._worth(held) / max(1, held.size)
             if worth < least and held is not but:
                 worst, least = held, worth
         self._hand += SAMPLE

@@ -6,6 +6,7 @@ holds nothing, so the bytes that it still needs are counted beside it::
     0         at the start of a message: the next bytes may be looked at
     n > 0     n bytes of a body are to come
     UNKNOWN   no longer known (two heads in one read, half a head, chunks, an upgrade, anything odd): for good
+    ASIDE     0, and one read waits at the handler for the next turn of the loop (`edge.hot.protocol`)
 
 Counting must never say 0 where the parser disagrees, or bytes of one message would be read as another (request
 smuggling, RFC 9112, section 11.2). So only heads are counted whose every line has the plainest form; the rest is
@@ -16,6 +17,7 @@ import re
 from typing import Final
 
 UNKNOWN: Final = -1
+ASIDE: Final = -2
 BODY_BYTES_MAX = 1 << 30
 
 _LINE = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+: [\t -~]*")

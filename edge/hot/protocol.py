@@ -3,7 +3,10 @@
 A request is answered past the parser only while all of this holds; otherwise its bytes go to aiohttp untouched:
 
 - the handler is *parked*: `_waiter` is there and not done. It is done as soon as a parsed message waits to be handled
-  and when the connection is being closed (aiohttp cancels it), and it is not there while a handler runs;
+  and when the connection is being closed (aiohttp cancels it), and it is not there while a handler runs, nor for a
+  turn of the loop after the handler's answer is out. A busy client's next request comes just then, so what is read
+  while nobody is parked is put aside for one turn. Otherwise a connection that once went the long way would stay on it
+  for as long as both sides are busy, and with it all others: the long way is what keeps them busy;
 - the parser holds nothing: `_owed` is 0 (`edge.hot.framing`);
 - the transport takes bytes: a client that does not read its answers pauses writing, and aiohttp's own back-pressure
   (a handler that waits in `drain`) takes over from there.
@@ -25,7 +28,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
-from edge.hot.framing import UNKNOWN, owed_after
+from edge.hot.framing import ASIDE, UNKNOWN, owed_after
 from edge.hot.path import HotPath
 from infra.plumbing.http.guarding import GuardedHandler
 
@@ -36,13 +39,14 @@ CALLED = ("_process_keepalive",)
 class HotHandler(GuardedHandler):
     """One connection."""
 
-    __slots__ = ("_answer", "_answered_before", "_hot", "_owed", "_peer", "_write")
+    __slots__ = ("_answer", "_answered_before", "_aside", "_hot", "_owed", "_peer", "_write")
 
     def __init__(self, hot: HotPath, manager: web.Server, *, loop: asyncio.AbstractEventLoop, **options: Any) -> None:
         super().__init__(manager, loop=loop, **options)
         self._hot = hot
         self._answer = hot.answer
         self._owed = 0
+        self._aside = b""
         self._peer = ""
         self._answered_before = 0
 
@@ -57,13 +61,48 @@ class HotHandler(GuardedHandler):
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol.data_received`."""
         waiter = self._waiter
-        if waiter is not None and self._owed == 0 and not self._paused and not waiter.done():
-            decide, write = self._answer, self._write
-            answer = decide(data, self._peer)
-            if answer is not None:
-                write(answer)
-                self.answered += 1
-                return
+        if self._owed == 0:
+            if waiter is None:
+                if data:
+                    self._aside, self._owed = data, ASIDE
+                    self._loop.call_soon(self._take_up)
+                    return
+            elif not self._paused and not waiter.done():
+                decide, write = self._answer, self._write
+                answer = decide(data, self._peer)
+                if answer is not None:
+                    write(answer)
+                    self.answered += 1
+                    return
+        elif self._owed == ASIDE:
+            self._hand_over(self._taken())
+        self._hand_over(data)
+
+    def eof_received(self) -> None:
+        """See `asyncio.Protocol.eof_received`."""
+        if self._owed == ASIDE:
+            self._hand_over(self._taken())
+        super().eof_received()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """See `asyncio.Protocol.connection_lost`."""
+        if self._owed == ASIDE:
+            self._taken()
+        super().connection_lost(exc)
+
+    def _take_up(self) -> None:
+        if self._owed == ASIDE:
+            data = self._taken()
+            if self._waiter is None:  # a handler that takes its time: its answer goes out first
+                self._hand_over(data)
+            else:
+                self.data_received(data)
+
+    def _taken(self) -> bytes:
+        data, self._aside, self._owed = self._aside, b"", 0
+        return data
+
+    def _hand_over(self, data: bytes) -> None:
         if self._owed != UNKNOWN:
             self._owed = owed_after(self._owed, data)
         self._hot.handed_over.count += 1

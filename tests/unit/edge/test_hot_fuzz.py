@@ -6,6 +6,7 @@ smuggled past a parser that reads another way than the next one (RFC 9112, secti
 """
 
 import asyncio
+import itertools
 import re
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
@@ -25,6 +26,7 @@ from infra.contracts.messages import Lifetime
 from tests.unit.edge.conftest import World, open_world
 from tests.unit.edge.raw import head
 
+SETTLED = -1
 TURNS_MAX = 400
 """Turns of the loop after which a handler that is neither parked nor closed is given up."""
 POPULAR = "/v1/recommendations/popular?n=2"
@@ -73,11 +75,14 @@ class Connection:
         self.handler.connection_made(self.transport)
         await self.settled()
 
-    async def read(self, data: bytes) -> None:
-        """Give the handler one read, and let it do all that it can do with it."""
+    async def read(self, data: bytes, turns: int) -> None:
+        """Give the handler one read, and `turns` of the loop or all that it can do with it (SETTLED)."""
         if not self.transport.closed:
             self.handler.data_received(data)
-            await self.settled()
+            if turns == SETTLED:
+                await self.settled()
+            for _ in range(turns):
+                await asyncio.sleep(0)
 
     async def settled(self) -> None:
         calm = 0
@@ -116,20 +121,21 @@ class Twins:
     def plain_handler(self) -> RequestHandler:
         return RequestHandler(self.server, loop=self.loop)
 
-    async def talk(self, handler: RequestHandler, reads: list[bytes]) -> bytes:
+    async def talk(self, handler: RequestHandler, reads: list[bytes], turns: list[int]) -> bytes:
         line = Connection(handler)
         await line.open()
-        for data in reads:
-            await line.read(data)
+        for data, after in zip(reads, itertools.chain(turns, itertools.repeat(SETTLED)), strict=False):
+            await line.read(data, after)
+        await line.settled()
         return await line.close()
 
-    def compare(self, reads: list[bytes]) -> None:
-        """Both kinds must write the same for the same reads."""
+    def compare(self, reads: list[bytes], turns: list[int] | None = None) -> None:
+        """Both kinds must write the same for the same reads, `turns` of the loop apart (else when all is settled)."""
         before = self.world.metric('atoll_edge_hot_total{outcome="answered"}')
-        short_cut = self.loop.run_until_complete(self.talk(self.hot_handler(), reads))
+        short_cut = self.loop.run_until_complete(self.talk(self.hot_handler(), reads, turns or []))
         self.answered += int(self.world.metric('atoll_edge_hot_total{outcome="answered"}') - before)
-        long_way = self.loop.run_until_complete(self.talk(self.plain_handler(), reads))
-        assert short_cut == long_way, reads
+        long_way = self.loop.run_until_complete(self.talk(self.plain_handler(), reads, turns or []))
+        assert short_cut == long_way, (reads, turns)
 
 
 @pytest.fixture(scope="module")
@@ -252,6 +258,49 @@ BODY = b"GET /v1/recommendations/popular?n=2 HTTP/1.1\r\nHost: smuggled\r\n\r\n"
 @example([head(POPULAR, "Expect: 100-continue", "Content-Length: 5", method="POST"), b"hello", PLAIN])
 def test_the_short_cut_says_what_the_long_way_says(twins: Twins, reads: list[bytes]) -> None:
     twins.compare(_named(twins, reads))
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(talks(), st.lists(st.integers(SETTLED, 6), max_size=6))
+@example([PLAIN, PLAIN, OWNED, PLAIN], [0, 1, 2])
+@example([head(POPULAR, "Connection: close"), PLAIN], [1])
+@example([head(POPULAR, "Accept: odd\x0b"), PLAIN[:20], PLAIN[20:], PLAIN], [0, 0, 0])
+@example([head(POPULAR, "X-Unknown: 1"), PLAIN, OWNED], [1, 0])
+@example([head(POPULAR, "Content-Length: 5", method="POST"), b"hello", PLAIN, PLAIN], [1, 1, 1])
+def test_whenever_the_next_read_comes(twins: Twins, reads: list[bytes], turns: list[int]) -> None:
+    twins.compare(_named(twins, reads), turns)
+
+
+class BusyClient(FakeTransport):
+    """Asks again the moment that its answer is written, before the handler that wrote it is done."""
+
+    def __init__(self, reads: list[bytes]) -> None:
+        super().__init__()
+        self.reads = reads
+        self.handler: RequestHandler
+
+    def write(self, data: Any) -> None:
+        super().write(data)
+        if self.reads and self.written.endswith(b"}"):
+            asyncio.get_running_loop().call_soon(self.handler.data_received, self.reads.pop(0))
+
+
+def test_a_busy_connection_comes_back_to_the_short_cut(twins: Twins) -> None:
+    async def talk() -> bytes:
+        handler = twins.hot_handler()
+        line = Connection(handler)
+        line.transport = client = BusyClient(_named(twins, [PLAIN, OWNED] * 4))
+        client.handler = handler
+        await line.open()
+        await line.read(head(POPULAR, "X-Unknown: 1"), SETTLED)
+        while client.reads:
+            await line.settled()
+        return await line.close()
+
+    before = twins.world.metric('atoll_edge_hot_total{outcome="answered"}')
+    written = twins.loop.run_until_complete(talk())
+    assert written.count(b"HTTP/1.1 200 OK") == 9
+    assert twins.world.metric('atoll_edge_hot_total{outcome="answered"}') - before == 8
 
 
 PLAIN_LINES = ["Accept: */*", "If-None-Match: *", "X-Forwarded-For: 10.1.1.1", "<token>"]

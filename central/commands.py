@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from central.datasets.aggregates import read_counts
 from central.datasets.describe import Description, describe
 from central.datasets.importing import DatasetCard, check_source, import_source, open_source
 from central.datasets.interactions import Interactions, load_dataset
@@ -37,6 +38,14 @@ if TYPE_CHECKING:
     from central.training.saved import SavedModel
 
 
+class CountedRegion(msgspec.Struct, frozen=True, kw_only=True):
+    """A region that counted for itself: how many items of this catalogue, and how many of others."""
+
+    region: str
+    known: int
+    unknown: int
+
+
 class Built(msgspec.Struct, frozen=True, kw_only=True):
     """A bundle that was built: its id, its folder and what the gates said."""
 
@@ -49,6 +58,8 @@ class Built(msgspec.Struct, frozen=True, kw_only=True):
     sentences: tuple[str, ...]
     content_sha256: str
     """Of what the release does: the same for the same data, code and seed on one machine."""
+    counted: tuple[CountedRegion, ...] = ()
+    """Regions whose lists are by their own counts."""
 
 
 def import_dataset(*, source: str, out: Path, name: str | None = None, progress: Progress | None = None) -> DatasetCard:
@@ -253,6 +264,7 @@ def build_release(
     dataset: Path,
     out: Path,
     active: Path | None = None,
+    aggregates: Path | None = None,
     allow_failed_gates: bool = False,
     progress: Progress | None = None,
     clock: Clock | None = None,
@@ -264,15 +276,17 @@ def build_release(
         dataset: the dataset folder that it was trained on.
         out: folder of bundles.
         active: the bundle that this one would replace; None judges against popularity alone.
+        aggregates: folder of regions' extracts of aggregates: what is popular there is by them.
         allow_failed_gates: build although a gate is shut; the manifest says so.
         progress: told while it runs.
         clock: the moment of creation.
 
     Raises:
-        InvalidInputError: not a model, not its dataset, not a bundle.
+        InvalidInputError: not a model, not its dataset, not a bundle, or no aggregates of this catalogue.
         GateError: a gate is shut; nothing was written.
     """
     data, saved = _load(model, dataset)
+    counted = read_counts(aggregates, data.items.ids) if aggregates else ()
 
     from central.evaluation.protocol import evaluate_model  # noqa: PLC0415
     from central.evaluation.splits import split_for  # noqa: PLC0415
@@ -285,10 +299,13 @@ def build_release(
     candidate = Candidate(
         model=saved, data=data, split=split, outcome=evaluate_model(saved, data, split, progress=told), origin=CENTRAL,
         parent=parent[0].release_id if parent else None, active=parent[1] if parent else None, before=active,
+        counted=counted,
     )  # fmt: skip
-    return _built(
+    built = _built(
         build_bundle(candidate, out, clock=clock or SystemClock(), progress=told, allow_failed_gates=allow_failed_gates)
     )
+    regions = (CountedRegion(region=one.region, known=one.known, unknown=one.unknown) for one in counted)
+    return msgspec.structs.replace(built, counted=tuple(regions))
 
 
 def derive_release(

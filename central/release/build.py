@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from central.datasets.aggregates import RegionCounts
 from central.datasets.interactions import Interactions, Split
 from central.datasets.plain import NUMBERS, parse_number
 from central.evaluation.gates import Verdict, judge
@@ -75,6 +76,10 @@ class Candidate:
     adapter: FloatArray | None = None
     before: Path | None = None
     """The bundle that regions have, whose index is continued where little has changed."""
+    counted: tuple[RegionCounts, ...] = ()
+    """What regions counted for themselves, for their lists."""
+    lists: names.ReleaseLists | None = None
+    """The parent's lists, which follow from the data and not from a model; None: made of the data and `counted`."""
 
 
 def build_bundle(
@@ -194,14 +199,17 @@ def _save_array(path: Path, array: npt.NDArray[np.generic], kind: type[np.generi
 
 def _write_texts(candidate: Candidate, verdict: Verdict, folder: Path) -> None:
     data, ends = candidate.data, candidate.split.known_ends
-    lists = release_lists(data, ends, candidate.outcome.tables.similar_rows)
+    similar_rows = candidate.outcome.tables.similar_rows
+    lists = candidate.lists or release_lists(data, ends, similar_rows, counted=candidate.counted)
     write_catalogue(folder, _catalogue(data, ends), candidate.outcome.tables.popularity)
     _write(folder / names.LISTS, msgspec.json.encode(lists))
     _write(folder / names.RULES, msgspec.json.encode(names.Rules()))
     if candidate.model.card.light is not None:
         _write(folder / names.LIGHT, msgspec.json.encode(candidate.model.card.light))
     _write(folder / names.EVALUATION, msgspec.json.format(msgspec.json.encode(candidate.outcome.evaluation)))
-    card = model_card(candidate.model.card, candidate.outcome.evaluation, verdict, origin=candidate.origin)
+    card = model_card(
+        candidate.model.card, candidate.outcome.evaluation, verdict, origin=candidate.origin, counted=candidate.counted
+    )  # fmt: skip
     _write(folder / names.MODEL_CARD, card.encode())
 
 

@@ -1,7 +1,8 @@
 """The model card of a release: what it is, what it was trained on, how good it is, what it must not be used for."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
+from central.datasets.aggregates import RegionCounts
 from central.evaluation.gates import Verdict
 from central.evaluation.results import Evaluation
 from central.training.config import ModelCard
@@ -9,7 +10,9 @@ from central.training.config import ModelCard
 _COLUMNS = ("hr10", "ndcg10", "recall20", "ndcg20", "hr50", "mrr10", "coverage10", "novelty10")
 
 
-def model_card(model: ModelCard, evaluation: Evaluation, verdict: Verdict, *, origin: str) -> str:
+def model_card(
+    model: ModelCard, evaluation: Evaluation, verdict: Verdict, *, origin: str, counted: Sequence[RegionCounts] = ()
+) -> str:  # fmt: skip
     """Markdown for people who decide whether to run the release."""
     config = model.retrieval
     return "\n".join(
@@ -34,6 +37,7 @@ def model_card(model: ModelCard, evaluation: Evaluation, verdict: Verdict, *, or
             "## Data",
             f"`{model.dataset}` (SHA-256 `{model.dataset_sha256}`), {evaluation.users} evaluated users, "
             f"{evaluation.items} items.",
+            *_counted(counted),
             "",
             "## Figures",
             f"Protocol: {evaluation.protocol}. Ties: {evaluation.ties}.",
@@ -60,6 +64,15 @@ def model_card(model: ModelCard, evaluation: Evaluation, verdict: Verdict, *, or
             "",
         ]
     )
+
+
+def _counted(counted: Iterable[RegionCounts]) -> list[str]:
+    """Whose lists come from the region's own counts, and at what price."""
+    return [
+        f"What is popular in {one.region} is by the region's own counts of {one.known} items ({one.provenance}); no "
+        "tower and no ranker has learned from them."
+        for one in counted
+    ]
 
 
 def _table(rows: Mapping[str, Mapping[str, float]]) -> list[str]:

@@ -20,7 +20,7 @@ from central.evaluation.splits import split_for
 from central.release.build import FEDERATED, Bundle, Candidate, build_bundle
 from central.training.saved import SavedModel
 from infra.contracts.features import FloatArray, IntArray
-from infra.contracts.release import EVALUATION, MOVED_ROWS, MOVES, Manifest
+from infra.contracts.release import EVALUATION, LISTS, MOVED_ROWS, MOVES, Manifest, ReleaseLists
 from infra.plumbing.clock import Clock
 from infra.plumbing.errors import InvalidInputError
 from infra.plumbing.progress import Progress
@@ -71,6 +71,18 @@ def read_bundle(folder: Path) -> tuple[Manifest, Evaluation]:
     return manifest, evaluation
 
 
+def _lists(folder: Path) -> ReleaseLists:
+    """A bundle's lists, what regions counted for themselves in them: a round changes none of it.
+
+    Raises:
+        ParentError: they cannot be read.
+    """
+    try:
+        return msgspec.json.decode((folder / LISTS).read_bytes(), type=ReleaseLists)
+    except (OSError, msgspec.DecodeError) as error:
+        raise ParentError(f"the lists of {folder} cannot be read: {error}.", fix="Pull or build it again.") from None
+
+
 def derive_bundle(
     *,
     parent: Path,
@@ -108,7 +120,7 @@ def derive_bundle(
         outcome = evaluate_model(model, data, split, progress=progress)
         candidate = Candidate(
             model=model, data=data, split=split, outcome=outcome, origin=FEDERATED, parent=manifest.release_id,
-            active=active, adapter=adapter.astype(np.float32), before=parent,
+            active=active, adapter=adapter.astype(np.float32), before=parent, lists=_lists(parent),
         )  # fmt: skip
         return build_bundle(candidate, out, clock=clock, progress=progress, allow_failed_gates=allow_failed_gates)
 

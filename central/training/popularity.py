@@ -1,11 +1,12 @@
 """Popularity and trend of every item, and the ready-made lists of a release."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from central.datasets.aggregates import RegionCounts
 from central.datasets.interactions import Interactions
 from infra.contracts.features import FloatArray, IntArray
 from infra.contracts.release import TREND_WINDOW_S, ReleaseLists
@@ -58,10 +59,14 @@ def first_seen(data: Interactions, ends: npt.NDArray[np.int64]) -> npt.NDArray[n
     return seen
 
 
-def release_lists(data: Interactions, ends: npt.NDArray[np.int64], similar_rows: IntArray) -> ReleaseLists:
+def release_lists(
+    data: Interactions, ends: npt.NDArray[np.int64], similar_rows: IntArray, *, counted: Sequence[RegionCounts] = ()
+) -> ReleaseLists:
     """The fallback lists: popular and trending over all, by region and by category, and similar items.
 
-    Where the trend window holds too little, popular items fill a trending list up.
+    Where the trend window holds too little, popular items fill a trending list up. What is popular in a region that
+    counted for itself is by its counts, whether the dataset has users of it or not (it gets no trending list of them:
+    they know no time); and where the data knows too few similar items, those that people have together follow.
     """
     visible = _visible(data, ends)
     recent = _recent(data, visible)
@@ -73,14 +78,27 @@ def release_lists(data: Interactions, ends: npt.NDArray[np.int64], similar_rows:
         # The next column breaks ties and fills up: a region's list falls back on everyone.
         popular[key] = _best(data, allowed, (counts, everyone))
         trending[key] = _best(data, allowed, (trend, counts, everyone))
+    for one in counted:
+        every = np.ones(len(data.items), dtype=np.bool_)
+        popular[f"region:{one.region}"] = _best(data, every, (one.users, everyone))
+    similar = _similar(data, everyone, similar_rows, counted)
     ids, titles = data.items.ids, data.items.titles
-    similar = {
-        ids[row]: tuple(ids[near] for near in similar_rows[row][similar_rows[row] >= 0][:SIMILAR_LIST_ITEMS].tolist())
-        for row in np.sort(np.argsort(-everyone, kind="stable")[:SIMILAR_LISTS_MAX]).tolist()
-    }
     listed = {item for lists in (popular, trending, similar) for own in lists.values() for item in own} | similar.keys()
     named = {item: title for item, title in zip(ids, titles, strict=True) if title and item in listed}
     return ReleaseLists(popular=popular, trending=trending, similar=similar, titles=named)
+
+
+def _similar(
+    data: Interactions, everyone: Counts, similar_rows: IntArray, counted: Sequence[RegionCounts]
+) -> dict[str, tuple[str, ...]]:
+    """Similar items of the most popular ones: the data's own, then what regions counted together with them."""
+    ids = data.items.ids
+    found = {}
+    for row in np.sort(np.argsort(-everyone, kind="stable")[:SIMILAR_LISTS_MAX]).tolist():
+        own = similar_rows[row][similar_rows[row] >= 0][:SIMILAR_LIST_ITEMS].tolist()
+        together = (near for one in counted for near in one.partners.get(row, ()))
+        found[ids[row]] = tuple(ids[near] for near in dict.fromkeys((*own, *together)))[:SIMILAR_LIST_ITEMS]
+    return found
 
 
 def _audiences(data: Interactions) -> Iterable[tuple[str, npt.NDArray[np.bool_], npt.NDArray[np.bool_]]]:

@@ -94,6 +94,10 @@ def _register_release(commands: Any) -> None:
             "--allow-failed-gates", action="store_true", help="build all the same; the manifest says so"
         )
     build.add_argument("--active", type=Path, default=None, metavar="BUNDLE", help="bundle that the gates compare with")
+    build.add_argument(
+        "--aggregates", type=Path, default=None, metavar="DIR",
+        help="extracts of aggregates of regions (aggregates-REGION.json): what is popular there is by their own counts",
+    )  # fmt: skip
     derive.add_argument("--adapter", type=Path, required=True, metavar="FILE")
     derive.add_argument(
         "--items", type=Path, default=None, metavar="FILE", help="items.npz of a run with --train items"
@@ -189,7 +193,7 @@ def _build(arguments: argparse.Namespace) -> None:
     with progress_bar() as progress:
         built = build_release(
             dataset=dataset, model=arguments.model, out=arguments.out, active=arguments.active,
-            allow_failed_gates=arguments.allow_failed_gates, progress=progress,
+            aggregates=arguments.aggregates, allow_failed_gates=arguments.allow_failed_gates, progress=progress,
         )  # fmt: skip
     emit(arguments, built, _built(built))
 
@@ -224,7 +228,13 @@ def _publish(arguments: argparse.Namespace) -> None:
 
 
 def _built(built: Any) -> str:
-    return "\n".join([f"{built.release} in {built.path}, content {built.content_sha256[:16]}", *built.sentences])
+    counted = [
+        f"{one.region}: lists by its own counts of {one.known} items"
+        + (f" ({one.unknown} more are not in this catalogue)" if one.unknown else "")
+        for one in built.counted
+    ]
+    head = f"{built.release} in {built.path}, content {built.content_sha256[:16]}"
+    return "\n".join([head, *built.sentences, *counted])
 
 
 def _list(arguments: argparse.Namespace) -> None:

@@ -10,6 +10,7 @@ from typing import ClassVar
 from infra.contracts.residency import ExportPolicy, Extract, Global
 
 SEQUENCES_PREFIX, SEQUENCES_SUFFIX = "pseudonymous-", ".ndjson"
+AGGREGATES_PREFIX, AGGREGATES_SUFFIX = "aggregates-", ".json"
 
 
 def sequences_file(region: str) -> str:
@@ -19,7 +20,7 @@ def sequences_file(region: str) -> str:
 
 def aggregates_file(region: str) -> str:
     """The name of a region's aggregates."""
-    return f"aggregates-{region}.json"
+    return f"{AGGREGATES_PREFIX}{region}{AGGREGATES_SUFFIX}"
 
 
 class SequenceExtract(Extract, frozen=True, kw_only=True):

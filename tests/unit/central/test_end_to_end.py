@@ -30,8 +30,10 @@ from infra.plumbing.catalogue.reading import open_catalogue
 from infra.plumbing.clock import ManualClock
 from infra.plumbing.errors import ConflictError, InvalidInputError
 from infra.plumbing.progress import SilentProgress
+from region.funnel.sources import standing_of
 from region.funnel.tables import ReleaseContentError, load_tables
 from region.funnel.towers import TowerSet
+from tests.unit.central.test_region_counts import write_extract
 
 RUN = RunOutcome(
     release="r", population="p", rounds=(), devices=9, ok=True, epsilon=1.0, epsilon_released=1.0, delta=1e-6,
@@ -48,8 +50,11 @@ def model(dataset_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="module")
 def bundle(model: Path, dataset_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("bundles")
-    return Path(build_release(model=model, dataset=dataset_folder, out=out, clock=ManualClock()).path)
+    out, counts = tmp_path_factory.mktemp("bundles"), tmp_path_factory.mktemp("extracts")
+    write_extract(counts, "eu-north", {"i7": 90, "i31": 55, "elsewhere": 400})
+    built = build_release(model=model, dataset=dataset_folder, out=out, aggregates=counts, clock=ManualClock())
+    assert [(one.region, one.known, one.unknown) for one in built.counted] == [("eu-north", 2, 1)]
+    return Path(built.path)
 
 
 def manifest_of(bundle: Path) -> names.Manifest:
@@ -140,6 +145,14 @@ def test_tables_have_the_shapes_and_types_of_the_contract(bundle: Path) -> None:
     assert json.loads((bundle / names.EVALUATION).read_text())["users"] == 60
 
 
+def test_what_a_region_counted_for_itself_leads_its_lists_and_nobody_elses(bundle: Path) -> None:
+    tables = load_tables(bundle, manifest_of(bundle))
+    here, elsewhere = standing_of(tables, "eu-north").popular, standing_of(tables, "us-east").popular
+    assert [tables.items[row].item for row in here[:2].tolist()] == ["i7", "i31"]
+    assert [tables.items[row].item for row in elsewhere[:2].tolist()] != ["i7", "i31"]
+    assert "popular in eu-north is by the region's own counts of 2 items" in (bundle / names.MODEL_CARD).read_text()
+
+
 def test_no_file_of_a_release_names_a_user(bundle: Path, data: Interactions) -> None:
     for path in bundle.rglob("*"):
         if path.suffix in (".json", ".md", ".msgpack"):
@@ -219,6 +232,7 @@ def test_a_derived_release_differs_by_its_adapter_alone(
         names.RANKER,
     }
     assert names.ITEM_VECTORS not in changed
+    assert names.LISTS not in changed  # with what a region counted for itself
     history = {name: np.ones((1, child.shape.history_length), dtype=np.int32) for name in HistoryInput._fields}
     before, after = (
         open_runner((path / names.USER_TOWER).read_bytes())(**history)["vector"] for path in (bundle, Path(built.path))

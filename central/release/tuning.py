@@ -1,10 +1,11 @@
 """Tuning an index to a recall: what is tried, what is taken, and the reason, written into the release.
 
-A grid of search settings is tried on queries near the catalogue and the cheapest that reaches the recall wanted is
-taken. Cost is counted in vectors looked at, not in time, so that the same vectors give the same release.
+Search settings are tried on queries near the catalogue, and the cheapest that reaches the recall wanted is taken. Cost
+is counted in vectors looked at, not in time, so that the same vectors give the same release. What can be known without
+trying is not tried (more partitions or more reordered find no less): at 10 M items one trial takes seconds.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,9 +22,12 @@ RECALL_WANTED: Final = 0.985
 promised (0.98 and 0.95), because the queries of tomorrow are not those that were tuned on."""
 RECALL_WANTED_LARGE: Final = 0.955
 TUNING_QUERIES: Final = 300
-_SEARCH_SHARES: Final = (1 / 64, 1 / 48, 1 / 32, 1 / 24, 1 / 16, 1 / 12, 1 / 8, 1 / 5, 1 / 3, 1 / 2, 1)
-_REORDERS: Final = (150, 200, 300, 400, 600, 1000)
-_EXACT_BLOCK: Final = 250_000
+_REORDERS: Final = (1000, 600, 400, 300, 200, 150)
+_FEWEST_SEARCHED: Final = 1 / 128
+_STEP: Final = 1.12
+"""From one number of partitions to the next that is tried."""
+_STEPS_WORTH: Final = 7
+_EXACT_BLOCK: Final = 65_536
 
 
 def write_report(report: IndexReport, release: Path) -> None:
@@ -42,11 +46,12 @@ def tuned(searcher: Any, vectors: FloatArray, *, leaves: int) -> IndexReport:
     wanted = RECALL_WANTED if len(vectors) <= LARGE_ITEMS else RECALL_WANTED_LARGE
     queries = tuning_queries(vectors)
     exact = exact_neighbours(vectors, queries, NEIGHBOURS)
-    trials = tuple(_tried(searcher, queries, exact, leaves, len(vectors)))
+    trials = _Trials(searcher, queries, exact, leaves=leaves, count=len(vectors)).search(wanted)
     good = [trial for trial in trials if trial.recall >= wanted]
     best = min(good, key=lambda trial: trial.cost) if good else max(trials, key=lambda trial: trial.recall)
     reason = (
-        f"the cheapest of {len(trials)} settings with recall@{NEIGHBOURS} of {wanted} or more on {len(queries)} queries"
+        f"the cheapest of {len(trials)} settings tried with recall@{NEIGHBOURS} of {wanted} or more, "
+        f"on {len(queries)} queries"
         if good
         else f"no setting reached {wanted}: this one has the best recall"
     )
@@ -67,16 +72,18 @@ def tuning_queries(vectors: FloatArray) -> FloatArray:
 
 def exact_neighbours(vectors: FloatArray, queries: FloatArray, count: int) -> IntArray:
     """`[queries, count] int32`: the rows with the largest dot products, in blocks of bounded size; in no order."""
-    scores = np.full((len(queries), 0), 0.0, dtype=np.float32)
-    rows = np.zeros((len(queries), 0), dtype=np.int32)
+    kept = min(count, len(vectors))
+    scores = np.full((len(queries), kept), -np.inf, dtype=np.float32)
+    rows = np.zeros((len(queries), kept), dtype=np.int32)
     for start in range(0, len(vectors), _EXACT_BLOCK):
         block = queries @ vectors[start : start + _EXACT_BLOCK].T
-        scores = np.concatenate([scores, block], axis=1)
-        own = np.arange(start, start + block.shape[1], dtype=np.int32)
-        rows = np.concatenate([rows, np.broadcast_to(own, block.shape)], axis=1)
-        kept = min(count, scores.shape[1])
-        best = np.argpartition(-scores, kept - 1, axis=1)[:, :kept]
-        scores, rows = np.take_along_axis(scores, best, axis=1), np.take_along_axis(rows, best, axis=1)
+        for query, found in enumerate(block):
+            # Few are, after the first block: what is sorted is a hundredth of what is compared.
+            above = np.flatnonzero(found > scores[query].min()).astype(np.int32)
+            both = np.concatenate([scores[query], found[above]])
+            best = np.argpartition(-both, kept - 1)[:kept]
+            scores[query] = both[best]
+            rows[query] = np.concatenate([rows[query], above + np.int32(start)])[best]
     return rows
 
 
@@ -86,14 +93,71 @@ def recall_of(found: Iterable[IntArray], exact: IntArray) -> float:
     return float(hits / max(exact.size, 1))
 
 
-def _tried(searcher: Any, queries: FloatArray, exact: IntArray, leaves: int, count: int) -> Iterator[IndexTrial]:
-    for leaves_to_search in sorted({max(1, round(leaves * share)) for share in _SEARCH_SHARES}):
-        for reorder in _REORDERS:
-            # One by one, as a region asks: a batch finds more at the same settings (.986 for .970 at 1 M items).
-            found = [searcher.search(query, exact.shape[1], reorder, leaves_to_search)[0] for query in queries]
-            yield IndexTrial(
-                leaves_to_search=leaves_to_search,
-                reorder=reorder,
-                recall=round(recall_of(found, exact), 4),
-                cost=count * leaves_to_search / leaves + REORDER_COST * reorder + leaves,
+def first_reaching(count: int, reaches: Callable[[int], bool], *, start: int = 0) -> int | None:
+    """The smallest number from `start` on and below `count` that `reaches`, None if none does.
+
+    `reaches` is taken to be false up to some number and true from there on; it is asked about logarithmically many.
+    """
+    below, at, stride = start - 1, start, 1
+    while at < count and not reaches(at):
+        below, at, stride = at, min(at + stride, count - 1) if at < count - 1 else count, 2 * stride
+    if at >= count:
+        return None
+    while at - below > 1:
+        middle = (at + below) // 2
+        at, below = (middle, below) if reaches(middle) else (at, middle)
+    return at
+
+
+def searched_steps(leaves: int) -> Sequence[int]:
+    """How many of `leaves` partitions may be searched: each number _STEP times the one before, all of them last."""
+    steps = {leaves}
+    wanted = float(leaves)
+    while wanted > max(1.0, leaves * _FEWEST_SEARCHED):
+        wanted /= _STEP
+        steps.add(max(1, round(wanted)))
+    return sorted(steps)
+
+
+class _Trials:
+    """Settings of one searcher, each tried once.
+
+    Args:
+        searcher: a built index over `count` vectors in `leaves` partitions.
+        queries: asked one by one, as a region does: a batch finds more at the same settings (.986 for .970 at 1 M
+            items).
+        exact: what they should find.
+    """
+
+    def __init__(self, searcher: Any, queries: FloatArray, exact: IntArray, *, leaves: int, count: int) -> None:
+        self._searcher, self._queries, self._exact = searcher, queries, exact
+        self._leaves, self._count = leaves, count
+        self.steps = searched_steps(leaves)
+        self.tried: dict[tuple[int, int], IndexTrial] = {}
+
+    def of(self, searched: int, reorder: int) -> IndexTrial:
+        """What is found when `searched` partitions are searched and the best `reorder` are scored exactly."""
+        if (searched, reorder) not in self.tried:
+            kept = self._exact.shape[1]
+            found = [self._searcher.search(query, kept, reorder, searched)[0] for query in self._queries]
+            cost = self._count * searched / self._leaves + REORDER_COST * reorder + self._leaves
+            recall = round(recall_of(found, self._exact), 4)
+            self.tried[searched, reorder] = IndexTrial(
+                leaves_to_search=searched, reorder=reorder, recall=recall, cost=cost
             )
+        return self.tried[searched, reorder]
+
+    def search(self, wanted: float) -> tuple[IndexTrial, ...]:
+        """Try what could be the cheapest setting with a recall of `wanted`; everything that was tried."""
+        least, stop = 0, len(self.steps)
+        for reorder in _REORDERS:
+
+            def reaches(step: int, reorder: int = reorder) -> bool:
+                return self.of(self.steps[step], reorder).recall >= wanted
+
+            found = first_reaching(stop, reaches, start=least)
+            if found is None:
+                break
+            # With fewer reordered as many partitions are needed at least; twice as many would cost more than is saved.
+            least, stop = found, min(len(self.steps), found + _STEPS_WORTH)
+        return tuple(self.tried.values())

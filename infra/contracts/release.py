@@ -60,7 +60,7 @@ EASE_ROWS = "ease_rows.npy"  # [num_items, length] int32, likewise
 EASE_SCORES = "ease_scores.npy"  # [num_items, length] float32
 LIGHT = "light.json"  # LightRanker; a release without it is thinned by LIGHT_WEIGHTS
 INDEX_REPORT = "index.json"  # IndexReport; a release without it is searched as its index was built
-REORDER_COST = 8.0
+REORDER_COST = 50.0
 """A reordered candidate is read in half precision, a scanned one as a few nibbles."""
 CATALOGUE = "catalogue/"
 """Folder of the CatalogueItems in row order, in columns that are mapped and read row by row:

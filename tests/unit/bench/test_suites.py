@@ -29,6 +29,14 @@ def test_pulls_are_measured(capsys: pytest.CaptureFixture[str]):
     assert figures["first_bytes"] > 10_000_000
 
 
+def test_indexes_are_measured(capsys: pytest.CaptureFixture[str]):
+    words = ("--set", "items=21000", "--set", "queries=20", "--set", "switch=none", "--set", "rival_lists=50")
+    figures = measured(capsys, "index", "--quick", "--set", "rival_kinds=fs", *words)
+    assert figures["recall_n21000"] >= 0.97
+    assert figures["cpu_ratio_faiss"] > 0.0
+    assert "switch_stall_ms" not in figures
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [(("interrupt", "--set", "acts=coffee"), "no act 'coffee'"), (("pull", "--set", "items=x"), "not a number")],

@@ -2,7 +2,7 @@
 
 import sys
 
-from infra.plumbing.environment import OVERWRITING
+from infra.plumbing.environment import ONE_THREAD, OVERWRITING
 from infra.plumbing.http.serving import run_with_settings
 from region import collecting
 from region.app import run
@@ -18,7 +18,7 @@ def main(arguments: list[str]) -> int:
         run,
         description="Serve one region node: lists, events, privacy and the operators' API.",
         arguments=arguments,
-        environment=lambda settings: OVERWRITING if settings.overwrite_freed_memory else {},
+        environment=lambda settings: ONE_THREAD | (OVERWRITING if settings.overwrite_freed_memory else {}),
     )
 
 

@@ -1,4 +1,4 @@
-"""The garbage collector of a process that holds releases.
+"""The interpreter of a process that holds releases: its garbage collector, and how long a thread may keep it.
 
 A full collection walks every object that may be part of a cycle: what a release brings (lists, models, rules bound to
 its items) makes that milliseconds, in which nothing is answered. What is loaded once is set aside, and collections of
@@ -7,7 +7,10 @@ what requests leave behind are made rarer, as nearly all of it is freed by its c
 
 import contextlib
 import gc
+import sys
 from collections.abc import Iterator
+
+from infra.plumbing.memory import TURN_S
 
 YOUNG_OBJECTS = 10_000
 """New objects between two collections; Python's own 700 means several collections in every request."""
@@ -17,6 +20,9 @@ def settle() -> None:
     """Once, when the process starts: what was imported is set aside."""
     gc.set_threshold(YOUNG_OBJECTS, 10, 10)
     gc.freeze()
+    # A list is handed between the loop and threads half a dozen times. Beside a thread that loads a release each of
+    # these would wait for its whole turn.
+    sys.setswitchinterval(TURN_S)
 
 
 @contextlib.contextmanager

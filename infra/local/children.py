@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from infra.plumbing.environment import environment_with
+from infra.plumbing.environment import ONE_THREAD, environment_with
 from infra.plumbing.errors import AtollError
 
 _PR_SET_PDEATHSIG = 1
@@ -21,8 +21,7 @@ EASED_NICENESS = 10
 
 CHILD_ENVIRONMENT: Mapping[str, str] = {
     # One machine carries the whole world: no library may open a thread per core in each process.
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
+    **ONE_THREAD,
     "MALLOC_ARENA_MAX": "2",
     "PYTHONUNBUFFERED": "1",
 }

@@ -10,6 +10,11 @@ OVERWRITING = {"PYTHONMALLOC": "malloc", "GLIBC_TUNABLES": "glibc.malloc.perturb
 """Has freed memory written over at once: Python takes every object's memory from the C library, which fills it when it
 is freed (mallopt(3), M_PERTURB) and keeps no blocks aside that it would not fill. glibc only; elsewhere no effect."""
 
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+"""Has NumPy multiply in the thread that asks. Its libraries would share a product out over a thread per core, which
+wait for each other in a loop: for products as small as a request's that costs more than it saves, and takes the cores
+from the requests beside it."""
+
 
 def variable(name: str) -> str | None:
     """The environment's variable `name`; None where it is not set or empty."""

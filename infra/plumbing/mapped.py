@@ -6,12 +6,15 @@ of it is only a view of the disk's cache. Pages that are let go of are found the
 """
 
 import ctypes
+import errno
 import mmap
 from collections.abc import Iterable
 from pathlib import Path
 
 STEP_BYTES = 64 << 20
 """Let go of at a time: another thread that reads the mapping meanwhile waits for no more than this."""
+FILL_BYTES = 4 << 20
+_MADV_POPULATE_READ = 22
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 Span = tuple[int, int]
@@ -21,6 +24,28 @@ Span = tuple[int, int]
 def whole_pages(address: int, length: int) -> Span:
     """The pages that begin at `address` (the beginning of a mapping) and lie in its first `length` bytes whole."""
     return address, length - length % mmap.PAGESIZE
+
+
+def pages_within(address: int, length: int) -> Span:
+    """The whole pages among the `length` bytes from any `address` on."""
+    first = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
+    return first, max(0, (address + length) // mmap.PAGESIZE * mmap.PAGESIZE - first)
+
+
+def fill(spans: Iterable[Span]) -> None:
+    """Bring the pages into this process's memory, as reading them would. Blocks, without holding the interpreter.
+
+    Before Linux 5.14 nothing happens.
+
+    Raises:
+        OSError: a span is none of a mapping, or its file cannot be read.
+    """
+    for address, length in spans:
+        for start in range(0, length, FILL_BYTES):
+            if _LIBC.madvise(address + start, min(FILL_BYTES, length - start), _MADV_POPULATE_READ):
+                if ctypes.get_errno() == errno.EINVAL:
+                    return
+                raise OSError(ctypes.get_errno(), "madvise")
 
 
 def let_go(spans: Iterable[Span]) -> None:

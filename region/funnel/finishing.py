@@ -21,12 +21,13 @@ from region.funnel.recording import Recorder
 from region.funnel.release import LoadedRelease
 from region.funnel.ruling import Ruling
 from region.funnel.slate import ReasonContext, build_slate
-from region.funnel.sources import Candidates
+from region.funnel.sources import Candidates, passing_of_category
 from region.funnel.tables import ReleaseTables, unit_rows
 from region.rules.applying import Guard, RuleCounts, boosted, layout, supply
 from region.rules.arranging import BoolArray, Offer, Placed, arrange
 from region.rules.binding import NO_ROWS
-from region.rules.filters import outside, row_set
+from region.rules.facets import Allowed
+from region.rules.filters import outside, row_set, union, without
 
 POPULAR_PLACE, RULE_PLACE = SOURCES.index(Source.POPULAR), SOURCES.index(Source.RULE)
 NEW_PLACE = SOURCES.index(Source.NEW)
@@ -57,8 +58,8 @@ class Draft:
     slots: int
     now_s: float
     budget: Budget
-    allowed: BoolArray | None = None
-    """Which rows pass the caller's filters, `[num_items] bool`; None when there is none."""
+    allowed: Allowed | None = None
+    """Which rows pass the caller's filters; None when there is none."""
     explain: bool = False
     locale: str = "en"
     exploring: Exploring | None = None
@@ -102,7 +103,7 @@ class _Level:
 
     blocked: IntArray
     category: str | None = None
-    allowed: BoolArray | None = None
+    allowed: Allowed | None = None
     asked: bool = True
 
 
@@ -153,7 +154,7 @@ def _filter_levels(draft: Draft) -> Iterator[_Level]:
     strict = row_set(draft.seen, draft.excluded, draft.withdrawn, anchor)
     capped = draft.ruling.capped
     if capped.size:
-        yield _Level(np.union1d(strict, capped).astype(np.int32), draft.category, draft.allowed)
+        yield _Level(union(strict, capped), draft.category, draft.allowed)
     yield _Level(strict, draft.category, draft.allowed)
     if draft.category is not None and draft.allowed is not None:
         yield _Level(strict, None, draft.allowed, asked=False)
@@ -179,12 +180,13 @@ def _filtered(draft: Draft, pool: Pool, guard: Guard, recorder: Recorder) -> _Ch
 def _choice_under(draft: Draft, pool: Pool, level: _Level) -> _Choice:
     tables = draft.release.tables
     kept = pool.keep(outside(pool.rows, level.blocked))
-    reserve = draft.release.standing.popular
+    standing, allowed = draft.release.standing, level.allowed
+    reserve = standing.popular if allowed is None else standing.passing(allowed)
     if level.category is not None:
-        reserve = tables.category_rows[level.category]
         kept = kept.keep(tables.is_of_category(kept.rows, level.category))
-    if level.allowed is not None:
-        kept, reserve = kept.keep(level.allowed[kept.rows]), reserve[level.allowed[reserve]]
+        reserve = passing_of_category(tables, level.category, allowed)
+    if allowed is not None:
+        kept = kept.keep(allowed[kept.rows])
     return _Choice(kept, level.blocked, reserve, level)
 
 
@@ -240,10 +242,12 @@ def _arranged(draft: Draft, scored: _Scored, choice: _Choice, guard: Guard) -> _
     pool, scores = scored.pool.take(order), scored.scores[order]
     new = NO_ROWS if draft.exploring is None else draft.exploring.new_rows(draft.release)
     asked = supply(active, choice.reserve, pool.rows, draft.page, ground)
-    extra = choice.keep(np.union1d(asked, new[outside(new, np.unique(pool.rows))]).astype(np.int32), tables)
-    extra = extra[guard.allowed(extra)]
+    extra = union(asked, without(new, pool.rows))
+    if extra.size:
+        extra = choice.keep(extra, tables)
+        extra = extra[guard.allowed(extra)]
     # What L1 let go may come back here as backfill: only what was ranked is left out.
-    taken = np.union1d(np.union1d(choice.blocked, pool.rows), extra)
+    taken = union(choice.blocked, pool.rows, extra)
     backfill = guard.first_allowed(choice.reserve, taken, draft.slots)
     rows = np.concatenate([pool.rows, backfill, extra]).astype(np.int32)
     behind = backfill.size + extra.size

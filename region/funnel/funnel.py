@@ -78,6 +78,7 @@ class Funnel:
             OverloadedError: too many computations wait.
         """
         with call.recorder.stage("query", candidates_in=_brought(call)) as note:
+            await self._look_through(call)
             ruling = self._ruling(call)
             call.recorder.lives = ruling.active.settings.lives
             query = understand(call, mix=ruling.active.settings.mix)
@@ -98,6 +99,12 @@ class Funnel:
         ruling = self._rulings.rule(request, release, now_s=now_s, remembered=False)
         rows = rows[outside(rows, row_set(self._withdrawn_rows(release)))]
         return rows[Guard(ruling.active, ruling.ground, counts=RuleCounts()).allowed(rows)]
+
+    async def _look_through(self, call: Call) -> None:
+        """Filters that are new look through the catalogue once: not on the loop."""
+        filters, facets = call.request.filters, call.release.tables.facets
+        if not (filters.empty or facets.knows(filters)):
+            await self._compute.run(facets.allowed, filters)
 
     def _ruling(self, call: Call) -> Ruling:
         return self._rulings.rule(
@@ -280,13 +287,14 @@ def _rows_to_search(tables: ReleaseTables, query: Query) -> IntArray | None:
     seated = tables.seats.rows
     if query.category is not None:
         seated = seated[tables.is_of_category(seated, query.category)]
-        rows = np.concatenate([seated, tables.category_rows[query.category]])
-        return rows if query.allowed is None else rows[query.allowed[rows]]
-    if query.allowed is None or np.count_nonzero(query.allowed) > sources.BRUTE_FORCE_MAX:
+        own = sources.passing_of_category(tables, query.category, query.allowed)
+    elif query.allowed is not None and query.allowed.is_whole:
+        own = query.allowed.best
+    else:
         return None
-    rows = np.concatenate([seated, tables.by_popularity])
-    allowed: IntArray = rows[query.allowed[rows]]
-    return allowed
+    if query.allowed is not None:
+        seated = seated[query.allowed[seated]]
+    return np.concatenate([seated, own])
 
 
 def _anchor_of(query: Query, source: Source) -> int | None:

@@ -51,14 +51,14 @@ def merge(groups: Sequence[Candidates], weights: Mapping[Source, float]) -> Pool
     )
     places = np.asarray([SOURCES.index(group.source) for group in filled], dtype=np.int8)
     owner = np.repeat(np.arange(len(filled)), [group.rows.size for group in filled])
-    unique, inverse = np.unique(rows, return_inverse=True)
-    fused = np.bincount(inverse, weights=parts, minlength=unique.size)
-    # Best part of each row comes first in this order, and its owner names the row's source.
-    order = np.lexsort((owner, -parts, inverse))
-    first = order[np.searchsorted(inverse[order], np.arange(unique.size))]
+    # Each row's parts stand together, the best of them first: its owner names the row's source.
+    order = np.lexsort((owner, -parts, rows))
+    ordered = rows[order]
+    first = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+    unique, fused = ordered[first], np.add.reduceat(parts[order], first)
     similar = _scores_of(Source.SIMILAR_TO_RECENT, filled, unique)
     best = np.argsort(-fused, kind="stable")
-    owners = places[owner[first][best]]
+    owners = places[owner[order[first[best]]]]
     return Pool(unique[best].astype(np.int32), owners, fused[best].astype(np.float32), similar[best])
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from infra.contracts.events import EventType, event_strength
 from infra.contracts.features import FloatArray, IntArray, encode_history
 from infra.contracts.release import Manifest
+from infra.plumbing.mapped import let_go
 from region import collecting
 from region.funnel.sources import Standing, standing_of
 from region.funnel.tables import ReleaseContentError, ReleaseTables, load_tables
@@ -72,7 +73,11 @@ class LoadedRelease:
             await self.retrieval.search(vector, wanted, WARM_SEARCH_TIMEOUT_S)
 
     async def close(self) -> None:
-        """End the retrieval process; tables and models go with the last reference."""
+        """End the retrieval process; tables and models go with the last reference.
+
+        Their pages go before: whoever drops the last reference, a request perhaps, would wait for all of them.
+        """
+        await asyncio.to_thread(let_go, self.tables.mapped)
         await self.retrieval.close()
 
     def _try_models(self) -> FloatArray:

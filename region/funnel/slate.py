@@ -50,20 +50,21 @@ def build_slate(
     *, rules: Sequence[tuple[str, ...]] = (), stages: Sequence[dict[str, float]] = (),
 ) -> tuple[SlateItem, ...]:  # fmt: skip
     """Slate items for `rows` in their order; `rules` and `stages` are of the same length, or left out."""
-    items = context.tables.items
     because = _recent_anchors(rows, sources, context)
+    shown = [context.tables.items[row] for row in rows.tolist()]
     return tuple(
         SlateItem(
-            item=items[row].item,
+            item=item.item,
             score=round(score, 6),
             source=source,
             reason=_reason_for((place, row, source), context, because.get(row), moved),
-            title=items[row].title,
+            title=item.title,
             rules=moved,
             stages=by_stage,
         )
-        for place, row, source, score, moved, by_stage in zip(
+        for place, item, row, source, score, moved, by_stage in zip(
             range(1, rows.size + 1),
+            shown,
             rows.tolist(),
             sources,
             scores.tolist(),
@@ -131,12 +132,18 @@ def _recent_anchors(rows: IntArray, sources: Sequence[Source], context: ReasonCo
     neighbours = arrays.similar_rows[liked]
     weighted = arrays.similar_scores[liked] / (1.0 + np.arange(liked.size, dtype=np.float32))[:, None]
     near = set(neighbours[:, :NAMED_NEIGHBOURS].ravel().tolist())
-    anchors: dict[int, int] = {}
-    for row, source in zip(rows.tolist(), sources, strict=True):
-        if row in near or source is Source.SIMILAR_TO_RECENT:
-            strongest = np.where(neighbours == row, weighted, -1.0).max(axis=1)
-            anchors[row] = int(liked[int(strongest.argmax())])
-    return anchors
+    asked = [
+        row
+        for row, source in zip(rows.tolist(), sources, strict=True)
+        if row in near or source is Source.SIMILAR_TO_RECENT
+    ]
+    strongest = {row: (int(liked[0]), -1.0) for row in asked}
+    for place, (reached, weights) in enumerate(zip(neighbours.tolist(), weighted.tolist(), strict=True)):
+        for row, weight in zip(reached, weights, strict=True):
+            # The first of equals wins: what was liked last stands first.
+            if row in strongest and weight > strongest[row][1]:
+                strongest[row] = int(liked[place]), weight
+    return {row: anchor for row, (anchor, _) in strongest.items()}
 
 
 def _title(tables: ReleaseTables, row: int) -> str:

@@ -13,6 +13,7 @@ from infra.contracts.features import RECENT_EVENTS, FloatArray, IntArray
 from infra.contracts.messages import SLATE_ITEMS_MAX, Source
 from region.funnel.query import History
 from region.funnel.tables import ReleaseTables
+from region.rules.facets import BEST_MAX, Allowed, first_of
 
 STRENGTH_LIKED_MIN = 3
 """Neighbours of what was disliked (1) or skipped (2) are not put up."""
@@ -40,17 +41,23 @@ class Candidates:
 class Standing:
     """Lists of one release that do not depend on the request, as this region sees them.
 
-    `popular`: every row, the region's own favourites first. `trend`: `[rows] float32`, the release's trend,
-    half of it from this region's list where the release has one. `trend_best`: the first TREND_KEPT rows by trend, and
-    `trend_best_in` those of each category: a request reads these, never all of `trend`.
+    `popular`: every row, the region's own favourites first, of which `own` are these. `trend`: `[rows] float32`,
+    the release's trend, half of it from this region's list where the release has one. `trend_best`: the first
+    TREND_KEPT rows by trend, and `trend_best_in` those of each category: a request reads these, never all of `trend`.
     """
 
     popular: IntArray
     trend: FloatArray
     trend_best: IntArray
     trend_best_in: Mapping[str, IntArray]
+    own: IntArray
     newest: IntArray
     """The first NEWEST_KEPT of those first seen within NEW_S of the youngest, youngest first."""
+
+    def passing(self, allowed: Allowed) -> IntArray:
+        """`popular` without the rows that do not pass, as far as `allowed.best` goes."""
+        own = self.own[allowed[self.own]]
+        return np.concatenate([own, allowed.best[~np.isin(allowed.best, own)]])
 
 
 def standing_of(tables: ReleaseTables, region: str) -> Standing:
@@ -64,6 +71,7 @@ def standing_of(tables: ReleaseTables, region: str) -> Standing:
     trend = trend.astype(np.float32)
     return Standing(
         popular=np.concatenate([own, rest]),
+        own=own,
         trend=trend,
         trend_best=_top(trend[: tables.shape.num_items], TREND_KEPT),
         newest=_newest(tables),
@@ -158,6 +166,14 @@ def together(tables: ReleaseTables, anchor: int, *, limit: int) -> Candidates:
     rows = tables.arrays.soon.rows[anchor]
     rows = rows[rows >= 0][:limit]
     return Candidates(Source.TOGETHER, rows, tables.arrays.soon.scores[anchor][: rows.size])
+
+
+def passing_of_category(tables: ReleaseTables, category: str, allowed: Allowed | None) -> IntArray:
+    """The release's rows of a category, most popular first; with filters the first BEST_MAX that pass."""
+    if allowed is not None and allowed.is_whole:
+        return allowed.best[tables.is_of_category(allowed.best, category)]
+    rows = tables.category_rows[category]
+    return rows if allowed is None else first_of(rows, allowed.passing, BEST_MAX, there_are=rows.size)
 
 
 def nearest_in_category(tables: ReleaseTables, vector: FloatArray, *, category: str, limit: int) -> Candidates:

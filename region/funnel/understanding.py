@@ -25,7 +25,8 @@ from region.funnel.query import History, read_history
 from region.funnel.recording import Recorder
 from region.funnel.release import LoadedRelease
 from region.funnel.tables import ReleaseTables
-from region.rules.facets import BoolArray
+from region.rules.facets import Allowed
+from region.rules.filters import outside
 from region.rules.schema import RuleFile
 from region.store.port import UserRow
 
@@ -64,7 +65,7 @@ class Call:
 class Query:
     """A call understood: which plan, over which history, with which vector.
 
-    `allowed`: which rows pass the caller's filters, `[num_items] bool`; None when there is none.
+    `allowed`: which rows pass the caller's filters; None when there is none.
     """
 
     plan: Plan
@@ -72,7 +73,7 @@ class Query:
     vector: FloatArray | None
     anchor: int | None
     category: str | None
-    allowed: BoolArray | None
+    allowed: Allowed | None
     follows: tuple[str, ...] = ()
     """What the subject follows."""
 
@@ -120,10 +121,13 @@ def understand(call: Call, *, mix: Mapping[Source, float] | None = None) -> Quer
     )
 
 
-def _among(tables: ReleaseTables, items: tuple[str, ...], allowed: BoolArray | None) -> BoolArray:
-    named = np.zeros(len(tables.items), dtype=np.bool_)
-    named[tables.known_rows(items)] = True
-    return named if allowed is None else named & allowed
+def _among(tables: ReleaseTables, items: tuple[str, ...], allowed: Allowed | None) -> Allowed:
+    """Those of the named items that pass the filters too."""
+    named = np.unique(np.asarray(tables.known_rows(items), dtype=np.int32))
+    named = named if allowed is None else named[allowed[named]]
+    own = named[named < tables.shape.num_items]
+    best = own[np.argsort(-tables.arrays.popularity[own], kind="stable")]
+    return Allowed(lambda rows: ~outside(rows, named), best, is_whole=True)
 
 
 def choose_plan(kind: RecommendationType, *, opted_out: bool, warm: bool, anchored: bool) -> Plan:

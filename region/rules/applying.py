@@ -10,7 +10,7 @@ from infra.contracts.release import CatalogueItem
 from region.rules.arranging import BoolArray, Explorer, Floors, Layout, Promoted, Quotas
 from region.rules.binding import NO_ROWS, Ground
 from region.rules.conditions import age_days
-from region.rules.filters import outside
+from region.rules.filters import outside, union, without
 from region.rules.ruleset import Active, Compiled, R
 from region.rules.schema import Boost, Diversity, Floor, HardRule, Quota
 
@@ -118,8 +118,7 @@ def supply(active: Active, reserve: IntArray, present: IntArray, page: int, grou
         for one in active.promotions
         if one.match is not None
     ]
-    rows = np.unique(np.concatenate(wanted)).astype(np.int32) if wanted else NO_ROWS
-    return rows[outside(rows, np.unique(present))]
+    return without(union(*wanted), present) if wanted else NO_ROWS
 
 
 def layout(
@@ -155,26 +154,24 @@ def _quotas(active: Active, rows: IntArray, page: int, ground: Ground, *, share_
     members: list[BoolArray] = []
     shares: list[float] = []
     names: list[str] = []
-
-    def add(member: BoolArray, share: float, name: str) -> None:
-        if member.any():
-            members.append(member)
-            shares.append(share)
-            names.append(name)
-
     if share_max < 1.0:
-        matrix = ground.bound.membership[rows] > 0.0
-        for column in np.flatnonzero(matrix.any(axis=0)).tolist():
-            if ground.bound.categories[column] != ground.asked_category:
-                add(matrix[:, column], share_max, CATEGORY_SHARE)
+        matrix, categories = ground.bound.membership[rows] > 0.0, ground.bound.categories
+        held = np.flatnonzero(matrix.any(axis=0)).tolist()
+        counted = [column for column in held if categories[column] != ground.asked_category]
+        members.append(matrix[:, counted])
+        shares += [share_max] * len(counted)
+        names += [CATEGORY_SHARE] * len(counted)
     for compiled in active.quotas:
         rule = compiled.rule
         share = rule.share_max if rule.share_max is not None else (rule.count_max or 1) / page
         for member in _groups(compiled, rows, ground):
-            add(member, share, rule.id)
-    if not members:
+            if member.any():
+                members.append(member[:, None])
+                shares.append(share)
+                names.append(rule.id)
+    if not names:
         return None
-    return Quotas(members=np.stack(members, axis=1), share_max=np.asarray(shares), names=tuple(names))
+    return Quotas(members=np.concatenate(members, axis=1), share_max=np.asarray(shares), names=tuple(names))
 
 
 def _groups(compiled: Compiled[Quota], rows: IntArray, ground: Ground) -> list[BoolArray]:
@@ -230,7 +227,7 @@ def _missing(
     """The first of `reserve` that the rule is about, as many as are missing among `present`."""
     limit = needed - int(selected(compiled, present, ground).sum())
     found: list[IntArray] = []
-    count, held, end = 0, np.unique(present), min(reserve.size, SCAN_ROWS_MAX)
+    count, held, end = 0, union(present), min(reserve.size, SCAN_ROWS_MAX)
     for start in range(0, end if limit > 0 else 0, SCAN_CHUNK):
         part = reserve[start : min(start + SCAN_CHUNK, end)]
         part = part[outside(part, held)]

@@ -138,6 +138,7 @@ class _Pass:
         if offer.backfill:
             self._open[count - offer.backfill :] = BACKFILL_VALUE - np.arange(offer.backfill)
         self._relevance = offer.relevance + self._open
+        self._values = np.empty(count, dtype=np.float32)
         self._taken = np.zeros(count, dtype=np.bool_)
         if layout.quotas is not None:
             # Once for all positions, and a row for each quota: a slate asks for them thirty times.
@@ -158,7 +159,7 @@ class _Pass:
                 self._take(int(open_[0]), (promoted.name,))
                 return
         due = self._floors_due(position)
-        values = self._diversifier.values() + self._open
+        values = np.add(self._diversifier.values(), self._open, out=self._values)
         if self._layout.explorer is not None and position <= self._page:
             drawn = self._layout.explorer.draw(position, values, self._may_stand(values, position, due))
             if drawn is not None:
@@ -187,6 +188,8 @@ class _Pass:
 
     def _choose(self, values: FloatArray, position: int, due: BoolArray | None) -> tuple[int, tuple[str, ...]]:
         free = int(values.argmax())
+        if due is None and not self._is_full_for(free, position):
+            return free, ()
         floored = due is not None and bool((due & ~self._taken).any())
         for mask in self._masks(position, due):
             restricted = np.where(mask, values, -np.inf)
@@ -232,6 +235,14 @@ class _Pass:
             return None
         within: BoolArray = ~np.logical_or.reduce(self._members_of[full], axis=0)
         return within
+
+    def _is_full_for(self, choice: int, position: int) -> bool:
+        """Whether a quota that `choice` counts for takes no more here."""
+        quotas = self._layout.quotas
+        if quotas is None:
+            return False
+        full = self._held >= self._limits[position - 1]
+        return bool(np.logical_or.reduce(full & quotas.members[choice]))
 
     def _is_most_relevant(self, choice: int) -> bool:
         return bool(np.maximum.reduce(self._relevance) <= self._relevance[choice])

@@ -15,7 +15,7 @@ class Diversifier(Protocol):
     """Values of all offered items in the light of what is placed; the largest goes next."""
 
     def values(self) -> FloatArray:
-        """`[count] float32`, above `arranging.BACKFILL_VALUE`; to be read, not changed."""
+        """`[count] float32`, above `arranging.BACKFILL_VALUE`; to be read, not changed, until the next call."""
         ...
 
     def place(self, choice: int) -> None:
@@ -31,15 +31,21 @@ class Mmr:
         self._vectors = unit_vectors
         self._strength = np.float32(strength)
         self._closest = np.zeros(relevance.size, dtype=np.float32)
+        # A slate asks thirty times: what is made anew each time costs more than what is computed.
+        self._values, self._cosines = np.empty_like(self._base), np.empty_like(self._base)
 
     def values(self) -> FloatArray:
         """See `Diversifier`."""
-        return self._base - self._strength * self._closest if self._strength else self._base
+        if not self._strength:
+            return self._base
+        np.multiply(self._closest, self._strength, out=self._values)
+        return np.subtract(self._base, self._values, out=self._values)
 
     def place(self, choice: int) -> None:
         """See `Diversifier`."""
         if self._strength:
-            np.maximum(self._closest, self._vectors @ self._vectors[choice], out=self._closest)
+            np.dot(self._vectors, self._vectors[choice], out=self._cosines)
+            np.maximum(self._closest, self._cosines, out=self._closest)
 
 
 class Dpp:

@@ -14,6 +14,7 @@ import numpy as np
 
 from central.release.repository import init_repository, trusted_root
 from infra.bench.catalogue import BenchRequest
+from infra.bench.miss.kept import kept_release, kept_suggestions, link_tree
 from infra.bench.serving.processes import HOST, UP_WITHIN_S, Server, family, free_port
 from infra.contracts.messages import HomeAnswer, HomeRequest, RecommendationType
 from infra.contracts.release import Manifest
@@ -52,7 +53,7 @@ class Node:
 
 
 def made_release(request: BenchRequest, num_items: int) -> Path:
-    """A synthetic release, made in central's environment; or the one that `--set release=DIR` names.
+    """A synthetic release, made in central's environment and kept if it is large; or that of `--set release=DIR`.
 
     Raises:
         UnavailableError: it could not be made; says why.
@@ -60,17 +61,20 @@ def made_release(request: BenchRequest, num_items: int) -> Path:
     given = request.options.get("release")
     if given is not None:
         return _checked_release(Path(given))
-    out = request.work / f"release-{num_items}"
-    request.progress.advance(0, 1, f"making a release of {num_items:,} items")
-    made = subprocess.run(
-        [tier_python("central", request.environments), "-m", "infra.bench.miss.synthetic", "--items", str(num_items),
-         "--out", str(out)],
-        cwd=source_root(), capture_output=True, text=True, timeout=BUILD_WITHIN_S, check=False,
-    )  # fmt: skip
-    if made.returncode:
-        raise UnavailableError(f"the synthetic release could not be made: {made.stderr[-600:]}")
-    request.progress.advance(1, 1, f"making a release of {num_items:,} items")
-    return Path(made.stdout.strip().splitlines()[-1])
+
+    def make(out: Path) -> Path:
+        request.progress.advance(0, 1, f"making a release of {num_items:,} items")
+        made = subprocess.run(
+            [tier_python("central", request.environments), "-m", "infra.bench.miss.synthetic", "--items",
+             str(num_items), "--out", str(out)],
+            cwd=source_root(), capture_output=True, text=True, timeout=BUILD_WITHIN_S, check=False,
+        )  # fmt: skip
+        if made.returncode:
+            raise UnavailableError(f"the synthetic release could not be made: {made.stderr[-600:]}")
+        request.progress.advance(1, 1, f"making a release of {num_items:,} items")
+        return Path(made.stdout.strip().splitlines()[-1])
+
+    return kept_release(request, num_items, make)
 
 
 def _checked_release(folder: Path) -> Path:
@@ -97,24 +101,33 @@ def running_node(request: BenchRequest, release: Path, *, extra: dict[str, objec
     subjects = _seed(settings, release, request.clock)
     path = place / "region.json"
     path.write_bytes(msgspec.json.encode(settings))
-    log = (place / "out.log").open("ab")
-    process = subprocess.Popen(
-        [tier_python("region", request.environments), "-m", "region", "--settings", str(path)],
-        cwd=source_root(), stdout=log, stderr=log, start_new_session=True,
-    )  # fmt: skip
+    state = Path(settings.state_directory)
     try:
-        _await(process, settings.port, request.clock, place)
-        server = Server("region", settings.port, process.pid)
-        yield Node(server, keys.service_key, keys.operator_key, subjects, Path(settings.state_directory))
+        with kept_suggestions(release, state), _process(request, path, place) as process:
+            _await(process, settings.port, request.clock, place)
+            server = Server("region", settings.port, process.pid)
+            yield Node(server, keys.service_key, keys.operator_key, subjects, state)
     finally:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(10.0)
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-        log.close()
         shutil.rmtree(place, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _process(request: BenchRequest, settings: Path, place: Path) -> "Iterator[subprocess.Popen[bytes]]":
+    """A region with these settings, which may not be up yet; ended when the block ends."""
+    with (place / "out.log").open("ab") as log:
+        process = subprocess.Popen(
+            [tier_python("region", request.environments), "-m", "region", "--settings", str(settings)],
+            cwd=source_root(), stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+        try:
+            yield process
+        finally:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(10.0)
+            if process.poll() is None:
+                process.kill()
+                process.wait()
 
 
 def make_settings(place: Path, extra: dict[str, object]) -> tuple[RegionSettings, RegionKeys]:
@@ -141,8 +154,7 @@ def make_settings(place: Path, extra: dict[str, object]) -> tuple[RegionSettings
 
 def install_release(release: Path, state: Path) -> None:
     """The release as a pulled and active one."""
-    target = state / "releases" / release.name
-    shutil.copytree(release, target, copy_function=lambda source, into: Path(into).hardlink_to(source))
+    link_tree(release, state / "releases" / release.name)
     (state / "state.json").write_bytes(msgspec.json.encode(RegionReleases(active=release.name)))
 
 

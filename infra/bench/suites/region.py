@@ -12,16 +12,17 @@ figures are called release_ unless it is one of these), `store` (`sqlite` or wha
 """
 
 import asyncio
-import re
 from collections import defaultdict
 from collections.abc import Coroutine
 from typing import Any
 
 import aiohttp
+import msgspec
 
 from infra.bench.catalogue import BenchRequest
 from infra.bench.miss.node import Node, decode, made_release, personal, running_node, shape_of
 from infra.bench.results import Bar, Measured, at_most, medians, percentile
+from infra.contracts.discovery import SuggestAnswer, SuggestCall
 from infra.contracts.messages import HomeAnswer
 from infra.contracts.residency import encode_regional
 from infra.plumbing.clock import Clock
@@ -38,7 +39,6 @@ COARSE_NOTE = (
     "searched, trained on 100,000 vectors, int8; items have 20 neighbours, not 50."
 )
 SETTLED_WITHIN_S = 600.0
-_BUILT = re.compile(r"^atoll_region_suggest_build_seconds (\S+)", re.MULTILINE)
 
 
 def run(request: BenchRequest) -> Measured:
@@ -129,18 +129,19 @@ async def _weighed(
 
 
 async def _settled(node: Node, clock: Clock) -> None:
-    """Until the index of suggestions is built: a process beside the region does that once a release, on a core.
+    """Until there are suggestions: a process beside the region builds them once a release, on a core.
 
     Raises:
-        UnavailableError: it is not built in time.
+        UnavailableError: they are not built in time.
     """
     ends_s = clock.monotonic_s() + SETTLED_WITHIN_S
+    body, headers = encode_regional(SuggestCall(q="ti")), {"Atoll-Service-Key": node.key}
     async with aiohttp.ClientSession() as session:
         while clock.monotonic_s() < ends_s:
-            async with session.get(f"{node.server.base}/metrics") as response:
-                page = await response.text()
-            if (found := _BUILT.search(page)) and float(found[1]) > 0.0:
-                return
+            async with session.post(f"{node.server.base}/v1/suggest", data=body, headers=headers) as response:
+                response.raise_for_status()
+                if not msgspec.json.decode(await response.read(), type=SuggestAnswer).degraded:
+                    return
             await asyncio.sleep(0.5)
     raise UnavailableError(f"the index of suggestions was not built in {SETTLED_WITHIN_S:.0f} s.")
 

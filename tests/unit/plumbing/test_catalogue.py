@@ -1,5 +1,6 @@
 """A catalogue in columns says what its items said, finds them by name, and is refused when its files do not fit."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from infra.contracts.release import CATALOGUE_FILES, CatalogueItem
+from infra.plumbing.catalogue import columns, writing
 from infra.plumbing.catalogue.columns import value_key
 from infra.plumbing.catalogue.reading import Catalogue, CatalogueError, check_catalogue, open_catalogue
 from infra.plumbing.catalogue.writing import (
@@ -189,3 +191,20 @@ def test_a_delta_carries_the_texts_that_are_new(tmp_path: Path) -> None:
     assert delta is not None
     assert apply_delta(contents[0], delta, length=len(contents[1])) == contents[1]
     assert len(delta) < 400
+
+
+@pytest.mark.parametrize("crowded", [lambda number: number, lambda number: (1 << 64) - 1 - number, lambda _: 1 << 63])
+def test_ids_are_found_however_their_hashes_lie(
+    monkeypatch: pytest.MonkeyPatch, crowded: Callable[[int], int]
+) -> None:  # fmt: skip
+    items = [CatalogueItem(item=str(number)) for number in range(500)]
+
+    def hashed(raw: bytes) -> int:
+        return crowded(int(raw)) if raw.isdigit() else 7
+
+    monkeypatch.setattr(columns, "text_hash", hashed)
+    monkeypatch.setattr(writing, "text_hash", hashed)
+    ids = Catalogue.of(items, np.zeros(len(items))).ids
+    assert [ids.find(item.item) for item in items] == list(range(len(items)))
+    assert ids.find("other") == -1
+    assert ids.find("1234") == -1

@@ -147,7 +147,8 @@ def test_slates_are_full_distinct_and_hold_nothing_that_may_not_be_shown(draft: 
     slate = [draft.release.tables.row_of[item.item] for item in finish(draft, recorder).slate]
     everything = range(draft.release.tables.shape.num_items)
     blocked = {*draft.seen, *draft.excluded, *draft.withdrawn}
-    passes = np.ones(len(everything), np.bool_) if draft.allowed is None else draft.allowed
+    rows = np.arange(len(everything), dtype=np.int32)
+    passes = np.ones(rows.size, np.bool_) if draft.allowed is None else draft.allowed[rows]
     allowed = {row for row in everything if row not in blocked and _in_category(draft, row) and passes[row]}
     assert len(set(slate)) == len(slate)
     assert not set(slate) & draft.withdrawn

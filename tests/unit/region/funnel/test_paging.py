@@ -1,6 +1,6 @@
 """Pages of mapped files are let go of beyond a bound; what stood in them, and in the seats behind them, stays."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from infra.plumbing.mapped import let_go, resident_file_bytes, whole_pages
+from infra.plumbing.mapped import Span, fill, let_go, pages_within, resident_file_bytes, whole_pages
+from region.funnel import paging
 from region.funnel.paging import Pager
 from region.funnel.release import LoadedRelease
 from region.funnel.tables import load_tables
@@ -78,3 +79,46 @@ def test_what_is_no_mapping_is_refused() -> None:
 def test_only_whole_pages_of_a_file_are_among_those_of_its_tables(tmp_path: Path) -> None:
     tables = load_tables(*bundle_at(tmp_path))
     assert all(length % 4096 == 0 for _, length in tables.mapped)
+
+
+def test_pages_are_brought_in_without_being_read(tmp_path: Path) -> None:
+    path = tmp_path / "table.npy"
+    np.save(path, np.zeros(8 << 20, dtype=np.uint8))
+    mapped = np.load(path, mmap_mode="r")
+    before = resident_file_bytes()
+    fill([whole_pages(mapped.ctypes.data - mapped.offset, mapped.offset + mapped.nbytes)])
+    assert resident_file_bytes() - before > 6 << 20
+    with pytest.raises(OSError, match="madvise"):
+        fill([(0, 4096)])
+
+
+def test_only_whole_pages_lie_within() -> None:
+    assert pages_within(4097, 8192) == (8192, 4096)
+    assert pages_within(4096, 8192) == (4096, 8192)
+    assert pages_within(4097, 100)[1] == 0
+
+
+@pytest.mark.parametrize("bound", ["all", "some"])
+async def test_what_becomes_active_is_brought_in_as_far_as_it_fits(
+    world: World, monkeypatch: pytest.MonkeyPatch, bound: str
+) -> None:
+    filled: list[Span] = []
+
+    def note(spans: Iterable[Span]) -> None:
+        filled.extend(spans)
+
+    monkeypatch.setattr(paging, "fill", note)
+    mapped = world.release.tables.mapped
+    sizes = sorted(length for _, length in mapped)
+    most = sum(sizes) + 5 if bound == "all" else sum(sizes)
+    pager = Pager(
+        bytes_max=most, lease=lambda: nullcontext(world.release), registry=CollectorRegistry(), resident=lambda: 5
+    )  # fmt: skip
+    await pager.look()
+    await pager.look()
+    found = sorted(length for _, length in filled)
+    if bound == "all":
+        assert found == sizes
+    else:
+        assert found == sizes[: len(found)]
+        assert sum(found) <= most // 2 < sum(sizes[: len(found) + 1])

@@ -36,4 +36,7 @@ def test_the_mask_is_what_the_filters_say(items: list[CatalogueItem], asked: Ite
 
     numbered = [replace(item, item=str(row)) for row, item in enumerate(items)]
     columns = Catalogue.of(numbered, np.zeros(len(items)))
-    assert Facets(columns).allowed(asked).tolist() == [passes(item) for item in items]
+    expected = [passes(item) for item in items]
+    allowed = Facets(columns).allowed(asked)
+    assert allowed[np.arange(len(items), dtype=np.int32)].tolist() == expected
+    assert sorted(allowed.best.tolist()) == np.flatnonzero(expected).tolist()

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter
 
 from infra.contracts.messages import RecommendationType
+from infra.plumbing.tallies import LoopHistogram
 from infra.plumbing.telemetry import DURATION_BUCKETS_S
 from region.funnel.recording import Recorder
 
@@ -15,8 +16,9 @@ class FunnelMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._slates = Counter("atoll_region_slates", "Slates by type of list.", ("type",), registry=registry)
         self._degraded = Counter("atoll_region_degraded", "Answers that missed a part.", ("part",), registry=registry)
-        self._stages = Histogram(
-            "atoll_region_stage_seconds", "Time per stage.", ("stage",), buckets=DURATION_BUCKETS_S, registry=registry
+        # A list has a dozen stages; all are counted from the loop.
+        self._stages = LoopHistogram(
+            "atoll_region_stage_seconds", "Time per stage.", "stage", bounds=DURATION_BUCKETS_S, registry=registry
         )
         self._empty = Counter("atoll_region_empty_slates", "Slates without an item.", registry=registry)
         self._late = Counter("atoll_region_deadline_passed", "Calls whose deadline was over.", registry=registry)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from central.release.tuning import first_reaching
-from infra.bench.retrieval.searching import NEIGHBOURS, Search, cpu_ms_of, recall_with
+from infra.bench.retrieval.searching import NEIGHBOURS, Search, recall_with
 from infra.contracts.features import FloatArray, IntArray
 from infra.plumbing.errors import UnavailableError
 
@@ -27,6 +27,7 @@ ADDED_AT_ONCE = 250_000
 PROBE_STEP = 1.03
 STEPS_WORTH = 24
 """Twice as many lists as at a larger refinement cost more than the smaller one saves."""
+DEARER = 1.3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +58,8 @@ def rival_at(
     """
     best: Rival | None = None
     tried = 0
-    for name, index, inner in _built(vectors, leaves, kinds, say):
-        for candidate in _settings(name, index, inner, recall, asked, exact):
+    for built in _built(vectors, leaves, kinds, say):
+        for candidate in _settings(built, recall, asked, exact):
             tried += 1
             if best is None or candidate.cpu_ms < best.cpu_ms:
                 best = candidate
@@ -67,10 +68,23 @@ def rival_at(
     return Rival(search=best.search, setting=best.setting, recall=best.recall, cpu_ms=best.cpu_ms, tried=tried)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Built:
+    """An index. `whole` refines what `inner`, its inverted lists, finds.
+
+    `parts`: what the library's objects point to and do not own; it must live as long as they are searched.
+    """
+
+    name: str
+    whole: Any
+    inner: Any
+    parts: tuple[Any, ...]
+
+
 def _built(
     vectors: FloatArray, leaves: Sequence[int], kinds: Sequence[str], say: Callable[[str], None]
-) -> Iterator[tuple[str, Any, Any]]:
-    """Every index as (name, the whole, its inverted lists). Both kinds of one number of lists share the partitions."""
+) -> Iterator[_Built]:
+    """Every index that was asked for. Both kinds of one number of lists share the partitions."""
     import faiss  # noqa: PLC0415 - only this suite needs it
 
     library: Any = faiss
@@ -95,7 +109,9 @@ def _built(
             _add(inner, vectors)
             library.omp_set_num_threads(1)
             say(f"bringing FAISS {name} to the recall")
-            yield name, library.IndexRefine(inner, refined), inner
+            yield _Built(
+                name=name, whole=library.IndexRefine(inner, refined), inner=inner, parts=(refined, partitions)
+            )  # fmt: skip
 
 
 def _add(index: Any, vectors: FloatArray) -> None:
@@ -103,27 +119,31 @@ def _add(index: Any, vectors: FloatArray) -> None:
         index.add(np.ascontiguousarray(vectors[start : start + ADDED_AT_ONCE]))
 
 
-def _settings(
-    name: str, index: Any, inner: Any, recall: float, asked: FloatArray, exact: IntArray
-) -> Iterator[Rival]:  # fmt: skip
+def _settings(built: _Built, recall: float, asked: FloatArray, exact: IntArray) -> Iterator[Rival]:
     """The fewest lists that reach `recall`, for each refinement: the largest first, as a smaller one needs no fewer."""
-    steps = _probe_steps(inner.nlist)
-    least, stop = 0, len(steps)
+    steps = _probe_steps(built.inner.nlist)
+    least, stop, cheapest_ms = 0, len(steps), float("inf")
     for refinement in REFINEMENTS:
-        found: dict[int, float] = {}
+        found: dict[int, tuple[float, float]] = {}
 
-        def reaches(step: int, refinement: float = refinement, found: dict[int, float] = found) -> bool:
-            found[step] = recall_with(_search_with(index, inner, steps[step], refinement), asked, exact)
-            return found[step] >= recall
+        def reaches(
+            step: int, refinement: float = refinement, found: dict[int, tuple[float, float]] = found
+        ) -> bool:  # fmt: skip
+            found[step] = recall_with(_search_with(built, steps[step], refinement), asked, exact)
+            return found[step][0] >= recall
 
         step = first_reaching(stop, reaches, start=least)
         if step is None:
             return
-        search = _search_with(index, inner, steps[step], refinement)
+        reached, cpu_ms = found[step]
         yield Rival(
-            search=search, setting=f"{name},Refine(SQfp16), nprobe {steps[step]}, k_factor {refinement:g}",
-            recall=found[step], cpu_ms=cpu_ms_of(search, asked), tried=1,
+            search=_search_with(built, steps[step], refinement), recall=reached, cpu_ms=cpu_ms, tried=1,
+            setting=f"{built.name},Refine(SQfp16), nprobe {steps[step]}, k_factor {refinement:g}",
         )  # fmt: skip
+        cheapest_ms = min(cheapest_ms, cpu_ms)
+        if cpu_ms > DEARER * cheapest_ms:
+            # From here on the lists cost more than the refinement saves.
+            return
         least, stop = step, min(len(steps), step + STEPS_WORTH)
 
 
@@ -136,10 +156,10 @@ def _probe_steps(lists: int) -> list[int]:
     return sorted(steps)
 
 
-def _search_with(index: Any, inner: Any, probes: int, refinement: float) -> Search:
+def _search_with(built: _Built, probes: int, refinement: float) -> Search:
     def search(query: FloatArray) -> IntArray:
-        inner.nprobe, index.k_factor = probes, refinement
-        rows: IntArray = index.search(query, NEIGHBOURS)[1].astype(np.int32)
+        built.inner.nprobe, built.whole.k_factor = probes, refinement
+        rows: IntArray = built.whole.search(query, NEIGHBOURS)[1].astype(np.int32)
         return rows
 
     return search

@@ -14,17 +14,14 @@ Search = Callable[[FloatArray], IntArray]
 """Rows `[1, NEIGHBOURS]` for a query `[1, dim]`."""
 
 
-def recall_with(search: Search, asked: FloatArray, exact: IntArray) -> float:
-    """recall@100 of `search` over `asked [queries, dim]`."""
-    return recall_of(np.concatenate([search(query[None]) for query in asked]), exact)
+def recall_with(search: Search, asked: FloatArray, exact: IntArray) -> tuple[float, float]:
+    """recall@100 of `search` over `asked [queries, dim]`, and what a query cost in ms of CPU of this thread."""
+    before_s = thread_cpu_s()
+    found = [search(query[None]) for query in asked]
+    cpu_ms = (thread_cpu_s() - before_s) * 1000 / len(asked)
+    return recall_of(np.concatenate(found), exact), cpu_ms
 
 
-def cpu_ms_of(search: Search, asked: FloatArray) -> float:
+def cpu_ms_of(search: Search, asked: FloatArray, exact: IntArray) -> float:
     """CPU of this thread for one query, in ms: the median of PASSES passes over all of them."""
-    passes = []
-    for _ in range(PASSES):
-        before_s = thread_cpu_s()
-        for query in asked:
-            search(query[None])
-        passes.append((thread_cpu_s() - before_s) * 1000 / len(asked))
-    return float(np.median(passes))
+    return float(np.median([recall_with(search, asked, exact)[1] for _ in range(PASSES)]))

@@ -132,14 +132,14 @@ def _sized(request: BenchRequest, count: int) -> Sized:
     def scann(query: FloatArray) -> IntArray:
         return index.search(query, NEIGHBOURS)[0]
 
-    recall = recall_with(scann, asked, exact)
+    recall, _ = recall_with(scann, asked, exact)
     rival = rival_at(
         recall, vectors=vectors, asked=asked, exact=exact, say=say,
         leaves=_numbers(request, "rival_lists", [round(times * count**0.5) for times in (1, 2)]),
         kinds=request.options.get("rival_kinds", ",".join(KINDS)).split(","),
     )  # fmt: skip
     say("measuring CPU")
-    cpu = [_cpu(scann, rival.search, asked) for _ in range(request.runs)]
+    cpu = [_cpu(scann, rival.search, asked, exact) for _ in range(request.runs)]
     say("switching")
     switched = _switches(request, switch, release, work, asked)
     report = msgspec.json.decode((release / INDEX_REPORT).read_bytes(), type=IndexReport)
@@ -159,8 +159,8 @@ def _saying(request: BenchRequest, count: int) -> Callable[[str], None]:
     return say
 
 
-def _cpu(ours: Search, theirs: Search, asked: FloatArray) -> dict[str, float]:
-    own_ms, their_ms = cpu_ms_of(ours, asked), cpu_ms_of(theirs, asked)
+def _cpu(ours: Search, theirs: Search, asked: FloatArray, exact: IntArray) -> dict[str, float]:
+    own_ms, their_ms = cpu_ms_of(ours, asked, exact), cpu_ms_of(theirs, asked, exact)
     return {"cpu_ms": own_ms, "faiss_cpu_ms": their_ms, "cpu_ratio_faiss": own_ms / their_ms}
 
 

@@ -10,7 +10,8 @@ from infra.bench.opened_files import opened
 from region.keeping.files import FileKeys
 
 _CHUNK = 4 << 20
-_NAME = re.compile(rb"(?=([0-9a-f]{32}))")
+_NAME_BYTES = 32
+_RUN = re.compile(rb"[0-9a-f]{32,}")
 
 
 def found_names(place: Path, names: frozenset[str], keys: FileKeys | None) -> set[str]:
@@ -23,7 +24,7 @@ def found_names(place: Path, names: frozenset[str], keys: FileKeys | None) -> se
     for path in sorted(place.rglob("*")):
         if path.is_file() and "releases" not in path.relative_to(place).parts:
             for content in (path.read_bytes(), opened(path, keys)):
-                found.update(wanted.intersection(match[1] for match in _NAME.finditer(content)))
+                found.update(wanted.intersection(_names_in(content)))
     return {name.decode() for name in found}
 
 
@@ -42,10 +43,17 @@ def names_in_memory(pids: Sequence[int], names: frozenset[str]) -> set[str]:
     return {name.decode() for name in found}
 
 
+def _names_in(content: bytes) -> Iterator[bytes]:
+    """Every 32 hex digits in a row, those that overlap too."""
+    for match in _RUN.finditer(content):
+        run = match[0]
+        yield from (run[start : start + _NAME_BYTES] for start in range(len(run) - _NAME_BYTES + 1))
+
+
 def _names_between(memory: "io.FileIO", first: int, last: int) -> Iterator[bytes]:
     """Every run of 32 hex digits between two addresses; what cannot be read is passed over."""
     for start in range(first, last, _CHUNK):
         with contextlib.suppress(OSError, ValueError, OverflowError):
             memory.seek(start)
-            content = memory.read(min(last - start, _CHUNK + 31))
-            yield from (match[1] for match in _NAME.finditer(content))
+            content = memory.read(min(last - start, _CHUNK + _NAME_BYTES - 1))
+            yield from _names_in(content)

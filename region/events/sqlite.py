@@ -1,5 +1,6 @@
 """The log on one machine: SQLite in write-ahead mode with a sync at every commit, appended to in groups."""
 
+import asyncio
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -141,8 +142,12 @@ class SqliteLog:
 
     async def scrub(self) -> str:
         """See `region.store.database.scrub`."""
-        remains = await self._deletes.call(scrub, timeout_s=_TIMEOUT_S)
-        return remains if self._seals is None else await self._seals.keys.scrub() or remains
+        if self._seals is None:
+            return await self._deletes.call(scrub, timeout_s=_TIMEOUT_S)
+        records, keys = await asyncio.gather(
+            self._deletes.call(scrub, timeout_s=_TIMEOUT_S), self._seals.keys.scrub()
+        )  # fmt: skip
+        return keys or records
 
     async def expire(self, *, before_ms: int) -> int:
         """Forget the oldest records, up to the first one received at `before_ms` or later."""

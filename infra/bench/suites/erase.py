@@ -46,7 +46,7 @@ from region.store.opening import open_store
 from region.store.port import OffsetEvent
 
 GOAL_S = 60.0
-ERASERS = 8
+ERASERS = 32
 OTHERS = 2
 """Connections over which other people's events go on."""
 PAUSE_S = 0.01
@@ -57,7 +57,7 @@ LIST_EVERY = 5
 EXPORT_EVERY = 10
 CAUGHT_UP_WITHIN_S = 120.0
 BACKUP_PAGE = 1_000
-WIPED_WITHIN_S = 30.0
+WIPED_WITHIN_S = 60.0
 """Each process looks for erasures once a second, and wipes a second later (`region.keeping.wiping`): about 3 s on a
 machine that has time."""
 WIPE_LOOK_S = 1.0

@@ -37,7 +37,7 @@ from region.api.resident_doors import ResidentDoors
 from region.api.routes import CallerDoors
 from region.api.rule_doors import RuleDoors, hear_rules
 from region.api.suggesting import Suggester
-from region.api.targets import metrics_targets
+from region.api.targets import METRICS_HOST, RetrievalPages
 from region.api.trying import CountedEvents, TrialDesk
 from region.api.withdrawing import hear_withdrawals
 from region.background import Background
@@ -225,7 +225,7 @@ async def open_node(settings: RegionSettings, stack: AsyncExitStack, telemetry: 
         )
     )  # fmt: skip
     app.add_routes(operations_routes(telemetry, lambda: waits_for(releases.activator)))
-    app.add_routes([metrics_targets(settings.region, releases.retrievals)])
+    app.add_routes(RetrievalPages(settings.region, releases.retrievals).routes())
     return Node(
         app=app, data=data, releases=releases, answers=answers, board=board, privacy=privacy, suggestions=suggestions
     )
@@ -331,7 +331,7 @@ def _open_releases(
         # A path of its own for each process, and a short one: the kernel takes 107 bytes.
         socket = Path(settings.run_directory or state) / f"ann-{settings.port}-{next(numbers)}.sock"
         process = RetrievalProcess(
-            release=directory, socket=socket, clock=clock, metrics_host=settings.host, gives_way=bool(len(retrievals))
+            release=directory, socket=socket, clock=clock, metrics_host=METRICS_HOST, gives_way=bool(len(retrievals))
         )
         retrievals.add(process)
         await process.start()

@@ -31,7 +31,7 @@ def scrape(
     """The text of `/metrics` of every process that answers, by its name.
 
     A region's retrieval processes stand behind its API's name: `us-east/api/retrieval/<release>`. Those that live for
-    one federated run are named by what they are; `short_lived` is the folder that tells where they are. Both serve
+    one federated run are named by what they are; `short_lived` is the folder that tells where they are. Those serve
     their pages on the loopback in plain; `tls` is for the others.
     """
     texts: dict[str, str] = {}
@@ -44,18 +44,22 @@ def scrape(
             texts[process.name] = _get(process.address, "/metrics", tls)
         if process.part is Part.API:
             with contextlib.suppress(OSError, http.client.HTTPException):
-                texts |= _named(_get(process.address, "/metrics/targets", tls).encode(), prefix=process.name)
+                texts |= _named(_get(process.address, "/metrics/targets", tls).encode(), prefix=process.name, tls=tls)
     return texts
 
 
-def _named(discovered: bytes, *, prefix: str) -> dict[str, str]:
+def _named(discovered: bytes, *, prefix: str, tls: ssl.SSLContext | None = None) -> dict[str, str]:
     """What the processes of a service discovery's answer say, by name; nothing of those that do not answer."""
     texts = {}
     with contextlib.suppress(OSError, http.client.HTTPException, msgspec.MsgspecError):
         for target in msgspec.json.decode(discovered, type=tuple[Target, ...]):
             name = "/".join(filter(None, (prefix, target.labels.get("process", ""), target.labels.get("release", ""))))
+            path, secured = (
+                target.labels.get("__metrics_path__", "/metrics"),
+                target.labels.get("__scheme__") == "https",
+            )
             for address in target.targets:
-                texts[name] = _get(address, "/metrics")
+                texts[name] = _get(address, path, tls if secured else None)
     return texts
 
 

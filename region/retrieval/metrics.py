@@ -1,7 +1,8 @@
 """What a retrieval process counts, and the page where Prometheus reads it.
 
 A retrieval process lives as long as its release does and answers over a Unix socket, so its page has a port that the
-kernel picks. The process names it when it says that it is ready; its region's API lists it at `/metrics/targets`.
+kernel picks. The process names it when it says that it is ready; its region's API lists it at `/metrics/targets` and
+hands it on (`region/api/targets.py`).
 """
 
 from collections.abc import Iterator

@@ -174,6 +174,10 @@ async def test_a_node_follows_its_channel_serves_and_says_what_it_does(place: Pl
         (child,) = json.loads((await node.get("/metrics/targets"))[1])
         assert child["labels"]["process"] == "retrieval"
         assert child["labels"]["release"] == first
+        assert (child["labels"]["__scheme__"], len(child["targets"])) == ("http", 1)
+        # The stand-in for a retrieval process has no page.
+        assert (await node.get(child["labels"]["__metrics_path__"]))[0] == 503
+        assert (await node.get("/metrics/retrieval/65000"))[0] == 404
         status, body = await node.get("/operator/v1/status")
         assert json.loads(body)["active"] == first
         await node.recommend()

@@ -124,7 +124,7 @@ def _sized(request: BenchRequest, count: int) -> Sized:
     say("building the release's index")
     release = _whole_release(request, count) if switch == "region" else _bare_release(count, work)
     vectors: FloatArray = np.load(release / ITEM_VECTORS, mmap_mode="r")
-    say("searching exactly")
+    say("searching for what should be found")
     asked = queries(vectors, int(request.number("queries", 300)), seed=2)
     exact = exact_neighbours(vectors, asked, NEIGHBOURS)
     index, _ = load_index(release)
@@ -138,9 +138,9 @@ def _sized(request: BenchRequest, count: int) -> Sized:
         leaves=_numbers(request, "rival_lists", [round(times * count**0.5) for times in (1, 2)]),
         kinds=request.options.get("rival_kinds", ",".join(KINDS)).split(","),
     )  # fmt: skip
-    say("measuring CPU")
+    say(f"measuring CPU at a recall of {recall:.4f} against {rival.recall:.4f} of {rival.setting}")
     cpu = [_cpu(scann, rival.search, asked, exact) for _ in range(request.runs)]
-    say("switching")
+    say(f"switching ({cpu[-1]['cpu_ms']:.3f} ms of CPU a query against {cpu[-1]['faiss_cpu_ms']:.3f})")
     switched = _switches(request, switch, release, work, asked)
     report = msgspec.json.decode((release / INDEX_REPORT).read_bytes(), type=IndexReport)
     return Sized(

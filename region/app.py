@@ -21,9 +21,10 @@ from infra.plumbing.ids import uniform
 from infra.plumbing.keys import LiveTrust, RegionKeys
 from infra.plumbing.telemetry import Telemetry, start_telemetry
 from infra.plumbing.tuf_client.client import ReleaseClient
-from region.additions.book import AdditionBook
 from region.additions.doors import AdditionDoors
 from region.additions.keeper import Additions
+from region.additions.opening import open_new_items
+from region.additions.publisher import ItemPublisher
 from region.api.announcing import Announcer
 from region.api.choices import Choices
 from region.api.discovery import DiscoveryDoors
@@ -56,6 +57,7 @@ from region.privacy.hearing import hear_erasures
 from region.privacy.late import LateEvents
 from region.privacy.opening import Privacy, open_accesses, open_privacy
 from region.privacy.places import Known
+from region.publishing.proving import DelegatedProof
 from region.releases.activation import Activator
 from region.releases.audit import AuditLog
 from region.releases.following import Follower
@@ -64,8 +66,7 @@ from region.releases.operator_api import operator_routes
 from region.releases.store import ReleaseDirectory, ReleaseStore
 from region.releases.trials import LOOK_S, Trials
 from region.retrieval.process import RetrievalProcess
-from region.rules.book import RuleBook, load_rules
-from region.rules.proving import DelegatedProof
+from region.rules.book import RULES_FILE, RuleBook, load_rules
 from region.rules.regional import Withdrawals
 from region.settings import RegionSettings
 from region.store.opening import apply_rules, open_store
@@ -89,6 +90,7 @@ class Data:
     withdrawals: Withdrawals
     book: RuleBook
     additions: Additions
+    publisher: ItemPublisher
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +154,7 @@ async def run(settings: RegionSettings, stop: asyncio.Event, *, clock: Clock | N
                 ),
                 "memory": background.repeat("memory", node.privacy.wiper.look, every_s=WIPE_LOOK_S),
                 "additions": background.repeat("additions", node.data.additions.hear, every_s=HEAR_RETRY_S),
+                "published": background.repeat("published", node.data.publisher.hear, every_s=HEAR_RETRY_S),
                 "added": background.repeat("added", node.data.additions.tidy, every_s=ADDITIONS_TIDY_S),
                 "trials": background.repeat("trials", node.releases.trials.look, every_s=LOOK_S),
                 "releases": keep_release(settings, node.releases, stop, background, clock),
@@ -174,7 +177,7 @@ async def open_node(settings: RegionSettings, stack: AsyncExitStack, telemetry: 
     if keys.region != settings.region:
         raise SettingsError(f"the key file is of region {keys.region}, the settings of {settings.region}.")
     client = open_client(settings, stack, clock)
-    data = _open_data(settings, stack, telemetry, clock, client)
+    data = await _open_data(settings, stack, telemetry, clock, client)
     releases = _open_releases(settings, stack, data, clock, client)
     answers = _open_answers(settings, stack, data, releases, telemetry, clock)
     lists = TrialDesk(recommender=answers.recommender, trials=releases.trials, clock=clock, registry=telemetry.registry)
@@ -187,8 +190,7 @@ async def open_node(settings: RegionSettings, stack: AsyncExitStack, telemetry: 
     accesses = open_accesses(settings, keys, clock)
     rules = RuleDoors(
         accesses=accesses, region=settings.region, book=data.book, recommender=answers.recommender,
-        requests=answers.requests,
-        activator=releases.activator, announcer=data.announcer, grid=data.grid, clock=clock,
+        requests=answers.requests, activator=releases.activator, announcer=data.announcer, grid=data.grid, clock=clock,
         operators_only=operators_only,
     )  # fmt: skip
     app = web.Application(middlewares=[frame(telemetry, clock)], client_max_size=settings.body_bytes_max)
@@ -211,7 +213,7 @@ async def open_node(settings: RegionSettings, stack: AsyncExitStack, telemetry: 
     )  # fmt: skip
     added = AdditionDoors(
         additions=data.additions, activator=releases.activator, body_bytes_max=settings.body_bytes_max,
-        admit=either_door(home_only, operators_only),
+        admit=either_door(home_only, operators_only), publisher=data.publisher, operators_only=operators_only,
     )  # fmt: skip
     resident = ResidentDoors(data.store, home_only, open_bulk_reads(settings, clock))
     stack.push_async_callback(resident.close)
@@ -242,8 +244,7 @@ def _caller_doors(
         labels=lambda item: labels_of(releases.activator.current, item),
     )  # fmt: skip
     timely = LateEvents(intake=taking, store=data.store, clock=clock)
-    learned = _learning(settings, timely, answers, releases)
-    intake = CountedEvents(intake=learned, trials=releases.trials)
+    intake = CountedEvents(intake=_learning(settings, timely, answers, releases), trials=releases.trials)
     choices = Choices(store=data.store, announcer=data.announcer)
     return CallerDoors(
         recommender=lists, intake=intake, choices=choices,
@@ -293,13 +294,13 @@ async def keep_release(
         await follower.run(interval_s=settings.poll_interval_s, stop=stop)
 
 
-def _open_data(
+async def _open_data(
     settings: RegionSettings, stack: AsyncExitStack, telemetry: Telemetry, clock: Clock, client: ReleaseClient
 ) -> Data:  # fmt: skip
     registry = telemetry.registry
     state = Path(settings.state_directory)
     withdrawals = Withdrawals(state)
-    proof = DelegatedProof(client, region=settings.region, clock=clock)
+    proof = DelegatedProof(client, RULES_FILE, region=settings.region, clock=clock)
     book = RuleBook(state / "rules", region=settings.region, first=load_rules(settings.rules_file), proof=proof)
     grid = connect_grid(settings.grid, clock=clock, registry=registry)
     stack.push_async_callback(grid.close)
@@ -310,12 +311,12 @@ def _open_data(
     waker = Waker(grid=grid, registry=registry)
     stack.push_async_callback(waker.close)
     announcer = Announcer(grid=grid, registry=registry)
-    additions = Additions(
-        book=AdditionBook(state), node=settings.node, grid=grid, announcer=announcer, clock=clock
+    additions, publisher = await open_new_items(
+        settings, client, withdrawals=withdrawals, grid=grid, announcer=announcer, clock=clock
     )  # fmt: skip
     return Data(
         grid=grid, store=store, log=log, waker=waker, announcer=announcer, withdrawals=withdrawals, book=book,
-        additions=additions,
+        additions=additions, publisher=publisher,
     )  # fmt: skip
 
 

@@ -298,6 +298,8 @@ class Invalidation(RegionalMessage, frozen=True, kw_only=True):
     withdrawn: Global[tuple[str, ...]] = ()
     """Items that may not be shown any more, to anyone, in this region."""
     restored: Global[tuple[str, ...]] = ()
+    published_items: Global[bool] = False
+    """The region's published items say so: other nodes take it from these, and edges from here."""
     rules: Global[str | None] = None
     """Edition of the rules that lists are arranged by from now: lists made before need the region's word."""
     purged: Global[tuple[str, ...]] = ()

@@ -32,7 +32,7 @@ def check_items(items: Sequence[NewItem]) -> None:
     if len({one.item for one in items}) != len(items):
         raise InvalidInputError("an item is named twice.", fix="Name each once.")
     for place, one in enumerate(items):
-        _check_item(f"items[{place}]", one)
+        check_item(f"items[{place}]", one)
 
 
 def check_known(items: Sequence[NewItem], tables: ReleaseTables) -> None:
@@ -63,7 +63,12 @@ def _known(tables: ReleaseTables) -> str:
     return f"It knows {', '.join(known[:CATEGORIES_NAMED])}{more}."
 
 
-def _check_item(where: str, one: NewItem) -> None:
+def check_item(where: str, one: NewItem) -> None:
+    """Refuse an item with a field out of bounds.
+
+    Raises:
+        InvalidInputError: names the field, as of the item `where`.
+    """
     if not one.item.isprintable():
         raise InvalidInputError(f"{where}.item holds a character that cannot be printed.")
     for name, text in (("title", one.title), ("brand", one.brand), ("creator", one.creator)):

@@ -60,6 +60,8 @@ class ListedItem(GlobalMessage, frozen=True, kw_only=True):
     categories: Global[tuple[str, ...]]
     added_at_ms: Global[int]
     released: Global[bool]
+    published: Global[bool] = False
+    """It stands in the region's published file, and no call at the door changes it."""
 
 
 class ListAnswer(GlobalMessage, frozen=True, kw_only=True):
@@ -94,3 +96,39 @@ class AdditionsNews(RegionalMessage, frozen=True, kw_only=True):
     node: Regional[str]
     additions: Regional[tuple[Addition, ...]] = ()
     asks: Regional[bool] = False
+
+
+class PublishItemsCall(RegionalMessage, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A file of items, word for word, and what the region's keys say about it where central delegates to them."""
+
+    document: Regional[str]
+    statement: Regional[str] = ""
+
+
+class PublishItemsAnswer(GlobalMessage, frozen=True, kw_only=True):
+    """What holds now and held before, how much it says, and whether other nodes and edges could be told at once."""
+
+    edition: Global[str]
+    before: Global[str]
+    items: Global[int]
+    released: Global[int]
+    """Of the items: those that the active release holds itself, and shows its own."""
+    withdrawn: Global[int]
+    told: Global[bool]
+    version: Global[int] = 0
+    """Of what the region's keys said about it; 0: not signed."""
+
+
+class PublishedItemsAnswer(RegionalMessage, frozen=True, kw_only=True):
+    """The file that holds, word for word (empty: none was published).
+
+    `collected`: the file as it would be with everything that was posted and withdrawn at the doors.
+    """
+
+    edition: Regional[str]
+    document: Regional[str]
+    operator: Regional[str]
+    published_at_ms: Regional[int]
+    collected: Regional[str]
+    version: Regional[int] = 0
+    """Of what the region's keys said about it; 0: not signed."""

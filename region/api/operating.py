@@ -11,6 +11,7 @@ from aiohttp import web
 
 from infra.contracts.messages import Invalidation
 from infra.contracts.residency import encode_global
+from infra.plumbing.errors import ConflictError
 from region.api.announcing import Announcer
 from region.api.checking import check_withdrawal
 from region.api.decoding import decode_body, read_body
@@ -42,11 +43,20 @@ class OperatorDoors:
         self.operators_only(request)
         call = decode_body(await read_body(request, bytes_max=self.body_bytes_max), WithdrawCall)
         check_withdrawal(call)
+        self._check_restored(call)
         await asyncio.to_thread(self.withdrawals.change, withdrawn=call.withdrawn, restored=call.restored)
         restored = tuple(item for item in call.restored if item not in self.withdrawals.items)
         told = await self.announcer.tell(Invalidation(withdrawn=call.withdrawn, restored=restored))
         answer = WithdrawAnswer(withdrawn_total=len(self.withdrawals.items), edges_told=told)
         return json_response(encode_global(answer))
+
+    def _check_restored(self, call: WithdrawCall) -> None:
+        held = sorted(self.withdrawals.published.intersection(call.restored))
+        if held:
+            raise ConflictError(
+                f"{held[0][:60]!r} is withdrawn by the region's published items.",
+                fix="Publish them without it: ./atoll region REGION items collect, items publish.",
+            )
 
     async def show_status(self, request: web.Request) -> web.Response:
         """The node at a glance."""

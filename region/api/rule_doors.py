@@ -4,14 +4,13 @@ import asyncio
 from collections import Counter
 from dataclasses import dataclass
 
-import msgspec
 from aiohttp import web
 
 from infra.contracts.messages import HomeRequest, Invalidation, SlateItem
 from infra.contracts.residency import encode_regional
 from infra.plumbing.clock import Clock
 from infra.plumbing.errors import AtollError, InvalidInputError
-from infra.plumbing.grid.port import Grid, GridUnavailableError
+from infra.plumbing.grid.port import Grid
 from region.api.announcing import Announcer
 from region.api.decoding import decode_body, read_body
 from region.api.doors import Door
@@ -22,11 +21,13 @@ from region.funnel.recommender import Recommender
 from region.funnel.release import LoadedRelease
 from region.funnel.ruling import bind_rules
 from region.privacy.access_log import AccessLog
+from region.publishing.book import Edition, Publication, edition_of
+from region.publishing.telling import hear_publications, tell_publication
 from region.releases.activation import Activator
-from region.rules.book import RULES_TOPIC, Publication, RuleBook
+from region.rules.book import RULES_TOPIC, RuleBook
 from region.rules.examining import Examination, examine
 from region.rules.reading import DOCUMENT_BYTES_MAX, read_rules
-from region.rules.ruleset import DEFAULTS_EDITION, compile_rules, edition_of
+from region.rules.ruleset import DEFAULTS_EDITION, compile_rules
 from region.rules.schema import RuleFile
 
 BODY_BYTES_MAX = 2 * DOCUMENT_BYTES_MAX
@@ -139,32 +140,19 @@ async def tell_rules(grid: Grid, announcer: Announcer, book: RuleBook) -> bool:
     current = book.current
     if current is None or not current.publication.document:
         return True
-    try:
-        await grid.publish(RULES_TOPIC, encode_regional(current.publication))
-    except GridUnavailableError:
+    if not await tell_publication(grid, RULES_TOPIC, current.publication):
         return False
     return await announcer.tell(Invalidation(rules=current.name))
 
 
 async def hear_rules(grid: Grid, announcer: Announcer, book: RuleBook) -> None:
     """Take over what other nodes publish; ask for theirs after every (re)connect. Ends when the grid ends it."""
-    async for message in grid.subscribe(RULES_TOPIC):
-        if message is None:
-            await grid.publish(RULES_TOPIC, encode_regional(_asking(book)))
-            continue
-        heard = msgspec.json.decode(message, type=Publication)
-        held_ms = _asking(book).published_at_ms
-        if not heard.document:
-            if heard.published_at_ms < held_ms:
-                await tell_rules(grid, announcer, book)
-            continue
-        is_news = await asyncio.to_thread(book.adopt, heard)
-        if is_news:
-            # Lists that this node made under its older rules since the first word to the edges.
-            await announcer.tell(Invalidation(rules=heard.edition))
 
+    async def took(edition: Edition[RuleFile]) -> None:
+        # Lists that this node made under its older rules since the first word to the edges.
+        await announcer.tell(Invalidation(rules=edition.name))
 
-def _asking(book: RuleBook) -> Publication:
-    """What a node says when it asks for something newer: its own publication without the text."""
-    current = book.current
-    return msgspec.structs.replace(current.publication, document="") if current else Publication(document="")
+    async def tell() -> None:
+        await tell_rules(grid, announcer, book)
+
+    await hear_publications(grid, RULES_TOPIC, book, took=took, tell=tell)

@@ -15,5 +15,6 @@ async def hear_withdrawals(grid: Grid, withdrawals: Withdrawals) -> None:
         if message is None:
             continue
         heard = msgspec.json.decode(message, type=Invalidation)
-        if heard.withdrawn or heard.restored:
+        # What a published file withdraws is taken from the file, once it has been verified here.
+        if not heard.published_items and (heard.withdrawn or heard.restored):
             await asyncio.to_thread(withdrawals.change, withdrawn=heard.withdrawn, restored=heard.restored)

@@ -1,20 +1,18 @@
 """The operator's rule commands as functions: `check` reads a file here, the others call a region. They block."""
 
-import datetime
 from collections.abc import Sequence
 from pathlib import Path
 
 from infra.plumbing.clock import Clock
 from infra.plumbing.errors import InvalidInputError
 from infra.plumbing.http.tls import ClientTls
-from infra.plumbing.tuf_client.delegation import sign_statement
-from infra.plumbing.tuf_client.signing import load_signer
 from region.api.rule_messages import PublishAnswer, RulesAnswer, RulesProposal
 from region.funnel.dry_run import DryRunAnswer
+from region.publishing.book import edition_of
+from region.publishing.signing import signed_statement
 from region.releases.commands import QUICK_S, call_region
-from region.rules.proving import RULES_FILE, STATEMENT_LIFE_S
+from region.rules.book import RULES_FILE
 from region.rules.reading import DOCUMENT_BYTES_MAX, read_rules
-from region.rules.ruleset import edition_of
 from region.rules.schema import RuleFile
 
 DRY_RUN_S = 60.0
@@ -65,12 +63,7 @@ def publish(
     """
     statement = ""
     if signing_keys:
-        signers = [load_signer(path) for path in signing_keys]
-        expires = datetime.datetime.fromtimestamp(clock.now_ms() // 1000 + STATEMENT_LIFE_S, tz=datetime.UTC)
         version = show(url, key, tls).version + 1
-        signed = sign_statement(
-            region, {RULES_FILE: document.encode()}, version=version, expires=expires, signers=signers
-        )  # fmt: skip
-        statement = signed.decode()
+        statement = signed_statement(RULES_FILE, document, region, signing_keys, version=version, clock=clock)
     proposal = RulesProposal(document=document, statement=statement)
     return call_region("POST", url, "rules/publish", key, tls, PublishAnswer, proposal, timeout_s=DRY_RUN_S)

@@ -23,13 +23,31 @@ class Withdrawals:
         self._path = directory / WITHDRAWN_FILE
         self._mutex = threading.Lock()
         self._items = self._load()
+        self._published: frozenset[str] = frozenset()
+        self._all = self._items
         self.edition = 0
         """Goes up with every change, so that what was derived from the items can be kept until then."""
 
     @property
     def items(self) -> frozenset[str]:
-        """The items withdrawn now."""
+        """The items withdrawn now, by calls and by the published file. The same object until something changes."""
+        return self._all
+
+    @property
+    def called(self) -> frozenset[str]:
+        """Those that were withdrawn by calls."""
         return self._items
+
+    @property
+    def published(self) -> frozenset[str]:
+        """Those that the region's published file withdraws; no call restores them."""
+        return self._published
+
+    def publish(self, items: frozenset[str]) -> None:
+        """Withdraw what the published file says, in place of what it said before. It lies on disk already."""
+        with self._mutex:
+            self._published = items
+            self._changed()
 
     def change(self, *, withdrawn: tuple[str, ...], restored: tuple[str, ...]) -> None:
         """Withdraw and restore; on disk before it holds in memory. An item in both is withdrawn.
@@ -48,7 +66,11 @@ class Withdrawals:
                 )
             write_atomically(self._path, msgspec.json.encode(sorted(items)))
             self._items = frozenset(items)
-            self.edition += 1
+            self._changed()
+
+    def _changed(self) -> None:
+        self._all = self._items | self._published
+        self.edition += 1
 
     def _load(self) -> frozenset[str]:
         try:

@@ -1,7 +1,6 @@
 """A rule file compiled: which rules hold for a call, with the surface's settings put over the file's."""
 
 import datetime as dt
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -151,11 +150,6 @@ def compile_rules(file: RuleFile, *, edition: str, defaults: Rules | None = None
 def defaults_of(rules: Rules) -> RuleSet:
     """The rules of a region that has none of its own: what the release says."""
     return compile_rules(RuleFile(format=1, region="any"), edition=DEFAULTS_EDITION, defaults=rules)
-
-
-def edition_of(text: str) -> str:
-    """The name of a rule file's text: the first 12 hex digits of its SHA-256."""
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _settings(file: RuleFile, surface: Surface, base: Rules) -> Settings:

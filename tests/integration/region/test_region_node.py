@@ -14,6 +14,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
+from central.release.delegating import delegate
 from central.release.publish import publish
 from central.release.repository import init_repository, trusted_root
 from infra.contracts.events import Event, EventBatch, EventType
@@ -30,8 +31,10 @@ from infra.plumbing.errors import SettingsError
 from infra.plumbing.grid.memory import MemoryGrid
 from infra.plumbing.keys import RegionKeys, TrustDirectory
 from infra.plumbing.telemetry import TelemetrySettings
+from infra.plumbing.tuf_client.signing import create_signer
 from region import app as region_app
 from region.__main__ import main
+from region.additions import commands
 from region.api.withdrawing import hear_withdrawals
 from region.app import run
 from region.rules.regional import Withdrawals
@@ -63,6 +66,14 @@ class Place:
             clock=SystemClock(),
         )
         return release
+
+    def delegate(self) -> None:
+        """Leave the region's folder to the key in `own.pem`, which is made."""
+        signer = create_signer(self.root / "own.pem")
+        delegate(
+            repository=self.root / "repository", keys=self.root / "keys", region="us-east",
+            public_keys=[signer.public_key], threshold=1, clock=SystemClock(),
+        )  # fmt: skip
 
 
 def free_port() -> int:
@@ -205,12 +216,19 @@ async def test_a_node_starts_from_its_disk_when_the_repository_is_gone(place: Pl
     async with running(place) as node:
         await node.until("/health/ready", b'"ready"')
         await node.operate("/operator/v1/items/withdraw", withdrawn=["item-0"])
+        place.delegate()
+        document = '{"format": 1, "region": "us-east", "items": [], "withdrawn": ["item-1"]}'
+        statement = commands.sign(document, "us-east", [place.root / "own.pem"], version=1, clock=SystemClock())
+        said = await node.operate("/operator/v1/items/publish", document=document, statement=statement)
+        assert (said["version"], said["withdrawn"]) == (1, 1)
+        with pytest.raises(AssertionError, match="refused as unsigned"):
+            await node.operate("/operator/v1/items/publish", document=document)
     place.settings = replace(place.settings, repository_url=f"http://127.0.0.1:{free_port()}", port=free_port())
     async with running(place) as node:
         await node.until("/health/ready", b'"ready"')
         answer = await node.recommend(type=RecommendationType.POPULAR)
         assert answer.release == release
-        assert "item-0" not in {item.item for item in answer.items}
+        assert not {"item-0", "item-1"} & {item.item for item in answer.items}
 
 
 @pytest.mark.parametrize(

@@ -5,48 +5,22 @@ from pathlib import Path
 
 import pytest
 
-from central.release.delegating import Delegated, delegate, withdraw_delegation
+from central.release.delegating import delegate, withdraw_delegation
 from infra.plumbing.clock import ManualClock, SystemClock
 from infra.plumbing.errors import InvalidInputError, NotFoundError, SettingsError
 from infra.plumbing.tuf_client.client import ReleaseClient
 from infra.plumbing.tuf_client.delegation import STATEMENT_BYTES_MAX, sign_statement
 from infra.plumbing.tuf_client.errors import RefusalReason, ReleaseRefusedError
-from infra.plumbing.tuf_client.library import CryptoSigner
-from infra.plumbing.tuf_client.signing import create_signer, public_pem, read_public
-from region.rules.book import Publication, RuleBook
-from region.rules.proving import RULES_FILE, DelegatedProof
-from region.rules.ruleset import edition_of
+from infra.plumbing.tuf_client.signing import read_public
+from region.publishing.book import Publication, edition_of
+from region.publishing.proving import DelegatedProof
+from region.rules.book import RULES_FILE, RuleBook
 from tests.support.repositories import StaticServer
 from tests.unit.releases.conftest import Central, NewClient
+from tests.unit.releases.keyed import FAR, Keyed
 
 RULES = "format: 1\nregion: us-east\n"
 NEWER = RULES + "note: newer\n"
-FAR = datetime.datetime(2100, 1, 1, tzinfo=datetime.UTC)
-
-
-class Keyed:
-    """The key of one region, delegated to on demand."""
-
-    def __init__(self, central: Central, directory: Path, region: str = "us-east") -> None:
-        self.central, self.region, self.path = central, region, directory / f"{region}.pem"
-        self.signer: CryptoSigner = create_signer(self.path)
-        self.public = directory / f"{region}.pub.pem"
-        self.public.write_bytes(public_pem(self.path))
-
-    def delegate(self, *others: "Keyed", threshold: int = 1) -> Delegated:
-        public = [read_public(one.public) for one in (self, *others)]
-        return delegate(
-            repository=self.central.repository, keys=self.central.keys, region=self.region, public_keys=public,
-            threshold=threshold, clock=self.central.clock,
-        )  # fmt: skip
-
-    def says(
-        self, document: str, version: int, *, region: str = "", name: str = RULES_FILE, expires: datetime.datetime = FAR
-    ) -> str:  # fmt: skip
-        files = {name: document.encode()}
-        return sign_statement(
-            region or self.region, files, version=version, expires=expires, signers=[self.signer]
-        ).decode()  # fmt: skip
 
 
 @pytest.fixture
@@ -55,7 +29,9 @@ def east(central: Central, tmp_path: Path) -> Keyed:
 
 
 def book_of(client: ReleaseClient, directory: Path, region: str = "us-east") -> RuleBook:
-    return RuleBook(directory, region=region, proof=DelegatedProof(client, region=region, clock=SystemClock()))
+    return RuleBook(
+        directory, region=region, proof=DelegatedProof(client, RULES_FILE, region=region, clock=SystemClock())
+    )
 
 
 def publish(book: RuleBook, document: str, statement: str) -> int:
@@ -170,7 +146,7 @@ def test_two_of_two_keys_and_a_new_key_for_the_region(client: ReleaseClient, eas
     book = book_of(client, tmp_path / "rules")
     assert refused(book, RULES, east.says(RULES, 1)) is RefusalReason.UNSIGNED
     both = sign_statement(
-        "us-east", {RULES_FILE: RULES.encode()}, version=1, expires=FAR, signers=[east.signer, second.signer]
+        "us-east", {RULES_FILE.name: RULES.encode()}, version=1, expires=FAR, signers=[east.signer, second.signer]
     )
     assert publish(book, RULES, both.decode()) == 1
     second.delegate()

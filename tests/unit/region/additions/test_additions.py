@@ -2,55 +2,26 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestClient, TestServer
-from prometheus_client import CollectorRegistry
 
 from infra.cli.__main__ import main
 from infra.contracts.messages import INVALIDATION_TOPIC, Invalidation, RecommendationType
 from infra.plumbing.errors import InvalidInputError, SettingsError
 from infra.plumbing.grid.memory import MemoryGrid
-from infra.plumbing.http.middleware import frame
 from infra.plumbing.keys import RegionKeys
 from region.additions.book import ADDITIONS_FILE, ADDITIONS_MAX, REMOVALS_KEPT, AdditionBook, TooManyAdditionsError
 from region.additions.checking import ReleasedItemError
-from region.additions.doors import AdditionDoors
-from region.additions.keeper import Additions
 from region.additions.messages import ITEMS_PER_CALL_MAX, Addition, NewItem
 from region.additions.reading import read_items
-from region.api.announcing import Announcer
-from region.api.doors import either_door, operator_door, service_door
 from region.exploration.counters import Tally
 from region.funnel.sampling import sample_of
-from region.releases.audit import AuditLog
-from region.releases.operations import Operations
+from tests.unit.region.additions.support import DRAMAS, Door, drama, hearing, keeper, shown, until
 from tests.unit.region.conftest import NewWorld
 from tests.unit.region.worlds import World, personal, row_of
-
-DRAMAS = ("item-2", "item-5", "item-8")
-"""Every third item of the synthetic bundle is a drama."""
-
-
-def keeper(world: World, directory: Path, grid: MemoryGrid | None = None, node: str = "r1") -> Additions:
-    grid = grid or MemoryGrid(clock=world.clock)
-    announcer = Announcer(grid=grid, registry=CollectorRegistry())
-    return Additions(book=AdditionBook(directory), node=node, grid=grid, announcer=announcer, clock=world.clock)
-
-
-def drama(name: str = "new-1", **fields: Any) -> NewItem:
-    return NewItem(item=name, title=f"Title of {name}", categories=("drama",), **fields)
-
-
-async def shown(world: World, **fields: Any) -> list[str]:
-    """The whole list of somebody who likes dramas."""
-    slate = await world.funnel.run(world.call(personal(n=50, **fields), row_of(*DRAMAS)))
-    return [item.item for item in slate]
 
 
 async def test_an_item_is_shown_to_whom_its_category_pleases_from_the_next_answer_on(
@@ -179,21 +150,6 @@ async def test_nodes_tell_each_other_and_ask_after_they_were_away(new_world: New
     assert "new-1" in listed
 
 
-@asynccontextmanager
-async def hearing(*all_of: Additions) -> AsyncIterator[None]:
-    tasks = [asyncio.create_task(one.hear()) for one in all_of]
-    yield
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def until(holds: Any) -> None:
-    async with asyncio.timeout(10):
-        while not holds():  # noqa: ASYNC110 - the steps of other tasks are waited for, and they set no event
-            await asyncio.sleep(0)
-
-
 async def test_edges_are_told_once_which_lists_to_make_anew(world: World, tmp_path: Path) -> None:
     grid = MemoryGrid(clock=world.clock)
     additions = keeper(world, tmp_path, grid)
@@ -242,33 +198,6 @@ def test_the_book_is_bounded_and_keeps_the_latest_word(tmp_path: Path) -> None:
     (tmp_path / ADDITIONS_FILE).write_bytes(b"{")
     with pytest.raises(SettingsError, match="added items"):
         AdditionBook(tmp_path)
-
-
-class Door:
-    """The doors over a world, as the application puts them together."""
-
-    def __init__(self, world: World, tmp_path: Path) -> None:
-        self._world = world
-        self.additions = keeper(world, tmp_path)
-        self.audit = AuditLog(tmp_path / "audit.jsonl")
-        self.operations = Operations(audit=self.audit, clock=world.clock)
-        self.active_release = world.release.release_id
-        doors = AdditionDoors(
-            additions=self.additions, activator=self, body_bytes_max=1 << 20,  # type: ignore[arg-type]
-            admit=either_door(service_door("service-key"), operator_door("operator-key")),
-        )  # fmt: skip
-        app = web.Application(middlewares=[frame(world.telemetry, world.clock)])
-        app.add_routes(doors.routes())
-        self.client: TestClient[web.Request, web.Application] = TestClient(TestServer(app))
-
-    @contextmanager
-    def lease(self) -> Any:
-        yield self._world.release
-
-    async def post(self, verb: str, body: Any, **headers: str) -> tuple[int, dict[str, Any]]:
-        headers = headers or {"Authorization": "Operator operator-key"}
-        response = await self.client.post(f"/operator/v1/items/{verb}", json=body, headers=headers)
-        return response.status, await response.json()
 
 
 @pytest.fixture
@@ -323,7 +252,7 @@ async def test_what_cannot_be_added_is_refused_with_its_place(
     found, answer = await door.post("add", body)
     assert found == status, answer
     assert told in answer["detail"]
-    assert not door.additions.listed(door._world.release).items
+    assert not door.additions.listed(door.world.release).items
     assert door.audit.latest(1)[0].outcome == "refused"
 
 

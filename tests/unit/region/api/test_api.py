@@ -381,6 +381,16 @@ async def test_withdrawn_items_leave_at_once_are_told_and_outlive_a_restart(
     await problem(await region.post("/operator/v1/items/withdraw", b"{}", OPERATOR), 400)
 
 
+async def test_no_call_restores_what_the_published_file_withdraws(region: Region) -> None:
+    region.world.withdrawals.change(withdrawn=("item-1",), restored=())
+    region.world.withdrawals.publish(frozenset({"item-1", "item-2"}))
+    for item in (b"item-1", b"item-2"):
+        answer = await region.post("/operator/v1/items/withdraw", b'{"restored": ["%s"]}' % item, OPERATOR)
+        assert "published items" in (await problem(answer, 409))["detail"]
+    region.world.withdrawals.publish(frozenset())
+    assert region.world.withdrawals.items == {"item-1"}
+
+
 async def test_an_edge_that_could_not_be_told_is_said(region: Region, monkeypatch: pytest.MonkeyPatch) -> None:
     async def gone(_topic: str, _message: bytes) -> None:
         raise GridUnavailableError("the grid does not answer.")

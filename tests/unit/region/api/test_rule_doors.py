@@ -16,19 +16,17 @@ from infra.plumbing.errors import AtollError
 from infra.plumbing.grid.memory import MemoryGrid
 from infra.plumbing.http.middleware import frame
 from infra.plumbing.keys import RegionKeys
-from infra.plumbing.tuf_client.delegation import Delegation
-from infra.plumbing.tuf_client.errors import RepositoryUnavailableError
-from infra.plumbing.tuf_client.library import CryptoSigner, DelegatedRole, Delegations, Targets
 from infra.plumbing.tuf_client.signing import create_signer
 from region.api.announcing import Announcer
 from region.api.doors import operator_door
 from region.api.rule_doors import RuleDoors, hear_rules
 from region.api.rule_messages import PublishAnswer
 from region.privacy.access_log import AccessLog
+from region.publishing.book import edition_of
+from region.publishing.proving import DelegatedProof
 from region.rules import commands
-from region.rules.book import RuleBook
-from region.rules.proving import DelegatedProof
-from region.rules.ruleset import edition_of
+from region.rules.book import RULES_FILE, RuleBook
+from tests.unit.region.delegating import Delegating
 from tests.unit.region.worlds import SUBJECT, World, row_of
 
 OPERATOR = {"Authorization": "Operator key"}
@@ -215,28 +213,13 @@ async def test_another_node_takes_over_what_is_published_and_asks_when_it_comes_
         task.cancel()
 
 
-class Delegating:
-    """Central's word, without central: the folder of us-east is left to one key."""
-
-    def __init__(self, signer: CryptoSigner) -> None:
-        key = signer.public_key
-        role = DelegatedRole("region-us-east", [key.keyid], 1, terminating=True, paths=["regions/us-east/*"])
-        self.central = Targets(delegations=Delegations({key.keyid: key}, {role.name: role}))
-
-    def refresh(self) -> None:
-        raise RepositoryUnavailableError("central is away.")
-
-    def delegation(self, region: str) -> Delegation:
-        return Delegation(region, self.central)
-
-
 async def test_signed_rules_are_published_as_the_command_line_does_and_unsigned_ones_refused(
     region: Region, tmp_path: Any
 ) -> None:
     path, other = tmp_path / "key.pem", tmp_path / "other.pem"
     source = Delegating(create_signer(path))
     create_signer(other)
-    region.world.book._proof = DelegatedProof(source, region="us-east", clock=region.world.clock)
+    region.world.book._proof = DelegatedProof(source, RULES_FILE, region="us-east", clock=region.world.clock)
     url = str(region.client.make_url("")).rstrip("/")
 
     async def publish(*keys: Any, document: str = RULES) -> PublishAnswer:

@@ -7,10 +7,10 @@ import pytest
 
 from infra.plumbing.clock import ManualClock
 from infra.plumbing.errors import InvalidInputError, SettingsError
-from region.rules import book as module
-from region.rules.book import Publication, RuleBook, load_rules
+from region.publishing import book as module
+from region.publishing.book import Publication, edition_of
+from region.rules.book import RuleBook, load_rules
 from region.rules.history import Page, PageHistory
-from region.rules.ruleset import edition_of
 
 FIRST = "format: 1\nregion: us-east\n"
 SECOND = FIRST + "note: second\n"

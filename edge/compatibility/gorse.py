@@ -20,7 +20,7 @@ from edge.http.reading import checked_name
 from infra.contracts.events import EVENTS_PER_BATCH_MAX, Event, EventType
 from infra.contracts.messages import RecommendationType, SlateItem
 from infra.plumbing.errors import AtollError, InvalidInputError, NotFoundError
-from infra.plumbing.http.bodies import body_in_time
+from infra.plumbing.http.bodies import NOT_JSON, body_in_time
 from infra.plumbing.http.problems import kind_of
 from infra.plumbing.service_keys import Scope, ServiceKey, require
 
@@ -187,7 +187,7 @@ def _number(request: web.Request, name: str, low: int, default: int) -> int:
 def _decoded(body: bytes) -> list[Feedback]:
     try:
         given = msgspec.json.decode(body, type=list[Feedback])
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except NOT_JSON:
         raise InvalidInputError("the body is not a list of feedback.") from None
     if not 1 <= len(given) <= EVENTS_PER_BATCH_MAX:
         raise InvalidInputError("the list has the wrong size.", fix=f"Send 1 to {EVENTS_PER_BATCH_MAX} feedbacks.")

@@ -26,13 +26,15 @@ from infra.plumbing.errors import (
     NotFoundError,
     UnauthorizedError,
 )
-from infra.plumbing.http.bodies import body_in_time
+from infra.plumbing.http.bodies import NOT_JSON, body_in_time
 from infra.plumbing.http.middleware import REQUEST_ID
 from infra.plumbing.service_keys import Scope, ServiceKey, require
 
 PREFIX: Final = "/personalize"
 RESULTS_DEFAULT: Final = 25
 RESULTS_MAX: Final = 500
+MOMENT_S_MAX: Final = 253_402_300_799
+"""The last second of the year 9999."""
 VALUES_MAX: Final = 20
 _QUOTED = re.compile(r'"([^"]{1,128})"')
 Text = Annotated[str, Meta(max_length=256)]
@@ -67,7 +69,7 @@ class PutEvent(msgspec.Struct, frozen=True, rename="camel"):
     """One event of `PutEvents`."""
 
     event_type: Text
-    sent_at: float
+    sent_at: Annotated[float, Meta(ge=0, le=MOMENT_S_MAX)]
     event_id: Text | None = None
     event_value: float | None = None
     item_id: Text | None = None
@@ -230,7 +232,7 @@ def _context(given: dict[str, str]) -> Context:
 def _decoded(body: bytes, kind: type[M]) -> M:
     try:
         return msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except NOT_JSON:
         raise InvalidInputError(f"the body is not one of {kind.__name__}.") from None
 
 

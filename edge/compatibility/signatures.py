@@ -82,7 +82,7 @@ def check_signature(signed: Signed, message: Message, secret: str, *, now_s: flo
         raise UnauthorizedError("X-Amz-Date is not a moment.") from None
     if abs(now_s - made_s) > WINDOW_S or not moment.startswith(signed.day):
         raise UnauthorizedError("the signature is not of this moment.", fix="Set the clock of the caller.")
-    request = hashlib.sha256(_canonical_request(signed, message).encode()).hexdigest()
+    request = hashlib.sha256(_canonical_request(signed, message).encode("utf-8", "surrogateescape")).hexdigest()
     scope = f"{signed.day}/{signed.region}/{SERVICE}/aws4_request"
     to_sign = "\n".join((ALGORITHM, moment, scope, request))
     expected = hmac.new(_signing_key(signed, secret), to_sign.encode(), hashlib.sha256).hexdigest()

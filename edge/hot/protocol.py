@@ -30,7 +30,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from edge.hot.framing import ASIDE, UNKNOWN, owed_after
 from edge.hot.path import HotPath
-from infra.plumbing.http.guarding import GuardedHandler
+from infra.plumbing.http.guarding import GuardedHandler, GuardedServer
 
 NEEDED = ("_waiter", "_paused", "_next_keepalive_close_time", "_keepalive_timeout")
 CALLED = ("_process_keepalive",)
@@ -116,11 +116,11 @@ class HotHandler(GuardedHandler):
         super()._process_keepalive()
 
 
-class HotServer(web.Server):
+class HotServer(GuardedServer):
     """Makes `HotHandler`s where aiohttp's own server makes `RequestHandler`s."""
 
     def __init__(self, server: web.Server, hot: HotPath) -> None:
-        self.__dict__.update(server.__dict__)
+        super().__init__(server)
         self._hot = hot
 
     def __call__(self) -> RequestHandler:

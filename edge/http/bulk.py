@@ -20,6 +20,8 @@ from edge.http.bodies import BulkLine, BulkResult
 from edge.http.rendering import page_of
 from infra.contracts.messages import Context, RecommendationType, Surface
 from infra.plumbing.errors import AtollError, InvalidInputError, OverloadedError
+from infra.plumbing.http.bodies import NOT_JSON, unreadable_body
+from infra.plumbing.http.middleware import REQUEST_ID
 from infra.plumbing.http.problems import kind_of
 
 NDJSON: Final = "application/x-ndjson"
@@ -52,7 +54,9 @@ class BulkDesk:
             OverloadedError: too many bulk calls are under way; nothing was read.
         """
         async with self._admitted():
-            response = web.StreamResponse(headers={"Content-Type": NDJSON, "Cache-Control": "no-store"})
+            # Its head leaves before the frame around every handler could add the id.
+            headers = {"Content-Type": NDJSON, "Cache-Control": "no-store", "Atoll-Request-Id": request[REQUEST_ID]}
+            response = web.StreamResponse(headers=headers)
             await response.prepare(request)
             await self._stream(request.content, response, of_user)
             return response
@@ -130,12 +134,13 @@ async def lines_of(content: StreamReader) -> AsyncIterator[bytes]:
     """The lines of a body as they come, without empty ones.
 
     Raises:
-        InvalidInputError: a line is longer than LINE_BYTES_MAX, or there are more than LINES_MAX.
+        InvalidInputError: a line is longer than LINE_BYTES_MAX, there are more than LINES_MAX, or the body is not coded
+            as its head says.
         TimeoutError: nothing came for IDLE_S.
     """
     held = b""
     count = 0
-    while chunk := await _within(content.readany()):
+    while chunk := await _next_bytes(content):
         *lines, held = (held + chunk).split(b"\n")
         for line in [*lines, held] if len(held) > LINE_BYTES_MAX else lines:
             if len(line) > LINE_BYTES_MAX:
@@ -149,6 +154,13 @@ async def lines_of(content: StreamReader) -> AsyncIterator[bytes]:
         yield held
 
 
+async def _next_bytes(content: StreamReader) -> bytes:
+    try:
+        return await _within(content.readany())
+    except web.RequestPayloadError:
+        raise unreadable_body() from None
+
+
 def decode_line(line: bytes) -> BulkLine:
     """What one line asks for.
 
@@ -157,7 +169,7 @@ def decode_line(line: bytes) -> BulkLine:
     """
     try:
         return msgspec.json.decode(line, type=BulkLine)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except NOT_JSON:
         fields = ", ".join(BulkLine.__struct_fields__)
         raise InvalidInputError(
             "the line is not a JSON object that can be used.", fix=f"Known are: {fields}."

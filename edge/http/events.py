@@ -23,6 +23,7 @@ from infra.plumbing.errors import (
     UnauthorizedError,
     UnavailableError,
 )
+from infra.plumbing.http.bodies import NOT_JSON
 
 M = TypeVar("M", bound=msgspec.Struct)
 
@@ -39,7 +40,7 @@ def parse_events(body: bytes) -> ReadBatch:
     """
     try:
         read = read_batch(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except NOT_JSON as error:
         raise _not_usable(error, "a batch of events", ("events", "schema_version")) from None
     if not 1 <= len(read.batch.events) + len(read.rejected) <= EVENTS_PER_BATCH_MAX:
         raise InvalidInputError(
@@ -163,7 +164,7 @@ def for_caller(error: AtollError) -> AtollError:
 def _decoded(body: bytes, kind: type[M], what: str) -> M:
     try:
         return msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except NOT_JSON as error:
         raise _not_usable(error, what, kind.__struct_fields__) from None
 
 

@@ -92,12 +92,13 @@ class Identities:
         """A service that calls for `user`, a raw id of this region, or for nobody.
 
         Raises:
-            InvalidInputError: the user id is empty or too long.
+            InvalidInputError: the user id is empty, too long, or not UTF-8.
         """
-        if user is not None and not 0 < len(user) <= USER_CHARACTERS_MAX:
+        if user is not None and not (0 < len(user) <= USER_CHARACTERS_MAX and _is_text(user)):
             raise InvalidInputError(
-                "Atoll-User is not a user id.", fix=f"It has 1 to {USER_CHARACTERS_MAX} characters.", field="Atoll-User"
-            )
+                "Atoll-User is not a user id.", fix=f"It has 1 to {USER_CHARACTERS_MAX} characters in UTF-8.",
+                field="Atoll-User",
+            )  # fmt: skip
         subject = None if user is None else self._keys.pseudonym("user", user)
         return Caller(service=key, subject=subject, session=session)
 
@@ -169,9 +170,18 @@ class Identities:
 
 def _bearer(authorization: str) -> str:
     scheme, _, token = authorization.partition(" ")
-    if scheme.lower() != "bearer" or not token.strip():
+    if scheme.lower() != "bearer" or not token.strip() or not token.isascii():
         raise UnauthorizedError("the Authorization header is not usable.", fix="Send `Authorization: Bearer <token>`.")
     return token.strip()
+
+
+def _is_text(header: str) -> bool:
+    """Whether what came in a header was UTF-8; what was not, aiohttp passes on as lone surrogates."""
+    try:
+        header.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _digest(token: str) -> bytes:

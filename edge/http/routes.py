@@ -23,6 +23,7 @@ from edge.http.operations import OPERATIONS
 from edge.http.pages import page_routes, problem_page
 from edge.http.parameters import LOCALE
 from edge.http.query import parse_deadline_ms, parse_list_query
+from edge.http.reading import checked_name
 from edge.http.rendering import list_response, offer_of
 from edge.http.rights import RightsDesk
 from edge.limits.buckets import CallerLimits
@@ -197,7 +198,8 @@ class EdgeRoutes:
             raise InvalidInputError(
                 "locale is not a language tag.", fix="Send locale=en or locale=de-AT.", field="locale"
             )
-        return await self._exercise(request, Right.WHY, item=request.match_info["item"], locale=locale)
+        item = checked_name(request.match_info["item"], "item") or ""
+        return await self._exercise(request, Right.WHY, item=item, locale=locale)
 
     async def _exercise(
         self, request: web.Request, right: Right, *, item: str = "", locale: str = "en"

@@ -6,6 +6,7 @@ import msgspec
 from aiohttp import web
 
 from infra.plumbing.errors import InvalidInputError
+from infra.plumbing.http.bodies import NOT_JSON
 
 M = TypeVar("M", bound=msgspec.Struct)
 WAIT_S_MAX = 30.0
@@ -28,7 +29,7 @@ def decoded(body: bytes, kind: type[M]) -> M:
     """
     try:
         return msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except NOT_JSON as error:
         raise InvalidInputError(f"the body is not a usable {kind.__name__}: {error}.") from error
 
 

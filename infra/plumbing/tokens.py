@@ -71,7 +71,8 @@ def verify_token(token: str, trust: Trust, *, clock: Clock) -> Principal:
                 "require": ["exp", "iat", "sub", "home"], "verify_exp": False, "verify_iat": False, "verify_nbf": False
             },
         )  # fmt: skip
-    except jwt.PyJWTError as error:
+    except (jwt.PyJWTError, ValueError, RecursionError) as error:
+        # The last two for what is no text, or brackets in brackets: PyJWT lets them through.
         raise UnauthorizedError("the token does not hold.", fix="Get a fresh token from its home region.") from error
     return _principal(claims, str(kid), now_s=clock.now_ms() / 1000)
 

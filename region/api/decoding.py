@@ -9,6 +9,7 @@ from aiohttp import web
 
 from infra.contracts.event_schema import ReadBatch, read_batch
 from infra.plumbing.errors import AtollError, InvalidInputError
+from infra.plumbing.http.bodies import NOT_JSON
 
 M = TypeVar("M", bound=msgspec.Struct)
 
@@ -23,6 +24,7 @@ async def read_body(request: web.Request, *, bytes_max: int) -> bytes:
     Raises:
         HTTPRequestEntityTooLarge: it is larger.
         HTTPRequestTimeout: it did not arrive within BODY_READ_TIMEOUT_S.
+        RequestPayloadError: it is not coded as its head says; the frame around every handler knows what to answer.
     """
     declared = request.content_length
     if declared is not None and declared > bytes_max:
@@ -47,7 +49,7 @@ def decode_body(body: bytes, kind: type[M]) -> M:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
         raise _named(str(error)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except NOT_JSON:
         raise InvalidInputError("the body is not valid JSON in UTF-8.") from None
 
 
@@ -61,7 +63,7 @@ def decode_batch(body: bytes) -> ReadBatch:
         return read_batch(body)
     except msgspec.ValidationError as error:
         raise _named(str(error)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except NOT_JSON:
         raise InvalidInputError("the body is not valid JSON in UTF-8.") from None
 
 

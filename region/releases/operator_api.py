@@ -9,6 +9,7 @@ from aiohttp import web
 
 from infra.contracts.residency import RegionalMessage, encode_regional
 from infra.plumbing.errors import InvalidInputError
+from infra.plumbing.http.bodies import NOT_JSON
 from region.releases.activation import Activator
 from region.releases.audit import AuditLog
 from region.releases.following import pull
@@ -152,7 +153,7 @@ async def _body(request: web.Request, kind: type[M]) -> M:
         raise InvalidInputError(f"The body is longer than {BODY_BYTES_MAX} bytes.")
     try:
         return msgspec.json.decode(content, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except NOT_JSON as error:
         fields = ", ".join(kind.__struct_fields__)
         raise InvalidInputError(f"The body cannot be used: {error}.", fix=f"Send JSON with: {fields}.") from error
 

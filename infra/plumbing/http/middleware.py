@@ -9,6 +9,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 
 from infra.plumbing.clock import Clock
 from infra.plumbing.errors import AtollError
+from infra.plumbing.http.bodies import unreadable_body
 from infra.plumbing.http.problems import INTERNAL, kind_of_status, problem_for, problem_response
 from infra.plumbing.ids import accept_request_id
 from infra.plumbing.tallies import LoopCounter, LoopHistogram
@@ -60,19 +61,36 @@ def frame(telemetry: Telemetry, clock: Clock, stats: RequestStats | None = None)
 async def _answer(telemetry: Telemetry, request: web.Request, handler: Handler, request_id: str) -> web.StreamResponse:
     try:
         return await handler(request)
-    except AtollError as error:
-        return problem_for(error, request_id)
-    except web.HTTPException as error:
-        if error.status < 400:
+    except Exception as error:
+        begun = request.writer.output_size > 0
+        if begun and isinstance(error, ConnectionError):
+            raise  # Whoever was being answered has hung up.
+        answer = _refusal(error, request_id)
+        if answer is None:
+            telemetry.logger.exception("a handler failed", extra={"fields": {"request_id": request_id}})
+        if begun or (isinstance(error, web.HTTPException) and error.status < 400):
+            # In the middle of an answer the head of another one would be read as part of it: aiohttp hangs up.
             raise
-        kind = kind_of_status(error.status)
-        answer = problem_response(error.status, kind.title, kind.means, request_id)
-        if "Allow" in error.headers:
-            answer.headers["Allow"] = error.headers["Allow"]
-        return answer
-    except Exception:
-        telemetry.logger.exception("a handler failed", extra={"fields": {"request_id": request_id}})
+        if answer is not None:
+            return answer
         return problem_response(INTERNAL.status, INTERNAL.title, "The request could not be answered.", request_id)
+
+
+def _refusal(error: Exception, request_id: str) -> web.Response | None:
+    """What the caller is told of an error that is the caller's or was foreseen; None for faults of ours."""
+    if isinstance(error, AtollError):
+        return problem_for(error, request_id)
+    if isinstance(error, web.RequestPayloadError):
+        answer = problem_for(unreadable_body(), request_id)
+        answer.force_close()  # Where the next request begins, nobody knows.
+        return answer
+    if not isinstance(error, web.HTTPException):
+        return None
+    kind = kind_of_status(error.status)
+    answer = problem_response(error.status, kind.title, kind.means, request_id)
+    if "Allow" in error.headers:
+        answer.headers["Allow"] = error.headers["Allow"]
+    return answer
 
 
 def operations_routes(telemetry: Telemetry, ready: Callable[[], str | None]) -> list[web.RouteDef]:

@@ -95,7 +95,7 @@ async def serve(
         SettingsError: the address cannot be bound, or a TLS file cannot be used.
     """
     closed = Counter(
-        "atoll_http_closed", "Connections closed because their sender was slow or silent.", ("why",),
+        "atoll_http_closed", "Connections closed: their sender was slow, silent or not to be understood.", ("why",),
         registry=telemetry.registry,
     )  # fmt: skip
     context = None

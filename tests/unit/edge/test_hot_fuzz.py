@@ -23,6 +23,7 @@ from edge.app import HOT_PATH
 from edge.hot.path import HotPath
 from edge.hot.protocol import HotHandler, HotServer
 from infra.contracts.messages import Lifetime
+from infra.plumbing.http.guarding import GuardedHandler
 from tests.unit.edge.conftest import World, open_world
 from tests.unit.edge.raw import head
 
@@ -119,7 +120,7 @@ class Twins:
         return HotHandler(self.hot, self.server, loop=self.loop)
 
     def plain_handler(self) -> RequestHandler:
-        return RequestHandler(self.server, loop=self.loop)
+        return GuardedHandler(self.server, loop=self.loop)
 
     async def talk(self, handler: RequestHandler, reads: list[bytes], turns: list[int]) -> bytes:
         line = Connection(handler)

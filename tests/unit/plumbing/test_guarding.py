@@ -74,3 +74,16 @@ async def test_a_body_that_does_not_come_is_408(port: tuple[int, list[str]]) -> 
     writer.write(b"POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc")
     assert (await asyncio.wait_for(reader.readline(), 10)).startswith(b"HTTP/1.1 408")
     writer.close()
+
+
+async def test_what_is_not_http_is_counted(port: tuple[int, list[str]]) -> None:
+    for _ in range(2):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port[0])
+        writer.write(b"GET /slow HTTP/1.1\r\nHost: x\r\nbad name: 1\r\n\r\n")
+        assert b"bad name" not in await until_closed(reader)
+        writer.close()
+    for _ in range(1000):
+        if len(port[1]) == 2:
+            break
+        await asyncio.sleep(0.01)
+    assert port[1] == ["unreadable"] * 2

@@ -1,13 +1,14 @@
 """Federated rounds in a real Flower deployment on one machine: 1,000 phones in 3 regions, then kill -9 at random.
 
 First: one round over three gateways and 1,000 simulated phones, a tenth of which drop out at a random step. `round_s`
-is the ServerApp's own time of the round, from booking to the step. Phones have short histories (20 events), because all
-of them share this machine. Then: 10 rounds over 60 phones while a gateway, a SuperNode or the ServerApp is killed with
-SIGKILL about every ten seconds. Afterwards everything that was written is read again: `wrong_sums` counts rounds whose
-mean is not that of the sums in the gateways' journals, `double_bookings` rounds that the ledger holds twice, or holds
-although they are none of the outcome's. Where kills come faster than this machine starts a process again, rounds could
-go on for ever: killing stops after KILLED_S_MAX (`rounds_while_killing` were through by then), and a run that is not
-through KILLED_RUN_S_MAX after its start is ended and judged by what it had written (`rounds_missing`).
+is the ServerApp's own time of the round, from booking to the step; the bar wants all three regions in its sum. Phones
+have short histories (20 events), because all of them share this machine. Then: 10 rounds over 60 phones while a
+gateway, a SuperNode or the ServerApp is killed with SIGKILL about every ten seconds. Afterwards everything that was
+written is read again: `wrong_sums` counts rounds whose mean is not that of the sums in the gateways' journals,
+`double_bookings` rounds that the ledger holds twice, or holds although they are none of the outcome's. Where kills come
+faster than this machine starts a process again, rounds could go on for ever: killing stops after KILLED_S_MAX
+(`rounds_while_killing` were through by then), and a run that is not through KILLED_RUN_S_MAX after its start is ended
+and judged by what it had written (`rounds_missing`).
 Options: `phones` (default 1000), `rounds` (under killing, default 10), `kill_every_s` (default 10), `seed`.
 """
 
@@ -35,7 +36,7 @@ from federation.privacy.ledger import EntryKind, read_ledger
 from federation.rounds.outcome import RunOutcome
 from federation.settings import CohortSettings, GatewaySettings, PhonesSettings
 from infra.bench.catalogue import BenchRequest
-from infra.bench.results import Bar, Measured, at_most
+from infra.bench.results import Bar, Measured
 from infra.local.tiers import source_root, tier_python
 from infra.plumbing.environment import environment_with
 from infra.plumbing.errors import AtollError
@@ -47,6 +48,10 @@ RELEASE, POPULATION = "0" * 20, "bench"
 EVENTS, ITEMS = 20, 400
 DROPOUT_SHARE = 0.1
 KILLED_S_MAX, KILLED_RUN_S_MAX = 180.0, 360.0
+ROUND_S_MAX = 60.0
+ANSWERED_S_MAX = 150.0
+"""How long central waits for a round's sums here: a round that takes longer than its goal is to be measured, not void.
+"""
 
 
 class BenchError(AtollError):
@@ -91,12 +96,17 @@ def run(request: BenchRequest) -> Measured:
     make_release(request)
     request.progress.advance(0, 2, f"a round over {phones} phones")
     with deployment(request, "large", phones) as large:
-        outcome = _rounds(large, rounds=1, timeout_s=300.0)
-    figures = {"round_s": outcome.rounds[0].took_s, "phones": float(phones), "updates": float(outcome.devices)}
+        outcome = _rounds(large, rounds=1, timeout_s=300.0, answered_s=ANSWERED_S_MAX)
+        figures = _large(large, outcome, phones)
     request.progress.advance(1, 2, f"rounds under kill -9; the large one took {figures['round_s']:.0f} s")
     figures |= _under_killing(request)
+    regions = len(REGIONS)
     bars = (
-        at_most(f"a round over {phones} phones in 3 regions", figures["round_s"], 60, unit="s"),
+        # A round that was void soon is no quick round.
+        Bar(bar=f"a round over {phones} phones in {regions} regions, all of them in its sum", figure=figures["round_s"],
+            goal=ROUND_S_MAX, unit="s",
+            met=figures["round_s"] <= ROUND_S_MAX and figures["regions_in_sum"] == regions
+            and figures["large_wrong_sums"] == 0),
         Bar(bar="wrong sums under kill -9", figure=figures["wrong_sums"], goal=0, unit="rounds",
             met=figures["wrong_sums"] == 0),
         Bar(bar="double bookings under kill -9", figure=figures["double_bookings"], goal=0, unit="rounds",
@@ -104,8 +114,21 @@ def run(request: BenchRequest) -> Measured:
         Bar(bar="rounds under kill -9 that came to no end", figure=figures["rounds_missing"], goal=0, unit="rounds",
             met=figures["rounds_missing"] == 0),
     )  # fmt: skip
-    notes = ("one run: a round and ten rounds under killing take minutes",)
+    notes = (
+        "one run: a round and ten rounds under killing take five minutes",
+        "the phones' own cryptography, a thousand phones' on one core, is in round_s",
+    )
     return Measured(figures=figures, bars=bars, notes=notes)
+
+
+def _large(world: Deployment, outcome: RunOutcome, phones: int) -> dict[str, float]:
+    """How the large round went, its sum checked like those under killing."""
+    (one,) = outcome.rounds
+    return {
+        "round_s": one.took_s, "phones": float(phones), "updates": float(outcome.devices),
+        "regions_in_sum": float(sum(part.phase == Phase.CLOSED for part in one.regions)) if one.ok else 0.0,
+        "large_wrong_sums": checked_afterwards(world.folder, outcome)["wrong_sums"],
+    }  # fmt: skip
 
 
 def _under_killing(request: BenchRequest) -> dict[str, float]:
@@ -282,10 +305,11 @@ def _phones_settings(world: Deployment, phones: int) -> PhonesSettings:
     )  # fmt: skip
 
 
-def _rounds(world: Deployment, *, rounds: int, timeout_s: float) -> RunOutcome:
+def _rounds(world: Deployment, *, rounds: int, timeout_s: float, answered_s: float = ROUND_S_MAX) -> RunOutcome:
     return run_rounds(
         state_directory=world.folder / "run", release_directory=world.request.work / RELEASE, regions=world.links(),
-        rounds=rounds, training=TrainingPlan(rank=8), options=RunOptions(timeout_s=timeout_s, restarts_max=100),
+        rounds=rounds, training=TrainingPlan(rank=8),
+        options=RunOptions(timeout_s=timeout_s, round_timeout_s=answered_s, restarts_max=100),
         privacy=PrivacyPlan(
             ledger_file=str(world.folder / "ledger.jsonl"), population=POPULATION, epsilon_max=1000.0,
             noise_multiplier=2.0,

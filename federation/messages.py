@@ -18,6 +18,8 @@ from infra.plumbing.errors import InvalidInputError
 ROUND_ID_PATTERN = re.compile(r"[0-9a-f]{16,64}")
 PROTOCOL = 2
 """Version of what phones and gateway say to each other; a phone of another version is told to update."""
+PACKED = "atoll-visit-packed"
+"""Subprotocol of a visit (RFC 6455) whose bodies are MessagePack; without it they are JSON."""
 TICKET_HEADER = "Atoll-Round-Ticket"
 VECTOR_HEADER = "Atoll-User-Vector"
 VECTOR_RELEASE_HEADER = "Atoll-Vector-Release"

@@ -7,7 +7,7 @@ One `DeviceRound` serves one session of the gateway: `advert` until the phone is
 from federation.device.training import LocalTraining
 from federation.messages import RoundPlan
 from federation.secure_aggregation.client import ProtocolError, SecureClient, Trust
-from federation.secure_aggregation.identity import DeviceIdentity
+from federation.secure_aggregation.identity import Certificates, DeviceIdentity
 from federation.secure_aggregation.messages import (
     Advert,
     Mailbox,
@@ -27,11 +27,13 @@ class DeviceRound:
     """One phone's part of one session."""
 
     def __init__(
-        self, session: str, *, identity: DeviceIdentity, trust: Trust, now_ms: int, entropy: Entropy
+        self, session: str, *, identity: DeviceIdentity, trust: Trust, now_ms: int, entropy: Entropy,
+        certificates: Certificates | None = None,
     ) -> None:  # fmt: skip
         self.session = session
         self._client = SecureClient(
-            round_id=session, identity=identity, trust=trust, now_ms=now_ms, entropy=entropy
+            round_id=session, identity=identity, trust=trust, now_ms=now_ms, entropy=entropy,
+            certificates=certificates,
         )  # fmt: skip
         self.advert: Advert = self._client.advert()
         self._mailbox: Mailbox | None = None

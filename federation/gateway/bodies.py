@@ -1,6 +1,6 @@
 """Bodies and queries of the gateway's doors."""
 
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -10,6 +10,14 @@ from infra.plumbing.http.bodies import NOT_JSON
 
 M = TypeVar("M", bound=msgspec.Struct)
 WAIT_S_MAX = 30.0
+
+
+class Reader(Protocol):
+    """Makes a message of a body: `decoded` or `unpacked`."""
+
+    def __call__(self, body: bytes, kind: type[M]) -> M:
+        """Raises InvalidInputError when the body is not one."""
+        ...
 
 
 async def body_of(request: web.Request, kind: type[M]) -> M:
@@ -30,6 +38,18 @@ def decoded(body: bytes, kind: type[M]) -> M:
     try:
         return msgspec.json.decode(body, type=kind)
     except NOT_JSON as error:
+        raise InvalidInputError(f"the body is not a usable {kind.__name__}: {error}.") from error
+
+
+def unpacked(body: bytes, kind: type[M]) -> M:
+    """`body`, MessagePack, as `kind`.
+
+    Raises:
+        InvalidInputError: it is not one.
+    """
+    try:
+        return msgspec.msgpack.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidInputError(f"the body is not a usable {kind.__name__}: {error}.") from error
 
 

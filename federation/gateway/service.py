@@ -26,6 +26,7 @@ from federation.messages import (
 from federation.privacy.noise import Entropy, coin
 from federation.rounds.machine import ORDER, Round, Selection, Verdict
 from federation.secure_aggregation.client import ProtocolError, Trust, check_advert
+from federation.secure_aggregation.identity import Certificates
 from federation.secure_aggregation.messages import (
     Advert,
     Mailbox,
@@ -76,6 +77,7 @@ class Gateway:
         issuer_public: bytes,
     ) -> None:  # fmt: skip
         self._trust = Trust(region, issuer_public)
+        self._certificates = Certificates(region=region, issuer_public=issuer_public)
         self._policy = policy
         self._journal = journal
         self._clock = clock
@@ -172,7 +174,9 @@ class Gateway:
             self._count("check-in", "advert")
             return CheckInAnswer(reason="advert", session=current.session)
         try:
-            check_advert(phone.advert, round_id=current.session, trust=self._trust, now_ms=self._clock.now_ms())
+            check_advert(
+                phone.advert, round_id=current.session, certificates=self._certificates, now_ms=self._clock.now_ms()
+            )
         except ProtocolError as error:
             self._count("check-in", "uncertified")
             raise ForbiddenError(

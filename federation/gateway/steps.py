@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from federation.gateway.bodies import M, decoded
+from federation.gateway.bodies import M, Reader, decoded
 from federation.gateway.service import Gateway
 from federation.messages import CheckIn, CheckInAnswer, Phase, RegionalSum
 from federation.secure_aggregation.messages import MaskedUpdate, SealedShares, SurvivorsSigned, Unmasking
@@ -29,16 +29,16 @@ class Steps:
         """Set and replaced whenever a round has moved."""
         self._seen: tuple[Phase | None, float | None] = (None, None)
 
-    async def check_in(self, subject: str, body: bytes) -> CheckInAnswer:
+    async def check_in(self, subject: str, body: bytes, *, read: Reader = decoded) -> CheckInAnswer:
         """A check-in of `subject`; one that is selected is answered when the cohort is drawn. Raises as `Gateway`."""
-        answer = self.gateway.check_in(subject, decoded(body, CheckIn))
+        answer = self.gateway.check_in(subject, read(body, CheckIn))
         self.wake_if_moved()
         if not answer.ticket:
             return answer
         roster = await self._moved_on(lambda: self.gateway.roster(answer.ticket))
         return msgspec.structs.replace(answer, roster=roster)
 
-    async def take(self, step: str, ticket: str, body: bytes) -> RegionalMessage:
+    async def take(self, step: str, ticket: str, body: bytes, *, read: Reader = decoded) -> RegionalMessage:
         """Take `shares`, `update`, `signature` or `unmask` under a ticket.
 
         Raises:
@@ -49,16 +49,16 @@ class Steps:
         look: Callable[[], RegionalMessage | None]
         match step:
             case "shares":
-                self.gateway.shares(ticket, decoded(body, SealedShares))
+                self.gateway.shares(ticket, read(body, SealedShares))
                 look = lambda: self.gateway.mailbox(ticket)  # noqa: E731 - four of a kind
             case "update":
-                self.gateway.update(ticket, decoded(body, MaskedUpdate))
+                self.gateway.update(ticket, read(body, MaskedUpdate))
                 look = lambda: self.gateway.survivors(ticket)  # noqa: E731 - four of a kind
             case "signature":
-                self.gateway.sign(ticket, decoded(body, SurvivorsSigned))
+                self.gateway.sign(ticket, read(body, SurvivorsSigned))
                 look = lambda: self.gateway.signatures(ticket)  # noqa: E731 - four of a kind
             case "unmask":
-                receipt = self.gateway.unmask(ticket, decoded(body, Unmasking))
+                receipt = self.gateway.unmask(ticket, read(body, Unmasking))
                 look = lambda: receipt  # noqa: E731 - four of a kind
             case _:
                 raise NotFoundError("there is no such step.", fix="Take shares, update, signature and unmask in order.")

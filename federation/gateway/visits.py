@@ -9,6 +9,9 @@ token once; then frames, all binary, go to and fro:
     phone     shares NL SealedShares        and so on: update, signature, unmask, as the calls of the same name
     gateway   200 NL Mailbox                the status that the call would have had, a line feed, the same body
 
+Bodies are JSON, as in the calls; for a phone that offers the subprotocol PACKED they are MessagePack both ways, which
+leaves bytes as they are: a quarter less to carry, and hardly anything to read. What is refused is JSON either way.
+
 A visit that breaks off costs nothing but itself: the calls take its ticket. How many there are at once, how large and
 how many its frames are and how long it lasts is bounded.
 """
@@ -17,9 +20,10 @@ import asyncio
 
 from aiohttp import WSMsgType, web
 
+from federation.gateway.bodies import decoded, unpacked
 from federation.gateway.steps import Steps
-from federation.messages import CheckInAnswer
-from infra.contracts.residency import RegionalMessage, encode_regional
+from federation.messages import PACKED, CheckInAnswer
+from infra.contracts.residency import RegionalMessage, encode_regional, pack_regional
 from infra.plumbing.errors import AtollError, InvalidInputError, OverloadedError
 from infra.plumbing.http.problems import problem_for
 
@@ -57,7 +61,7 @@ class Visits:
         """
         if self._open >= self._visits_max:
             raise OverloadedError("as many phones are here as this gateway takes.", fix="Come back in a minute.")
-        socket = web.WebSocketResponse(max_msg_size=self._frame_bytes_max, compress=False)
+        socket = web.WebSocketResponse(max_msg_size=self._frame_bytes_max, compress=False, protocols=(PACKED,))
         self._open += 1
         try:
             await socket.prepare(request)
@@ -84,6 +88,9 @@ class _Visit:
         self._socket = socket
         self._subject = subject
         self._ticket = ""
+        packed = socket.ws_protocol == PACKED
+        self._read = unpacked if packed else decoded
+        self._write = pack_regional if packed else encode_regional
 
     async def run(self) -> None:
         """Until the phone has said all, or says nothing any more."""
@@ -101,12 +108,12 @@ class _Visit:
 
     async def _answer(self, step: str, body: bytes) -> RegionalMessage:
         if step != "check-in":
-            return await self._steps.take(step, self._ticket, body)
+            return await self._steps.take(step, self._ticket, body, read=self._read)
         if self._ticket:
             raise InvalidInputError("this phone has a ticket.", fix="Visit again for another round.")
-        answer: CheckInAnswer = await self._steps.check_in(self._subject, body)
+        answer: CheckInAnswer = await self._steps.check_in(self._subject, body, read=self._read)
         self._ticket = answer.ticket
         return answer
 
     async def _say(self, what: bytes, message: RegionalMessage) -> None:
-        await self._socket.send_bytes(what + b"\n" + encode_regional(message))
+        await self._socket.send_bytes(what + b"\n" + self._write(message))

@@ -13,9 +13,9 @@ import msgspec
 
 from federation.device.rounds import DeviceRound
 from federation.device.training import LocalTraining
-from federation.messages import TICKET_HEADER, CheckIn, CheckInAnswer, RoundPlan, UpdateReceipt
+from federation.messages import PACKED, TICKET_HEADER, CheckIn, CheckInAnswer, RoundPlan, UpdateReceipt
 from federation.secure_aggregation.messages import Mailbox, MaskedUpdate, Signatures, Survivors
-from infra.contracts.residency import RegionalMessage, encode_regional
+from infra.contracts.residency import RegionalMessage, encode_regional, pack_regional
 
 A = TypeVar("A", bound=RegionalMessage)
 R = TypeVar("R")
@@ -69,7 +69,7 @@ class GatewayLink:
         try:
             async with self.session.ws_connect(
                 f"{self.url}/v1/device/visit", headers={"Authorization": f"Bearer {token}"}, compress=0,
-                max_msg_size=FRAME_BYTES_MAX,
+                max_msg_size=FRAME_BYTES_MAX, protocols=(PACKED,),
             ) as socket:  # fmt: skip
                 visit = Visit(self, socket)
                 visit.greeting = await visit.hear(CheckInAnswer, SESSION)
@@ -111,6 +111,8 @@ class Visit:
         self._link = link
         self._socket = socket
         self._ticket = ""
+        self._packed = socket.protocol == PACKED
+        """Whether the gateway knows that form; one that does not is spoken to in JSON."""
         self.greeting = CheckInAnswer()
         """Which session the gateway is in, or when to come back."""
 
@@ -179,7 +181,7 @@ class Visit:
         if status != wanted:
             raise RefusedError(f"the gateway answered {status[:3].decode('ascii', 'replace')}")
         try:
-            return msgspec.json.decode(body, type=kind)
+            return msgspec.msgpack.decode(body, type=kind) if self._packed else msgspec.json.decode(body, type=kind)
         except msgspec.DecodeError as error:
             raise RefusedError(type(error).__name__) from None
 
@@ -190,7 +192,7 @@ class Visit:
 
     async def _call(self, step: str, body: RegionalMessage, kind: type[A]) -> A:
         """A frame and its answer; behind the check-in a visit that broke off goes on in calls under its ticket."""
-        content = encode_regional(body)
+        content = pack_regional(body) if self._packed else encode_regional(body)
         self._link.bytes_up += len(content)
         try:
             await self._socket.send_bytes(step.encode() + b"\n" + content)
@@ -198,4 +200,4 @@ class Visit:
         except (aiohttp.ClientError, ConnectionResetError, TimeoutError) as error:
             if not self._ticket:
                 raise RefusedError(f"{step}: {type(error).__name__}") from None
-        return await self._link.post(step, content, kind, ticket=self._ticket)
+        return await self._link.post(step, encode_regional(body), kind, ticket=self._ticket)

@@ -39,7 +39,7 @@ from federation.phones.gains import GainTable, Quality, changes, rank_of, step_o
 from federation.phones.link import GatewayLink, RefusedError, UnsentError, Visit
 from federation.rounds.outcome import load_adapter
 from federation.secure_aggregation.client import ProtocolError, Trust
-from federation.secure_aggregation.identity import DeviceIdentity, enrol
+from federation.secure_aggregation.identity import Certificates, DeviceIdentity, enrol
 from federation.settings import PhonesSettings
 from infra.contracts.events import SensitiveEvent
 from infra.contracts.release import FEDERATED_ADAPTER
@@ -133,6 +133,11 @@ class Simulator:
         self._trusts = {
             region: Trust(region, found.issuer_public)
             for region, found in TrustDirectory.of(list(keys.values())).regions.items()
+        }
+        # Phones of one process need not check the same certificate each: a real one has a processor of its own.
+        self._certificates = {
+            region: Certificates(region=region, issuer_public=trust.issuer_public)
+            for region, trust in self._trusts.items()
         }
         self._links: dict[str, GatewayLink] = {}
         self._phones = [self._phone(owner, keys[owner.region], categories) for owner in owners]
@@ -252,6 +257,7 @@ class Simulator:
             device = DeviceRound(
                 visit.greeting.session, identity=phone.identity, trust=self._trusts[phone.owner.region],
                 now_ms=self._clock.now_ms(), entropy=secrets.token_bytes,
+                certificates=self._certificates[phone.owner.region],
             )  # fmt: skip
             answer = await visit.check_in(
                 CheckIn(releases=(self._release.release_id,), session=device.session, advert=device.advert)

@@ -11,7 +11,7 @@ the same list of survivors. A gateway that tells different phones different list
 from dataclasses import dataclass
 
 from federation.secure_aggregation import graph, keys
-from federation.secure_aggregation.identity import DeviceIdentity, IdentityError, verify_certificate, verify_signature
+from federation.secure_aggregation.identity import Certificates, DeviceIdentity, IdentityError, verify_signature
 from federation.secure_aggregation.messages import (
     COHORT_MIN,
     Advert,
@@ -43,14 +43,17 @@ class Trust:
 
 
 class SecureClient:
-    """One phone in one round."""
+    """One phone in one round. `certificates`: what was verified before, by phones of one simulation, say."""
 
     def __init__(
-        self, *, round_id: str, identity: DeviceIdentity, trust: Trust, now_ms: int, entropy: Entropy
+        self, *, round_id: str, identity: DeviceIdentity, trust: Trust, now_ms: int, entropy: Entropy,
+        certificates: Certificates | None = None,
     ) -> None:  # fmt: skip
         self._round_id = round_id
         self._identity = identity
-        self._trust = trust
+        if certificates is None:
+            certificates = Certificates(region=trust.region, issuer_public=trust.issuer_public)
+        self._certificates = certificates
         self._now_ms = now_ms
         self._entropy = entropy
         self._mask_private = entropy(keys.KEY_BYTES)
@@ -166,7 +169,7 @@ class SecureClient:
         if len(known) != len(roster.neighbours) or self._mask_agreement.public() in known:
             raise ProtocolError("two neighbours with one key")
         for advert in roster.neighbours.values():
-            check_advert(advert, round_id=self._round_id, trust=self._trust, now_ms=self._now_ms)
+            check_advert(advert, round_id=self._round_id, certificates=self._certificates, now_ms=self._now_ms)
 
     def _opened(self, roster: Roster, other: int, content: bytes) -> tuple[bytes, bytes]:
         if other not in self._secrets:
@@ -202,7 +205,7 @@ class SecureClient:
             raise ProtocolError("a neighbour's key is malformed") from None
 
 
-def check_advert(advert: Advert, *, round_id: str, trust: Trust, now_ms: int) -> None:
+def check_advert(advert: Advert, *, round_id: str, certificates: Certificates, now_ms: int) -> None:
     """Check that an advert's keys are those of a certified device, for this round.
 
     Raises:
@@ -212,9 +215,7 @@ def check_advert(advert: Advert, *, round_id: str, trust: Trust, now_ms: int) ->
         round_id, mask_key=advert.mask_key, share_key=advert.share_key, seed_commitment=advert.seed_commitment
     )
     try:
-        verify_certificate(
-            advert.certificate, region=trust.region, issuer_public=trust.issuer_public, now_ms=now_ms
-        )  # fmt: skip
+        certificates.verify(advert.certificate, now_ms=now_ms)
         verify_signature(advert.certificate.device_key, advert.device_signature, text)
     except IdentityError as error:
         raise ProtocolError(str(error)) from None

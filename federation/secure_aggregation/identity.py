@@ -5,6 +5,8 @@ who they are. A gateway that could make certificates itself could fill a round w
 issuer's key belongs to whoever signs users in, not to the gateway.
 """
 
+import hashlib
+from collections import OrderedDict
 from dataclasses import dataclass
 
 import msgspec
@@ -14,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from infra.contracts.residency import Regional, RegionalMessage
 
 _CONTEXT = b"atoll device certificate\0"
+CERTIFICATES_KEPT_MAX = 50_000
 
 
 class IdentityError(ValueError):
@@ -56,9 +59,43 @@ def verify_certificate(certificate: DeviceCertificate, *, region: str, issuer_pu
     Raises:
         IdentityError: another region's, expired, or not signed by this issuer.
     """
-    if certificate.region != region or certificate.certificate_expires_ms <= now_ms:
-        raise IdentityError("a device certificate is of another region, or has expired")
+    _require_current(certificate, region=region, now_ms=now_ms)
     verify_signature(issuer_public, certificate.issuer_signature, _signed_part(certificate))
+
+
+class Certificates:
+    """Certificates of one issuer: a device that comes back is not checked for its issuer's signature again.
+
+    What is kept are marks (SHA-256 over all that was signed and the signature), so what differs in a bit is another
+    certificate; region and expiry are looked at every time.
+    """
+
+    def __init__(self, *, region: str, issuer_public: bytes, kept_max: int = CERTIFICATES_KEPT_MAX) -> None:
+        self._region = region
+        self._issuer_public = issuer_public
+        self._kept_max = kept_max
+        self._held: OrderedDict[bytes, None] = OrderedDict()
+
+    def __len__(self) -> int:
+        """How many are kept."""
+        return len(self._held)
+
+    def verify(self, certificate: DeviceCertificate, *, now_ms: int) -> None:
+        """Check a certificate.
+
+        Raises:
+            IdentityError: another region's, expired, or not signed by this issuer.
+        """
+        signature = certificate.issuer_signature
+        mark = hashlib.sha256(len(signature).to_bytes(8, "big") + signature + _signed_part(certificate)).digest()
+        if mark in self._held:
+            _require_current(certificate, region=self._region, now_ms=now_ms)
+            self._held.move_to_end(mark)
+            return
+        verify_certificate(certificate, region=self._region, issuer_public=self._issuer_public, now_ms=now_ms)
+        self._held[mark] = None
+        if len(self._held) > self._kept_max:
+            self._held.popitem(last=False)
 
 
 def verify_signature(public: bytes, signature: bytes, message: bytes) -> None:
@@ -76,3 +113,8 @@ def verify_signature(public: bytes, signature: bytes, message: bytes) -> None:
 def _signed_part(certificate: DeviceCertificate) -> bytes:
     bare = msgspec.structs.replace(certificate, issuer_signature=b"")
     return _CONTEXT + msgspec.json.encode(bare, order="sorted")
+
+
+def _require_current(certificate: DeviceCertificate, *, region: str, now_ms: int) -> None:
+    if certificate.region != region or certificate.certificate_expires_ms <= now_ms:
+        raise IdentityError("a device certificate is of another region, or has expired")

@@ -53,7 +53,7 @@ def join(shares: Mapping[int, bytes], *, threshold: int) -> bytes:
         raise ShareError(f"{len(shares)} shares, where {threshold} are needed")
     used = tuple(sorted(shares)[:threshold])
     weights = _weights(used)
-    secret = sum(_value(shares[holder]) * weight for holder, weight in zip(used, weights, strict=True)) % PRIME
+    secret = sum([_value(shares[holder]) * weight for holder, weight in zip(used, weights, strict=True)]) % PRIME
     if secret >> (8 * SECRET_BYTES):
         raise ShareError("the shares do not belong together")
     return secret.to_bytes(SECRET_BYTES, "big")
@@ -68,7 +68,9 @@ def _weights(holders: tuple[int, ...]) -> tuple[int, ...]:
     points = [holder + 1 for holder in holders]
     whole = math.prod(points) % PRIME
     # The numerator of a point is the product of the others, whole / point; so point joins the denominator.
-    denominators = [point * math.prod(other - point for other in points if other != point) % PRIME for point in points]
+    denominators = [
+        point * math.prod([other - point for other in points if other != point]) % PRIME for point in points
+    ]
     return tuple(whole * inverse % PRIME for inverse in _inverses(denominators))
 
 

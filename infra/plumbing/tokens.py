@@ -4,6 +4,7 @@ Everybody can verify a token and read its home region; only the home region can 
 subject inside is sealed with the region's own key.
 """
 
+import functools
 import secrets
 from dataclasses import dataclass
 from typing import Any
@@ -62,7 +63,7 @@ def verify_token(token: str, trust: Trust, *, clock: Clock) -> Principal:
     if len(token) > TOKEN_BYTES_MAX:
         raise UnauthorizedError("the token is too long.", fix=f"Tokens have at most {TOKEN_BYTES_MAX} bytes.")
     try:
-        kid = jwt.get_unverified_header(token).get("kid")
+        kid = _kid(token.partition(".")[0])
         public = Ed25519PublicKey.from_public_bytes(_issuer_key(kid, trust))
         # Expiry is checked against our own clock, below: PyJWT would read the machine's.
         claims = jwt.decode(
@@ -91,6 +92,16 @@ def open_subject(principal: Principal, keys: RegionKeys) -> str:
     except (InvalidTag, ValueError) as error:
         raise UnauthorizedError("the token's subject cannot be opened in this region.") from error
     return keys.pseudonym("user", user_id.decode())
+
+
+@functools.lru_cache(maxsize=64)
+def _kid(header: str) -> object:
+    """The key id in the first part of a token, which is the same in all tokens of a key; `decode` checks it anew.
+
+    Raises:
+        PyJWTError: it is no header.
+    """
+    return jwt.get_unverified_header(f"{header}..").get("kid")
 
 
 def _issuer_key(kid: object, trust: Trust) -> bytes:

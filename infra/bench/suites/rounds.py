@@ -47,7 +47,7 @@ REGIONS = ("us-central", "us-east", "us-west")
 RELEASE, POPULATION = "0" * 20, "bench"
 EVENTS, ITEMS = 20, 400
 DROPOUT_SHARE = 0.1
-KILLED_S_MAX, KILLED_RUN_S_MAX = 180.0, 360.0
+KILLED_S_MAX, KILLED_RUN_S_MAX = 150.0, 420.0
 ROUND_S_MAX = 60.0
 ANSWERED_S_MAX = 150.0
 """How long central waits for a round's sums here: a round that takes longer than its goal is to be measured, not void.

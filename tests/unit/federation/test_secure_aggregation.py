@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from federation.secure_aggregation import graph, keys, shamir
 from federation.secure_aggregation.client import ProtocolError
-from federation.secure_aggregation.identity import IdentityError, enrol, verify_certificate
+from federation.secure_aggregation.identity import Certificates, IdentityError, enrol, verify_certificate
 from federation.secure_aggregation.messages import Mailbox, Signatures, Survivors, to_bits
 from federation.secure_aggregation.ring import COHORT_MAX, STEPS, from_ring, from_wire, to_ring, to_wire
 from federation.secure_aggregation.server import AggregationError, BelowThresholdError, SecureSum
@@ -200,6 +200,28 @@ def test_certificates_hold_for_their_region_and_their_time() -> None:
     forged = msgspec.structs.replace(identity.certificate, certificate_expires_ms=NOW_MS + 10**9)
     with pytest.raises(IdentityError):
         verify_certificate(forged, region=REGION, issuer_public=TRUST.issuer_public, now_ms=NOW_MS)
+
+
+def test_a_certificate_that_was_verified_is_kept_and_nothing_that_only_looks_like_it() -> None:
+    known = Certificates(region=REGION, issuer_public=TRUST.issuer_public, kept_max=2)
+    identity = enrol(region=REGION, issuer_private=ISSUER, device_private=secrets.token_bytes(32), expires_ms=NOW_MS)
+    certificate = identity.certificate
+    with pytest.raises(IdentityError):
+        known.verify(msgspec.structs.replace(certificate, issuer_signature=bytes(64)), now_ms=NOW_MS - 1)
+    known.verify(certificate, now_ms=NOW_MS - 1)
+    known.verify(certificate, now_ms=NOW_MS - 1)
+    with pytest.raises(IdentityError, match="expired"):
+        known.verify(certificate, now_ms=NOW_MS)
+    for changed in (
+        {"certificate_expires_ms": NOW_MS + 10**9}, {"device_key": bytes(32)}, {"region": "us-west"},
+        {"issuer_signature": bytes(64)}, {"issuer_signature": certificate.issuer_signature + b"x"},
+    ):  # fmt: skip
+        with pytest.raises(IdentityError):
+            known.verify(msgspec.structs.replace(certificate, **changed), now_ms=NOW_MS - 1)
+    for _ in range(5):
+        other = enrol(region=REGION, issuer_private=ISSUER, device_private=secrets.token_bytes(32), expires_ms=NOW_MS)
+        known.verify(other.certificate, now_ms=NOW_MS - 1)
+    assert len(known) == 2
 
 
 @given(st.binary(min_size=32, max_size=32), st.integers(1, 9), st.integers(0, 5), st.randoms())

@@ -4,6 +4,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +23,7 @@ from federation.device.training import LocalTraining
 from federation.flower.supervisor import free_ports
 from federation.gateway import visits
 from federation.gateway.app import ROUND_KEY_FILE, build_app
-from federation.messages import CheckIn, CheckInAnswer, Phase, RegionalSum, RoundPlan
+from federation.messages import PACKED, CheckIn, CheckInAnswer, Phase, RegionalSum, RoundPlan
 from federation.phones.delivery import Delivery
 from federation.phones.link import GatewayLink, Participation, RefusedError, UnsentError, Visit
 from federation.secure_aggregation.messages import Advert, MaskedUpdate
@@ -107,6 +108,29 @@ async def test_a_round_in_visits_and_where_they_break_off_in_calls(world: _World
     assert all(part.reported for part in parts)
     result = await world.result()
     assert (result.phase, result.weight) == (Phase.CLOSED, 3)
+
+
+class _Plain(GatewayLink):
+    """A phone of before visits could be packed."""
+
+    @asynccontextmanager
+    async def visit(self, token: str) -> AsyncIterator[Visit]:
+        headers = {"Authorization": f"Bearer {token}"}
+        async with self.session.ws_connect(f"{self.url}/v1/device/visit", headers=headers) as socket:
+            visit = Visit(self, socket)
+            visit.greeting = await visit.hear(CheckInAnswer, b"session")
+            yield visit
+
+
+async def test_packed_and_plain_visits_take_part_in_one_sum(world: _World) -> None:
+    await world.start()
+    plain = _World(world.client, _Plain(world.client.session, world.link.url, world.link._worker), world.keys,
+                   world.round_key, world.devices)  # fmt: skip
+    await asyncio.gather(world.phone("u0"), world.phone("u1", breaks=True), plain.phone("u2"))
+    result = await world.result()
+    assert (result.phase, result.weight) == (Phase.CLOSED, 3)
+    # One phone each: the same messages, less to carry.
+    assert world.link.bytes_down / 2 < 0.85 * plain.link.bytes_down
 
 
 async def test_the_greeting_says_when_to_come_back(world: _World) -> None:
@@ -233,6 +257,17 @@ async def test_a_frame_that_is_no_use_gets_the_status_of_its_call(world: _World,
             await socket.send_bytes(frame)
             await socket.receive_bytes()
         assert (await socket.receive()).type is WSMsgType.CLOSE
+
+
+async def test_a_packed_frame_that_is_no_use_is_refused_and_said_in_json(world: _World) -> None:
+    await world.start()
+    headers = {"Authorization": f"Bearer {world.token('u')}"}
+    async with world.client.ws_connect("/v1/device/visit", headers=headers, protocols=(PACKED,)) as socket:
+        assert socket.protocol == PACKED
+        await socket.receive_bytes()
+        for frame in (b"check-in\n\xc1", b"check-in\n{}", b"update\n" + msgspec.msgpack.encode({"round_id": 1})):
+            await socket.send_bytes(frame)
+            assert (await socket.receive_bytes()).startswith(b"400\n{")
 
 
 async def test_a_frame_above_the_bound_ends_the_visit(world: _World) -> None:

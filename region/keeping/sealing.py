@@ -126,7 +126,7 @@ class Seals:
     async def seal_content(self, subject: str, content: bytes) -> bytes:
         """Bytes about a subject under its key, as a record is."""
         key, box = (await self._boxes_for([subject], await self._look()))[subject]
-        return _sealed(content, key.handle, box)
+        return seal_value(content, key.handle, box)
 
     async def open_content(self, content: bytes) -> bytes:
         """Inverse of `seal_content`; what is not sealed, or opens no more, comes back as it is."""
@@ -135,9 +135,41 @@ class Seals:
         if handle is None or box is None:
             return content
         try:
-            return _opened(content, handle, box[1])
+            return open_value(content, handle, box[1])
         except (InvalidTag, ValueError):
             return content
+
+    async def keep_up(self) -> object:
+        """Let go of all keys if anybody was erased since the last look; the epoch of now (compared for equality only).
+
+        Raises:
+            KeysUnavailableError: it cannot be read.
+        """
+        return await self._look()
+
+    def box_at_hand(self, handle: str) -> AESGCM | None:
+        """A key that is remembered. Nobody is asked whether it was erased: for bytes that an erasure deletes too."""
+        return self._touch(handle)[1] if handle in self._cached else None
+
+    async def box_of(self, handle: str) -> AESGCM | None:
+        """The same, read when it is not remembered; None when it has gone.
+
+        Raises:
+            KeysUnavailableError: the keys cannot be read.
+        """
+        epoch = await self._look() if self._epoch is _UNREAD else self._epoch
+        found = (await self.keys.by_handles([handle])).get(handle)
+        return self._remember(found, epoch)[1] if found is not None else None
+
+    async def box_for(self, subject: str) -> tuple[str, AESGCM]:
+        """A subject's handle and key for writing, as of the last look; made when there is none.
+
+        Raises:
+            KeysUnavailableError: the key cannot be read or made.
+        """
+        epoch = await self._look() if self._epoch is _UNREAD else self._epoch
+        key, box = (await self._boxes_for([subject], epoch))[subject]
+        return key.handle, box
 
     async def expire(self, *, before_ms: int) -> int:
         """Erase keys under which nothing lies any more once records received before a moment are gone."""
@@ -166,7 +198,7 @@ class Seals:
         if handle not in boxes:
             return OffsetEvent(offset=one.offset, logged=NOTHING, partition=one.partition, broken=SHREDDED)
         try:
-            content = _opened(one.body, handle, boxes[handle][1])
+            content = open_value(one.body, handle, boxes[handle][1])
         except (InvalidTag, ValueError):
             reason = "the record was changed: it does not open under its key"
             return OffsetEvent(
@@ -238,14 +270,22 @@ def plain(records: Iterable[LoggedEvent]) -> list[SealedRecord]:
 
 def _seal(record: LoggedEvent, key: SubjectKey, box: AESGCM) -> SealedRecord:
     digest = hashlib.blake2b(record.event.event_id.encode(), digest_size=_MARK_BYTES, key=key.key)
-    body = _sealed(encode_record(record), key.handle, box)
+    body = seal_value(encode_record(record), key.handle, box)
     return SealedRecord(record.received_ms, key.handle, digest.hexdigest(), body, record)
 
 
-def _sealed(content: bytes, handle: str, box: AESGCM) -> bytes:
+def seal_value(content: bytes, handle: str, box: AESGCM, *, about: bytes = b"") -> bytes:
+    """Bytes under a key; they open for the same `about` only."""
     name, nonce = handle.encode(), secrets.token_bytes(_NONCE_BYTES)
-    return _MAGIC + name + nonce + box.encrypt(nonce, content, name)
+    return _MAGIC + name + nonce + box.encrypt(nonce, content, name + about)
 
 
-def _opened(body: bytes, handle: str, box: AESGCM) -> bytes:
-    return box.decrypt(body[_HEAD_BYTES - _NONCE_BYTES : _HEAD_BYTES], body[_HEAD_BYTES:], handle.encode())
+def open_value(body: bytes, handle: str, box: AESGCM, *, about: bytes = b"") -> bytes:
+    """Inverse of `seal_value`.
+
+    Raises:
+        InvalidTag: the bytes were changed, or are about something else.
+        ValueError: they were cut off.
+    """
+    nonce = body[_HEAD_BYTES - _NONCE_BYTES : _HEAD_BYTES]
+    return box.decrypt(nonce, body[_HEAD_BYTES:], handle.encode() + about)

@@ -1,5 +1,7 @@
 """The key of every subject under which its events lie in the log: erasing the key erases them in every copy of it.
 
+On Cassandra its row lies under it too (`region.store.sealed`).
+
 A key has a handle, 16 random bytes: the log calls the subject by it. So with the key goes the last thing that says
 whose records they are, and what they say (crypto-shredding). Keys do not lie in the log, and must not lie in its
 backups: a copy of the keys is kept for as long only as a copy may bring back whom somebody erased.

@@ -166,14 +166,27 @@ class CassandraSubjectKeys:
 
 
 def open_cassandra_keys(
-    settings: RegionSettings, *, wrapping: Wrapping, registry: CollectorRegistry | None = None
-) -> CassandraSubjectKeys:
+    settings: RegionSettings, *, wrapping: Wrapping, registry: CollectorRegistry | None = None,
+    link: CassandraLink | None = None,
+) -> CassandraSubjectKeys:  # fmt: skip
     """The keys in the keyspace that the settings name.
+
+    Args:
+        settings: of the node.
+        wrapping: the region's root key.
+        registry: where calls that could not be served are counted.
+        link: of the store, which has connections already; None: a link of their own.
 
     Raises:
         SettingsError: the address cannot be used.
     """
-    address = parse_address(settings.store, scheme="cassandra", options=CassandraLink.OPTIONS)
-    life_days = round(settings.log_retention_s / 86_400) + 2 * USED_STEP_DAYS
-    link = CassandraLink(address, registry=registry, metrics="atoll_keys")
-    return CassandraSubjectKeys(link, wrapping=wrapping, life_days=life_days)
+    if link is None:
+        address = parse_address(settings.store, scheme="cassandra", options=CassandraLink.OPTIONS)
+        link = CassandraLink(address, registry=registry, metrics="atoll_keys")
+    return CassandraSubjectKeys(link, wrapping=wrapping, life_days=key_life_days(settings))
+
+
+def key_life_days(settings: RegionSettings) -> int:
+    """How long a key stays after its last use was noted: longer than anything that was written under it."""
+    longest_s = max(settings.log_retention_s, settings.behaviour_life_s, settings.session_life_s)
+    return round(longest_s / 86_400) + 2 * USED_STEP_DAYS

@@ -18,10 +18,11 @@ Cassandra has no transaction over several partitions. Applying a batch is exactl
 
 What has a life carries it as time to live: rows of sessions and users, counts. Of a user who opted out the bare choice
 stays, in columns without one.
+
+What a row says lies under its subject's key (`region.store.sealed`), which is kept in tables beside it.
 """
 
 import asyncio
-import math
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TypeVar
 
@@ -30,6 +31,7 @@ from prometheus_client import CollectorRegistry
 from infra.contracts.features import ITEM_BUCKET_MS, TREND_BUCKET_MS
 from infra.plumbing.addresses import PartAddress
 from infra.plumbing.clock import Clock
+from region.keeping.sealing import Seals
 from region.store.aggregates import (
     EVERYTHING,
     ITEM,
@@ -41,8 +43,9 @@ from region.store.aggregates import (
     offset_of,
     sum_counters,
 )
-from region.store.applying import COUNTS_LIFE_MS, ApplyRules, apply_events, bare_state, choose, replace_state
+from region.store.applying import COUNTS_LIFE_MS, ApplyRules, apply_events, choose, replace_state
 from region.store.cassandra_link import CassandraLink
+from region.store.cassandra_rows import CassandraRows, Loaded
 from region.store.port import (
     AppliedChange,
     Erasure,
@@ -55,18 +58,15 @@ from region.store.port import (
     Walk,
     walked,
 )
+from region.store.sealed import RowSeals
 from region.store.state import (
     SubjectState,
     begin_state,
     decode_erasure,
-    decode_state,
-    encode_content,
     encode_erasure,
-    encode_notes,
-    row_of,
     to_row,
 )
-from region.store.subjects import erasure_mark, is_session
+from region.store.subjects import erasure_mark
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -77,8 +77,7 @@ CONFLICTS_MAX = 16
 ERASURE_LIFE_S = 730 * 86_400
 """As long as a log, or a copy of it, may hold what was erased, and a phone tell of it."""
 _WRITE_TIMEOUT_S = 10.0
-_Loaded = tuple[SubjectState | None, int | None]
-"""A state and the revision that it was read at."""
+_SEAL_PAGE = 500
 
 
 class CassandraStore:
@@ -91,13 +90,20 @@ class CassandraStore:
         registry: where calls that could not be served are counted.
         read_timeout_s: how long a single-row read may take before `StoreUnavailableError`.
         scan_timeout_s: the same for `trending` and `item_counters`.
+        write_timeout_s: the same for calls that no request waits for.
+        seals: makes, over the store's own connections, the seals of rows (`region.store.sealed`); None: they lie in
+            the clear.
     """
 
     def __init__(
         self, address: PartAddress, *, clock: Clock, rules: ApplyRules, registry: CollectorRegistry | None = None,
         read_timeout_s: float = 0.1, scan_timeout_s: float = 2.0, write_timeout_s: float = _WRITE_TIMEOUT_S,
+        seals: Callable[[CassandraLink], Seals] | None = None,
     ) -> None:  # fmt: skip
+        registry = registry if registry is not None else CollectorRegistry()
         self._link = CassandraLink(address, registry=registry)
+        opened = RowSeals(seals(self._link) if seals is not None else None, registry=registry)
+        self._rows = CassandraRows(self._link, opened, rules=rules, timeout_s=write_timeout_s)
         self._clock = clock
         self._rules = rules
         self._read_timeout_s = read_timeout_s
@@ -106,13 +112,9 @@ class CassandraStore:
 
     async def read(self, subject: str) -> UserRow | None:
         """The subject's row, or None."""
-        found = await self._link.ask("read_subject", (subject,), timeout_s=self._read_timeout_s)
-        if found and found[0][0] is not None:
-            return row_of(subject, found[0][0])
-        # Of somebody who opted out and was not heard of for long the choice is left: nobody else pays for reading it.
-        bare = await self._link.ask("read_choice", (subject,), timeout_s=self._read_timeout_s) if found else None
-        if bare and bare[0][0] is not None:
-            return row_of(subject, bare[0][0])
+        row = await self._rows.read(subject, timeout_s=self._read_timeout_s)
+        if row is not None:
+            return row
         erasure = await self._load_erasure(subject, timeout_s=self._read_timeout_s)
         return to_row(subject, begin_state(erasure).row) if erasure is not None else None
 
@@ -121,8 +123,9 @@ class CassandraStore:
         whole = [event for event in events if not event.broken]
         keys = dict.fromkeys(key for event in whole for key in keys_of(event, self._rules.weights))
         # What was applied before is loaded in vain; that is rare, and everything at once saves the others two trips.
-        applied, (loaded, erasures), aggregates = await asyncio.gather(
+        applied, _, (loaded, erasures), aggregates = await asyncio.gather(
             self.applied_offsets(),
+            self._rows.epoch(),
             self._load_rows(list(dict.fromkeys(event.logged.subject for event in whole))),
             _at_once(self._load_aggregate, keys),
         )
@@ -136,7 +139,7 @@ class CassandraStore:
         await _at_once(self._save_aggregate, outcome.aggregates.items())
 
         async def save(subject: str) -> list[AppliedChange] | None:
-            if await self._save(subject, outcome.states[subject], loaded[subject][1]):
+            if await self._rows.save(subject, outcome.states[subject], loaded[subject][1]):
                 return None
             return await self._apply_again(subject, [one for one in whole if one.logged.subject == subject])
 
@@ -179,8 +182,7 @@ class CassandraStore:
         """Users' rows behind `after`, by its token: in the order in which Cassandra keeps partitions."""
         query, values = ("walk_on", (after, limit)) if after else ("walk_first", (limit,))
         found = await self._link.ask_all(query, values, timeout_s=self._scan_timeout_s)
-        # A row whose content has run out is left with the choice of who opted out: nothing to learn from.
-        rows = [row_of(subject, content) if content else UserRow(subject=subject) for subject, content in found]
+        rows = await _at_once(lambda one: self._rows.row_of(*one, timeout_s=self._scan_timeout_s), found)
         return walked(rows, limit=limit)
 
     async def write_counts(self, events: Sequence[OffsetEvent]) -> None:
@@ -214,15 +216,15 @@ class CassandraStore:
 
     async def forget(self, subject: str, erasure: Erasure) -> Forgotten:
         """Keep the erasure, then delete the row: a worker that loads it meanwhile finds the one or misses the other."""
-        state, _ = await self._load(subject)
-        version = state.row.version if state is not None else 0
+        found = await self._rows.kept(subject)
+        version = await self._rows.version_of(found) if found is not None else 0
         kept = erasure.after(await self.erasure(subject), version=version)
         await self._link.ask(
             "save_erasure", (erasure_mark(subject), encode_erasure(kept), ERASURE_LIFE_S),
             timeout_s=self._write_timeout_s,
         )  # fmt: skip
         await self._link.ask("forget_subject", (subject,), timeout_s=self._write_timeout_s)
-        return Forgotten(rows=int(state is not None), erasure=kept)
+        return Forgotten(rows=int(found is not None), erasure=kept)
 
     async def erasure(self, subject: str) -> Erasure | None:
         """The erasure kept of a subject."""
@@ -230,11 +232,14 @@ class CassandraStore:
 
     async def holds(self, subject: str) -> int:
         """Rows kept of a subject."""
-        return int((await self._load(subject))[0] is not None)
+        return int(await self._rows.kept(subject) is not None)
 
     async def scrub(self) -> str:
         """Nothing can be done from here: what was deleted leaves the data files when Cassandra compacts them."""
-        return "deleted; its bytes leave Cassandra's data files with compaction after gc_grace_seconds"
+        return (
+            "deleted; what rows said opens no more without their keys; that there were rows leaves Cassandra's data "
+            "files with compaction after gc_grace_seconds"
+        )
 
     async def expire(
         self, *, sessions_before_ms: int, counts_before_ms: int, users_before_ms: int = 0, erasures_before_ms: int = 0  # noqa: ARG002
@@ -243,7 +248,20 @@ class CassandraStore:
         return 0
 
     async def renew(self) -> None:
-        """Nothing is held that could be let go of from here."""
+        """Let go of the keys of rows."""
+        await self._rows.renew()
+
+    async def seal_rows(self) -> int:
+        """Put every row of before there were keys under its subject's; returns how many. May be broken off."""
+        await self._rows.epoch()
+        sealed, after = 0, ""
+        while True:
+            query, values = ("walk_on", (after, _SEAL_PAGE)) if after else ("walk_first", (_SEAL_PAGE,))
+            page = await self._link.ask_all(query, values, timeout_s=self._scan_timeout_s)
+            sealed += sum(await _at_once(self._rows.seal, (subject for subject, _ in page)))
+            if len(page) < _SEAL_PAGE:
+                return sealed
+            after = page[-1][0]
 
     async def close(self) -> None:
         """Let go of connections."""
@@ -272,53 +290,21 @@ class CassandraStore:
             StoreUnavailableError: somebody else always did.
         """
         for _ in range(CONFLICTS_MAX):
-            state, revision = await self._load(subject)
+            epoch = await self._rows.epoch()
+            state, revision = await self._rows.load(subject)
             new = change(state)
-            if await self._save(subject, new, revision):
+            if await self._rows.save(subject, new, revision) and await self._rows.stays(subject, epoch):
                 return new
         raise StoreUnavailableError("a row is written by too many at once.")
 
-    async def _load_rows(self, subjects: list[str]) -> tuple[dict[str, _Loaded], dict[str, Erasure | None]]:
+    async def _load_rows(self, subjects: list[str]) -> tuple[dict[str, Loaded], dict[str, Erasure | None]]:
         # The erasures last: a row of before one that was just kept is older than it, and its update has no effect.
-        loaded = dict(await _at_once(self._load_named, subjects))
+        loaded = dict(await _at_once(self._rows.named, subjects))
         return loaded, dict(zip(subjects, await _at_once(self.erasure, subjects), strict=True))
 
     async def _save_offset(self, applied: tuple[int, int]) -> None:
         partition, offset = applied
         await self._link.ask("save_offset", (partition, offset, offset), timeout_s=self._write_timeout_s)
-
-    async def _load_named(self, subject: str) -> tuple[str, _Loaded]:
-        return subject, await self._load(subject)
-
-    async def _load(self, subject: str) -> _Loaded:
-        found = await self._link.ask("load_state", (subject,), timeout_s=self._write_timeout_s)
-        if not found:
-            return None, None
-        content, notes, bare_content, bare_notes, revision = found[0]
-        if content is None:
-            content, notes = bare_content, bare_notes
-        return (decode_state(content, notes) if content is not None else None), revision
-
-    async def _save(self, subject: str, state: SubjectState, revision: int | None) -> bool:
-        """Write a row if it still stands at `revision`; says whether it did."""
-        new = 1 if revision is None else revision + 1
-        content, notes, ttl_s = encode_content(state), encode_notes(state), self._life_s(subject)
-        if state.row.choices and not is_session(subject):
-            bare = bare_state(state, now_ms=state.row.touched_ms) if state.row.opted_out else None
-            bare_values = (encode_content(bare), encode_notes(bare)) if bare is not None else (None, None)
-            found = await self._link.ask(
-                "save_choice", (ttl_s, content, notes, subject, revision, new, *bare_values, subject),
-                timeout_s=self._write_timeout_s,
-            )  # fmt: skip
-        else:
-            found = await self._link.ask(
-                "save_state", (ttl_s, new, content, notes, subject, revision), timeout_s=self._write_timeout_s
-            )
-        return bool(found[0][0])
-
-    def _life_s(self, subject: str) -> int:
-        life_ms = self._rules.session_life_ms if is_session(subject) else self._rules.behaviour_life_ms
-        return max(1, math.ceil(life_ms / 1000))
 
     async def _load_erasure(self, subject: str, *, timeout_s: float) -> Erasure | None:
         found = await self._link.ask("load_erasure", (erasure_mark(subject),), timeout_s=timeout_s)

@@ -23,7 +23,16 @@ from prometheus_client import CollectorRegistry
 from infra.plumbing.addresses import PartAddress
 from infra.plumbing.errors import SettingsError
 from infra.plumbing.ids import new_request_id
-from region.store.keyspace import StoreSchemaError, check_schema, checked_names, explain, is_drift, migrate, queries
+from region.store.keyspace import (
+    StoreSchemaError,
+    check_keys,
+    check_schema,
+    checked_names,
+    explain,
+    is_drift,
+    migrate,
+    queries,
+)
 from region.store.lane import LaneMetrics
 from region.store.port import StoreUnavailableError
 
@@ -218,6 +227,7 @@ class CassandraLink:
                 check_schema(session, self._keyspace)
             else:
                 migrate(session, self._address, holder=new_request_id())
+            check_keys(session, self._keyspace)
             session.set_keyspace(self._keyspace)
             for name, text in queries().items():
                 statement = session.prepare(text)

@@ -11,11 +11,14 @@ from cassandra.cluster import Session
 
 from infra.plumbing.addresses import PartAddress
 from infra.plumbing.errors import SettingsError
+from region.keeping.sealing import handle_of
 from region.store.port import StoreUnavailableError
+from region.store.subjects import erasure_mark
 
 CQL = Path(__file__).parent / "cql"
 LOCK_TTL_S = 120
 """A migrating process that is killed holds the others up for as long."""
+_LOOKED_AT = 20
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")
 _DATA_CENTER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _MIGRATION = re.compile(r"(\d{4})_[a-z_]+\.cql")
@@ -122,6 +125,25 @@ def migrate(session: Session, address: PartAddress, *, holder: str, pause_s: flo
                 session.execute(f"DELETE FROM {keyspace}.schema_lock WHERE one = 1 IF holder = %s", (holder,))  # noqa: S608
         waiting.wait(pause_s)
     raise StoreSchemaError(f"another process has been migrating {keyspace} for minutes.", fix="See whether it lives.")
+
+
+def check_keys(session: Session, keyspace: str) -> None:
+    """Refuse rows under keys of which none is there: taken for rows of erased people, they would be written over.
+
+    Raises:
+        StoreSchemaError: says what to restore.
+    """
+    found = session.execute(f"SELECT subject, content FROM {keyspace}.rows LIMIT {_LOOKED_AT}")  # noqa: S608 - checked name
+    sealed = [subject for subject, content in found if content is not None and handle_of(content) is not None]
+    if not sealed or session.execute(f"SELECT handle FROM {keyspace}.keys_by_handle LIMIT 1").one():  # noqa: S608
+        return
+    marked = f"SELECT mark FROM {keyspace}.erasures WHERE mark = %s"  # noqa: S608
+    if all(session.execute(marked, (erasure_mark(subject),)).one() for subject in sealed):
+        return  # a worker wrote them a moment behind the erasure: they are nobody's
+    raise StoreSchemaError(
+        f"the rows of {keyspace} lie under their subjects' keys, and there are no keys.",
+        fix="Restore the tables subject_keys and keys_by_handle, which are backed up apart.",
+    )
 
 
 def checked_names(address: PartAddress) -> tuple[str, str]:

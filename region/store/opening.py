@@ -8,7 +8,8 @@ from infra.contracts.events import DEFAULT_WEIGHTS, EventWeights, parse_weights
 from infra.plumbing.addresses import parse_address, scheme_of
 from infra.plumbing.clock import Clock, SystemClock
 from infra.plumbing.errors import SettingsError
-from region.keeping.opening import open_file_keys
+from region.keeping.opening import open_file_keys, open_wrapping
+from region.keeping.sealing import Seals
 from region.settings import RegionSettings
 from region.store.applying import ApplyRules
 from region.store.port import Store
@@ -29,12 +30,15 @@ def open_store(
     """
     if scheme_of(settings.store):
         # Who does not use it need not load it.
+        from region.keeping.subject_keys_cassandra import open_cassandra_keys  # noqa: PLC0415
         from region.store.cassandra import CassandraStore  # noqa: PLC0415
         from region.store.cassandra_link import CassandraLink  # noqa: PLC0415
 
+        ticking, wrapping = clock if clock is not None else SystemClock(), open_wrapping(settings)
         return CassandraStore(
             parse_address(settings.store, scheme="cassandra", options=CassandraLink.OPTIONS),
-            clock=clock if clock is not None else SystemClock(),
+            seals=lambda link: Seals(open_cassandra_keys(settings, wrapping=wrapping, link=link), clock=ticking),
+            clock=ticking,
             rules=apply_rules(settings),
             registry=registry,
             read_timeout_s=read_timeout_s,

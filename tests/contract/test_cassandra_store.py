@@ -22,6 +22,7 @@ from region.store.keyspace import StoreSchemaError, migrate, migrations
 from region.store.memory import MemoryStore
 from region.store.port import OffsetEvent, Store, StoreUnavailableError
 from tests.contract.building import ALICE, BOB, NOW_MS, VISITOR, placed
+from tests.support.keeping import key_file, row_seals
 from tests.support.keyspaces import Keyspace
 
 CLOCK = ManualClock(wall_ms=NOW_MS)
@@ -29,8 +30,8 @@ RULES = ApplyRules(history_max=5)
 
 
 def opened(address: PartAddress, rules: ApplyRules = RULES, **limits: Any) -> CassandraStore:
-    times = {"read_timeout_s": 10.0, "scan_timeout_s": 20.0, "write_timeout_s": 30.0} | limits
-    return CassandraStore(address, clock=CLOCK, rules=rules, **times)
+    given = {"read_timeout_s": 10.0, "scan_timeout_s": 20.0, "write_timeout_s": 30.0} | limits
+    return CassandraStore(address, clock=CLOCK, rules=rules, **given)
 
 
 class KilledError(Exception):
@@ -81,8 +82,9 @@ async def expected(events: Sequence[OffsetEvent]) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize("after", [False, True])
 async def test_killed_at_every_write_and_repeated_in_other_batches_it_counts_once(
-    keyspace: Keyspace, after: bool
+    keyspace: Keyspace, tmp_path: Path, after: bool
 ) -> None:
+    seals = row_seals(tmp_path) if after else None
     whole = await expected(EVENTS)
     died = True
     die_at = 0
@@ -90,8 +92,9 @@ async def test_killed_at_every_write_and_repeated_in_other_batches_it_counts_onc
         die_at += 1
         keyspace.empty()
         dying = Dying(
-            keyspace.address, clock=CLOCK, rules=RULES, read_timeout_s=10.0, scan_timeout_s=20.0, write_timeout_s=30.0
-        )
+            keyspace.address, clock=CLOCK, rules=RULES, read_timeout_s=10.0, scan_timeout_s=20.0, write_timeout_s=30.0,
+            seals=seals,
+        )  # fmt: skip
         await dying.applied_offsets()
         dying.arm(die_at, after=after)
         try:
@@ -100,7 +103,7 @@ async def test_killed_at_every_write_and_repeated_in_other_batches_it_counts_onc
         except KilledError:
             pass
         await dying.close()
-        again = opened(keyspace.address)
+        again = opened(keyspace.address, seals=seals)
         for cut in (2, 4, 6):  # the log hands them out in other batches than the first time
             await again.apply(EVENTS[:cut])
         assert await everything(again) == whole, f"write {die_at}"
@@ -118,11 +121,11 @@ async def test_whose_row_was_written_before_a_kill_is_told_of_again(keyspace: Ke
     await store.close()
 
 
-async def test_an_opt_out_in_the_middle_of_a_batch_is_not_undone(keyspace: Keyspace) -> None:
+async def test_an_opt_out_in_the_middle_of_a_batch_is_not_undone(keyspace: Keyspace, tmp_path: Path) -> None:
     keyspace.empty()
-    worker, api = opened(keyspace.address), opened(keyspace.address)
+    worker, api = (opened(keyspace.address, seals=row_seals(tmp_path)) for _ in range(2))
     await worker.apply([placed(1, item="before")])
-    save = worker._save
+    save = worker._rows.save
     raced = 0
 
     async def late(subject: str, state: Any, revision: int | None) -> bool:
@@ -132,7 +135,7 @@ async def test_an_opt_out_in_the_middle_of_a_batch_is_not_undone(keyspace: Keysp
             await api.set_opt_out(ALICE, opted_out=True)
         return await save(subject, state, revision)
 
-    worker._save = late  # type: ignore[method-assign]
+    worker._rows.save = late  # type: ignore[method-assign]
     assert await worker.apply([placed(2, item="while")]) == []
     row = await api.read(ALICE)
     assert row is not None
@@ -285,6 +288,9 @@ def test_the_command_checks_and_migrates(
     assert main(["check", "--settings", str(path)]) == 2
     assert "region.store migrate" in capsys.readouterr().err
     assert main(["migrate", "--settings", str(path)]) == 0
+    path.write_text(json.dumps({**settings, "keys_file": str(key_file(tmp_path))}))
+    assert main(["seal", "--settings", str(path)]) == 0
+    assert "0 rows put under" in capsys.readouterr().out
     assert main(["check", "--settings", str(path)]) == 0
     assert f"stands at schema {len(migrations())}," in capsys.readouterr().out
     keyspace.session.execute(f"ALTER TABLE {name}.rows DROP notes")

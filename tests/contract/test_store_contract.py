@@ -18,6 +18,7 @@ from region.store.memory import MemoryStore
 from region.store.port import Erasure, HistoryEntry, OffsetEvent, Session, Store, SubjectCounters, UserRow
 from region.store.sqlite import SqliteStore
 from tests.contract.building import ALICE, BOB, NOW_MS, VISITOR, placed, stands_in_files
+from tests.support.keeping import row_seals
 from tests.support.keyspaces import Keyspace
 
 HISTORY_MAX = 5
@@ -34,7 +35,7 @@ def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
         keyspace.empty()
         return lambda: CassandraStore(
             keyspace.address, clock=CLOCK, rules=ApplyRules(history_max=HISTORY_MAX), read_timeout_s=10.0,
-            scan_timeout_s=20.0, write_timeout_s=30.0,
+            scan_timeout_s=20.0, write_timeout_s=30.0, seals=row_seals(tmp_path),
         )  # fmt: skip
     if request.param == "memory":
         store = MemoryStore(clock=CLOCK, history_max=HISTORY_MAX)

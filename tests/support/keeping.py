@@ -1,5 +1,6 @@
 """Keys for tests: a region's key file, and what is opened with it."""
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -7,9 +8,11 @@ from infra.plumbing.clock import Clock, ManualClock
 from infra.plumbing.keys import RegionKeys
 from region.keeping.files import FileKeys
 from region.keeping.sealing import Seals
+from region.keeping.subject_keys_cassandra import CassandraSubjectKeys
 from region.keeping.subject_keys_sqlite import SqliteSubjectKeys
 from region.keeping.wrapping import FileWrapping
 from region.privacy.bulk import BulkReads
+from region.store.cassandra_link import CassandraLink
 
 
 def key_file(directory: Path, keys: RegionKeys | None = None) -> Path:
@@ -33,6 +36,17 @@ def subject_keys(directory: Path) -> SqliteSubjectKeys:
 def seals(directory: Path, *, clock: Clock | None = None) -> Seals:
     """Seals over `subject_keys`."""
     return Seals(subject_keys(directory), clock=clock if clock is not None else ManualClock())
+
+
+def row_seals(directory: Path, *, clock: Clock | None = None) -> Callable[[CassandraLink], Seals]:
+    """What makes the seals of a store on Cassandra."""
+    wrapping = FileWrapping(key_file(directory))
+
+    def made(link: CassandraLink) -> Seals:
+        keys = CassandraSubjectKeys(link, wrapping=wrapping, life_days=400)
+        return Seals(keys, clock=clock if clock is not None else ManualClock())
+
+    return made
 
 
 class NotedReads(BulkReads):

@@ -1,8 +1,10 @@
 """A user row read through our store on Cassandra, against the bare driver's prepared statement on the same rows.
 
 Both read the same partitions in the same order from one node, started for this run. Ours ends with a `UserRow` that a
-request can use, the driver's with the bytes. Alone: one read after the other. Throughput: IN_FLIGHT reads at any time,
-ours from asyncio, the driver's through its own callbacks. Options: `rows` (2000), `history` (100), `reads` (4000).
+request can use, the driver's with the bytes as they lie, under their subject's key. Alone: one read after the other,
+with the keys at hand that a region's process remembers (20,000); `cold`: each key is read too, as that of somebody who
+was not seen for long. Throughput: IN_FLIGHT reads at any time, ours from asyncio, the driver's through its own
+callbacks. Options: `rows` (2000), `history` (100), `reads` (4000).
 """
 
 import asyncio
@@ -19,9 +21,11 @@ from infra.local.servers.kinds import ServerKind
 from infra.local.servers.plans import ServerPlan, store_address
 from infra.plumbing.addresses import parse_address
 from infra.plumbing.clock import Clock
+from infra.plumbing.keys import RegionKeys
 
 IN_FLIGHT = 64
 WARM_UP = 1000
+COLD_READS = 500
 NOW_MS = 1_700_000_000_000
 
 
@@ -43,15 +47,21 @@ def run(request: BenchRequest) -> Measured:
 
 async def _measure(request: BenchRequest, plan: ServerPlan) -> list[dict[str, float]]:
     # The region tier: loaded when it is measured.
+    from region.keeping.sealing import Seals  # noqa: PLC0415
+    from region.keeping.subject_keys_cassandra import CassandraSubjectKeys  # noqa: PLC0415
+    from region.keeping.wrapping import FileWrapping  # noqa: PLC0415
     from region.store.applying import ApplyRules  # noqa: PLC0415
     from region.store.cassandra import CassandraStore  # noqa: PLC0415
     from region.store.cassandra_link import CassandraLink  # noqa: PLC0415
 
     rows, reads = int(request.number("rows", 2000)), int(request.number("reads", 600 if request.quick else 4000))
+    RegionKeys.generate(plan.region).save(request.work / "keys.json")
+    wrapping = FileWrapping(request.work / "keys.json")
     address = parse_address(store_address(plan), scheme="cassandra", options=CassandraLink.OPTIONS)
     store = CassandraStore(
-        address, clock=request.clock, rules=ApplyRules(history_max=1000), read_timeout_s=10.0, write_timeout_s=30.0
-    )
+        address, clock=request.clock, rules=ApplyRules(history_max=1000), read_timeout_s=10.0, write_timeout_s=30.0,
+        seals=lambda link: Seals(CassandraSubjectKeys(link, wrapping=wrapping, life_days=400), clock=request.clock),
+    )  # fmt: skip
     subjects = [f"{number:032x}" for number in range(rows)]
     await store.write_rows([_row(subject, int(request.number("history", 100))) for subject in subjects])
     cluster = CassandraLink.make_cluster(address, plan.region)
@@ -93,10 +103,12 @@ async def _pair(
     alone = order[: max(200, reads // 4)]
     ours_s = await _ours_alone(store, alone, clock)
     bare_s = await asyncio.to_thread(_bare_alone, session, statement, alone, clock)
+    cold_s = await _ours_cold(store, alone[:COLD_READS], clock)
     ours_rate = reads / await _ours_together(store, order, clock)
     bare_rate = reads / await asyncio.to_thread(_bare_together, session, statement, order, clock)
     return {
         "read_p50_ratio_driver": statistics.median(ours_s) / statistics.median(bare_s),
+        "cold_read_p50_ratio_driver": statistics.median(cold_s) / statistics.median(bare_s),
         "throughput_ratio_driver": ours_rate / bare_rate,
         "read_p50_ms": statistics.median(ours_s) * 1000,
         "read_p99_ms": percentile(ours_s, 0.99) * 1000,
@@ -109,6 +121,16 @@ async def _pair(
 async def _ours_alone(store: Any, order: list[str], clock: Clock) -> list[float]:
     seconds = []
     for subject in order:
+        began_s = clock.monotonic_s()
+        await store.read(subject)
+        seconds.append(clock.monotonic_s() - began_s)
+    return seconds
+
+
+async def _ours_cold(store: Any, order: list[str], clock: Clock) -> list[float]:
+    seconds = []
+    for subject in order:
+        await store.renew()
         began_s = clock.monotonic_s()
         await store.read(subject)
         seconds.append(clock.monotonic_s() - began_s)

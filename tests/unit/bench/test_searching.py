@@ -1,7 +1,8 @@
 """Names are found wherever they stand: in files, in memory, across each other."""
 
-import ctypes
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 from infra.bench.searching import found_names, names_in_memory
@@ -19,6 +20,10 @@ def test_names_are_found_in_files_whatever_stands_beside_them(tmp_path: Path) ->
 
 def test_names_are_found_in_memory() -> None:
     secret = os.urandom(16).hex()
-    held = ctypes.create_string_buffer(f"...{secret}...".encode())
-    assert names_in_memory([os.getpid()], frozenset({secret})) == {secret}
-    assert held.value
+    # A small process: this one may have grown large.
+    holding = [sys.executable, "-S", "-c", "import sys; print(flush=True); sys.stdin.read()", f"...{secret}..."]
+    with subprocess.Popen(holding, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        assert names_in_memory([holder.pid], frozenset({secret, "0" * 31 + "x"})) == {secret}
+        holder.communicate()

@@ -90,8 +90,12 @@ class RegionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """`memory`, the path of the embedded grid's Unix socket, or `hazelcast://HOST:PORT/CLUSTER`."""
     store: str = "sqlite"
     """`sqlite` in the state directory, or `cassandra://HOST:PORT[,HOST:PORT]/KEYSPACE?data_center=NAME`."""
+    store_tls: ClientTls | None = None
+    """For Cassandra; its nodes ask for a certificate where they are mutual. None: plain CQL."""
     log: str = "sqlite"
     """`sqlite` in the state directory, or `kafka://HOST:PORT[,HOST:PORT]/TOPIC?partitions=4`."""
+    log_tls: ClientTls | None = None
+    """For Kafka, the same."""
     rules_file: str = ""
     """The region's first rules (YAML, see `region/rules/README.md`) until some are published; empty: the release's."""
     history_max: int = 200

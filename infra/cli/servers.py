@@ -27,6 +27,10 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     start.add_argument(
         "--regions", default="us-east,us-central,us-west", metavar="NAMES", help="regions, separated by commas"
     )
+    start.add_argument(
+        "--tls", action="store_true",
+        help="Cassandra and Kafka over mutual TLS: an authority and certificates in the state's tls/",
+    )  # fmt: skip
     start.add_argument("--only", action="append", choices=KINDS, default=None, help="only this kind; may be repeated")
     _leaf(verbs, "stop", _stop, "end what `start` started, and nothing else", "stop")
     _leaf(verbs, "status", _status, "show what was started", "status")
@@ -90,21 +94,32 @@ def _install(arguments: argparse.Namespace) -> None:
 def _start(arguments: argparse.Namespace) -> None:
     from infra.local.servers.installing import Home
     from infra.local.servers.kinds import ServerKind
-    from infra.local.servers.plans import ServerInput, plan_servers
+    from infra.local.servers.plans import ServerInput, plan_servers, secured
     from infra.local.servers.running import start_servers
 
     clock, state = SystemClock(), arguments.state.resolve()
     kinds = frozenset(ServerKind(word) for word in arguments.only or KINDS)
     given = ServerInput(
-        home=Home(HOME), state=state, regions=_regions(arguments.regions), java=ready_java(), kinds=kinds
-    )
+        home=Home(HOME), state=state, regions=_regions(arguments.regions), java=ready_java(), kinds=kinds,
+        tls=state / "tls" if arguments.tls else None,
+    )  # fmt: skip
     plans = plan_servers(given)
+    if given.tls is not None:
+        _give_certificates(given.tls, secured(plans), clock)
     cold = not any(plan.data.exists() for plan in plans)
     began_s = clock.monotonic_s()
     with progress_bar() as progress:
         started = start_servers(plans, state, clock=clock, progress=progress)
     timings = _note(state, round(clock.monotonic_s() - began_s, 2), cold=cold, any_started=_any_new(started))
     _show(arguments, started, timings)
+
+
+def _give_certificates(folder: Path, hosts: dict[str, str], clock: SystemClock) -> None:
+    """One for each server, and `client.pem` for whoever calls them."""
+    from infra.local.certificates import WorldAuthority
+
+    authority = WorldAuthority(folder, host="127.0.0.1", clock=clock)
+    authority.ensure([*hosts, "client"], hosts=hosts)
 
 
 def _any_new(started: list[Any]) -> bool:

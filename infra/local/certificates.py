@@ -7,7 +7,7 @@ its own authority and gives its processes files of the same kind (`infra.plumbin
 
 import datetime
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from cryptography import x509
@@ -21,6 +21,8 @@ from infra.plumbing.errors import SettingsError
 from infra.plumbing.files import write_atomically
 from infra.plumbing.http.identity import uri_of
 
+AUTHORITY = "authority.pem"
+"""The authority's certificate, in its folder."""
 AUTHORITY_LIFE = datetime.timedelta(days=5 * 365)
 LIFE = datetime.timedelta(days=30)
 LEFT_MIN = LIFE / 3
@@ -45,27 +47,34 @@ class WorldAuthority:
         self._directory = directory
         self._host = ipaddress.ip_address(host)
         self._clock = clock
-        if not (directory / "authority.pem").exists():
+        if not (directory / AUTHORITY).exists():
             self._make()
         self._key, self._certificate = self._read()
 
     @property
     def file(self) -> Path:
         """The authority's certificate: whom everybody trusts."""
-        return self._directory / "authority.pem"
+        return self._directory / AUTHORITY
 
-    def ensure(self, names: Iterable[str]) -> list[str]:
-        """Make the certificates that are not there, are near their end, or are another authority's; returns whose."""
-        made = [name for name in names if not self._holds(name)]
+    def ensure(self, names: Iterable[str], *, hosts: Mapping[str, str] | None = None) -> list[str]:
+        """Make the certificates that are not there, are near their end, or are another authority's; returns whose.
+
+        Args:
+            names: of processes.
+            hosts: where those of them are that are not at the world's own address.
+        """
+        at = {name: (hosts or {}).get(name, str(self._host)) for name in names}
+        made = [name for name, host in at.items() if not self._holds(name, host)]
         for name in made:
-            self.issue(name)
+            self.issue(name, host=at[name])
         return made
 
-    def issue(self, name: str) -> Path:
-        """A new key and certificate for the process `name`, in the place of what it had."""
+    def issue(self, name: str, *, host: str = "") -> Path:
+        """A new key and certificate for the process `name`, in the place of what it had; `host`: its own address."""
         key = ec.generate_private_key(ec.SECP256R1())
         names = [
-            x509.UniformResourceIdentifier(uri_of(name)), x509.IPAddress(self._host), x509.DNSName("localhost")
+            x509.UniformResourceIdentifier(uri_of(name)), x509.IPAddress(ipaddress.ip_address(host or str(self._host))),
+            x509.DNSName("localhost"),
         ]  # fmt: skip
         usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
         certificate = (
@@ -80,11 +89,14 @@ class WorldAuthority:
         write_atomically(path, certificate.public_bytes(_PEM) + _private(key), mode=0o600)
         return path
 
-    def _holds(self, name: str) -> bool:
+    def _holds(self, name: str, host: str) -> bool:
         try:
             certificate = x509.load_pem_x509_certificate(certificate_file(self._directory, name).read_bytes())
             certificate.verify_directly_issued_by(self._certificate)
-        except (OSError, ValueError, TypeError, InvalidSignature):
+            found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        except (OSError, ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
+            return False
+        if ipaddress.ip_address(host) not in found.get_values_for_type(x509.IPAddress):
             return False
         return certificate.not_valid_after_utc - self._now() > LEFT_MIN
 

@@ -30,6 +30,7 @@ from infra.local.securing import (
 from infra.local.servers.of_world import WorldServers
 from infra.local.wan.securing import LinkTls
 from infra.local.wan.settings import LinkSettings, WanSettings
+from infra.plumbing.http.tls import ClientTls
 from infra.plumbing.telemetry import TelemetrySettings
 from region.settings import RegionSettings
 
@@ -257,10 +258,17 @@ def _region_settings(given: PlanInput, name: str) -> RegionSettings:
         trust_file=str(layout.trust),
         grid=given.servers.grid(name, str(layout.grid(name))),
         store=given.servers.store(name),
+        store_tls=_server_tls(given, name, f"{name}/cassandra"),
         log=given.servers.log(name),
+        log_tls=_server_tls(given, name, "kafka"),
         export_policy=given.configuration.region(name).export_policy,
         telemetry=_telemetry(given, f"{name}/api"),
     )
+
+
+def _server_tls(given: PlanInput, region: str, server: str) -> ClientTls | None:
+    """How a region's processes call a real server: by the region's certificate, API and worker alike."""
+    return given.securing.connect(f"{region}/api", server) if server in given.servers.plans else None
 
 
 def _edge(given: PlanInput, region: RegionConfiguration, number: int, files: dict[Path, bytes]) -> ProcessPlan:

@@ -22,16 +22,17 @@ import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
+from aiokafka.admin import NewTopic, RecordsToDelete
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError
 from prometheus_client import CollectorRegistry, Counter
 
 from infra.contracts.events import LoggedEvent
 from infra.plumbing.addresses import PartAddress
 from infra.plumbing.errors import OverloadedError, SettingsError
+from infra.plumbing.http.tls import ClientTls
+from region.events.kafka_clients import KafkaClients
 from region.events.port import AppendResult, LogForgotten, LogUnavailableError
 from region.events.records import decode_record
 from region.events.sqlite import SEAL_TRIES_MAX
@@ -46,8 +47,6 @@ _APPEND_TIMEOUT_S = 10.0
 _SCAN_PAGE = 5_000
 _READ_TIMEOUT_S = 5.0
 _CONNECT_TIMEOUT_S = 10.0
-_FETCH_WAIT_MS = 250
-"""How long a fetch waits at the broker for records: longer is less work while nothing happens."""
 _DIGEST_BYTES = 16
 
 
@@ -66,12 +65,17 @@ class KafkaLog:
         retention_s: how long the broker keeps records at most, should nobody expire them.
         registry: where failures are counted.
         seals: put every record under its subject's key; closed with the log. None: records lie as they are.
+        tls: how brokers are called; None: in plain.
+
+    Raises:
+        SettingsError: a TLS file cannot be used.
     """
 
     def __init__(
         self, address: PartAddress, *, queue_max: int, retention_s: float, registry: CollectorRegistry | None = None,
-        seals: Seals | None = None,
+        seals: Seals | None = None, tls: ClientTls | None = None,
     ) -> None:  # fmt: skip
+        self._clients = KafkaClients(address, tls=tls)
         self._seals = seals
         self._address = address
         self._topic = address.name
@@ -196,7 +200,7 @@ class KafkaLog:
             keep_from = {one: firsts[one].offset if firsts.get(one) else ends[one] for one in self._all}
             gone = {one: offset for one, offset in keep_from.items() if offset > starts[one]}
             if gone:
-                async with self._administering() as admin:
+                async with self._clients.administering() as admin:
                     await admin.delete_records(
                         {one: RecordsToDelete(before_offset=offset) for one, offset in gone.items()}
                     )
@@ -220,6 +224,7 @@ class KafkaLog:
                 with suppress(KafkaError, TimeoutError):
                     await client.stop()
         self._producer = self._consumer = self._surveyor = None
+        await self._clients.close()
         if self._seals is not None:
             await self._seals.keys.close()
 
@@ -320,18 +325,14 @@ class KafkaLog:
         async with self._connecting:
             if self._producer is None:
                 await self._ensure_topic()
-                producer = AIOKafkaProducer(
-                    bootstrap_servers=self._address.host_ports, acks="all", enable_idempotence=True, linger_ms=0,
-                    request_timeout_ms=5000, retry_backoff_ms=50, metadata_max_age_ms=30_000, max_batch_size=131_072,
-                )  # fmt: skip
-                self._producer = await _started(producer)
+                self._producer = await self._clients.producer()
             return self._producer
 
     async def _consuming(self) -> AIOKafkaConsumer:
         async with self._connecting:
             if self._consumer is None:
                 await self._ensure_topic()
-                consumer = await self._reader()
+                consumer = await self._clients.reader()
                 consumer.assign(self._all)
                 for one in self._all:
                     consumer.seek(one, 0)
@@ -342,15 +343,8 @@ class KafkaLog:
         async with self._connecting:
             if self._surveyor is None:
                 await self._ensure_topic()
-                self._surveyor = await self._reader()
+                self._surveyor = await self._clients.reader()
             return self._surveyor
-
-    async def _reader(self) -> AIOKafkaConsumer:
-        consumer = AIOKafkaConsumer(
-            bootstrap_servers=self._address.host_ports, enable_auto_commit=False, auto_offset_reset="earliest",
-            fetch_max_wait_ms=_FETCH_WAIT_MS, request_timeout_ms=5000, retry_backoff_ms=50, metadata_max_age_ms=30_000,
-        )  # fmt: skip
-        return await _started(consumer)
 
     async def _ensure_topic(self) -> None:
         """Make the topic, or see that it has as many partitions as the settings say.
@@ -365,7 +359,7 @@ class KafkaLog:
             self._topic, num_partitions=self._partitions, replication_factor=self._address.number("copies", 1),
             topic_configs=settings,
         )  # fmt: skip
-        async with self._administering() as admin:
+        async with self._clients.administering() as admin:
             with suppress(TopicAlreadyExistsError):
                 await admin.create_topics([topic])
             (found,) = await admin.describe_topics([self._topic])
@@ -376,24 +370,3 @@ class KafkaLog:
                 fix=f"Append ?partitions={count} to the log's address; a topic's partitions must not change.",
             )
         self._topic_is_there = count > 0
-
-    @asynccontextmanager
-    async def _administering(self) -> AsyncIterator[AIOKafkaAdminClient]:
-        admin = AIOKafkaAdminClient(bootstrap_servers=self._address.host_ports, request_timeout_ms=5000)
-        try:
-            await admin.start()
-            yield admin
-        finally:
-            with suppress(KafkaError):
-                await admin.close()
-
-
-async def _started(client: Any) -> Any:
-    """A client that is up; one that does not come up leaves nothing behind."""
-    try:
-        await client.start()
-    except BaseException:
-        with suppress(KafkaError, TimeoutError):
-            await client.stop()
-        raise
-    return client

@@ -32,7 +32,7 @@ def open_log(settings: RegionSettings, *, registry: CollectorRegistry | None = N
 
         return KafkaLog(
             parse_address(settings.log, scheme="kafka", options=OPTIONS), queue_max=settings.intake_queue_max,
-            retention_s=settings.log_retention_s, registry=registry, seals=seals,
+            retention_s=settings.log_retention_s, registry=registry, seals=seals, tls=settings.log_tls,
         )  # fmt: skip
     return SqliteLog(
         Path(settings.state_directory) / "log.sqlite", queue_max=settings.intake_queue_max, registry=registry,

@@ -182,7 +182,7 @@ def open_cassandra_keys(
     """
     if link is None:
         address = parse_address(settings.store, scheme="cassandra", options=CassandraLink.OPTIONS)
-        link = CassandraLink(address, registry=registry, metrics="atoll_keys")
+        link = CassandraLink(address, registry=registry, metrics="atoll_keys", tls=settings.store_tls)
     return CassandraSubjectKeys(link, wrapping=wrapping, life_days=key_life_days(settings))
 
 

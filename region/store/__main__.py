@@ -12,7 +12,9 @@ from cassandra import DriverException
 from cassandra.cluster import NoHostAvailable
 
 from infra.plumbing.addresses import parse_address, scheme_of
+from infra.plumbing.clock import SystemClock
 from infra.plumbing.errors import AtollError, SettingsError, UnavailableError
+from infra.plumbing.http.tls import client_context
 from infra.plumbing.ids import new_request_id
 from infra.plumbing.settings import load_settings
 from region.settings import RegionSettings
@@ -38,7 +40,8 @@ def run(verb: str, settings: RegionSettings) -> str:
         return asyncio.run(_seal(settings))
     address = parse_address(settings.store, scheme="cassandra", options=CassandraLink.OPTIONS)
     keyspace, center = checked_names(address)
-    cluster = CassandraLink.make_cluster(address, center)
+    tls = client_context(settings.store_tls, clock=SystemClock()) if settings.store_tls is not None else None
+    cluster = CassandraLink.make_cluster(address, center, tls)
     try:
         session = cluster.connect()
         if verb == "migrate":

@@ -31,6 +31,7 @@ from prometheus_client import CollectorRegistry
 from infra.contracts.features import ITEM_BUCKET_MS, TREND_BUCKET_MS
 from infra.plumbing.addresses import PartAddress
 from infra.plumbing.clock import Clock
+from infra.plumbing.http.tls import ClientTls
 from region.keeping.sealing import Seals
 from region.store.aggregates import (
     EVERYTHING,
@@ -93,15 +94,19 @@ class CassandraStore:
         write_timeout_s: the same for calls that no request waits for.
         seals: makes, over the store's own connections, the seals of rows (`region.store.sealed`); None: they lie in
             the clear.
+        tls: how nodes are called; None: in plain.
+
+    Raises:
+        SettingsError: a name in the address, or a TLS file, cannot be used.
     """
 
     def __init__(
         self, address: PartAddress, *, clock: Clock, rules: ApplyRules, registry: CollectorRegistry | None = None,
         read_timeout_s: float = 0.1, scan_timeout_s: float = 2.0, write_timeout_s: float = _WRITE_TIMEOUT_S,
-        seals: Callable[[CassandraLink], Seals] | None = None,
+        seals: Callable[[CassandraLink], Seals] | None = None, tls: ClientTls | None = None,
     ) -> None:  # fmt: skip
         registry = registry if registry is not None else CollectorRegistry()
-        self._link = CassandraLink(address, registry=registry)
+        self._link = CassandraLink(address, registry=registry, tls=tls)
         opened = RowSeals(seals(self._link) if seals is not None else None, registry=registry)
         self._rows = CassandraRows(self._link, opened, rules=rules, timeout_s=write_timeout_s)
         self._clock = clock

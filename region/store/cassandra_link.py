@@ -21,8 +21,11 @@ from cassandra.query import PreparedStatement, tuple_factory
 from prometheus_client import CollectorRegistry
 
 from infra.plumbing.addresses import PartAddress
+from infra.plumbing.clock import SystemClock
 from infra.plumbing.errors import SettingsError
+from infra.plumbing.http.tls import ClientTls, TlsContext, client_context
 from infra.plumbing.ids import new_request_id
+from infra.plumbing.reloading import LOOK_EVERY_S
 from region.store.keyspace import (
     StoreSchemaError,
     check_keys,
@@ -97,14 +100,19 @@ class CassandraLink:
         registry: where calls that could not be served are counted.
         in_flight_max: calls that may wait for Cassandra.
         metrics: begins the names of the counts: a process may have more than one link.
+        tls: how nodes are called; None: in plain. Its files are followed: new connections show and take new ones.
+
+    Raises:
+        SettingsError: a name in the address, or a TLS file, cannot be used.
     """
 
     OPTIONS = frozenset({"data_center", "copies", "migrate"})
 
     def __init__(
         self, address: PartAddress, *, registry: CollectorRegistry | None = None, in_flight_max: int = IN_FLIGHT_MAX,
-        metrics: str = "atoll_store",
+        metrics: str = "atoll_store", tls: ClientTls | None = None,
     ) -> None:  # fmt: skip
+        self._tls = client_context(tls, clock=SystemClock()) if tls is not None else None
         self._keyspace, center = checked_names(address)
         self._address = address
         self._metrics = LaneMetrics(registry if registry is not None else CollectorRegistry(), metrics)
@@ -122,7 +130,7 @@ class CassandraLink:
         self._thread.start()
 
     @staticmethod
-    def make_cluster(address: PartAddress, center: str) -> Cluster:
+    def make_cluster(address: PartAddress, center: str, tls: TlsContext | None = None) -> Cluster:
         """A cluster object that asks nodes of `center` only; not connected yet."""
         own_nodes = TokenAwarePolicy(DCAwareRoundRobinPolicy(center, used_hosts_per_remote_dc=0))
         profile = ExecutionProfile(
@@ -135,6 +143,7 @@ class CassandraLink:
             control_connection_timeout=CONNECT_TIMEOUT_S, idle_heartbeat_interval=2, idle_heartbeat_timeout=2,
             reconnection_policy=ExponentialReconnectionPolicy(_BACKOFF_MIN_S, _BACKOFF_MAX_S),
             schema_metadata_enabled=False, token_metadata_enabled=True,
+            ssl_context=tls.context if tls is not None else None,
         )  # fmt: skip
 
     async def ask(self, query: str, values: Sequence[Any], *, timeout_s: float) -> list[Row]:
@@ -208,6 +217,8 @@ class CassandraLink:
         backoff_s = _BACKOFF_MIN_S
         while not self._stop.is_set():
             try:
+                if self._tls is not None:
+                    self._tls.refresh()
                 self._connect()
             except Exception as error:  # whatever it is, the callers are told
                 self._trouble = error
@@ -216,11 +227,13 @@ class CassandraLink:
                 backoff_s = min(_BACKOFF_MAX_S, 2 * backoff_s)
             else:
                 self._attempted.set()
+                while self._tls is not None and not self._stop.wait(LOOK_EVERY_S):
+                    self._tls.refresh()
                 return
 
     def _connect(self) -> None:
         # A cluster object whose first connection failed is shut down for ever: each attempt has its own.
-        cluster = self.make_cluster(self._address, self._center)
+        cluster = self.make_cluster(self._address, self._center, self._tls)
         try:
             session = cluster.connect()
             if self._address.options.get("migrate") == "manual":

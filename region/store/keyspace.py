@@ -4,10 +4,9 @@ import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from cassandra import AlreadyExists, DriverException, InvalidRequest
-from cassandra.cluster import Session
+from cassandra.cluster import NoHostAvailable, Session
 
 from infra.plumbing.addresses import PartAddress
 from infra.plumbing.errors import SettingsError
@@ -196,5 +195,8 @@ def explain(error: Exception, keyspace: str) -> str:
     """An error of the driver in words that may be logged: it never repeats a value."""
     if is_drift(error):
         return f"the keyspace {keyspace} is not what this code knows ({type(error).__name__})"
-    kind: Any = type(error)
-    return f"Cassandra failed: {kind.__name__}" if isinstance(error, DriverException) else f"failed: {kind.__name__}"
+    name = type(error).__name__
+    if isinstance(error, NoHostAvailable):
+        # What a handshake fails by stands inside of it.
+        name += f" ({', '.join(sorted({type(one).__name__ for one in error.errors.values()}))})"
+    return f"Cassandra failed: {name}" if isinstance(error, DriverException) else f"failed: {name}"

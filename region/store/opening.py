@@ -39,6 +39,7 @@ def open_store(
             parse_address(settings.store, scheme="cassandra", options=CassandraLink.OPTIONS),
             seals=lambda link: Seals(open_cassandra_keys(settings, wrapping=wrapping, link=link), clock=ticking),
             clock=ticking,
+            tls=settings.store_tls,
             rules=apply_rules(settings),
             registry=registry,
             read_timeout_s=read_timeout_s,

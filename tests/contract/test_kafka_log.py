@@ -92,7 +92,7 @@ async def test_without_a_broker_nothing_is_acknowledged(servers: Servers) -> Non
         with pytest.raises(LogUnavailableError):
             await log.read(after={0: 0}, limit=1)
         # When it comes back, what failed is taken: it was never remembered.
-        log._address = good._address
+        log._clients = good._clients
         assert (await log.append([logged(1)])).accepted == 1
         assert [one.logged.subject for one in await log.read(after={0: 0}, limit=9)] == [ALICE]
         await log.close()

@@ -1,5 +1,6 @@
 """The servers' own configuration files. Pure text; sizes are those of one machine that carries everything."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 LOGBACK = """<configuration>
@@ -20,7 +21,19 @@ com.hazelcast.core.LifecycleService.level = INFO
 """
 
 
-def cassandra_yaml(*, cluster: str, host: str, native_port: int, storage_port: int) -> str:
+@dataclass(frozen=True, slots=True)
+class ServerFiles:
+    """PEM files of a server that is called over mutual TLS."""
+
+    certificate: Path
+    """Its own, with its key (PKCS #8)."""
+    authority: Path
+    """Whose certificates its clients must show."""
+
+
+def cassandra_yaml(
+    *, cluster: str, host: str, native_port: int, storage_port: int, tls: ServerFiles | None = None
+) -> str:  # fmt: skip
     """One node that is a cluster of its own.
 
     `commitlog_sync: group` acknowledges a write when it is on the disk (`periodic`, the default, loses the last ones
@@ -71,6 +84,21 @@ authorizer: AllowAllAuthorizer
 role_manager: CassandraRoleManager
 internode_application_send_queue_reserve_endpoint_capacity: 8MiB
 internode_application_receive_queue_reserve_endpoint_capacity: 8MiB
+{_client_encryption(tls) if tls is not None else ""}"""
+
+
+def _client_encryption(tls: ServerFiles) -> str:
+    """CQL over TLS only, for clients that show a certificate. Between nodes there is nothing: there is one."""
+    return f"""client_encryption_options:
+  enabled: true
+  optional: false
+  require_client_auth: true
+  protocol: TLS
+  accepted_protocols: [TLSv1.2, TLSv1.3]
+  ssl_context_factory:
+    class_name: org.apache.cassandra.security.PEMBasedSslContextFactory
+  keystore: {tls.certificate}
+  truststore: {tls.authority}
 """
 
 
@@ -143,20 +171,23 @@ def hazelcast_yaml(*, cluster: str, host: str, port: int, map_bytes_mb: int) -> 
 """
 
 
-def kafka_properties(*, host: str, port: int, controller_port: int, data: Path) -> str:
+def kafka_properties(
+    *, host: str, port: int, controller_port: int, data: Path, tls: ServerFiles | None = None
+) -> str:  # fmt: skip
     """One broker that is its own controller.
 
     With one copy of everything an acknowledgement must mean that the disk has it: `log.flush.interval.messages=1`.
     Topics are made by whoever knows how many partitions they need.
     """
+    clients = "PLAINTEXT" if tls is None else "SSL"
     return f"""process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@{host}:{controller_port}
-listeners=PLAINTEXT://{host}:{port},CONTROLLER://{host}:{controller_port}
-advertised.listeners=PLAINTEXT://{host}:{port}
+listeners={clients}://{host}:{port},CONTROLLER://{host}:{controller_port}
+advertised.listeners={clients}://{host}:{port}
 controller.listener.names=CONTROLLER
-inter.broker.listener.name=PLAINTEXT
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+inter.broker.listener.name={clients}
+listener.security.protocol.map={clients}:{clients},CONTROLLER:{clients}
 log.dirs={data}
 auto.create.topics.enable=false
 log.flush.interval.messages=1
@@ -176,4 +207,14 @@ group.initial.rebalance.delay.ms=0
 log.cleaner.dedupe.buffer.size=2097152
 log.segment.bytes=67108864
 log.index.size.max.bytes=1048576
+{_kafka_tls(tls) if tls is not None else ""}"""
+
+
+def _kafka_tls(tls: ServerFiles) -> str:
+    """Every listener over TLS, for clients that show a certificate; the controller's too."""
+    return f"""ssl.client.auth=required
+ssl.keystore.type=PEM
+ssl.keystore.location={tls.certificate}
+ssl.truststore.type=PEM
+ssl.truststore.location={tls.authority}
 """

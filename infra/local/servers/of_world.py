@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from infra.local.certificates import WorldAuthority
 from infra.local.configuration import WorldConfiguration
 from infra.local.layout import Layout
 from infra.local.records import Part, ProbeKind, ProcessPlan
@@ -16,10 +17,11 @@ from infra.local.servers.plans import (
     grid_address,
     log_address,
     plan_servers,
+    secured,
     store_address,
 )
 from infra.local.servers.running import check_ports, prepare_server, start_servers, stop_servers
-from infra.plumbing.clock import Clock
+from infra.plumbing.clock import Clock, SystemClock
 from infra.plumbing.progress import Progress
 
 _PARTS = {ServerKind.CASSANDRA: Part.STORE, ServerKind.HAZELCAST: Part.GRID, ServerKind.KAFKA: Part.LOG}
@@ -75,6 +77,7 @@ def _input(configuration: WorldConfiguration, layout: Layout, kinds: frozenset[S
     return ServerInput(
         home=Home(environments.parent / "servers"), state=layout.state / "servers",
         regions=configuration.region_names, java=find_java(environments), kinds=kinds,
+        tls=layout.tls if configuration.tls else None,
     )  # fmt: skip
 
 
@@ -105,11 +108,15 @@ def prepare_servers(configuration: WorldConfiguration, layout: Layout) -> WorldS
 
     Raises:
         ServerError: they are not installed, a port is taken, or a folder cannot be written.
+        SettingsError: the world has TLS and its authority cannot be used.
     """
     kinds = kinds_of(configuration)
     if not kinds:
         return WorldServers()
     plans = plan_servers(_input(configuration, layout, kinds))
+    if configuration.tls:
+        hosts = secured(plans)
+        WorldAuthority(layout.tls, host=configuration.host, clock=SystemClock()).ensure(hosts, hosts=hosts)
     for plan in plans:
         check_ports(plan)
         prepare_server(plan)

@@ -7,10 +7,11 @@ everywhere, so that two worlds on one machine never meet: the two middle bytes c
 import base64
 import hashlib
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from infra.local.certificates import AUTHORITY, certificate_file
 from infra.local.servers import configuring
 from infra.local.servers.installing import Home
 from infra.local.servers.kinds import LAUNCHES, ServerKind
@@ -61,6 +62,8 @@ class ServerInput:
         kinds: which servers.
         java: the program.
         write_archives: at its exit each server writes its class archive, under a name of its own (`archive_draft`).
+        tls: the folder of an authority (`infra.local.certificates`): Cassandra and Kafka are called over mutual TLS,
+            with certificates under their names. Hazelcast is not: its open-source edition has no TLS. None: all plain.
     """
 
     home: Home
@@ -69,6 +72,13 @@ class ServerInput:
     java: str
     kinds: frozenset[ServerKind] = frozenset(ServerKind)
     write_archives: bool = False
+    tls: Path | None = None
+
+    def files_of(self, name: str) -> configuring.ServerFiles | None:
+        """The PEM files of the server `name`."""
+        if self.tls is None:
+            return None
+        return configuring.ServerFiles(certificate_file(self.tls, name), self.tls / AUTHORITY)
 
 
 def plan_servers(given: ServerInput) -> list[ServerPlan]:
@@ -89,6 +99,11 @@ def address_of(state: Path, number: int) -> str:
     """The loopback address of a state's server `number` (2 to 254)."""
     spread = zlib.crc32(str(state).encode())
     return f"127.{1 + spread % 250}.{spread // 250 % 250}.{number}"
+
+
+def secured(plans: Iterable[ServerPlan]) -> dict[str, str]:
+    """Which servers need a certificate where there is TLS, and for which address."""
+    return {plan.name: plan.host for plan in plans if plan.kind is not ServerKind.HAZELCAST}
 
 
 def store_address(plan: ServerPlan) -> str:
@@ -137,7 +152,11 @@ def _cassandra(given: ServerInput, region: str, host: str) -> ServerPlan:
     folder = given.state / region / "cassandra"
     files = {
         folder / "cassandra.yaml": configuring.cassandra_yaml(
-            cluster=cluster_of(region), host=host, native_port=CASSANDRA_PORT, storage_port=CASSANDRA_STORAGE_PORT
+            cluster=cluster_of(region),
+            host=host,
+            native_port=CASSANDRA_PORT,
+            storage_port=CASSANDRA_STORAGE_PORT,
+            tls=given.files_of(name),
         ),
         folder / "rack.properties": configuring.rack_properties(region),
         folder / "logback.xml": configuring.LOGBACK,
@@ -178,7 +197,11 @@ def _kafka(given: ServerInput, host: str) -> ServerPlan:
     properties = folder / "kafka.properties"
     files = {
         properties: configuring.kafka_properties(
-            host=host, port=KAFKA_PORT, controller_port=KAFKA_CONTROLLER_PORT, data=folder / "data"
+            host=host,
+            port=KAFKA_PORT,
+            controller_port=KAFKA_CONTROLLER_PORT,
+            data=folder / "data",
+            tls=given.files_of("kafka"),
         ),
     }
     command = (*_java(given, kind), str(properties))

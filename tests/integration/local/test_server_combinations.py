@@ -1,13 +1,16 @@
 """A world with one real server beside embedded parts: told, killed, healed, exported, erased, and gone at the end."""
 
 import asyncio
+import contextlib
 import json
+import socket
+import ssl
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
@@ -19,10 +22,13 @@ from infra.contracts.events import Event, EventAck, EventBatch, EventType
 from infra.contracts.residency import encode_regional
 from infra.local.children import marked_processes
 from infra.local.configuration import RegionConfiguration, WorldConfiguration, with_absolute_directories
+from infra.local.securing import OPERATOR, Securing
 from infra.local.tiers import source_root
 from infra.local.world import World, start_world
 from infra.plumbing.clock import SystemClock
 from infra.plumbing.errors import UnavailableError
+from infra.plumbing.http.identity import name_of
+from infra.plumbing.http.tls import client_context
 from infra.plumbing.progress import SilentProgress
 from infra.plumbing.settings import load_settings
 from infra.plumbing.tokens import issue_token
@@ -49,24 +55,34 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "repository"
 
 
+def shown(world: World, name: str) -> ssl.SSLContext | None:
+    """What the process `name` shows, calling anybody; None in a world without TLS."""
+    tls = securing(world).connect(name)
+    return client_context(tls, clock=CLOCK).context if tls is not None else None
+
+
+def securing(world: World) -> Securing:
+    return Securing(world.layout.tls, enabled=world.caller_tls is not None)
+
+
 def ask(world: World) -> list[object]:
     """A list, as an application gets it from the balancer: an edge that just started may have no release's yet."""
     token = issue_token(world.keys("here"), USER, clock=CLOCK)
     request = urllib.request.Request(
         f"{world.balancer_url}/v1/recommendations/personal?n=5", headers={"Authorization": f"Bearer {token}"}
     )
-    items: list[object] = json.loads(when_available(lambda: send(request)))["items"]
+    items: list[object] = json.loads(when_available(lambda: send(request, shown(world, OPERATOR))))["items"]
     return items
 
 
-def send(request: urllib.request.Request) -> bytes:
+def send(request: urllib.request.Request, context: ssl.SSLContext | None) -> bytes:
     """What is answered.
 
     Raises:
         UnavailableError: the answer asks to come again.
     """
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=30, context=context) as answer:
             body: bytes = answer.read()
             return body
     except urllib.error.HTTPError as error:
@@ -85,7 +101,7 @@ def view(world: World, number: int) -> None:
         f"{world.region_url('here')}/v1/events", data=encode_regional(batch),
         headers={SERVICE_KEY_HEADER: keys.service_key, "Content-Type": "application/json"},
     )  # fmt: skip
-    ack = msgspec.json.decode(when_available(lambda: send(request)), type=EventAck)
+    ack = msgspec.json.decode(when_available(lambda: send(request, shown(world, "here/edge-1"))), type=EventAck)
     assert (ack.accepted + ack.duplicates, ack.rejected) == (1, ())
 
 
@@ -120,8 +136,28 @@ def when_available(call: Callable[[], T]) -> T:
         time.sleep(0.2)  # nobody tells; the deadline above bounds it
 
 
-@pytest.mark.parametrize("part", [{"store": "cassandra"}, {"grid": "hazelcast"}, {"log": "kafka"}], ids=str)
-def test_one_real_server_beside_embedded_parts(part: dict[str, str], repository: Path, tmp_path: Path) -> None:
+def check_server_tls(world: World) -> None:
+    """The real server of the world shows its own name, and lets nobody in who shows no certificate."""
+    (server,) = [one for one in world.status().processes if one.name in ("here/cassandra", "kafka")]
+    host, _, port = server.address.rpartition(":")
+    member = shown(world, "here/api")
+    assert member is not None
+    for context in (member, ssl.create_default_context(cafile=str(securing(world).authority))):
+        with (
+            socket.create_connection((host, int(port)), timeout=10) as plain,
+            context.wrap_socket(plain, server_hostname=host) as connection,
+        ):
+            assert name_of(connection.getpeercert()) == server.name
+            if context is not member:
+                # In TLS 1.3 a client hears of its refusal when it reads.
+                with contextlib.suppress(ssl.SSLError, ConnectionError):
+                    assert connection.recv(1) == b""
+
+
+@pytest.mark.parametrize(
+    "part", [{"store": "cassandra", "tls": True}, {"grid": "hazelcast"}, {"log": "kafka", "tls": True}], ids=str
+)
+def test_one_real_server_beside_embedded_parts(part: dict[str, Any], repository: Path, tmp_path: Path) -> None:
     configuration = msgspec.structs.replace(
         WorldConfiguration(regions=(RegionConfiguration(name="here", edges=1),)), **part
     )
@@ -130,6 +166,8 @@ def test_one_real_server_beside_embedded_parts(part: dict[str, str], repository:
         wait_for="live",
     ) as world:  # fmt: skip
         assert ask(world)
+        if "tls" in part:
+            check_server_tls(world)
         view(world, 1)
         until_items(world, ["new-1"])
         world.kill("here")
@@ -138,7 +176,7 @@ def test_one_real_server_beside_embedded_parts(part: dict[str, str], repository:
         assert ask(world)
         view(world, 2)
         until_items(world, ["new-1", "new-2"])
-        door = (world.region_url("here"), world.keys("here").operator_key)
+        door = (world.region_url("here"), world.keys("here").operator_key, securing(world).connect(OPERATOR))
         exported = when_available(lambda: commands.export(*door, user=USER))
         assert [one.logged.event.item for one in exported.events] == ["new-1", "new-2"]
         erased = when_available(lambda: commands.erase(*door, user=USER)).receipt

@@ -14,7 +14,8 @@ from infra.plumbing.errors import UnavailableError
 from region.retrieval.child import start_child
 from region.suggest.index import SuggestIndex
 
-BUILD_WITHIN_S = 600.0
+BUILD_WITHIN_S = 3_600.0
+"""Of ten million titles it takes minutes of a core, which this least urgent work has to wait for."""
 _ROOT = Path(__file__).resolve().parents[2]
 KEPT_MAX = 2
 """Indices on the disk: of the active release and of the one before, to which a region may roll back."""
@@ -37,7 +38,9 @@ class SuggestKeeper:
         self._clock = clock
         self.current: SuggestIndex | None = None
         self._seconds = Gauge(
-            "atoll_region_suggest_build_seconds", "How long the last index of suggestions took.", registry=registry
+            "atoll_region_suggest_build_seconds",
+            "How long the last index of suggestions took to be at hand.",
+            registry=registry,
         )
 
     async def refresh(self) -> None:
@@ -49,6 +52,7 @@ class SuggestKeeper:
         wanted = self._release()
         if wanted is None or (self.current is not None and self.current.release == wanted[0]):
             return
+        started_s = self._clock.monotonic_s()
         release, folder = wanted
         target = self._directory / release
         loaded = await asyncio.to_thread(_loaded, target)
@@ -57,11 +61,13 @@ class SuggestKeeper:
             loaded = await asyncio.to_thread(_loaded, target)
         if loaded is None:
             raise UnavailableError("the index of suggestions is not whole.", fix="Is the disk full?")
-        self.current = loaded
+        before, self.current = [self.current], loaded
+        # Its words are freed one by one: not on the loop.
+        await asyncio.to_thread(before.clear)
+        self._seconds.set(self._clock.monotonic_s() - started_s)
         await asyncio.to_thread(self._tidy, release)
 
     async def _build(self, release: Path, target: Path) -> None:
-        started_s = self._clock.monotonic_s()
         words = (sys.executable, "-m", "region.suggest", "--release", str(release), "--out", str(target))
         child = await start_child(words, directory=_ROOT)
         try:
@@ -78,7 +84,6 @@ class SuggestKeeper:
         if code:
             last = said.decode(errors="replace").strip().rpartition("\n")[2]
             raise UnavailableError(f"the index of suggestions could not be built (exit code {code}): {last[:300]}")
-        self._seconds.set(self._clock.monotonic_s() - started_s)
 
     def _tidy(self, release: str) -> None:
         folders = sorted(self._directory.iterdir(), key=lambda one: one.stat().st_mtime, reverse=True)

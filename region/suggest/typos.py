@@ -1,5 +1,6 @@
 """Words that were meant: the nearest known words to what was typed, by edits (optimal string alignment, rapidfuzz)."""
 
+import heapq
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -11,6 +12,7 @@ WORDS_KEPT_MAX = 50_000
 CORRECTIONS_MAX = 3
 HEAD_MAX = 24
 """Of longer words no typo is mended while they are typed: so much the ready heads may take."""
+SORTED_AT_ONCE = 2_000
 LENGTH_MIN = 3
 """Shorter words are taken as they are: nearly everything is one edit away from them."""
 
@@ -25,7 +27,7 @@ class Speller:
     def __init__(self, words: Iterable[str]) -> None:
         kept = list(words)[:WORDS_KEPT_MAX]
         self._rank = {word: place for place, word in enumerate(kept)}
-        self._sorted = sorted(kept)
+        self._sorted = _sorted(kept)
         self._by_first: dict[str, list[str]] = defaultdict(list)
         self._heads: dict[tuple[str, int], list[str]] = {}
         for word in kept:
@@ -77,3 +79,9 @@ class Speller:
             heads = list(dict.fromkeys(word[:length] for word in own if len(word) >= length))
             self._heads[first, length] = heads
         return heads or ()
+
+
+def _sorted(words: Sequence[str]) -> list[str]:
+    """As `sorted`, which would hold the interpreter for its whole length: beside it lists are made."""
+    parts = [sorted(words[start : start + SORTED_AT_ONCE]) for start in range(0, len(words), SORTED_AT_ONCE)]
+    return list(heapq.merge(*parts))

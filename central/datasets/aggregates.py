@@ -65,6 +65,11 @@ def _counts(file: Path, row_of: Mapping[str, int]) -> RegionCounts:
     for one in extract.items:
         if one.item in row_of:
             users[row_of[one.item]] = max(0, one.users)
+    if not extract.items:
+        raise DatasetError(
+            f"{file}: counts no item: at its noise (epsilon {extract.epsilon:g}) none has enough people",
+            fix="Leave it out; a region needs some ten thousand people to count, or a larger extracts.epsilon.",
+        )
     if not users.any():
         raise DatasetError(
             f"{file}: none of the {len(extract.items)} items that it counts is in this dataset",

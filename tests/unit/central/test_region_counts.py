@@ -66,6 +66,8 @@ def test_what_is_no_extract_of_this_catalogue_is_refused(data: Interactions, tmp
         read_counts(tmp_path, ids)
     with pytest.raises(DatasetError, match="none of the 1 items"):
         read_counts(write_extract(tmp_path / "other", "us-east", {"a": 9}), ids)
+    with pytest.raises(DatasetError, match="counts no item: at its noise"):
+        read_counts(write_extract(tmp_path / "few", "us-east", {}), ids)
     with pytest.raises(DatasetError, match="holds the counts of 'us-west'"):
         read_counts(write_extract(tmp_path / "named", "us-west", {"i1": 9}, name=aggregates_file("us-east")), ids)
     broken = tmp_path / "broken"

@@ -6,9 +6,10 @@ loopback; stage times are the region's own trace. `requests_per_cpu_s` counts th
 process at concurrency 8. It begins once the node has built its suggestions, which it does once a release, beside the
 requests. `_rss_mb` counts mapped pages, `_anonymous_mb` does not; both are of region and index together, the most of
 the round. Options: `items` (size of the synthetic catalogue, default 1000000; figures are called m1_ at 1 M and m10_ at
-10 M, whose index is coarse so that it is built in minutes), `release` (a directory, in place of a synthetic one;
-figures are called release_ unless it is one of these), `store` (`sqlite` or what the region's settings know),
-`requests` (a round, default 300), `mapped_mb` (what mapped files may take of the region's memory, default as set).
+10 M, whose index is coarse so that it is built in minutes; both stay in .atoll/bench for the next run), `release` (a
+directory, in place of a synthetic one; figures are called release_ unless it is one of these), `store` (`sqlite` or
+what the region's settings know), `requests` (a round, default 300), `mapped_mb` (what mapped files may take of the
+region's memory, default as set).
 """
 
 import asyncio

@@ -150,7 +150,9 @@ class PublishedBook(Generic[F]):
         try:
             publication = msgspec.json.decode(path.read_bytes(), type=Publication)
             if self._proof is not None:
-                self._proof.again(publication.document, publication.statement)
+                # The signed version, not the noted one: who can write to this disk must not bring an old file back.
+                version = self._proof.again(publication.document, publication.statement)
+                publication = msgspec.structs.replace(publication, version=version)
             return Edition(publication=publication, file=self._kind.read(publication.document, self._region))
         except FileNotFoundError:
             return None

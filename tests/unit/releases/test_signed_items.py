@@ -129,6 +129,9 @@ def test_signed_items_hold_after_a_restart_while_central_is_away_and_not_once_th
     record.write_bytes(kept.replace(b"new-2", b"evil2"))
     with pytest.raises(SettingsError, match=r"published items .* cannot be used.*tampered"):
         book_of(client, tmp_path / "items")
+    record.write_bytes(msgspec.json.encode({**msgspec.json.decode(kept), "version": 0}))
+    with pytest.raises(ReleaseRefusedError, match="version 1, and 2 holds"):
+        publish(book_of(client, tmp_path / "items"), FIRST, says(east, FIRST, 1))
     record.write_bytes(msgspec.json.encode({**msgspec.json.decode(kept), "statement": ""}))
     with pytest.raises(SettingsError, match="unsigned"):
         book_of(client, tmp_path / "items")

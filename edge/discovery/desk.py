@@ -2,12 +2,14 @@
 
 import itertools
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TypeVar
 
 import msgspec
 
 from edge.answering.parts import Parts
-from edge.discovery.kept import KeptAnswers
+from edge.cache.words import BYPASS, MISS, RELEASE_LISTS, forwarded_status
+from edge.discovery.kept import KeptAnswers, Told
 from edge.lists.release_lists import LoadedLists
 from edge.routing.concurrency import Priority
 from edge.routing.port import RegionCallError
@@ -29,6 +31,8 @@ LOOKED_AT_MAX = 5_000
 """Titles of the release's lists that are looked through while no region answers."""
 DEGRADED = ("region",)
 """Says that the region did not take part."""
+_ANEW = forwarded_status(BYPASS)
+_FROM_LISTS = forwarded_status(MISS, detail=RELEASE_LISTS)
 
 
 class DiscoveryDesk:
@@ -45,8 +49,8 @@ class DiscoveryDesk:
         await self._choices.close()
         await self._suggested.close()
 
-    async def choices(self, call: ChoicesCall) -> tuple[ChoicesAnswer, float]:
-        """What somebody new may choose from, and how old it is in seconds.
+    async def choices(self, call: ChoicesCall) -> Told[ChoicesAnswer]:
+        """What somebody new may choose from.
 
         Raises:
             UnavailableError: nobody answers and this edge has never seen a release's lists.
@@ -60,13 +64,13 @@ class DiscoveryDesk:
 
         key = (self._parts.ledger.edition, call)
         try:
-            answer, age_s = await self._choices.get(key, ask)
+            told = await self._choices.get(key, ask)
         except (RegionCallError, TimeoutError, OverloadedError):
-            answer, age_s = self._choices.stale(key) or self._from_lists(call), 0.0
-        return self._without_withdrawn(answer), age_s
+            told = self._choices.stale(key) or Told(self._from_lists(call), _FROM_LISTS)
+        return replace(told, answer=self._without_withdrawn(told.answer))
 
-    async def suggest(self, call: SuggestCall) -> tuple[SuggestAnswer, float]:
-        """What a few letters may mean, and how old the answer is; with a subject it is asked for anew.
+    async def suggest(self, call: SuggestCall) -> Told[SuggestAnswer]:
+        """What a few letters may mean; with a subject it is asked for anew.
 
         Raises:
             UnavailableError: nobody answers and this edge has never seen a release's lists.
@@ -79,12 +83,12 @@ class DiscoveryDesk:
 
         key = (self._parts.ledger.edition, call.n, context, folded(call.q))
         try:
-            answer, age_s = (await ask(), 0.0) if call.subject is not None else await self._suggested.get(key, ask)
+            told = Told(await ask(), _ANEW) if call.subject is not None else await self._suggested.get(key, ask)
         except (RegionCallError, TimeoutError, OverloadedError):
-            answer, age_s = self._suggested.stale(key) or self._suggest_from_lists(call), 0.0
+            told = self._suggested.stale(key) or Told(self._suggest_from_lists(call), _FROM_LISTS)
         withdrawn = self._parts.ledger.withdrawn
-        kept = tuple(one for one in answer.suggestions if not one.item or one.item not in withdrawn)
-        return msgspec.structs.replace(answer, suggestions=kept), age_s
+        kept = tuple(one for one in told.answer.suggestions if not one.item or one.item not in withdrawn)
+        return replace(told, answer=msgspec.structs.replace(told.answer, suggestions=kept))
 
     def _suggest_from_lists(self, call: SuggestCall) -> SuggestAnswer:
         lists = self._parts.lists()

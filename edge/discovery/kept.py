@@ -7,9 +7,19 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from edge.cache.coalescing import Coalescer
+from edge.cache.words import STALE, STALE_IF_ERROR, URI_MISS, forwarded_status, hit_status
 from infra.plumbing.clock import Clock
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Told(Generic[T]):
+    """An answer, how old it is, and the words for `Cache-Status` (RFC 9211)."""
+
+    answer: T
+    cache: str
+    age_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +53,17 @@ class KeptAnswers(Generic[T]):
         """Cancel what is under way."""
         await self._flights.close()
 
-    def stale(self, key: Hashable) -> T | None:
-        """What is kept under `key`, fresh or not, as long as it may stand in."""
+    def stale(self, key: Hashable) -> Told[T] | None:
+        """What is kept under `key`, fresh or not, as long as it may stand in for what was asked for in vain."""
         kept = self._kept.get(key)
-        if kept is None or self._clock.monotonic_s() - kept.made_s > self._stale_s:
+        age_s = float("inf") if kept is None else self._clock.monotonic_s() - kept.made_s
+        if kept is None or age_s > self._stale_s:
             return None
-        return kept.answer
+        words = forwarded_status(STALE, ttl_s=self._life_s - age_s, detail=STALE_IF_ERROR)
+        return Told(kept.answer, words, age_s)
 
-    async def get(self, key: Hashable, ask: Callable[[], Awaitable[T]]) -> tuple[T, float]:
-        """The answer under `key` and its age in seconds; asks when there is none that is fresh.
+    async def get(self, key: Hashable, ask: Callable[[], Awaitable[T]]) -> Told[T]:
+        """The answer under `key`; asks when there is none that is fresh.
 
         Raises:
             OverloadedError: too many questions are under way.
@@ -60,11 +72,12 @@ class KeptAnswers(Generic[T]):
         kept, now_s = self._kept.get(key), self._clock.monotonic_s()
         if kept is not None and now_s - kept.made_s < self._life_s:
             self._kept.move_to_end(key)
-            return kept.answer, now_s - kept.made_s
-        flight, _ = self._flights.join(key, ask)
+            age_s = now_s - kept.made_s
+            return Told(kept.answer, hit_status(self._life_s - age_s), age_s)
+        flight, joined = self._flights.join(key, ask)
         answer = await asyncio.shield(flight)
         self._kept[key] = _Kept(answer, self._clock.monotonic_s())
         self._kept.move_to_end(key)
         while len(self._kept) > self._entries_max:
             self._kept.popitem(last=False)
-        return answer, 0.0
+        return Told(answer, forwarded_status(STALE if kept is not None else URI_MISS, stored=True, collapsed=joined))

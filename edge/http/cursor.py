@@ -57,7 +57,7 @@ def decode_cursor(text: str, *, list_is: int) -> tuple[int, ...]:
         raw = b""
     count, odd = divmod(len(raw) - _HEAD.size, 4)
     if count < 0 or odd or count > SLATE_ITEMS_MAX or raw[0] != _VERSION:
-        raise InvalidInputError("cursor is not one that this service gave out.", fix=fix)
+        raise InvalidInputError("cursor is not one that this service gave out.", fix=fix, field="cursor")
     if _HEAD.unpack_from(raw)[1] != list_is:
-        raise InvalidInputError("cursor belongs to another list.", fix=fix)
+        raise InvalidInputError("cursor belongs to another list.", fix=fix, field="cursor")
     return struct.unpack_from(f">{count}I", raw, _HEAD.size)

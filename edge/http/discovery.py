@@ -1,16 +1,22 @@
 """Reading and writing calls that find one's way."""
 
+import hashlib
+
 from aiohttp import web
 from multidict import MultiMapping
 
+from edge.discovery.kept import Told
 from edge.http.parameters import COUNTRY, LOCALE
 from edge.http.reading import matching, single, whole_number
+from edge.http.tags import names_tag
 from infra.contracts.discovery import (
     CHOICE_CATEGORIES_MAX,
     CHOICE_ITEMS_MAX,
     QUERY_CHARACTERS_MAX,
     SUGGEST_MAX,
+    ChoicesAnswer,
     ChoicesCall,
+    SuggestAnswer,
     SuggestCall,
 )
 from infra.contracts.messages import Context
@@ -58,11 +64,22 @@ def parse_context(parameters: MultiMapping[str]) -> Context:
     return Context(locale=matching(parameters, "locale", LOCALE, "de-DE") or "en", country=(country or "").upper())
 
 
-def kept_response(body: bytes, *, age_s: float, degraded: tuple[str, ...], personal: bool = False) -> web.Response:
-    """An answer for everybody that may be kept for a minute; a personal one may not."""
-    life_s = DEGRADED_LIFE_S if degraded else LIFE_S
-    control = "private, no-store" if personal else f"public, max-age={life_s}"
-    headers = {"Cache-Control": control, "Age": str(int(age_s)), "Vary": "Authorization, Atoll-Key, Atoll-User"}
+def kept_response(
+    body: bytes, told: Told[ChoicesAnswer] | Told[SuggestAnswer], *, if_none_match: str | None, personal: bool = False
+) -> web.Response:
+    """An answer for everybody that may be kept for a minute, or 304 to who has it; a personal one may not be kept.
+
+    One that stands in for what could not be had says its true age, so that nobody keeps it any longer.
+    """
+    life_s = DEGRADED_LIFE_S if told.answer.degraded else LIFE_S
+    etag = f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
+    headers = {
+        "Cache-Control": "private, no-store" if personal else f"public, max-age={life_s}",
+        "Age": str(int(told.age_s)), "ETag": etag, "Vary": "Authorization, Atoll-Key, Atoll-User",
+        "Cache-Status": told.cache,
+    }  # fmt: skip
+    if if_none_match is not None and names_tag(if_none_match, etag):
+        return web.Response(status=304, headers=headers)
     return web.Response(body=body, content_type="application/json", headers=headers)
 
 

@@ -100,6 +100,7 @@ _STAMPS: Final = (
     Header("Atoll-Release", str, "The release that the list comes from."),
     Header("Atoll-Region", str, "The region that made the list."),
 )
+_KEPT_STAMPS: Final = _STAMPS[:4]
 _EVERYBODY: Final = ("bad-request", "unauthorized", "forbidden", "too-many-requests", "unavailable", "internal-error")
 
 OPERATIONS: Final = (
@@ -142,8 +143,14 @@ OPERATIONS: Final = (
         "corrected and `meant` says how. With a token what its subject leans to comes earlier; without one the answer "
         "may be kept.",
         callers=(TOKEN, KEY, SESSION), callers_optional=True,
-        parameters=(*SUGGEST_PARAMETERS, SESSION_HEADER, USER_HEADER, REQUEST_ID_HEADER),
-        answers=(Answer(status=200, says="At most `n` suggestions; none is an answer too.", body=SuggestAnswer),),
+        parameters=(*SUGGEST_PARAMETERS, SESSION_HEADER, USER_HEADER, IF_NONE_MATCH, REQUEST_ID_HEADER),
+        answers=(
+            Answer(
+                status=200, says="At most `n` suggestions; none is an answer too.", body=SuggestAnswer,
+                headers=_KEPT_STAMPS,
+            ),
+            Answer(status=304, says="The caller has this answer.", headers=_KEPT_STAMPS),
+        ),
         refusals=_EVERYBODY,
     ),
     Operation(
@@ -151,8 +158,13 @@ OPERATIONS: Final = (
         says="For somebody of whom nothing is known yet: popular items of the region by category, each item once. The "
         "same for everybody, so it may be kept. What is chosen is sent with `POST /v1/onboarding`.",
         callers=(TOKEN, KEY, SESSION), callers_optional=True,
-        parameters=(*CHOICES_PARAMETERS, SESSION_HEADER, USER_HEADER, REQUEST_ID_HEADER),
-        answers=(Answer(status=200, says="Categories, those that bring most first.", body=ChoicesAnswer),),
+        parameters=(*CHOICES_PARAMETERS, SESSION_HEADER, USER_HEADER, IF_NONE_MATCH, REQUEST_ID_HEADER),
+        answers=(
+            Answer(
+                status=200, says="Categories, those that bring most first.", body=ChoicesAnswer, headers=_KEPT_STAMPS
+            ),
+            Answer(status=304, says="The caller has this answer.", headers=_KEPT_STAMPS),
+        ),
         refusals=_EVERYBODY,
     ),
     Operation(

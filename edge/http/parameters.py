@@ -53,7 +53,7 @@ LIST_PARAMETERS: Final = (
         says="Page size. Without it each surface has its own: home 10, detail 8, cart 6, email 12, feed 20.",
     ),
     Parameter(name="surface", kind=Surface, says="Where the list is shown."),
-    Parameter(name="item", kind=Name, says="What the list is about; for type `similar`, which needs it."),
+    Parameter(name="item", kind=Name, says="What the list is about; types `similar` and `together` need it."),
     Parameter(name="category", kind=Name, says="Only items of this category."),
     Parameter(name="price_min", kind=Price, says="Only items that cost at least this."),
     Parameter(name="price_max", kind=Price, says="Only items that cost at most this."),

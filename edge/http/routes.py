@@ -148,9 +148,10 @@ class EdgeRoutes:
             return self._too_many(request)
         if caller.service is not None:
             require(caller.service, Scope.READ)
-        answer, age_s = await self._discovery.suggest(parse_suggest(request.query, subject=caller.subject))
-        personal = answer.personal or caller.subject is not None
-        return kept_response(encode_regional(answer), age_s=age_s, degraded=answer.degraded, personal=personal)
+        told = await self._discovery.suggest(parse_suggest(request.query, subject=caller.subject))
+        personal = told.answer.personal or caller.subject is not None
+        has = request.headers.get("If-None-Match")
+        return kept_response(encode_regional(told.answer), told, if_none_match=has, personal=personal)
 
     async def onboarding_choices(self, request: web.Request) -> web.Response:
         """`GET /v1/onboarding`."""
@@ -159,8 +160,8 @@ class EdgeRoutes:
             return self._too_many(request)
         if caller.service is not None:
             require(caller.service, Scope.READ)
-        answer, age_s = await self._discovery.choices(parse_choices(request.query))
-        return kept_response(encode_global(answer), age_s=age_s, degraded=answer.degraded)
+        told = await self._discovery.choices(parse_choices(request.query))
+        return kept_response(encode_global(told.answer), told, if_none_match=request.headers.get("If-None-Match"))
 
     async def onboarding(self, request: web.Request) -> web.Response:
         """`POST /v1/onboarding`."""

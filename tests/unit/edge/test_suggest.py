@@ -3,9 +3,11 @@
 import asyncio
 
 import msgspec
+import pytest
 
 from edge.client import AtollClient
 from infra.contracts.discovery import SuggestCall
+from infra.plumbing.clock import SystemClock
 from tests.unit.edge.conftest import World
 from tests.unit.edge.test_api import has_lists
 
@@ -27,6 +29,32 @@ async def test_a_token_brings_its_own_order_which_nobody_keeps(world: World) -> 
     assert answer.headers["Cache-Control"] == "private, no-store"
     calls = [msgspec.json.decode(body, type=SuggestCall) for body in world.home.calls("/v1/suggest")]
     assert [call.subject for call in calls] == [world.subject()] * 2
+
+
+async def test_every_answer_says_how_old_it_is_and_where_it_was_kept(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = await world.edge()
+    await has_lists(world, client)
+    for path in ("/v1/suggest?q=mat", "/v1/onboarding"):
+        first, second = [await client.get(path) for _ in range(2)]
+        assert first.headers["Cache-Status"] == "atoll-edge; fwd=uri-miss; stored"
+        assert second.headers["Cache-Status"].startswith("atoll-edge; hit; ttl=")
+        again = await client.get(path, headers={"If-None-Match": second.headers["ETag"]})
+        assert (again.status, again.headers["ETag"]) == (304, first.headers["ETag"])
+    own = await client.get("/v1/suggest?q=mat", headers=world.token())
+    assert own.headers["Cache-Status"] == "atoll-edge; fwd=bypass"
+    # What is kept has run out, and nobody answers: it stands in, and says how old it is.
+    now_s = SystemClock.monotonic_s
+    monkeypatch.setattr(SystemClock, "monotonic_s", staticmethod(lambda: now_s() + 500.0))
+    world.kill("home", "replica")
+    for path in ("/v1/suggest?q=mat", "/v1/onboarding"):
+        stale = await client.get(path)
+        assert (stale.status, int(stale.headers["Age"]) >= 500) == (200, True)
+        assert stale.headers["Cache-Status"].startswith("atoll-edge; fwd=stale; ttl=-4")
+        assert stale.headers["Cache-Status"].endswith("; detail=stale-if-error")
+    unknown = await client.get("/v1/suggest?q=title")
+    assert unknown.headers["Cache-Status"] == "atoll-edge; fwd=miss; detail=release-lists"
 
 
 async def test_bounds(world: World) -> None:

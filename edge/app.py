@@ -161,7 +161,7 @@ def build(outside: Outside, region: RegionPort, metrics: EdgeMetrics) -> Edge:
         drain=Drain(),
         warmer=Warmer(
             path=Path(settings.state_directory) / "warm-keys.json", cache=cache, filler=filler, dispatcher=dispatcher,
-            within_s=settings.warm_within_s,
+            grid=outside.grid, within_s=settings.warm_within_s,
         ),
     )  # fmt: skip
 

@@ -5,14 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
-from edge.answering.warming import KEYS_MAX, WarmKey, audience_keys, read_keys
+from edge.answering.warming import GRID_NAME, KEYS_MAX, Warmer, WarmKey, audience_keys, keys_in, read_keys
 from edge.app import DRAIN
 from edge.cache.entry import Entry
 from edge.cache.l1 import L1Cache
 from edge.cache.policy import Life
 from infra.contracts.lists import ListKey
-from infra.contracts.messages import RecommendationType, Surface
+from infra.contracts.messages import HomeRequest, RecommendationType, Surface
+from infra.plumbing.clock import SystemClock
+from infra.plumbing.grid.memory import MemoryGrid
+from infra.plumbing.grid.port import GridUnavailableError
 from tests.unit.edge.conftest import World
 from tests.unit.edge.fakes import answer
 from tests.unit.edge.raw import head, wire
@@ -64,6 +68,42 @@ async def test_a_node_is_ready_once_what_was_in_demand_is_there(world: World) ->
     await until(ready)
     assert len(world.home.calls("/v1/recommend")) == 1
     assert (await items(client, POPULAR))[0] == "fresh"
+
+
+async def test_a_new_node_learns_from_its_neighbours_what_is_in_demand(world: World) -> None:
+    warm = [WarmKey(key(number), 10) for number in range(2)] + [WarmKey(key(2, subject="s"), 10)]
+    await world.grid.put(GRID_NAME, msgspec.json.encode(warm), ttl_s=60.0)
+    client = await world.edge(warm_within_s=20.0)
+
+    async def ready() -> bool:
+        return (await client.get("/health/ready")).status == 200
+
+    await until(ready)
+    asked = [msgspec.json.decode(call, type=HomeRequest).category for call in world.home.calls("/v1/recommend")]
+    assert sorted(str(category) for category in asked) == ["c0", "c1"]
+
+
+class _NoGrid(MemoryGrid):
+    async def get(self, key: str) -> bytes | None:
+        raise GridUnavailableError("gone.")
+
+    async def put(self, key: str, value: bytes, *, ttl_s: float) -> None:
+        raise GridUnavailableError("gone.")
+
+
+@pytest.mark.parametrize("kind", [MemoryGrid, _NoGrid])
+async def test_what_is_in_demand_is_told_to_who_comes_new(tmp_path: Path, kind: type[MemoryGrid]) -> None:
+    cache: L1Cache[Entry] = L1Cache(bytes_max=1 << 30)
+    cache.put(key(7), Entry(answer(), Life(1, 2, 3), made_s=0.0, asked=10))
+    grid = kind(clock=SystemClock())
+    unused: Any = None
+    path = tmp_path / "keys"
+    warmer = Warmer(path=path, cache=cache, filler=unused, dispatcher=unused, grid=grid, within_s=1.0)
+    await warmer.write()
+    assert [warm.key.category for warm in read_keys(path)] == ["c7"]
+    told = await MemoryGrid.get(grid, GRID_NAME)
+    assert (told is not None) == (kind is MemoryGrid)
+    assert keys_in(told or b"[]") == (read_keys(path) if told else [])
 
 
 async def test_a_region_that_does_not_answer_keeps_no_node_from_being_ready(world: World) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 import re
-import shutil
 from pathlib import Path
 
 import aiohttp
@@ -11,8 +10,10 @@ import msgspec
 import uvloop
 
 from infra.bench.catalogue import BenchRequest
+from infra.bench.miss.kept import link_tree
 from infra.bench.miss.node import Node, decode, personal, running_node, shape_of
 from infra.bench.retrieval.switching import AFTER_ANSWERS, CALM_ANSWERS, answers, cost_of, until
+from infra.contracts.discovery import SuggestAnswer, SuggestCall
 from infra.contracts.residency import encode_regional
 from infra.plumbing.clock import Clock
 from infra.plumbing.errors import UnavailableError
@@ -46,7 +47,8 @@ async def switched_region(node: Node, to_release: str, clock: Clock) -> dict[str
             if not decode(answer).items:
                 raise UnavailableError("the region answered with an empty list while it switched.")
 
-        built = await _suggestions(session, node, "", clock)
+        await _suggesting(session, node, clock)
+        built = await _built(session, node)
         calm = await answers(ask, CALM_ANSWERS, clock)
         promoting = asyncio.create_task(
             asyncio.to_thread(commands.promote, node.server.base, node.operator_key, release=to_release)
@@ -54,7 +56,7 @@ async def switched_region(node: Node, to_release: str, clock: Clock) -> dict[str
         during = await until(promoting, ask, clock)
         during += await answers(ask, AFTER_ANSWERS, clock)
         # It builds them once a release, on a core; what is compared with is undisturbed.
-        await _suggestions(session, node, built, clock)
+        await _built_anew(session, node, built, clock)
         calm += await answers(ask, max(0, len(during) - CALM_ANSWERS), clock)
     return cost_of(during, calm) | {"promote_ms": promoting.result().took_ms}
 
@@ -67,24 +69,46 @@ def twin_of(release: Path, node: Node, number: int) -> str:
     manifest = shape_of(release)
     twin = msgspec.structs.replace(manifest, created_at_ms=manifest.created_at_ms + 1 + number)
     place = node.state / "releases" / twin.release_id
-    shutil.copytree(release, place, copy_function=lambda source, into: Path(into).hardlink_to(source))
+    link_tree(release, place)
     # A file of its own: writing into the link would change the other release.
     (place / "manifest.json").unlink()
     (place / "manifest.json").write_bytes(twin.canonical_bytes())
     return twin.release_id
 
 
-async def _suggestions(session: aiohttp.ClientSession, node: Node, before: str, clock: Clock) -> str:
-    """Waits until the node's suggestions are built and others than `before`; returns what tells them.
+async def _suggesting(session: aiohttp.ClientSession, node: Node, clock: Clock) -> None:
+    """Until the node suggests: from an index that it built, or that was kept for it.
+
+    Raises:
+        UnavailableError: it does not in time.
+    """
+    ends_s = clock.monotonic_s() + SETTLED_WITHIN_S
+    body, headers = encode_regional(SuggestCall(q="ti")), {"Atoll-Service-Key": node.key}
+    while clock.monotonic_s() < ends_s:
+        async with session.post(f"{node.server.base}/v1/suggest", data=body, headers=headers) as response:
+            response.raise_for_status()
+            if not msgspec.json.decode(await response.read(), type=SuggestAnswer).degraded:
+                return
+        await asyncio.sleep(SETTLED_EVERY_S)
+    raise UnavailableError(f"the region did not suggest anything in {SETTLED_WITHIN_S:.0f} s.")
+
+
+async def _built(session: aiohttp.ClientSession, node: Node) -> str:
+    """How long the node's last building of suggestions took, in its own digits: another building has others."""
+    async with session.get(f"{node.server.base}/metrics") as response:
+        found = _SUGGESTIONS.search(await response.text())
+    return found[1] if found else ""
+
+
+async def _built_anew(session: aiohttp.ClientSession, node: Node, before: str, clock: Clock) -> None:
+    """Until the node built suggestions after those of `before`.
 
     Raises:
         UnavailableError: they are not built in time.
     """
     ends_s = clock.monotonic_s() + SETTLED_WITHIN_S
     while clock.monotonic_s() < ends_s:
-        async with session.get(f"{node.server.base}/metrics") as response:
-            found = _SUGGESTIONS.search(await response.text())
-        if found and float(found[1]) > 0.0 and found[1] != before:
-            return found[1]
+        if await _built(session, node) != before:
+            return
         await asyncio.sleep(SETTLED_EVERY_S)
     raise UnavailableError(f"the index of suggestions was not built in {SETTLED_WITHIN_S:.0f} s.")

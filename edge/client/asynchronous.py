@@ -6,11 +6,21 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
-import msgspec
 
 from edge.client.events import BATCH_MAX, EventBuffer
 from edge.client.flow import Flow, Send
-from edge.client.making import CLOCK, ack_of, bulk_items, chunks, decoded, event_now, machine, page_read
+from edge.client.making import (
+    CLOCK,
+    RIGHTS_S,
+    ack_of,
+    bulk_items,
+    chunks,
+    decoded,
+    decoded_any,
+    event_now,
+    machine,
+    page_read,
+)
 from edge.client.requests import (
     Call,
     Credentials,
@@ -18,7 +28,9 @@ from edge.client.requests import (
     Token,
     bulk_call,
     choices_call,
+    erase_call,
     events_call,
+    export_call,
     list_call,
     onboarding_call,
     opt_out_call,
@@ -147,10 +159,19 @@ class AsyncAtollClient:
         return ack_of(reply)
 
     async def why(self, item: str, *, locale: str = "en", timeout_s: float | None = None) -> dict[str, Any]:
-        """Why the user sees an item: which of their signals put it there, and what they can do. Raises as `events`."""
+        """Why the user sees an item: which of their signals put it there, and what they can do. Raises as `list`."""
         reply, _ = await self._run(why_call(item, locale=locale), timeout_s)
-        explanation: dict[str, Any] = msgspec.json.decode(reply.body)
-        return explanation
+        return decoded_any(reply)
+
+    async def export(self, *, timeout_s: float = RIGHTS_S) -> dict[str, Any]:
+        """Everything that the user's home region has of them, as it stands there. Raises as `list` does."""
+        reply, _ = await self._run(export_call(), timeout_s)
+        return decoded_any(reply)
+
+    async def erase(self, *, timeout_s: float = RIGHTS_S) -> dict[str, Any]:
+        """Everything of the user is erased; the receipt that their home region signed. Raises as `list` does."""
+        reply, _ = await self._run(erase_call(), timeout_s)
+        return decoded_any(reply)
 
     async def opt_out(self, *, opted_out: bool = True, timeout_s: float | None = None) -> None:
         """The user's choice about personal lists; it holds when this returns. Raises as `list` does."""

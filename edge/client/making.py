@@ -17,6 +17,8 @@ from infra.plumbing.ids import new_request_id, uniform
 
 BULK_LINES = 500
 """Users of one bulk call: few enough that all of it can be sent before anything is read."""
+RIGHTS_S = 35.0
+"""How long an export or an erasure may take: it reads a whole log, or waits for disks."""
 M = TypeVar("M", bound=msgspec.Struct)
 CLOCK: Clock = SystemClock()
 
@@ -63,6 +65,19 @@ def decoded(body: bytes, kind: type[M]) -> M:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise NotReachedError("the answer is not one of an edge.", fix="Check the address.") from error
+
+
+def decoded_any(reply: Reply) -> dict[str, Any]:
+    """The JSON object of an answer that is the region's own words.
+
+    Raises:
+        NotReachedError: something else than an edge answered.
+    """
+    try:
+        held: dict[str, Any] = msgspec.json.decode(reply.body, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise NotReachedError("the answer is not one of an edge.", fix="Check the address.") from error
+    return held
 
 
 def page_read(reply: Reply, *, held: bool) -> ListPage:

@@ -105,6 +105,16 @@ def why_call(item: str, *, locale: str) -> Call:
     return Call(method="GET", path=f"/v1/privacy/why/{quote(item, safe='')}", params=[("locale", locale)])
 
 
+def export_call() -> Call:
+    """What the caller's home region has of them."""
+    return Call(method="GET", path="/v1/privacy/export")
+
+
+def erase_call() -> Call:
+    """Forget the caller."""
+    return Call(method="DELETE", path="/v1/privacy/me")
+
+
 def bulk_call(users: Iterable[str], **options: Any) -> Call:
     """Lists for many users."""
     lines = b"".join(msgspec.json.encode({"user": user, **options}) + b"\n" for user in users)

@@ -101,7 +101,16 @@ _STAMPS: Final = (
     Header("Atoll-Region", str, "The region that made the list."),
 )
 _KEPT_STAMPS: Final = _STAMPS[:4]
-_EVERYBODY: Final = ("bad-request", "unauthorized", "forbidden", "too-many-requests", "unavailable", "internal-error")
+_OF_BODIES: Final = ("content-too-large", "request-timeout")
+_EVERYBODY: Final = (
+    "bad-request",
+    "unauthorized",
+    "forbidden",
+    "too-many-requests",
+    "headers-too-large",
+    "unavailable",
+    "internal-error",
+)
 
 OPERATIONS: Final = (
     Operation(
@@ -126,7 +135,7 @@ OPERATIONS: Final = (
         "once, so a call may be sent again.",
         callers=(TOKEN, KEY, SESSION), parameters=(SESSION_HEADER, USER_HEADER, REQUEST_ID_HEADER), body=CallerEvents,
         answers=(Answer(status=200, says="Durable.", body=EventAck),),
-        refusals=(*_EVERYBODY, "content-too-large", "overloaded"),
+        refusals=(*_EVERYBODY, *_OF_BODIES, "overloaded"),
     ),
     Operation(
         id="bulk", method="POST", path="/v1/bulk/recommendations", tag="lists", summary="Lists for many subjects",
@@ -173,14 +182,14 @@ OPERATIONS: Final = (
         "goes by it. It is a batch of events (`like`, `dislike`, `follow`): sent again on the same day it counts once.",
         callers=(TOKEN, KEY, SESSION), parameters=(SESSION_HEADER, USER_HEADER, REQUEST_ID_HEADER),
         body=CallerOnboarding, answers=(Answer(status=200, says="Durable.", body=EventAck),),
-        refusals=(*_EVERYBODY, "content-too-large", "overloaded"),
+        refusals=(*_EVERYBODY, *_OF_BODIES, "overloaded"),
     ),
     Operation(
         id="opt_out", method="PUT", path="/v1/privacy/opt-out", tag="privacy", summary="No personal lists",
         says="The caller's own choice; the very next list follows it, in every region.",
         callers=(TOKEN,), parameters=(REQUEST_ID_HEADER,), body=CallerChoice,
         answers=(Answer(status=200, says="The choice holds.", body=ChoiceBody),),
-        refusals=(*_EVERYBODY, "content-too-large"),
+        refusals=(*_EVERYBODY, *_OF_BODIES),
     ),
     Operation(
         id="export", method="GET", path="/v1/privacy/export", tag="privacy", summary="What is known of me",

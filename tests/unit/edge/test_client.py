@@ -288,3 +288,17 @@ def test_both_clients_have_the_same_calls() -> None:
 def test_why_names_any_item() -> None:
     call = why_call("a/b c", locale="de")
     assert (call.method, call.path, call.params) == ("GET", "/v1/privacy/why/a%2Fb%20c", [("locale", "de")])
+
+
+async def test_a_user_takes_everything_out_and_is_forgotten(world: World) -> None:
+    url = str((await world.edge()).make_url("")).rstrip("/")
+    token = world.token()["Authorization"].removeprefix("Bearer ")
+
+    def application() -> tuple[object, object]:
+        with AtollClient(url, token=token) as atoll:
+            return atoll.export()["subject"], atoll.erase()["signature"]
+
+    assert await asyncio.to_thread(application) == (world.subject(), "s")
+    async with AsyncAtollClient(url, token=token) as atoll:
+        assert (await atoll.export())["subject"] == world.subject()
+        assert (await atoll.erase())["signature"] == "s"

@@ -101,11 +101,13 @@ async def _pair(
 ) -> dict[str, float]:
     order = [subjects[number * 31 % len(subjects)] for number in range(reads)]
     alone = order[: max(200, reads // 4)]
+    # The cold reads of the run before have let go of every key.
+    await _ours_together(store, subjects, clock)
     ours_s = await _ours_alone(store, alone, clock)
     bare_s = await asyncio.to_thread(_bare_alone, session, statement, alone, clock)
-    cold_s = await _ours_cold(store, alone[:COLD_READS], clock)
     ours_rate = reads / await _ours_together(store, order, clock)
     bare_rate = reads / await asyncio.to_thread(_bare_together, session, statement, order, clock)
+    cold_s = await _ours_cold(store, alone[:COLD_READS], clock)
     return {
         "read_p50_ratio_driver": statistics.median(ours_s) / statistics.median(bare_s),
         "cold_read_p50_ratio_driver": statistics.median(cold_s) / statistics.median(bare_s),

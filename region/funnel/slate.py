@@ -12,6 +12,7 @@ from region.funnel.chosen import followed_by
 from region.funnel.query import History
 from region.funnel.sources import STRENGTH_LIKED_MIN
 from region.funnel.tables import ReleaseTables
+from region.rules.filters import outside, row_set
 from region.rules.schema import EditorialList
 
 NAMED_NEIGHBOURS = 10
@@ -138,11 +139,12 @@ def _recent_anchors(rows: IntArray, sources: Sequence[Source], context: ReasonCo
         if row in near or source is Source.SIMILAR_TO_RECENT
     ]
     strongest = {row: (int(liked[0]), -1.0) for row in asked}
-    for place, (reached, weights) in enumerate(zip(neighbours.tolist(), weighted.tolist(), strict=True)):
-        for row, weight in zip(reached, weights, strict=True):
-            # The first of equals wins: what was liked last stands first.
-            if row in strongest and weight > strongest[row][1]:
-                strongest[row] = int(liked[place]), weight
+    flat = neighbours.ravel()
+    for place in np.flatnonzero(~outside(flat, row_set(asked))).tolist():
+        row, weight = int(flat[place]), float(weighted.flat[place])
+        # The first of equals wins: what was liked last stands first.
+        if weight > strongest[row][1]:
+            strongest[row] = int(liked[place // neighbours.shape[1]]), weight
     return {row: anchor for row, (anchor, _) in strongest.items()}
 
 

@@ -117,8 +117,6 @@ class HttpRegion:
         with self._telemetry.span(f"POST {path}", kind=SpanKind.CLIENT) as span:
             sent = dict(headers)
             inject(sent)
-            # `tracestate` is free text of the caller's: it may hold anything, so it goes no further.
-            sent.pop("tracestate", None)
             try:
                 answer = await self._exchange("POST", url + path, body, sent, timeout_s, bytes_max=bytes_max)
             except RegionCallError as error:

@@ -39,9 +39,9 @@ async def tamper(play: Play, region: str, bundle: Path) -> None:
     """A byte of the published candidate is changed on the server: the region refuses it and goes on as before."""
     world = play.running_world
     door = world.operator_door(region)
-    manifest = msgspec.json.decode((bundle / "manifest.json").read_bytes(), type=Manifest)
-    entry = manifest.files[USER_TOWER]
-    (blob,) = (play.repository / "targets").rglob(f"*{entry.sha256}")
+    manifest = _manifest(bundle)
+    sha256 = _new_file(manifest, _manifest(bundle.parent / play.figures["release"]["id"]))
+    (blob,) = (play.repository / "targets").rglob(f"*{sha256}")
     original = blob.read_bytes()
     with play.phase("tamper"):
         before = await asyncio.to_thread(commands.releases, *door)
@@ -59,6 +59,20 @@ async def tamper(play: Play, region: str, bundle: Path) -> None:
     }
     said = f"refused: {refusal.partition('.')[0]}" if refusal else "NOT refused"
     play.show(Line("tamper", "one changed byte in a published release", said, "refused", met=met))
+
+
+def _manifest(bundle: Path) -> Manifest:
+    return msgspec.json.decode((bundle / "manifest.json").read_bytes(), type=Manifest)
+
+
+def _new_file(candidate: Manifest, active: Manifest) -> str:
+    """Hash of a file that a region with the active release has to fetch: the tower's, unless a round left it as it was.
+
+    What a round learned may be no more than its noise; then nothing is taken over, and only the model card is new.
+    """
+    held = {entry.sha256 for entry in active.files.values()}
+    new = {name: entry.sha256 for name, entry in candidate.files.items() if entry.sha256 not in held}
+    return new.get(USER_TOWER) or next(iter(new.values()))
 
 
 async def _refusal(door: tuple[str, str, ClientTls | None], release: str) -> str:

@@ -142,9 +142,13 @@ def start_telemetry(*, service: str, region: str, node: str, settings: Telemetry
 
 
 def extract(headers: Mapping[str, str]) -> Context:
-    """The trace context that a caller sent (W3C Trace Context); an empty one when there is none."""
+    """The trace context that a caller sent (W3C Trace Context); an empty one when there is none.
+
+    Its `tracestate` is free text and is left out: what it holds would go on to the next process and, where it does not
+    read, into the log.
+    """
     return _PROPAGATOR.extract(
-        {name.lower(): value for name, value in headers.items() if name.lower().startswith("trace")}
+        {name.lower(): value for name, value in headers.items() if name.lower() == "traceparent"}
     )
 
 

@@ -256,16 +256,12 @@ def _caller_doors(
 def status_of(settings: RegionSettings, data: Data, releases: Releases, answers: Answers) -> StatusAnswer:
     """The node at a glance."""
     return StatusAnswer(
-        region=settings.region,
-        node=settings.node,
-        active=releases.activator.active_release,
-        previous=releases.store.state.previous,
-        waiting_for=waits_for(releases.activator) or "",
-        withdrawn=len(data.withdrawals.items),
-        computing=answers.compute.pending,
-        degraded=answers.metrics.degraded_counts,
-        export_policy=settings.export_policy,
-    )
+        region=settings.region, node=settings.node, active=releases.activator.active_release,
+        previous=releases.store.state.previous, waiting_for=waits_for(releases.activator) or "",
+        withdrawn=len(data.withdrawals.items), computing=answers.compute.pending,
+        degraded=answers.metrics.degraded_counts, export_policy=settings.export_policy,
+        mapped_mb_max=answers.pager.bound.bytes_max >> 20, mapped_because=answers.pager.bound.why,
+    )  # fmt: skip
 
 
 def waits_for(activator: Activator[LoadedRelease]) -> str | None:

@@ -110,11 +110,12 @@ class RegionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     overwrite_freed_memory: bool = True
     """Whether the API and the worker write over memory that they free, so that no dump shows who was erased; see
     `region/keeping/wiping.py` for what it costs."""
-    mapped_resident_mb_max: Annotated[int, msgspec.Meta(ge=64)] = 2048
+    mapped_resident_mb_max: Annotated[int, msgspec.Meta(ge=64)] | None = None
     """What the mapped files of releases may take of this process's memory before their pages are let go of; they are
-    views of the disk's cache. Less makes lists of large catalogues slower: over 1 M items asked for evenly, 768 made
-    7.8 ms of 6.6 (p50) and 19 of 10 (p99). Set it to the size of the release's tables (a gigabyte for each million
-    items of 64 dimensions) where the machine has that much: over 10 M items, 2,048 made 19 ms of 8.8 (p50)."""
+    views of the disk's cache. None: as much as the active release's files take (a gigabyte for each million items of
+    64 dimensions), up to two thirds of the machine's memory (`region/funnel/paging.py`; `region status` and the log say
+    what that is). Less makes lists of large catalogues slower: over 1 M items asked for evenly, 768 made 7.8 ms of 6.6
+    (p50) and 19 of 10 (p99); over 10 M items, 2,048 made 19 ms of 8.8 (p50)."""
     intake_queue_max: int = 2000
     body_bytes_max: int = 1 << 20
     precompute: PrecomputeSettings = PrecomputeSettings()

@@ -21,6 +21,7 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     region.add_argument("region", help="the region's name")
     verbs = region.add_subparsers(metavar="VERB", required=True)
     _leaf(verbs, "releases", _releases, "what the region has and runs")
+    _leaf(verbs, "status", _status, "the node at a glance: what it runs, what its answers missed, memory for tables")
     pull = _leaf(verbs, "pull", _pull, "bring a release to the region; only what it does not have yet is fetched")
     pull.add_argument("release", nargs="?", default=None, help="a release id; the channel's release if not given")
     pull.add_argument("--channel", default="stable")
@@ -134,6 +135,21 @@ def _releases(arguments: argparse.Namespace) -> None:
         for one in answer.releases
     ]  # fmt: skip
     emit(arguments, answer, f"{table(rows)}\n{'pinned' if answer.pinned else 'not pinned'}")
+
+
+def _status(arguments: argparse.Namespace) -> None:
+    from region.releases import commands
+
+    status = commands.status(*door_of(arguments))
+    missed = ", ".join(f"{part} {times:,}" for part, times in sorted(status.degraded.items())) or "nothing"
+    lines = (
+        f"{status.region}, node {status.node}: {(status.waiting_for and f'waits for {status.waiting_for}') or 'ready'}",
+        f"active release: {status.active or 'none'}; before it: {status.previous or 'none'}",
+        f"withdrawn items: {status.withdrawn:,}; lists being made: {status.computing}",
+        f"answers since the start missed: {missed}",
+        f"mapped files may take {status.mapped_mb_max:,} MB of its memory: {status.mapped_because}",
+    )
+    emit(arguments, status, "\n".join(lines))
 
 
 def _pull(arguments: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ check holds the two together.
 import math
 import re
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -50,6 +51,8 @@ EASE_EVENTS = 300
 GAP_CLASSES = 4
 """Classes of the gap to the next event: at once, within a minute, within an hour, later."""
 _GAP_CLASS_FROM_S = (1.0, 60.0, 3600.0)
+MARKS = 1 << 14
+"""By the last bits of its row a candidate is marked in so many bytes, which stay in a core's own cache."""
 
 RANKING_FEATURES: tuple[str, ...] = (
     "retrieval_score",
@@ -229,15 +232,26 @@ class _Candidates:
     def __init__(self, rows: IntArray) -> None:
         self._order = np.argsort(rows, kind="stable")
         self._sorted = rows[self._order]
+        # Nearly all that a history leads to is no candidate: that most of it is not is seen without a search.
+        self._marked = np.zeros(MARKS, dtype=np.bool_)
+        self._marked[rows & (MARKS - 1)] = True
 
-    def reached(self, rows: IntArray, scores: FloatArray) -> FloatArray:
-        """`[num_candidates] float32`: for each candidate the sum of the scores that lead to it."""
-        targets, weights = rows.ravel(), scores.ravel()
-        place = np.minimum(np.searchsorted(self._sorted, targets), self._sorted.size - 1)
+    def reached(self, links: Sequence[ItemLinks]) -> FloatArray:
+        """`[len(links), num_candidates] float32`: for each candidate the sum of the scores that lead to it.
+
+        Every sum is taken in the order of its links.
+        """
+        count = self._sorted.size
+        targets = np.concatenate([one.rows.ravel() for one in links])
+        likely = np.flatnonzero(self._marked[targets & (MARKS - 1)])
+        targets = targets[likely]
+        place = np.minimum(np.searchsorted(self._sorted, targets), count - 1)
         found = self._sorted[place] == targets
-        summed = np.bincount(place[found], weights=weights[found], minlength=self._sorted.size)
-        result = np.empty(self._sorted.size, dtype=np.float32)
-        result[self._order] = summed
+        weights = np.concatenate([one.scores.ravel() for one in links])[likely[found]]
+        group = np.repeat(np.arange(len(links)) * count, [one.rows.size for one in links])[likely[found]]
+        summed = np.bincount(place[found] + group, weights=weights, minlength=len(links) * count)
+        result = np.empty((len(links), count), dtype=np.float32)
+        result[:, self._order] = summed.reshape(len(links), count)
         return result
 
 
@@ -246,20 +260,22 @@ def item_to_item_features(state: QueryState, candidates: IntArray, tables: ItemT
 
     Candidates are different from each other.
     """
-    among = _Candidates(candidates)
     recent = state.rows[-RECENT_EVENTS:][::-1]
-    last = recent[:1]
+    last, kinds = recent[:1], gap_class(np.asarray([_gap_s(state)]))
     fading = (1.0 / (1.0 + np.arange(recent.size, dtype=np.float32)))[:, None]
-    kinds = gap_class(np.asarray([_gap_s(state)]))
+    similar_rows, similar_scores = tables.similar_rows[recent], tables.similar_scores[recent]
     long = state.rows[-EASE_EVENTS:]
-    return {
-        "similar_to_last": among.reached(tables.similar_rows[last], tables.similar_scores[last]),
-        "similar_to_recent": among.reached(tables.similar_rows[recent], tables.similar_scores[recent] * fading),
-        "follows_last": among.reached(tables.followers.rows[last, kinds], tables.followers.scores[last, kinds]),
-        "follows_recent": among.reached(tables.soon.rows[recent], tables.soon.scores[recent] * fading),
-        "ease": among.reached(tables.ease.rows[long], tables.ease.scores[long]),
-        "ease_of_recent": among.reached(tables.ease.rows[recent], tables.ease.scores[recent]),
+    ease_rows, ease_scores = tables.ease.rows[long], tables.ease.scores[long]
+    back = slice(-RECENT_EVENTS, None)
+    links = {
+        "similar_to_last": ItemLinks(similar_rows[:1], similar_scores[:1]),
+        "similar_to_recent": ItemLinks(similar_rows, similar_scores * fading),
+        "follows_last": ItemLinks(tables.followers.rows[last, kinds], tables.followers.scores[last, kinds]),
+        "follows_recent": ItemLinks(tables.soon.rows[recent], tables.soon.scores[recent] * fading),
+        "ease": ItemLinks(ease_rows, ease_scores),
+        "ease_of_recent": ItemLinks(ease_rows[back][::-1], ease_scores[back][::-1]),
     }
+    return dict(zip(links, _Candidates(candidates).reached(tuple(links.values())), strict=True))
 
 
 def light_features(state: QueryState, candidates: IntArray, similar: FloatArray, tables: ItemTables) -> FloatArray:
@@ -279,7 +295,9 @@ def light_features(state: QueryState, candidates: IntArray, similar: FloatArray,
         "popularity": tables.popularity[candidates],
         "trend": tables.trend[candidates],
         "strength": tables.strength[candidates],
-        "follows": _Candidates(candidates).reached(followers.rows[last, kinds], followers.scores[last, kinds])
+        "follows": _Candidates(candidates).reached(
+            [ItemLinks(followers.rows[last, kinds], followers.scores[last, kinds])]
+        )[0]
         if last.size and len(candidates)
         else np.zeros(len(candidates), dtype=np.float32),
     }

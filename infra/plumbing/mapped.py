@@ -62,6 +62,20 @@ def let_go(spans: Iterable[Span]) -> None:
                 raise OSError(ctypes.get_errno(), "madvise")
 
 
+def machine_memory_bytes(meminfo: Path = Path("/proc/meminfo"), limit: Path = Path("/sys/fs/cgroup/memory.max")) -> int:
+    """Memory that this process has around it: the machine's, or its control group's where that is less.
+
+    Raises:
+        OSError, ValueError: the kernel does not say.
+    """
+    total = int(meminfo.read_text().split("MemTotal:")[1].split()[0]) << 10
+    try:
+        bound = limit.read_text().strip()
+    except OSError:
+        return total  # no control groups, or the first version of them
+    return min(total, int(bound)) if bound.isdigit() else total
+
+
 def resident_file_bytes(status: Path = Path("/proc/self/statm")) -> int:
     """How much of mapped files this process has in its memory (statm's third field, proc(5))."""
     return int(status.read_text().split()[2]) * mmap.PAGESIZE

@@ -33,6 +33,9 @@ class StatusAnswer(GlobalMessage, frozen=True, kw_only=True):
     """Answers since the start that missed each part."""
     export_policy: Global[str] = ""
     """What the node lets out for central to learn from."""
+    mapped_mb_max: Global[int] = 0
+    """What files of releases may take of the node's memory."""
+    mapped_because: Global[str] = ""
 
 
 class PurgeCall(GlobalMessage, frozen=True, kw_only=True):

@@ -3,7 +3,8 @@
 Pure but for the models and the clock of its recorder: the same draft gives the same slate.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -65,6 +66,8 @@ class Draft:
     exploring: Exploring | None = None
     """None: nothing is drawn."""
     follows: tuple[str, ...] = ()
+    aside: Callable[[], AbstractContextManager[None]] = nullcontext
+    """Entered while the ranker runs: others compute meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +231,8 @@ def _ranked(draft: Draft, pool: Pool, recorder: Recorder) -> _Scored:
 def _ranker_scores(draft: Draft, vector: FloatArray, pool: Pool) -> FloatArray:
     state = query_state(draft.history, vector, now_s=draft.now_s)
     features = ranking_features(state, pool.rows, draft.release.tables.arrays)
-    scores = draft.release.towers.rank(features)
+    with draft.aside():
+        scores = draft.release.towers.rank(features)
     if not np.isfinite(scores).all():
         raise RankerError("the ranker gave a score that is not finite.")
     return scores

@@ -5,16 +5,17 @@ What fails or is late is left out, said in the trace and in `degraded`, and some
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 
 import numpy as np
 
 from infra.contracts.features import FloatArray, IntArray, encode_history
-from infra.contracts.messages import Context, HomeRequest, SlateItem, Source
+from infra.contracts.messages import Context, HomeRequest, ItemFilters, SlateItem, Source
 from infra.plumbing.errors import OverloadedError
 from region.exploration.counters import Tally
 from region.funnel import sources
 from region.funnel.chosen import of_editors, of_followed
-from region.funnel.compute import ComputePool
+from region.funnel.compute import ComputePool, Early
 from region.funnel.contexts import in_context
 from region.funnel.exploring import Exploring
 from region.funnel.finishing import Draft, Finished, finish
@@ -28,6 +29,7 @@ from region.funnel.sources import Candidates
 from region.funnel.tables import ReleaseTables
 from region.funnel.understanding import Call, Query, understand
 from region.rules.applying import Guard, RuleCounts
+from region.rules.facets import Facets
 from region.rules.filters import outside, row_set
 from region.rules.regional import Withdrawals
 
@@ -83,12 +85,8 @@ class Funnel:
             call.recorder.lives = ruling.active.settings.lives
             query = understand(call, mix=ruling.active.settings.mix)
             note.candidates_out = query.history.size
-        vector = await self._vector(call, query)
-        # The index answers from another process: the other sources are asked meanwhile.
-        nearest, groups = await asyncio.gather(
-            self._nearest(call, query, vector), self._from_sources(call, query, ruling)
-        )
-        draft = self._draft(call, query, ruling, vector, (*nearest, *groups))
+        vector, groups = await self._candidates(call, query, ruling)
+        draft = self._draft(call, query, ruling, vector, groups)
         finished = await self._compute.run(finish, draft, call.recorder)
         self._account(call, finished, ruling)
         call.recorder.rows = finished.rows
@@ -104,7 +102,11 @@ class Funnel:
         """Filters that are new look through the catalogue once: not on the loop."""
         filters, facets = call.request.filters, call.release.tables.facets
         if not (filters.empty or facets.knows(filters)):
-            await self._compute.run(facets.allowed, filters)
+            await self._compute.run(self._knowing, facets, filters)
+
+    def _knowing(self, facets: Facets, filters: ItemFilters) -> None:
+        with self._compute.aside():
+            facets.allowed(filters)
 
     def _ruling(self, call: Call) -> Ruling:
         return self._rulings.rule(
@@ -121,29 +123,72 @@ class Funnel:
             self._rulings.remember(call.request, call.release, finished.rows, now_s=call.now_s)
             self._on_shown(call, finished, ruling)
 
-    async def _vector(self, call: Call, query: Query) -> FloatArray | None:
-        """The query's vector: the caller's own, or the user tower's, or None."""
-        if not query.wants_tower:
-            return query.vector
+    async def _candidates(
+        self, call: Call, query: Query, ruling: Ruling
+    ) -> tuple[FloatArray | None, tuple[Candidates, ...]]:
+        """The query's vector, and what every source of the plan puts up, the index first.
+
+        One trip to the threads makes both: trips cost more than most sources. The loop hears of the vector on the way,
+        so that the index searches in its own process while the thread reads the tables::
+
+            thread    user tower | sources of the tables |
+            loop                 | ask the index |.......................| both are there
+            index                                | search, answer        |
+
+        Raises:
+            OverloadedError: too many computations wait.
+        """
+        early: Early[FloatArray | None] = Early()
+        trip = self._compute.begin(self._vector_and_sources, call, query, ruling, early)
+        try:
+            vector = await self._vector(call, early) if query.wants_tower else query.vector
+            if early.is_given_up:
+                # The tower does not come back in time; the sources do without it, on another thread.
+                trip = self._compute.begin(self._sources_in_time, call, query, ruling)
+            share_s = call.budget.timeout_s("sources", now_s=call.recorder.clock.monotonic_s())
+            until_s = asyncio.get_running_loop().time() + max(share_s, SOURCES_WAIT_S)
+            nearest = await self._nearest(call, query, vector)
+            return vector, (*nearest, *await self._from_sources(call, trip, until_s=until_s))
+        finally:
+            trip.cancel()
+
+    async def _vector(self, call: Call, early: "Early[FloatArray | None]") -> FloatArray | None:
+        """The user tower's vector, or None."""
         try:
             async with asyncio.timeout(call.budget.left_s(now_s=call.recorder.clock.monotonic_s())):
-                return await self._compute.run(self._user_vector, call, query.history)
+                return await early.value
         except TimeoutError:
             call.recorder.skip("user-tower", why="timeout")
             return None
 
-    async def _from_sources(self, call: Call, query: Query, ruling: Ruling) -> tuple[Candidates, ...]:
-        """Candidates of every source of the plan but the index, in one trip to the threads: trips cost more."""
-        timeout_s = call.budget.timeout_s("sources", now_s=call.recorder.clock.monotonic_s())
-        if timeout_s <= 0.0:
-            call.recorder.skip("sources", why="deadline")
-            return ()
+    async def _from_sources(
+        self, call: Call, trip: "asyncio.Future[tuple[Candidates, ...]]", *, until_s: float
+    ) -> tuple[Candidates, ...]:  # fmt: skip
         try:
-            async with asyncio.timeout(max(timeout_s, SOURCES_WAIT_S)):
-                return await self._compute.run(self._every_source, call, query, ruling)
+            async with asyncio.timeout_at(until_s):
+                return await trip
         except TimeoutError:
             call.recorder.skip("sources", why="timeout")
             return ()
+
+    def _vector_and_sources(
+        self, call: Call, query: Query, ruling: Ruling, early: "Early[FloatArray | None]"
+    ) -> tuple[Candidates, ...]:  # fmt: skip
+        if query.wants_tower:
+            vector = None
+            try:
+                vector = self._user_vector(call, query.history)
+            finally:
+                early.tell(vector)
+            if early.is_given_up:
+                return ()
+        return self._sources_in_time(call, query, ruling)
+
+    def _sources_in_time(self, call: Call, query: Query, ruling: Ruling) -> tuple[Candidates, ...]:
+        if call.budget.timeout_s("sources", now_s=call.recorder.clock.monotonic_s()) <= 0.0:
+            call.recorder.skip("sources", why="deadline")
+            return ()
+        return self._every_source(call, query, ruling)
 
     def _every_source(self, call: Call, query: Query, ruling: Ruling) -> tuple[Candidates, ...]:
         groups: list[Candidates] = []
@@ -171,7 +216,7 @@ class Funnel:
             return None
         try:
             with call.recorder.stage("user-tower", candidates_in=history.size) as note:
-                vector = _tower_vector(call, history)
+                vector = _tower_vector(call, history, self._compute.aside)
                 note.candidates_out = 1
         except Exception:
             call.recorder.degrade("user-tower")
@@ -268,6 +313,7 @@ class Funnel:
             explain=request.explain,
             locale=request.context.locale,
             follows=query.follows,
+            aside=self._compute.aside,
             exploring=(
                 Exploring.of(request, ruling.active.settings.exploration, self._tally(), tables) if explores else None
             ),
@@ -304,7 +350,9 @@ def _anchor_of(query: Query, source: Source) -> int | None:
     return sources.last_liked(query.history)
 
 
-def _tower_vector(call: Call, history: History) -> FloatArray:
+def _tower_vector(
+    call: Call, history: History, aside: Callable[[], AbstractContextManager[None]]
+) -> FloatArray:  # fmt: skip
     shape = call.release.tables.shape
     # A tower with a table inside has the release's own items only; what came after it counts in every other source
     # and feature.
@@ -313,7 +361,8 @@ def _tower_vector(call: Call, history: History) -> FloatArray:
         history.rows[known], history.strengths[known], history.times_s[known], now_s=call.now_s,
         length=shape.history_length,
     )  # fmt: skip
-    vector = call.release.towers.user_vector(encoded)
+    with aside():
+        vector = call.release.towers.user_vector(encoded)
     if not np.isfinite(vector).all():
         raise ValueError("the user tower gave a vector that is not finite.")
     return vector

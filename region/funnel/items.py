@@ -1,7 +1,7 @@
 """The items of a release as requests read them: out of its mapped catalogue, and behind it who sits in a spare row."""
 
 from collections.abc import Iterator, MutableMapping, Sequence
-from typing import overload
+from typing import TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +10,7 @@ from infra.contracts.features import IntArray
 from infra.contracts.release import CatalogueItem
 from infra.plumbing.catalogue.reading import Catalogue
 
+T = TypeVar("T")
 MADE_MAX = 16_384
 """Items that were made of their columns and are kept: lists show the same few again and again."""
 ROWS_MAX = 65_536
@@ -99,6 +100,22 @@ class RowOf(MutableMapping[str, int]):
             self._known = {}
         self._known[item] = row
         return row
+
+    @overload
+    def get(self, item: str, default: None = None) -> int | None: ...
+
+    @overload
+    def get(self, item: str, default: int | T) -> int | T: ...
+
+    def get(self, item: str, default: int | T | None = None) -> int | T | None:
+        """The row of `item`, or `default`. A request asks for a history's: most are known, at the price of one look."""
+        known = self._known.get(item)
+        if known is not None:
+            return known
+        try:
+            return self[item]
+        except KeyError:
+            return default
 
     def __contains__(self, item: object) -> bool:
         return isinstance(item, str) and self.get(item) is not None

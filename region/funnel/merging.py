@@ -51,8 +51,9 @@ def merge(groups: Sequence[Candidates], weights: Mapping[Source, float]) -> Pool
     )
     places = np.asarray([SOURCES.index(group.source) for group in filled], dtype=np.int8)
     owner = np.repeat(np.arange(len(filled)), [group.rows.size for group in filled])
-    # Each row's parts stand together, the best of them first: its owner names the row's source.
-    order = np.lexsort((owner, -parts, rows))
+    # Each row's parts stand together, the best of them first, of equals the first group's: its owner names the row's
+    # source. The sort keeps the order of equals, and groups stand in theirs.
+    order = np.lexsort((-parts, rows))
     ordered = rows[order]
     first = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
     unique, fused = ordered[first], np.add.reduceat(parts[order], first)

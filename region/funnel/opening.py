@@ -36,6 +36,7 @@ from region.settings import RegionSettings
 from region.store.port import Store
 
 COMPUTE_THREADS = 2
+"""While a model runs in one, the other has the turn (`region.funnel.compute`)."""
 COMPUTE_PENDING_MAX = 64
 """About 64 lists at a few milliseconds each: what would wait longer is better asked of another node."""
 LIVE_REFRESH_S = 2.0
@@ -87,7 +88,9 @@ def open_answers(
     lease: Lease, grid: Grid, telemetry: Telemetry, clock: Clock,
 ) -> Answers:  # fmt: skip
     """Build the room; `stack` closes what it opens."""
-    compute = ComputePool(threads=COMPUTE_THREADS, pending_max=COMPUTE_PENDING_MAX)
+    compute = ComputePool(
+        threads=COMPUTE_THREADS, pending_max=COMPUTE_PENDING_MAX, clock=clock, registry=telemetry.registry
+    )  # fmt: skip
     stack.callback(compute.close)
     live, counters = LiveTrend(clock=clock, store=store), LiveCounters(clock=clock, store=store)
     metrics = FunnelMetrics(telemetry.registry)
@@ -126,7 +129,10 @@ def open_answers(
         make=partial(recommender.home, shown=False), is_busy=lambda: compute.pending > 0, registry=telemetry.registry,
         standing=standing,
     )  # fmt: skip
-    pager = Pager(bytes_max=settings.mapped_resident_mb_max << 20, lease=lease, registry=telemetry.registry)
+    mapped_mb = settings.mapped_resident_mb_max
+    pager = Pager(
+        bytes_max=None if mapped_mb is None else mapped_mb << 20, lease=lease, registry=telemetry.registry
+    )  # fmt: skip
     return Answers(
         recommender=recommender, funnel=funnel, live=live, counters=counters, compute=compute, metrics=metrics,
         requests=requests, samples=samples, exposures=exposures, rulings=rulings, tastes=tastes,

@@ -3,37 +3,78 @@
 A page that is not there yet costs a list a microsecond or two, and a list reads thousands of them. So the files of the
 active release are brought in once it is active: all of them where they fit below the bound, else those that many rows
 share a page of, and of these as many as fit below half of it.
+
+The bound is what the region was told, or else follows from the release and the machine: pages that no list has to look
+for are worth more than memory that is the disk's cache anyway, and the kernel takes clean pages of a file from a
+process when it needs them. Ten million items have 10.5 GB: half of the time of a list is looking for their pages, where
+they may not stay.
 """
 
 import asyncio
 import contextlib
+import logging
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from infra.plumbing.errors import UnavailableError
-from infra.plumbing.mapped import Span, fill, let_go, resident_file_bytes
+from infra.plumbing.mapped import Span, fill, let_go, machine_memory_bytes, resident_file_bytes
 from region.funnel.release import LoadedRelease
+
+_log = logging.getLogger(__name__)
+BOUND_BYTES_MIN = 2 << 30
+"""Where nothing else was told: a million items of 64 dimensions and all libraries fit."""
+MACHINE_SHARE = 2 / 3
+"""Of the machine's memory: what files of a release may take of it at most, where nothing else was told."""
+SLACK_BYTES = 256 << 20
+"""Beside the files of the active release: what else stays mapped, and pages of another that is tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """What mapped files may take of this process's memory, and why so much."""
+
+    bytes_max: int
+    why: str
+
+
+def bound_for(release_bytes: int, beside_bytes: int, machine_bytes: int) -> Bound:
+    """For a release with `release_bytes` of files, where `beside_bytes` of others are mapped, and stay."""
+    wanted, most = release_bytes + beside_bytes + SLACK_BYTES, int(MACHINE_SHARE * machine_bytes)
+    needs = f"the active release's files need {wanted >> 20:,} MB"
+    if wanted <= BOUND_BYTES_MIN:
+        return Bound(BOUND_BYTES_MIN, f"{needs}, and never is less allowed")
+    if wanted <= most:
+        return Bound(wanted, needs)
+    bound = max(most, BOUND_BYTES_MIN)
+    share = f"two thirds of the machine's {machine_bytes >> 20:,} MB are {most >> 20:,}"
+    return Bound(bound, f"{needs}, but {share}: lists wait for pages; more memory, or fewer items a node, helps")
 
 
 class Pager:
     """Lets go of the pages of releases when there are too many of them. Belongs to one event loop.
 
     Args:
-        bytes_max: what mapped files may take of this process's memory.
+        bytes_max: what mapped files may take of this process's memory; None: what `bound_for` says of each release.
         lease: holds the active release open; one that was active is watched until nobody holds it any more.
         resident: how much they take now.
+        machine_bytes: how much memory there is.
     """
 
     def __init__(
-        self, *, bytes_max: int, lease: Callable[[], AbstractContextManager[LoadedRelease]],
+        self, *, bytes_max: int | None, lease: Callable[[], AbstractContextManager[LoadedRelease]],
         registry: CollectorRegistry, resident: Callable[[], int] = resident_file_bytes,
+        machine_bytes: Callable[[], int] = machine_memory_bytes,
     ) -> None:  # fmt: skip
-        self._bytes_max = bytes_max
+        self._told = bytes_max
+        self.bound = Bound(BOUND_BYTES_MIN if bytes_max is None else bytes_max, "no release is active yet")
+        """What holds now."""
         self._lease = lease
         self._resident = resident
+        self._machine_bytes = machine_bytes
         self._staying = 0
         self._releases: weakref.WeakSet[LoadedRelease] = weakref.WeakSet()
         self._filled: weakref.ref[LoadedRelease] | None = None
@@ -58,7 +99,8 @@ class Pager:
         self._size.set(size)
         # Libraries, models and suggestions are mapped too, and stay: where they alone are too much, pages are not let
         # go of at every look.
-        if size <= max(self._bytes_max, self._staying + self._bytes_max // 2):
+        bytes_max = self.bound.bytes_max
+        if size <= max(bytes_max, self._staying + bytes_max // 2):
             return
         for release in list(self._releases):
             spans = [span for span in release.tables.mapped if span not in self._kept]
@@ -70,10 +112,20 @@ class Pager:
         """In the place of what was active before, whose pages come back one by one should it be needed again."""
         for release in self._releases - {active}:
             await asyncio.to_thread(let_go, release.tables.mapped)
-        mapped = active.tables.mapped
-        fits = self._resident() + sum(length for _, length in mapped) <= self._bytes_max
-        self._kept = frozenset() if fits else frozenset(_dense(mapped, self._bytes_max // 2))
+        mapped, beside = active.tables.mapped, self._resident()
+        whole = sum(length for _, length in mapped)
+        self.bound = self._bound(whole, beside)
+        _log.info(
+            "files of release %s: bound of %s MB (%s)", active.release_id, self.bound.bytes_max >> 20, self.bound.why
+        )
+        fits = beside + whole <= self.bound.bytes_max
+        self._kept = frozenset() if fits else frozenset(_dense(mapped, self.bound.bytes_max // 2))
         await asyncio.to_thread(fill, mapped if fits else self._kept)
+
+    def _bound(self, release_bytes: int, beside_bytes: int) -> Bound:
+        if self._told is not None:
+            return Bound(self._told, "the region's settings say so")
+        return bound_for(release_bytes, beside_bytes, self._machine_bytes())
 
 
 def _dense(spans: Iterable[Span], bytes_max: int) -> Iterator[Span]:

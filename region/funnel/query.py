@@ -46,9 +46,9 @@ def read_history(
     everything = sorted(entries, key=lambda entry: entry.at_ms) + brought
     known = [(row, entry) for entry in everything if (row := tables.row_of.get(entry.item)) is not None]
     return History(
-        rows=np.fromiter((row for row, _ in known), dtype=np.int32, count=len(known)),
-        strengths=np.fromiter((entry.strength for _, entry in known), dtype=np.int32, count=len(known)),
-        times_s=np.fromiter((entry.at_ms / 1000 for _, entry in known), dtype=np.float64, count=len(known)),
+        rows=np.array([row for row, _ in known], dtype=np.int32),
+        strengths=np.array([entry.strength for _, entry in known], dtype=np.int32),
+        times_s=np.array([entry.at_ms / 1000 for _, entry in known], dtype=np.float64),
         unknown=len(everything) - len(known),
     )
 

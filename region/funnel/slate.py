@@ -53,12 +53,22 @@ def build_slate(
     """Slate items for `rows` in their order; `rules` and `stages` are of the same length, or left out."""
     because = _recent_anchors(rows, sources, context)
     shown = [context.tables.items[row] for row in rows.tolist()]
+    # Most items of a slate are there for one of a few reasons: each sentence is made once.
+    said: dict[tuple[ReasonCode, str], Reason] = {}
+
+    def reason_for(placed: tuple[int, int, Source], moved: tuple[str, ...]) -> Reason:
+        why = _reason_for(placed, context, because.get(placed[1]), moved)
+        found = said.get(why)
+        if found is None:
+            found = said[why] = reason(*why, locale=context.locale)
+        return found
+
     return tuple(
         SlateItem(
             item=item.item,
             score=round(score, 6),
             source=source,
-            reason=_reason_for((place, row, source), context, because.get(row), moved),
+            reason=reason_for((place, row, source), moved),
             title=item.title,
             rules=moved,
             stages=by_stage,
@@ -78,14 +88,12 @@ def build_slate(
 
 def _reason_for(
     placed: tuple[int, int, Source], context: ReasonContext, recent: int | None, moved: tuple[str, ...]
-) -> Reason:
-    """The reason of what was placed: position, row and source."""
+) -> tuple[ReasonCode, str]:
+    """The code of what was placed (position, row and source), and what its sentence names."""
     position, row, source = placed
     if position in context.drawn:
-        code = ReasonCode.NEW_ITEM if context.drawn[position] else ReasonCode.DISCOVER
-        return reason(code, locale=context.locale)
-    code, anchor = _why(row, source, context, recent, moved)
-    return reason(code, anchor, locale=context.locale)
+        return ReasonCode.NEW_ITEM if context.drawn[position] else ReasonCode.DISCOVER, ""
+    return _why(row, source, context, recent, moved)
 
 
 def _why(

@@ -208,6 +208,8 @@ def _needed(rule: Floor, page: int) -> int:
 
 def _promoted(active: Active, rows: IntArray, ground: Ground) -> dict[int, Promoted]:
     promoted: dict[int, Promoted] = {}
+    if not active.promotions:
+        return promoted
     place_of = {row: place for place, row in enumerate(rows.tolist())}
     for compiled in active.promotions:
         rule = compiled.rule

@@ -137,15 +137,19 @@ class _Pass:
         self._open = np.zeros(count, dtype=np.float32)
         if offer.backfill:
             self._open[count - offer.backfill :] = BACKFILL_VALUE - np.arange(offer.backfill)
-        self._relevance = offer.relevance + self._open
+        relevance = offer.relevance + self._open
+        self._relevance = relevance
+        self._by_relevance: list[int] = np.argsort(-relevance, kind="stable").tolist()
+        self._next_relevant = 0
         self._values = np.empty(count, dtype=np.float32)
         self._taken = np.zeros(count, dtype=np.bool_)
         if layout.quotas is not None:
             # Once for all positions, and a row for each quota: a slate asks for them thirty times.
             positions = np.arange(1, slots + 1)[:, None]
             self._limits = quota_limit(positions, page=page, share_max=layout.quotas.share_max)
+            self._limit_of: list[list[int]] = self._limits.tolist()
             self._members_of = np.ascontiguousarray(layout.quotas.members.T)
-        self._held = np.zeros(len(layout.quotas.names) if layout.quotas else 0, dtype=np.int64)
+        self._held = [0] * (len(layout.quotas.names) if layout.quotas else 0)
         self._met = np.zeros(len(layout.floors.names) if layout.floors else 0, dtype=np.int64)
         self.order: list[int] = []
         self.touched: list[tuple[str, ...]] = []
@@ -230,7 +234,7 @@ class _Pass:
         quotas = self._layout.quotas
         if quotas is None:
             return None
-        full = self._held >= self._limits[position - 1]
+        full = np.asarray(self._held) >= self._limits[position - 1]
         if not np.logical_or.reduce(full):
             return None
         within: BoolArray = ~np.logical_or.reduce(self._members_of[full], axis=0)
@@ -238,23 +242,30 @@ class _Pass:
 
     def _is_full_for(self, choice: int, position: int) -> bool:
         """Whether a quota that `choice` counts for takes no more here."""
+        held, limit = self._held, self._limit_of[position - 1] if self._held else self._held
+        return any(held[quota] >= limit[quota] for quota in self._quotas_of(choice))
+
+    def _quotas_of(self, choice: int) -> list[int]:
+        """Places of the quotas that count `choice`."""
         quotas = self._layout.quotas
-        if quotas is None:
-            return False
-        full = self._held >= self._limits[position - 1]
-        return bool(np.logical_or.reduce(full & quotas.members[choice]))
+        found: list[int] = [] if quotas is None else quotas.members[choice].nonzero()[0].tolist()
+        return found
 
     def _is_most_relevant(self, choice: int) -> bool:
-        return bool(np.maximum.reduce(self._relevance) <= self._relevance[choice])
+        """Whether nothing that is not placed yet, `choice` aside, is more relevant."""
+        order, taken = self._by_relevance, self._taken
+        while taken[order[self._next_relevant]]:
+            self._next_relevant += 1
+        return bool(self._relevance[order[self._next_relevant]] <= self._relevance[choice])
 
     def _take(self, choice: int, names: tuple[str, ...]) -> None:
         self.order.append(choice)
         self.touched.append(names)
         self._taken[choice] = True
-        self._open[choice] = self._relevance[choice] = -np.inf
+        self._open[choice] = -np.inf
         self._diversifier.place(choice)
-        if self._layout.quotas is not None:
-            self._held += self._layout.quotas.members[choice]
+        for quota in self._quotas_of(choice):
+            self._held[quota] += 1
         if self._layout.floors is not None:
             self._met += self._layout.floors.members[choice]
 

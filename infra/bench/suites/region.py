@@ -2,14 +2,16 @@
 
 A region is started over a release (towers, ranker and index of real shape) with 1,000 people in its store; every
 request asks for another person's list, so nothing is cached anywhere. Times are what the caller sees over HTTP on
-loopback; stage times are the region's own trace. `requests_per_cpu_s` counts the CPU of the region and of its retrieval
-process at concurrency 8. It begins once the node has built its suggestions, which it does once a release, beside the
-requests. `_rss_mb` counts mapped pages, `_anonymous_mb` does not; both are of region and index together, the most of
-the round. Options: `items` (size of the synthetic catalogue, default 1000000; figures are called m1_ at 1 M and m10_ at
-10 M, whose index is coarse so that it is built in minutes; both stay in .atoll/bench for the next run), `release` (a
-directory, in place of a synthetic one; figures are called release_ unless it is one of these), `store` (`sqlite` or
-what the region's settings know), `requests` (a round, default 300), `mapped_mb` (what mapped files may take of the
-region's memory, default as set).
+loopback; stage times are the region's own trace, and `budget_*` say where the mean of a list at concurrency 1 goes
+(`infra/bench/miss/budget.py`). `requests_per_cpu_s` counts the CPU of the region and of its retrieval process at
+concurrency 8; `c8_cpu_ms` is the same per list, `c1_cpu_ms` that of a list alone. It begins once the node has built its
+suggestions, which it does once a release, beside the requests. `_rss_mb` counts mapped pages, `_anonymous_mb` does not;
+both are of region and index together, the most of the round. Options: `items` (size of the synthetic catalogue, default
+1000000; figures are called m1_ at 1 M and m10_ at 10 M, whose index is coarse so that it is built in minutes; both stay
+in .atoll/bench for the next run), `release` (a directory, in place of a synthetic one; figures are called release_
+unless it is one of these), `store` (`sqlite` or what the region's settings know), `requests` (a round, default 300),
+`mapped_mb` (what mapped files may take of the region's memory; default: what the region makes of the release and the
+machine), `overwrite` (0: freed memory is not written over, to see what that costs).
 """
 
 import asyncio
@@ -21,6 +23,7 @@ import aiohttp
 import msgspec
 
 from infra.bench.catalogue import BenchRequest
+from infra.bench.miss.budget import Counted, budget, counted
 from infra.bench.miss.node import Node, decode, made_release, personal, running_node, shape_of
 from infra.bench.results import Bar, Measured, at_most, medians, percentile
 from infra.contracts.discovery import SuggestAnswer, SuggestCall
@@ -54,7 +57,9 @@ def run(request: BenchRequest) -> Measured:
     store = request.options.get("store", "sqlite")
     extra: dict[str, object] = {} if store == "sqlite" else {"store": store}
     if "mapped_mb" in request.options:
-        extra["mapped_resident_mb_max"] = int(request.number("mapped_mb", 768))
+        extra["mapped_resident_mb_max"] = int(request.number("mapped_mb", 2048))
+    if "overwrite" in request.options:
+        extra["overwrite_freed_memory"] = request.number("overwrite", 1) != 0
     rounds = []
     with running_node(request, release, extra=extra) as node:
         asyncio.run(_settled(node, request.clock))
@@ -95,8 +100,10 @@ def _bars(name: str, figures: dict[str, float]) -> tuple[Bar, ...]:
 def _measure(node: Node, name: str, calls: int, clock: Clock) -> dict[str, float]:
     """One round: alone, then CONCURRENT at once."""
     sizes: list[tuple[int, int]] = []
+    looks, started_s = [asyncio.run(_look(node))], node.server.cpu_s()
     alone, answers = asyncio.run(_weighed(node, _round(node, calls, 1, clock), sizes))
     before_s = node.server.cpu_s()
+    looks.append(asyncio.run(_look(node)))
     crowd, _ = asyncio.run(_weighed(node, _round(node, 2 * calls, CONCURRENT, clock), sizes))
     used_s = node.server.cpu_s() - before_s
     figures = {
@@ -107,6 +114,9 @@ def _measure(node: Node, name: str, calls: int, clock: Clock) -> dict[str, float
         f"{name}_rss_mb": max(whole for whole, _ in sizes) / 2**20,
         f"{name}_anonymous_mb": max(own for _, own in sizes) / 2**20,
         "requests_per_cpu_s": len(crowd) / max(used_s, 1e-9),
+        "c1_cpu_ms": (before_s - started_s) / len(alone) * 1000,
+        "c8_cpu_ms": used_s / len(crowd) * 1000,
+        **budget(*looks, total_ms=sum(alone) / len(alone)),
         "degraded_share": sum(bool(answer.degraded) for answer in answers) / len(answers),
     }
     stages: dict[str, list[float]] = defaultdict(list)
@@ -128,6 +138,11 @@ async def _weighed(
         await asyncio.wait({task}, timeout=MEMORY_EVERY_S)
         sizes.append((node.server.rss_bytes(), node.server.anonymous_bytes()))
     return task.result()
+
+
+async def _look(node: Node) -> Counted:
+    async with aiohttp.ClientSession() as session:
+        return await counted(session, node.server.base)
 
 
 async def _settled(node: Node, clock: Clock) -> None:

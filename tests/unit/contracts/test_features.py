@@ -6,17 +6,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.contracts.features import (
+    EASE_EVENTS,
     GAP_BUCKETS,
     GAP_CLASSES,
     GAP_UNKNOWN,
+    MARKS,
     RANKING_FEATURES,
     RECENT_EVENTS,
+    IntArray,
     ItemLinks,
     ItemTables,
     QueryState,
     category_affinity,
     encode_history,
     gap_bucket,
+    gap_class,
+    item_to_item_features,
     ranking_features,
 )
 
@@ -149,3 +154,49 @@ def test_ranking_features_hold_the_retrieval_score_and_the_age(tables: ItemTable
 
 def test_ranking_features_of_a_newcomer_are_finite(tables: ItemTables):
     assert np.isfinite(ranking_features(query([], [], []), np.arange(4, dtype=np.int32), tables)).all()
+
+
+def summed_one_by_one(links: ItemLinks, candidates: IntArray) -> list[float]:
+    """What `item_to_item_features` says, without a shortcut: link by link, in double precision."""
+    sums = dict.fromkeys(candidates.tolist(), 0.0)
+    for row, score in zip(links.rows.ravel().tolist(), links.scores.ravel().tolist(), strict=True):
+        if row in sums:
+            sums[row] += score
+    return [float(np.float32(value)) for value in sums.values()]
+
+
+@given(st.integers(0, 12), st.integers(0, 400), st.integers(0, 10_000))
+def test_sums_over_links_are_those_of_every_link_in_its_order(events: int, count: int, seed: int):
+    """Rows whose last bits are the same share a mark; they are told apart all the same."""
+    rng = np.random.default_rng(seed)
+    shape, reach = 40, 8 * MARKS
+    pool = rng.choice(np.unique(np.concatenate([rng.integers(0, reach, 200), rng.integers(0, 9, 200) * MARKS])), 60)
+
+    def links(*tail: int) -> ItemLinks:
+        rows = rng.choice(np.append(pool, -1), size=(shape, *tail)).astype(np.int32)
+        return ItemLinks(rows, rng.random((shape, *tail)).astype(np.float32))
+
+    near, followers, soon, ease = links(7), links(GAP_CLASSES, 3), links(4), links(5)
+    numbers = np.zeros(shape, dtype=np.float32)
+    tables = ItemTables(
+        vectors=numbers[:, None], popularity=numbers, trend=numbers, strength=numbers,
+        first_seen_s=numbers.astype(np.float64), categories=numbers[:, None], similar_rows=near.rows,
+        similar_scores=near.scores, followers=followers, soon=soon, ease=ease,
+    )  # fmt: skip
+    candidates = rng.permutation(np.unique(rng.choice(np.append(pool, np.arange(count)), 50))).astype(np.int32)
+    state = query(rng.integers(0, shape, events).tolist(), [5] * events, [float(at) for at in range(events)])
+    found = item_to_item_features(state, candidates, tables)
+    recent = state.rows[-RECENT_EVENTS:][::-1]
+    fading = (1.0 / (1.0 + np.arange(recent.size, dtype=np.float32)))[:, None]
+    last, kinds = recent[:1], gap_class(np.asarray([state.now_s - state.times_s[-1]]) if events else np.zeros(1))
+    wanted = {
+        "similar_to_last": ItemLinks(near.rows[last], near.scores[last]),
+        "similar_to_recent": ItemLinks(near.rows[recent], near.scores[recent] * fading),
+        "follows_last": ItemLinks(followers.rows[last, kinds], followers.scores[last, kinds]),
+        "follows_recent": ItemLinks(soon.rows[recent], soon.scores[recent] * fading),
+        "ease": ItemLinks(ease.rows[state.rows[-EASE_EVENTS:]], ease.scores[state.rows[-EASE_EVENTS:]]),
+        "ease_of_recent": ItemLinks(ease.rows[recent], ease.scores[recent]),
+    }
+    assert {name: values.tolist() for name, values in found.items()} == {
+        name: summed_one_by_one(one, candidates) for name, one in wanted.items()
+    }

@@ -15,7 +15,7 @@ from infra.plumbing.clock import ManualClock
 from infra.plumbing.errors import OverloadedError, UnavailableError
 from region.background import Background
 from region.funnel import towers as towers_module
-from region.funnel.compute import ComputePool
+from region.funnel.compute import ComputePool, Early
 from region.funnel.live import LiveTrend
 from region.funnel.recording import Recorder
 from region.funnel.release import Retrieval, open_release
@@ -57,6 +57,78 @@ async def test_work_whose_caller_left_counts_until_it_ends() -> None:
     gate.set()
     await pool.run(int)
     assert pool.pending == 0
+    pool.close()
+
+
+async def test_one_computation_has_the_turn_and_gives_it_away_where_it_waits() -> None:
+    pool = ComputePool(threads=2, pending_max=4)
+    other_ran, entered = threading.Event(), threading.Event()
+    inside: list[str] = []
+
+    def first() -> list[str]:
+        inside.append("first")
+        entered.set()
+        with pool.aside():
+            assert other_ran.wait(5.0)
+        inside.append("first again")
+        return list(inside)
+
+    def second() -> None:
+        assert entered.wait(5.0)
+        inside.append("second")
+        other_ran.set()
+
+    answers = await asyncio.gather(pool.run(first), pool.run(second))
+    assert answers[0] == ["first", "second", "first again"]
+    pool.close()
+
+
+async def test_no_two_computations_run_at_once() -> None:
+    pool = ComputePool(threads=4, pending_max=64)
+    running: list[int] = []
+
+    def work() -> int:
+        running.append(1)
+        most = len(running)
+        sum(range(20_000))
+        most = max(most, len(running))
+        running.pop()
+        return most
+
+    assert set(await asyncio.gather(*(pool.run(work) for _ in range(32)))) == {1}
+    pool.close()
+
+
+async def test_work_that_was_given_up_before_it_began_does_not_count() -> None:
+    pool = ComputePool(threads=1, pending_max=4)
+    gate = threading.Event()
+    running, waiting = pool.begin(gate.wait, 5.0), pool.begin(int)
+    waiting.cancel()
+    await asyncio.sleep(0)
+    assert pool.pending == 1
+    gate.set()
+    assert await running
+    pool.close()
+
+
+async def test_the_loop_hears_a_value_while_its_computation_goes_on() -> None:
+    pool = ComputePool(threads=1, pending_max=4)
+    gate, early = threading.Event(), Early[int]()
+
+    def work() -> bool:
+        early.tell(7)
+        return gate.wait(5.0)
+
+    whole = pool.begin(work)
+    assert await early.value == 7
+    assert not whole.done()
+    gate.set()
+    assert await whole
+    given_up = Early[int]()
+    given_up.value.cancel()
+    given_up.tell(8)
+    await asyncio.sleep(0)
+    assert given_up.is_given_up
     pool.close()
 
 

@@ -8,9 +8,17 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from infra.plumbing.mapped import Span, fill, let_go, pages_within, resident_file_bytes, whole_pages
+from infra.plumbing.mapped import (
+    Span,
+    fill,
+    let_go,
+    machine_memory_bytes,
+    pages_within,
+    resident_file_bytes,
+    whole_pages,
+)
 from region.funnel import paging
-from region.funnel.paging import Pager
+from region.funnel.paging import BOUND_BYTES_MIN, SLACK_BYTES, Pager, bound_for
 from region.funnel.release import LoadedRelease
 from region.funnel.tables import load_tables
 from region.releases.operations import NoActiveReleaseError
@@ -122,3 +130,40 @@ async def test_what_becomes_active_is_brought_in_as_far_as_it_fits(
     else:
         assert found == sizes[: len(found)]
         assert sum(found) <= most // 2 < sum(sizes[: len(found) + 1])
+
+
+def test_where_nothing_is_told_the_bound_follows_from_the_release_and_the_machine() -> None:
+    small = bound_for(1 << 30, 100 << 20, 64 << 30)
+    assert small.bytes_max == BOUND_BYTES_MIN
+    large = bound_for(11 << 30, 100 << 20, 24 << 30)
+    assert large.bytes_max == (11 << 30) + (100 << 20) + SLACK_BYTES
+    too_large = bound_for(11 << 30, 100 << 20, 12 << 30)
+    assert too_large.bytes_max == 8 << 30
+    assert "two thirds of the machine's 12,288 MB are 8,192" in too_large.why
+    assert bound_for(11 << 30, 0, 1 << 30).bytes_max == BOUND_BYTES_MIN
+
+
+async def test_a_bound_that_nobody_told_is_made_when_a_release_becomes_active(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled: list[Span] = []
+    monkeypatch.setattr(paging, "fill", filled.extend)
+    pager = Pager(
+        bytes_max=None, lease=lambda: nullcontext(world.release), registry=CollectorRegistry(), resident=lambda: 5,
+        machine_bytes=lambda: 1 << 40,
+    )  # fmt: skip
+    assert pager.bound.bytes_max == BOUND_BYTES_MIN
+    await pager.look()
+    assert sorted(filled) == sorted(world.release.tables.mapped)
+    assert "the active release's files need" in pager.bound.why
+
+
+def test_a_control_group_may_have_less_memory_than_the_machine(tmp_path: Path) -> None:
+    meminfo, limit = tmp_path / "meminfo", tmp_path / "memory.max"
+    meminfo.write_text("MemTotal:       2048 kB\nMemFree:        1024 kB\n")
+    assert machine_memory_bytes(meminfo, limit) == 2048 << 10
+    limit.write_text("max\n")
+    assert machine_memory_bytes(meminfo, limit) == 2048 << 10
+    limit.write_text(f"{1 << 20}\n")
+    assert machine_memory_bytes(meminfo, limit) == 1 << 20
+    assert machine_memory_bytes() > 0

@@ -80,6 +80,50 @@ def test_floors_are_met_as_far_as_there_is_anything(
     assert members[placed[:page]].sum() >= wanted
 
 
+def arranged_by_the_book(offer: Offer, quotas: Quotas, strength: float, *, slots: int, page: int) -> list[object]:
+    """Maximal marginal relevance within quotas as its definition says it: nothing is kept between steps."""
+    count, single = offer.relevance.size, np.float32
+    behind = np.zeros(count, single)
+    behind[count - offer.backfill :] = -100.0 - np.arange(offer.backfill)
+    placed: list[int] = []
+    names: list[object] = []
+    for position in range(1, min(slots, count) + 1):
+        closest = np.zeros(count, single)
+        for other in placed:
+            closest = np.maximum(closest, offer.unit_vectors @ offer.unit_vectors[other])
+        values = (single(1.0 - strength) * offer.relevance - single(strength) * closest) + behind
+        values[placed] = -np.inf
+        full = quotas.members[placed].sum(axis=0) >= quota_limit(position, page=page, share_max=quotas.share_max)
+        free = choice = int(values.argmax())
+        within = np.where((quotas.members & full).any(axis=1), -np.inf, values)
+        why: tuple[str, ...] = ()
+        if (quotas.members[free] & full).any() and within.max() > -np.inf:
+            choice = int(within.argmax())
+            over = np.flatnonzero(quotas.members[free] & ~quotas.members[choice]).tolist()
+            why = tuple(dict.fromkeys(quotas.names[one] for one in over))[:3]
+        left = (offer.relevance + behind)[[place for place in range(count) if place not in placed]]
+        if strength and not why and left.max() > (offer.relevance + behind)[choice]:
+            why = ("diversity",)
+        placed.append(choice)
+        names.append(why)
+    return [placed, names]
+
+
+@given(
+    groups=memberships, slots=st.integers(1, 30), page=st.integers(1, 20), seed=st.integers(0, 99),
+    strength=st.sampled_from([0.0, 0.3, 1.0]), share=st.floats(0.05, 1.0), backfill=st.integers(0, 10),
+)  # fmt: skip
+def test_a_slate_is_what_its_definition_says(
+    groups: list[set[int]], slots: int, page: int, seed: int, strength: float, share: float, backfill: int
+) -> None:
+    offer = offer_of(len(groups), backfill=min(backfill, len(groups)), seed=seed)
+    quotas = quotas_of(groups, share)
+    layout = Layout(diversity=Diversity(strength=strength), quotas=quotas)
+    placed = arrange(offer, layout, slots=slots, page=page)
+    wanted = arranged_by_the_book(offer, quotas, strength, slots=slots, page=page)
+    assert [placed.order.tolist(), list(placed.touched)] == wanted
+
+
 def test_promotions_stand_at_their_positions_and_say_so() -> None:
     promoted = {
         1: Promoted(choices=np.array([7], np.int32), name="ad"),

@@ -185,7 +185,8 @@ async def open_node(settings: RegionSettings, stack: AsyncExitStack, telemetry: 
     callers = _caller_doors(settings, data, releases, answers, lists, keys=keys, telemetry=telemetry, clock=clock)
     operators = OperatorDoors(
         withdrawals=data.withdrawals, announcer=data.announcer, operators_only=operators_only,
-        status=lambda: status_of(settings, data, releases, answers), body_bytes_max=settings.body_bytes_max,
+        operations=releases.activator.operations, body_bytes_max=settings.body_bytes_max,
+        status=lambda: status_of(settings, data, releases, answers),
     )  # fmt: skip
     accesses = open_accesses(settings, keys, clock)
     rules = RuleDoors(
@@ -199,7 +200,7 @@ async def open_node(settings: RegionSettings, stack: AsyncExitStack, telemetry: 
     )  # fmt: skip
     notices = NoticeDoors(
         board=board, announcer=data.announcer, home_only=home_only, operators_only=operators_only,
-        body_bytes_max=settings.body_bytes_max,
+        operations=releases.activator.operations, body_bytes_max=settings.body_bytes_max,
     )  # fmt: skip
     known = Known(
         store=data.store, log=data.log, samples=answers.samples, exposures=answers.exposures,
@@ -220,12 +221,11 @@ async def open_node(settings: RegionSettings, stack: AsyncExitStack, telemetry: 
     discovery, suggestions = _discovery(settings, data, answers, releases, telemetry, clock, home_only)
     for room in (callers, operators, notices, rules, added, privacy.doors, resident, discovery):
         app.add_routes(room.routes())
-    app.add_routes(
-        operator_routes(
-            store=releases.store, activator=releases.activator, trials=releases.trials, audit=releases.audit,
-            authorize=operators_only,
-        )
+    operating = operator_routes(
+        store=releases.store, activator=releases.activator, trials=releases.trials, audit=releases.audit,
+        authorize=operators_only,
     )  # fmt: skip
+    app.add_routes(operating)
     app.add_routes(operations_routes(telemetry, lambda: waits_for(releases.activator)))
     app.add_routes(RetrievalPages(settings.region, releases.retrievals).routes())
     return Node(

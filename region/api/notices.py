@@ -31,6 +31,7 @@ from region.api.decoding import decode_body, read_body
 from region.api.doors import Door
 from region.api.messages import PurgeAnswer, PurgeCall
 from region.api.routes import json_response
+from region.releases.operations import Operations
 from region.rules.regional import Withdrawals
 
 KEPT_S = 600.0
@@ -84,6 +85,7 @@ class NoticeDoors:
     announcer: Announcer
     home_only: Door
     operators_only: Door
+    operations: Operations
     body_bytes_max: int
 
     def routes(self) -> list[web.RouteDef]:
@@ -97,12 +99,13 @@ class NoticeDoors:
         return json_response(encode_global(self.board.read(call)))
 
     async def purge(self, request: web.Request) -> web.Response:
-        """Purge lists by item and by tag: on this node's board, then told to the edges and the other nodes."""
-        self.operators_only(request)
+        """Purge lists by item and by tag: on this node's board, then told to the edges and the other nodes; audited."""
+        operator = self.operators_only(request)
         call = decode_body(await read_body(request, bytes_max=self.body_bytes_max), PurgeCall)
         purged = _names(call)
         self.board.post(purged)
         told = await self.announcer.tell(Invalidation(purged=purged))
+        await self.operations.noted(operator, "purge", f"{len(purged)}: {' '.join(purged)}")
         return json_response(encode_global(PurgeAnswer(purged=len(purged), edges_told=told)))
 
 

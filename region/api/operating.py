@@ -18,6 +18,7 @@ from region.api.decoding import decode_body, read_body
 from region.api.doors import Door
 from region.api.messages import StatusAnswer, WithdrawAnswer, WithdrawCall
 from region.api.routes import json_response
+from region.releases.operations import Operations
 from region.rules.regional import Withdrawals
 
 
@@ -28,6 +29,7 @@ class OperatorDoors:
     withdrawals: Withdrawals
     announcer: Announcer
     operators_only: Door
+    operations: Operations
     status: Callable[[], StatusAnswer]
     body_bytes_max: int
 
@@ -39,14 +41,17 @@ class OperatorDoors:
         ]
 
     async def withdraw(self, request: web.Request) -> web.Response:
-        """Withdraw and restore items: durable, then in force here, then told to the edges."""
-        self.operators_only(request)
+        """Withdraw and restore items: durable, then in force here, then told to the edges, and audited."""
+        operator = self.operators_only(request)
         call = decode_body(await read_body(request, bytes_max=self.body_bytes_max), WithdrawCall)
         check_withdrawal(call)
         self._check_restored(call)
         await asyncio.to_thread(self.withdrawals.change, withdrawn=call.withdrawn, restored=call.restored)
         restored = tuple(item for item in call.restored if item not in self.withdrawals.items)
         told = await self.announcer.tell(Invalidation(withdrawn=call.withdrawn, restored=restored))
+        for action, items in (("withdraw", call.withdrawn), ("restore", call.restored)):
+            if items:
+                await self.operations.noted(operator, action, f"{len(items)}: {' '.join(items)}")
         answer = WithdrawAnswer(withdrawn_total=len(self.withdrawals.items), edges_told=told)
         return json_response(encode_global(answer))
 

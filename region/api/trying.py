@@ -56,8 +56,11 @@ class TrialDesk:
         """As `Recommender.home`, from the release whose bucket the subject is in."""
         if self._trials.running is None:
             return await self._recommender.home(request)
-        arm = Arm.TRIAL if request.arm == TRIAL_ARM else self._trials.arm_of(request.subject)
-        tried = await self._tried(request) if arm is Arm.TRIAL else None
+        tester = request.arm == TRIAL_ARM
+        arm = Arm.TRIAL if tester else self._trials.arm_of(request.subject)
+        # A tester chose the release: what becomes of its calls says nothing about those that a bucket chose.
+        subject = None if tester else request.subject
+        tried = await self._tried(request, subject) if arm is Arm.TRIAL else None
         return tried if tried is not None else await self._control(request, counted=arm is Arm.CONTROL)
 
     async def away(self, request: AwayRequest) -> AwayAnswer:
@@ -78,7 +81,8 @@ class TrialDesk:
             raise  # The caller's or the node's doing, not the release's.
         except Exception:
             if counted:
-                self._note(Arm.CONTROL, Outcome(took_ms=self._ms_since(started_s), failed=True), None)
+                failed = Outcome(took_ms=self._ms_since(started_s), failed=True, shown=False)
+                self._note(Arm.CONTROL, failed, request.subject)
             raise
         if counted:
             self._note(Arm.CONTROL, self._outcome(answer, started_s), request.subject)
@@ -86,8 +90,8 @@ class TrialDesk:
             self._start_shadow(request, answer)
         return answer
 
-    async def _tried(self, request: HomeRequest) -> HomeAnswer | None:
-        """The canary's answer, or None when the active release must answer instead."""
+    async def _tried(self, request: HomeRequest, subject: str | None) -> HomeAnswer | None:
+        """The canary's answer, or None when the active release must answer instead; it counts as one to `subject`."""
         started_s = self._clock.monotonic_s()
         within_ms = (
             min(TRIAL_MS_MAX, request.timeout_ms if request.timeout_ms is not None else TRIAL_MS_MAX) * TRIAL_SHARE
@@ -99,13 +103,15 @@ class TrialDesk:
             raise
         except TimeoutError:
             # Late, not broken: it counts as slow.
-            self._note(Arm.TRIAL, Outcome(took_ms=float("inf")), None)
+            self._note(Arm.TRIAL, Outcome(took_ms=float("inf"), shown=False), subject)
             return None
         except Exception as error:
             _log.warning("the release that is tried failed: %r", error)
-            self._note(Arm.TRIAL, Outcome(took_ms=self._ms_since(started_s), failed=True), None)
+            self._note(
+                Arm.TRIAL, Outcome(took_ms=self._ms_since(started_s), failed=True, shown=False), subject
+            )  # fmt: skip
             return None
-        self._note(Arm.TRIAL, self._outcome(answer, started_s), request.subject)
+        self._note(Arm.TRIAL, self._outcome(answer, started_s), subject)
         return replace(answer, arm=TRIAL_ARM) if answer.items else None
 
     def _start_shadow(self, request: HomeRequest, answer: HomeAnswer) -> None:
@@ -130,13 +136,15 @@ class TrialDesk:
             self._trials.note_overlap(len(first & {item.item for item in tried.items[:COMPARED]}) / len(first))
 
     def _outcome(self, answer: HomeAnswer, started_s: float) -> Outcome:
-        return Outcome(took_ms=self._ms_since(started_s), empty=not answer.items, degraded=bool(answer.degraded))
+        empty = not answer.items
+        return Outcome(
+            took_ms=self._ms_since(started_s), empty=empty, degraded=bool(answer.degraded), shown=not empty
+        )  # fmt: skip
 
     def _note(self, arm: Arm, outcome: Outcome, subject: str | None) -> None:
         word = "failed" if outcome.failed else "empty" if outcome.empty else "answered"
         self._answers.labels(arm.value, word).inc()
-        # A subject counts for quality only with an answer that it was shown.
-        self._trials.note(arm, outcome, subject=None if outcome.empty else subject)
+        self._trials.note(arm, outcome, subject=subject)
 
     def _ms_since(self, started_s: float) -> float:
         return (self._clock.monotonic_s() - started_s) * 1000

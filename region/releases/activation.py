@@ -22,15 +22,15 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from infra.plumbing.clock import Clock
-from infra.plumbing.errors import ConflictError
 from region.releases.audit import AuditLog
-from region.releases.messages import PinAnswer, ReleasesAnswer, SwitchAnswer
+from region.releases.beside import Beside
+from region.releases.messages import PinAnswer, ReleasesAnswer, SwitchAnswer, unchanged
 from region.releases.operations import NoActiveReleaseError, Operations
 from region.releases.retiring import Retirement
 from region.releases.slots import L, Operation, Slot, status_of
 from region.releases.standby import Standby
-from region.releases.state import RegionReleases, check_promotion, promoted, rolled_back
-from region.releases.store import ReleaseDamagedError, ReleaseDirectory, ReleaseStore
+from region.releases.state import RegionReleases, check_promotion, is_rolled_back, promoted, rolled_back
+from region.releases.store import ReleaseDirectory, ReleaseStore
 
 NOTIFY_TIMEOUT_S = 2.0
 CLOSE_GRACE_S = 10.0
@@ -71,7 +71,7 @@ class Activator(Generic[L]):
         self._on_switch = on_switch
         self._notify_timeout_s = notify_timeout_s
         self._retirement: Retirement[L] = Retirement(grace_s=close_grace_s)
-        self._beside: Slot[L] | None = None
+        self._beside: Beside[L] = Beside(store.holding)
         self._standby: Standby[L] = Standby(
             retirement=self._retirement, load=self._load_again, wanted=self._to_stand_by, own=self._own
         )
@@ -152,8 +152,9 @@ class Activator(Generic[L]):
         """
         started_s = self._clock.monotonic_s()
         if release != self.active_release:
+            self._beside.check_free()
             check_promotion(self._store.state, release)
-            await self._verified(release)
+            await asyncio.to_thread(self._store.check, release)
         return SwitchAnswer(
             action="promote", from_release=self.active_release, to_release=release, dry_run=True, notified=False,
             audited=False, took_ms=(self._clock.monotonic_s() - started_s) * 1000,
@@ -168,20 +169,26 @@ class Activator(Generic[L]):
         before = self.active_release
         async with self.operations.recorded(action, operator, before, release):
             with self.operations.exclusively(operator, action, release), self._store.holding(release):
+                # Here, where nothing else is done: another trial may have begun since this one was asked for.
+                self._beside.check_free()
                 check_promotion(self._store.state, release)
-                slot = self._beside = await self._load_in_room(release)
+                slot = await self._load_in_room(release)
+                self._beside.take(slot)
         await self.operations.record(action, operator, before, release, "done", "begun")
         return slot
 
     def retire(self, slot: Slot[L]) -> None:
         """Close a release that was tried once no request works with it any more; the one before comes back."""
-        if slot is self._beside:
-            self._beside = None
+        if slot is self._beside.slot:
+            self._beside.clear()
         self._retirement.retire(slot)
         self._standby.come_back()
 
     async def roll_back(self, *, operator: str) -> SwitchAnswer:
         """Go back to the release before: immediate while it is warm, after loading it otherwise.
+
+        Nothing to do when the latest switch was a roll-back: a second operator, or a call that is sent again, must not
+        bring back what was rolled back from. A promotion does.
 
         Raises:
             NotFoundError: there is no release before.
@@ -241,7 +248,10 @@ class Activator(Generic[L]):
                 self.retire(ready)
 
     async def _roll_back(self, operator: str) -> SwitchAnswer:
-        if self._beside is not None and self._standby.slot is None and self.end_trial is not None:
+        active = self.active_release
+        if active is not None and is_rolled_back(self._store.state):
+            return unchanged("rollback", active)
+        if self._beside.slot is not None and self._standby.slot is None and self.end_trial is not None:
             await self.end_trial()
         return await self._switch("rollback", operator, self._store.state.previous)
 
@@ -250,7 +260,7 @@ class Activator(Generic[L]):
     ) -> SwitchAnswer:
         started_s, before = self._clock.monotonic_s(), self.active_release
         if action == "promote" and release == before and release is not None:
-            return SwitchAnswer(action=action, from_release=before, to_release=release, took_ms=0.0, notified=True)
+            return unchanged(action, release)
         async with self.operations.recorded(action, operator, before, release):
             with self.operations.exclusively(operator, action, release), self._store.holding(release or ""):
                 state = self._next_state(action, release, following=following)
@@ -280,10 +290,9 @@ class Activator(Generic[L]):
         release = state.active or ""
         if ready is not None and ready.release_id == release:
             await self._commit(state)
-            self._beside = None
+            self._beside.clear()
             return ready
-        if self._beside is not None:
-            raise ConflictError(f"Release {self._beside.release_id} is being tried here.", fix="Stop that trial first.")
+        self._beside.check_free()
         await self._standby.ready()
         before = self._standby.slot
         if before is not None and before.release_id == release:
@@ -304,7 +313,7 @@ class Activator(Generic[L]):
             as `_load_slot`.
         """
         # What is not here or damaged costs nobody a warm release.
-        await self._verified(release)
+        await asyncio.to_thread(self._store.check, release)
         await self._standby.go_away()
         try:
             return await self._open(release)
@@ -328,7 +337,7 @@ class Activator(Generic[L]):
         Raises:
             NotFoundError, ReleaseDamagedError: it is not here, or its files changed since they were verified.
         """
-        await self._verified(release)
+        await asyncio.to_thread(self._store.check, release)
         return await self._open(release)
 
     async def _open(self, release: str) -> Slot[L]:
@@ -340,14 +349,6 @@ class Activator(Generic[L]):
             await loaded.close()
             raise
         return Slot(directory, loaded)
-
-    async def _verified(self, release: str) -> None:
-        report = await asyncio.to_thread(self._store.verify, release)
-        if not report.ok:
-            raise ReleaseDamagedError(
-                f"Files of release {release} changed since they were verified: {', '.join(report.damaged[:5])}.",
-                fix="Pull the release again; that repairs it.",
-            )
 
     async def _commit(self, state: RegionReleases) -> None:
         await asyncio.to_thread(self._store.save_state, state)
@@ -383,7 +384,7 @@ class Activator(Generic[L]):
 
     def _to_stand_by(self) -> str | None:
         """The release before, unless what is being tried takes its room."""
-        return self._store.state.previous if self._active is not None and self._beside is None else None
+        return self._store.state.previous if self._active is not None and self._beside.slot is None else None
 
     def _own(self, work: Coroutine[Any, Any, R]) -> asyncio.Task[R]:
         """A task that lives until it is done or this is closed, whoever waits for it."""

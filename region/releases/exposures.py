@@ -1,6 +1,7 @@
 """Which subjects a trial has shown a list to, and whether they took anything of it within a window. In memory only.
 
-A subject counts once in a whole trial. Who was shown nothing in the trial does not count at all.
+A subject's taking counts once in a whole trial, how its answers are once in each period. Who was shown nothing in the
+trial does not count at all.
 """
 
 from collections import deque
@@ -24,6 +25,19 @@ class Exposures:
         self._waiting: deque[tuple[float, str, Arm]] = deque()
         self._took: dict[str, bool] = {}
         """Every subject that was shown something, and whether it took any of it inside its window."""
+        self._answered: set[str] = set()
+        """Every subject that was answered in this period."""
+
+    def answered(self, subject: str) -> bool:
+        """Whether this answer is the subject's first one of the period."""
+        if subject in self._answered or len(self._answered) >= self._subjects_max:
+            return False
+        self._answered.add(subject)
+        return True
+
+    def next_period(self) -> None:
+        """Every subject's next answer is its first one again."""
+        self._answered.clear()
 
     def shown(self, subject: str, arm: Arm, *, now_s: float) -> None:
         """`subject` was given a list by `arm`; only the first one counts."""
@@ -38,12 +52,13 @@ class Exposures:
             self._took[subject] = True
 
     def count_of(self, subject: str) -> int:
-        """1 for a subject that was shown something, else 0."""
-        return int(subject in self._took)
+        """1 for a subject that was answered or shown something, else 0."""
+        return int(subject in self._took or subject in self._answered)
 
     def forget(self, subject: str) -> None:
         """Nothing about the subject is kept; what was counted of it stays in the sums."""
         self._took.pop(subject, None)
+        self._answered.discard(subject)
         self._waiting = deque(one for one in self._waiting if one[1] != subject)
 
     def run_out(self, *, now_s: float) -> list[tuple[Arm, bool]]:

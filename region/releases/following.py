@@ -113,20 +113,28 @@ class Follower:
         await self._activator.operations.record("follow", REGION_ITSELF, active, None, "failed", failure)
 
 
-async def pull(store: ReleaseStore, activator: Activator[Any], release: str, *, operator: str) -> PullAnswer:
+async def pull(
+    store: ReleaseStore, activator: Activator[Any], release: str | None, *, operator: str, channel: str = ""
+) -> PullAnswer:
     """Pull a release off the event loop, with an audit entry either way.
+
+    Args:
+        store: releases on disk.
+        activator: which release answers.
+        release: which one; None: whatever `channel` recommends by a fresh look.
+        operator: on whose word.
+        channel: of the repository.
 
     Raises:
         FrozenError: the region is frozen.
-        as `ReleaseStore.pull`.
+        as `ReleaseStore.recommended` and `ReleaseStore.pull`.
     """
     active = activator.active_release
-    try:
+    async with activator.operations.recorded("pull", operator, active, release):
         check_not_frozen(store.state)
+        if release is None:
+            release = await asyncio.to_thread(store.recommended, channel)
         answer = await asyncio.to_thread(store.pull, release)
-    except Exception as error:
-        await activator.operations.record("pull", operator, active, release, "failed", str(error))
-        raise
     detail = f"{answer.bytes_fetched} bytes fetched, {answer.bytes_reused} reused"
     await activator.operations.record("pull", operator, active, release, "done", detail)
     return answer

@@ -87,6 +87,11 @@ class SwitchAnswer(GlobalMessage, frozen=True, kw_only=True):
     """Nothing was done; it could be."""
 
 
+def unchanged(action: str, release: str) -> SwitchAnswer:
+    """The answer to an action that finds done what it would do."""
+    return SwitchAnswer(action=action, from_release=release, to_release=release, took_ms=0.0, notified=True)
+
+
 class PinAnswer(GlobalMessage, frozen=True, kw_only=True):
     """Whether the region refuses to be promoted (pinned), or to be changed at all (frozen)."""
 

@@ -11,6 +11,8 @@ from region.releases.audit import AuditLog
 from region.releases.messages import AuditEntry
 from region.releases.slots import Operation
 
+DETAIL_MAX = 500
+"""Characters of what was done."""
 _log = logging.getLogger(__name__)
 
 
@@ -46,6 +48,10 @@ class Operations:
             _log.error("the audit could not be written: %s", error)
             return False
         return True
+
+    async def noted(self, operator: str, action: str, detail: str) -> bool:
+        """Write that something was done that switches no release; False as `record`."""
+        return await self.record(action, operator, None, None, "done", detail[:DETAIL_MAX])
 
     @contextlib.asynccontextmanager
     async def recorded(self, action: str, operator: str, before: str | None, after: str | None) -> AsyncIterator[None]:

@@ -92,10 +92,9 @@ class _OperatorApi:
             raise InvalidInputError(
                 "A pull names either a channel or a release.", fix='Send {"channel": "stable"}, say.'
             )
-        release = wanted.release
-        if release is None:
-            release = await asyncio.to_thread(self._store.recommended, wanted.channel or "")
-        return await pull(self._store, self._activator, release, operator=operator)
+        return await pull(
+            self._store, self._activator, wanted.release, operator=operator, channel=wanted.channel or ""
+        )  # fmt: skip
 
     async def verify(self, request: web.Request, operator: str) -> RegionalMessage:
         wanted = await _body(request, ReleaseRequest)

@@ -61,6 +61,11 @@ def rolled_back(state: RegionReleases, *, now_ms: int) -> RegionReleases:
     return _switched(state, state.previous, action="rollback", now_ms=now_ms)
 
 
+def is_rolled_back(state: RegionReleases) -> bool:
+    """Whether the latest switch was a roll-back, so that another would undo it."""
+    return bool(state.history) and state.history[-1].action == "rollback"
+
+
 def check_promotion(state: RegionReleases, release: str) -> None:
     """Whether `release` may be activated now.
 
@@ -95,7 +100,7 @@ def to_follow(state: RegionReleases, recommended: str) -> bool:
     word of the channel is awaited. Nor does it go back by itself to a release that was just rolled back from: that is
     what `previous` then holds, with a roll-back as the latest switch.
     """
-    rolled_away = bool(state.history) and state.history[-1].action == "rollback" and state.previous == recommended
+    rolled_away = is_rolled_back(state) and state.previous == recommended
     settled = recommended in {state.active, state.followed} and state.active is not None
     return not (state.pinned or state.frozen or settled or rolled_away)
 

@@ -194,6 +194,19 @@ class ReleaseStore:
             damaged = tuple(sorted(_damaged(directory)))
         return VerifyAnswer(release=release, ok=not damaged, files=len(directory.manifest.files), damaged=damaged)
 
+    def check(self, release: str) -> None:
+        """`verify`, for whoever goes on only with a whole release.
+
+        Raises:
+            ReleaseDamagedError: a file changed since it was verified; as `directory`.
+        """
+        report = self.verify(release)
+        if not report.ok:
+            raise ReleaseDamagedError(
+                f"Files of release {release} changed since they were verified: {', '.join(report.damaged[:5])}.",
+                fix="Pull the release again; that repairs it.",
+            )
+
     @contextlib.contextmanager
     def holding(self, release: str) -> Iterator[None]:
         """While this lasts `release` is not deleted."""

@@ -3,13 +3,16 @@
 Two kinds. A *shadow* answers nobody: it is asked what the active release was asked, and compared. A *canary* answers
 the callers of its bucket; five things are watched against the active release, each as an e-process (`evidence`):
 
-    failed, empty, slow, degraded     of every answer
+    failed, empty, slow, degraded     of every subject's first answer in each hour (PERIOD_S)
     ignored                           of every subject once: shown a list, no click or better in QUALITY_WINDOW_S
 
-A subject counts once for quality, because a bucket is kept: the same few people clicking often are no more evidence
-than they are people. The canary is rolled back when the mean of the five e-values reaches 1/alpha, so a harmless
-release is rolled back with probability alpha at most, however often this looks. It is promoted when it has been shown
-not to lose more than `click_loss_max` of the clicks; when its time is over without either, it is held for a person.
+A subject counts once, because a bucket is kept: one whose lists are always slow, and who asks for many, would count
+against whichever release their bucket fell to. Callers without a subject are in no bucket and do not count. Hours are
+tests of their own, the k-th of which may spend alpha / (k (k + 1)): what goes wrong later is seen too, and all hours
+together spend alpha. The canary is rolled back when the mean of the four e-values of an hour reaches 5/4 k (k + 1) /
+alpha, or that of `ignored` 5 / alpha: by Ville's inequality for each, and the sum over all, a harmless release is rolled
+back with probability alpha at most, however often this looks. It is promoted when it has been shown not to lose more
+than `click_loss_max` of the clicks; when its time is over without either, it is held for a person.
 """
 
 import enum
@@ -24,6 +27,8 @@ from infra.contracts.residency import Global, GlobalMessage
 from region.releases.evidence import Block, Evidence, log_mean_e, weighed
 
 QUALITY_WINDOW_S = 600.0
+PERIOD_S = 3600.0
+"""How long a subject's first answer stands for all of its answers."""
 SHARE_MAX = 0.5
 Share = Annotated[float, msgspec.Meta(gt=0.0, le=SHARE_MAX)]
 Seconds = Annotated[float, msgspec.Meta(gt=0.0, le=30 * 86_400.0)]
@@ -52,7 +57,7 @@ class TrialPlan(GlobalMessage, frozen=True, kw_only=True, forbid_unknown_fields=
     duration_s: Global[Seconds] = 3600.0
     """After which a canary is held, and a shadow ends."""
     answers_min: Global[Annotated[int, msgspec.Meta(ge=1)]] = 200
-    """No canary is promoted on fewer of its own answers."""
+    """No canary is promoted on fewer of its own answers that count: one of each subject an hour."""
     slow_ms: Global[Annotated[float, msgspec.Meta(gt=0.0)]] = 75.0
     """An answer that takes longer is slow."""
     quality_window_s: Global[Seconds] = QUALITY_WINDOW_S
@@ -82,7 +87,8 @@ class Verdict:
 
 @dataclass(slots=True)
 class Tally:
-    """Outcomes of one arm since the last look. A subject's outcome is `shown`, and `ignored` or not."""
+    """Outcomes of one arm since the last look, each answer of another subject. A subject's outcome of its first list
+    is `shown`, and `ignored` or not."""
 
     answers: int = 0
     failed: int = 0
@@ -93,26 +99,40 @@ class Tally:
     ignored: int = 0
 
 
-WATCHED = ("failed", "empty", "slow", "degraded", "ignored")
+GUARDED = ("failed", "empty", "slow", "degraded")
+"""Of answers."""
+IGNORED = "ignored"
+WATCHED = (*GUARDED, IGNORED)
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """All that a canary has seen: harm by what is watched, and the evidence that clicks are kept."""
+    """All that a canary has seen: harm by what is watched, and the evidence that clicks are kept.
+
+    `harm` of GUARDED is that of the hour, `period` is its number from 1 on; `answers` are the canary's own that counted.
+    """
 
     harm: dict[str, Evidence]
     kept: Evidence
     looks: int = 0
-
-    @property
-    def answers(self) -> int:
-        """Of the canary itself."""
-        return self.harm["failed"].count_b
+    period: int = 1
+    answers: int = 0
 
 
 def new_standing() -> Standing:
     """Nothing seen yet."""
     return Standing({name: Evidence() for name in WATCHED}, Evidence())
+
+
+def period_of(elapsed_s: float) -> int:
+    """The number, from 1 on, of the hour that a trial is in."""
+    return 1 + int(elapsed_s // PERIOD_S)
+
+
+def next_period(standing: Standing, period: int) -> Standing:
+    """`standing` at the beginning of another hour: every subject may count again, as a test of its own."""
+    fresh = {name: Evidence() for name in GUARDED}
+    return replace(standing, harm=standing.harm | fresh, period=period)
 
 
 def in_bucket(subject: str, release: str, share: float) -> bool:
@@ -142,18 +162,21 @@ def looked_at(standing: Standing, control: Tally, trial: Tally, *, clicks_counte
         for name in WATCHED
     }  # fmt: skip
     block = Block(control.shown, clicks_counted, trial.shown, trial.shown - trial.ignored)
-    return replace(standing, harm=harm, kept=weighed(standing.kept, block), looks=standing.looks + 1)
+    return replace(
+        standing, harm=harm, kept=weighed(standing.kept, block), looks=standing.looks + 1,
+        answers=standing.answers + trial.answers,
+    )  # fmt: skip
 
 
 def judge(plan: TrialPlan, standing: Standing, *, elapsed_s: float) -> Verdict:
     """What follows from `standing` after `elapsed_s` seconds."""
-    worst = max(WATCHED, key=lambda name: standing.harm[name].log_e)
-    harm, needed = log_mean_e(*standing.harm.values()), 1.0 / plan.alpha
-    seen = standing.harm[worst]
-    if harm >= math.log(needed):
+    needed = 1.0 / plan.alpha
+    harmed = _harmed(standing, needed)
+    if harmed is not None:
+        seen = standing.harm[harmed]
         return Verdict(
             Decision.ROLL_BACK,
-            f"{worst}: {seen.rate_b:.1%} of {seen.count_b} against {seen.rate_a:.1%} of {seen.count_a} "
+            f"{harmed}: {seen.rate_b:.1%} of {seen.count_b} subjects against {seen.rate_a:.1%} of {seen.count_a} "
             f"of the active release (e-value {min(seen.e_value, 1e6):,.0f}).",
         )
     kept = standing.kept
@@ -169,8 +192,18 @@ def judge(plan: TrialPlan, standing: Standing, *, elapsed_s: float) -> Verdict:
             f"its time is over: no harm was seen in {standing.answers} answers, but {kept.count_b} subjects are too "
             f"few to show that clicks are kept (e-value {kept.e_value:.1f} of {needed:.0f}).",
         )
-    return Verdict(Decision.GO_ON, f"{standing.answers} answers, strongest sign of harm: {worst} ({seen.e_value:.2g}).")
+    worst = max(WATCHED, key=lambda name: standing.harm[name].log_e)
+    sign = standing.harm[worst].e_value
+    return Verdict(Decision.GO_ON, f"{standing.answers} answers, strongest sign of harm: {worst} ({sign:.2g}).")
+
+
+def _harmed(standing: Standing, needed: float) -> str | None:
+    """What there is enough evidence of harm in; None: in nothing. Of `alpha` four fifths are for GUARDED."""
+    hours = standing.period * (standing.period + 1)
+    if log_mean_e(*(standing.harm[name] for name in GUARDED)) >= math.log(needed * hours * len(WATCHED) / len(GUARDED)):
+        return max(GUARDED, key=lambda name: standing.harm[name].log_e)
+    return IGNORED if standing.harm[IGNORED].log_e >= math.log(needed * len(WATCHED)) else None
 
 
 def _of(tally: Tally, name: str) -> int:
-    return tally.shown if name == "ignored" else tally.answers
+    return tally.shown if name == IGNORED else tally.answers

@@ -17,7 +17,7 @@ from typing import Generic, Protocol
 from infra.contracts.events import Event, EventType
 from infra.contracts.residency import Global, GlobalMessage
 from infra.plumbing.clock import Clock
-from infra.plumbing.errors import ConflictError, NotFoundError
+from infra.plumbing.errors import AtollError, NotFoundError, UnavailableError
 from infra.plumbing.files import write_atomically
 from region.releases.activation import REGION_ITSELF
 from region.releases.exposures import Exposures, credit
@@ -36,6 +36,8 @@ from region.releases.trial import (
     judge,
     looked_at,
     new_standing,
+    next_period,
+    period_of,
 )
 
 LOOK_S = 1.0
@@ -51,7 +53,7 @@ class TrialReport(GlobalMessage, frozen=True, kw_only=True):
     answers: Global[int]
     control_answers: Global[int]
     rates: Global[dict[str, tuple[float, float]]]
-    """By what is watched: the control's rate and the trial's."""
+    """By what is watched: the control's rate and the trial's. Of a canary: of subjects, in the hour that it is in."""
     evidence: Global[dict[str, float]]
     """e-values of harm by what is watched, and of `kept`: that clicks are kept."""
     overlap: Global[float | None] = None
@@ -71,6 +73,7 @@ class Trial(Generic[L]):
     began_s: float
     exposures: Exposures
     standing: Standing = field(default_factory=new_standing)
+    answers: dict[Arm, int] = field(default_factory=lambda: dict.fromkeys(Arm, 0))
     tallies: dict[Arm, Tally] = field(default_factory=lambda: {arm: Tally() for arm in Arm})
     clicks_counted: int = 0
     overlaps: int = 0
@@ -86,6 +89,8 @@ class Outcome:
     failed: bool = False
     empty: bool = False
     degraded: bool = False
+    shown: bool = True
+    """Whether the caller was given it."""
 
 
 class Switchboard(Protocol[L]):
@@ -162,14 +167,20 @@ class Trials(Generic[L]):
 
         Raises:
             ConflictError: a trial is under way, the region is frozen, or the release is active already.
+            UnavailableError: the disk is full.
             NotFoundError, ReleaseDamagedError, AtollError: as for a promotion. The active release goes on.
         """
-        if self._trial is not None:
-            raise ConflictError(
-                f"Release {self._trial.plan.release} is being tried here.", fix="Stop that trial first."
-            )
         slot = await self._activator.load_beside(plan.release, action=kind.value, operator=operator)
-        await asyncio.to_thread(write_atomically, self._marker, plan.release.encode())
+        try:
+            await asyncio.to_thread(write_atomically, self._marker, plan.release.encode())
+        except BaseException as error:
+            # Nobody else knows of it: what nobody can stop would keep every other release out.
+            self._activator.retire(slot)
+            if isinstance(error, OSError):
+                raise UnavailableError(
+                    f"the trial cannot be noted on this disk: {error.strerror}.", fix="Free space, then begin again."
+                ) from error
+            raise
         self._trial = Trial(
             kind=kind, plan=plan, operator=operator, slot=slot, began_s=self._clock.monotonic_s(),
             exposures=Exposures(window_s=plan.quality_window_s),
@@ -229,18 +240,25 @@ class Trials(Generic[L]):
             yield loaded
 
     def note(self, arm: Arm, outcome: Outcome, *, subject: str | None = None) -> None:
-        """Count one answer of `arm`."""
+        """Count one answer of `arm`. What a canary is judged by is of callers that a bucket decides over: of `subject`,
+        once in each period (`region.releases.trial`)."""
         trial = self._trial
         if trial is None:
             return
+        trial.answers[arm] += 1
+        if trial.kind is TrialKind.CANARY:
+            if subject is None:
+                return
+            if outcome.shown:
+                trial.exposures.shown(subject, arm, now_s=self._clock.monotonic_s())
+            if not trial.exposures.answered(subject):
+                return
         tally = trial.tallies[arm]
         tally.answers += 1
         tally.failed += outcome.failed
         tally.empty += outcome.empty
         tally.degraded += outcome.degraded
         tally.slow += outcome.took_ms > trial.plan.slow_ms
-        if subject is not None and trial.kind is TrialKind.CANARY:
-            trial.exposures.shown(subject, arm, now_s=self._clock.monotonic_s())
 
     def note_overlap(self, share: float) -> None:
         """Count how much of the first ten items the shadow's list has in common with the answer."""
@@ -277,9 +295,13 @@ class Trials(Generic[L]):
         control, tried = trial.tallies[Arm.CONTROL], trial.tallies[Arm.TRIAL]
         trial.standing = looked_at(trial.standing, control, tried, clicks_counted=trial.clicks_counted)
         trial.tallies, trial.clicks_counted = {arm: Tally() for arm in Arm}, 0
-        trial.verdict = self._judged(trial, elapsed_s=now_s - trial.began_s)
+        elapsed_s = now_s - trial.began_s
+        trial.verdict = self._judged(trial, elapsed_s=elapsed_s)
         if trial.verdict.decision is not Decision.GO_ON:
             await self._end(trial.verdict, operator=REGION_ITSELF)
+        elif period_of(elapsed_s) > trial.standing.period:
+            trial.standing = next_period(trial.standing, period_of(elapsed_s))
+            trial.exposures.next_period()
         return trial.verdict
 
     def _judged(self, trial: Trial[L], *, elapsed_s: float) -> Verdict:
@@ -299,12 +321,23 @@ class Trials(Generic[L]):
         active, release = self._activator.active_release, trial.plan.release
         action = f"{trial.kind.value} {verdict.decision.value}"
         await self._activator.operations.record(action, operator, active, release, "done", verdict.why)
-        if verdict.decision is Decision.PROMOTE:
-            await self._activator.promote(release, operator=operator, ready=trial.slot)
-        else:
+        if verdict.decision is not Decision.PROMOTE:
             self._activator.retire(trial.slot)
-            await self._ended(active or "")
+        elif await self._promoted(trial, operator=operator):
+            return self._last
+        await self._ended(active or "")
         return self._last
+
+    async def _promoted(self, trial: Trial[L], *, operator: str) -> bool:
+        """Whether what passed answers now. Where that is refused (somebody pinned or froze the region since, say) it
+        is held, for a person."""
+        try:
+            await self._activator.promote(trial.plan.release, operator=operator, ready=trial.slot)
+        except AtollError as error:
+            trial.verdict = Verdict(Decision.HOLD, f"{trial.verdict.why} It was not promoted: {error.message}")
+            self._last = self._report_of(trial)
+            return False
+        return True
 
     def _report_of(self, trial: Trial[L]) -> TrialReport:
         harm = trial.standing.harm
@@ -313,8 +346,8 @@ class Trials(Generic[L]):
             kind=trial.kind,
             plan=trial.plan,
             elapsed_s=round(self._clock.monotonic_s() - trial.began_s, 3),
-            answers=harm["failed"].count_b + trial.tallies[Arm.TRIAL].answers,
-            control_answers=harm["failed"].count_a + trial.tallies[Arm.CONTROL].answers,
+            answers=trial.answers[Arm.TRIAL],
+            control_answers=trial.answers[Arm.CONTROL],
             rates={name: (seen.rate_a, seen.rate_b) for name, seen in harm.items()},
             evidence={name: min(value, 1e12) for name, value in evidence.items()},
             overlap=trial.overlap_sum / trial.overlaps if trial.overlaps else None,

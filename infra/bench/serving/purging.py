@@ -22,6 +22,8 @@ from infra.plumbing.keys import RegionKeys
 from region.api.announcing import Announcer
 from region.api.doors import operator_door, service_door
 from region.api.notices import NoticeBoard, NoticeDoors
+from region.releases.audit import AuditLog
+from region.releases.operations import Operations
 from region.rules.regional import Withdrawals
 
 MADE = "made-"
@@ -36,6 +38,7 @@ async def make_app(grid_address: str, keys: RegionKeys, state: Path) -> web.Appl
     doors = NoticeDoors(
         board=board, announcer=Announcer(grid=grid, registry=registry), home_only=service_door(keys.service_key),
         operators_only=operator_door(keys.operator_key), body_bytes_max=1 << 20,
+        operations=Operations(audit=AuditLog(state / "audit.jsonl"), clock=clock),
     )  # fmt: skip
     numbers = itertools.count(1)
 

@@ -1,9 +1,11 @@
 """Canaries on simulated callers: bad ones are rolled back by themselves, harmless ones are not.
 
-The region's own rooms (`region.releases.trials`, `region.api.trying`) run in virtual time on simulated subjects with
-differing inclinations to click; only loading and ranking are made up. Bad candidates: a random ranker (a fifth of the
-clicks), one that is 300 ms slower, one with empty lists. Harmless ones (A/A) are the active release again.
-Options: `trials` (of A/A, default 200), `calls` (of each trial, default 4000), `seed`.
+The region's own rooms (`region.releases.trials`, `region.api.trying`) run in virtual time, over three hours a trial, on
+simulated callers: subjects who differ in how often they ask and how inclined they are to click, one in CHRONIC of them
+with lists that are always slow and degraded, and callers without a subject, who are answered at once. Only loading and
+ranking are made up. Bad candidates: a random ranker (a fifth of the clicks), one that is 300 ms slower, one with empty
+lists. Harmless ones (A/A) are the active release again.
+Options: `trials` (of A/A, default 200), `calls` (of each trial, default 6000), `seed`.
 """
 
 import asyncio
@@ -45,6 +47,13 @@ from region.releases.trials import Trials
 BAD = ("random ranker", "300 ms slower", "empty lists")
 SUBJECTS = 4000
 CALLS_PER_S = 40.0
+LOOK_S = 70.0
+"""Virtual time between two looks, of which the calls take one second."""
+CHRONIC = 33
+"""One subject in so many has a row that is long to read and models that do not know it: under any release."""
+CHRONIC_MS = 200.0
+ANONYMOUS = 0.3
+"""Share of the calls that name no subject."""
 _WHY = Reason(code=ReasonCode.POPULAR, text="")
 _ITEMS = (SlateItem(item="a", score=1.0, source=Source.POPULAR, reason=_WHY),)
 _LIFE = Lifetime(max_age_s=1.0, stale_while_revalidate_s=0.0, stale_if_error_s=0.0)
@@ -80,11 +89,13 @@ class SimulatedRecommender:
         if lease is not None:
             with lease():
                 self._clock.advance(self._candidate.slower_ms / 1000)
-        self._clock.advance(float(self._rng.lognormal(-5.3, 0.6)))
+        chronic = request.subject is not None and int(request.subject[1:]) % CHRONIC == 0
+        quick = request.subject is None
+        self._clock.advance(float(self._rng.lognormal(-6.3 if quick else -5.3, 0.6)) + chronic * CHRONIC_MS / 1000)
         items = () if lease is not None and self._candidate.empty else _ITEMS
         return HomeAnswer(
             items=items, release="r", region="here", personal=request.subject is not None, lifetime=_LIFE,
-            generated_at_ms=self._clock.now_ms(),
+            generated_at_ms=self._clock.now_ms(), degraded=("user-tower",) if chronic else (),
         )  # fmt: skip
 
 
@@ -130,16 +141,19 @@ async def play(candidate: Candidate, *, calls: int, seed: int, folder: Path) -> 
     desk = TrialDesk(recommender=recommender, trials=trials, clock=clock, registry=CollectorRegistry())
     plan = TrialPlan(release=f"{seed:020x}", share=0.2, duration_s=7 * 86_400.0)
     await trials.begin(TrialKind.CANARY, plan, operator="bench")
-    inclination = rng.beta(2.0, 6.0, SUBJECTS)
+    inclination, reach = rng.beta(2.0, 6.0, SUBJECTS), np.cumsum(1.0 + rng.pareto(1.5, SUBJECTS))
     for number in range(calls):
-        subject = int(rng.integers(SUBJECTS))
-        answer = await desk.home(HomeRequest(type=RecommendationType.PERSONAL, subject=f"s{subject}"))
-        kept = candidate.clicks if answer.arm == TRIAL_ARM else 1.0
-        if rng.random() < inclination[subject] * kept:
-            trials.note_events(f"s{subject}", (_click(number),))
         clock.advance(1.0 / CALLS_PER_S)
+        if rng.random() < ANONYMOUS:
+            await desk.home(HomeRequest(type=RecommendationType.POPULAR))
+        else:
+            subject = min(int(np.searchsorted(reach, rng.random() * reach[-1])), SUBJECTS - 1)
+            answer = await desk.home(HomeRequest(type=RecommendationType.PERSONAL, subject=f"s{subject}"))
+            kept = candidate.clicks if answer.arm == TRIAL_ARM else 1.0
+            if rng.random() < inclination[subject] * kept:
+                trials.note_events(f"s{subject}", (_click(number),))
         if number % int(CALLS_PER_S) == 0 or number == calls - 1:
-            clock.advance(30.0)  # The windows of those who clicked nothing must run out.
+            clock.advance(LOOK_S - 1.0)  # The windows of those who clicked nothing must run out.
             verdict = await trials.look()
             if verdict is not None and verdict.decision is not Decision.GO_ON:
                 return verdict.decision, verdict.why, number + 1
@@ -153,7 +167,7 @@ def _click(number: int) -> Event:
 def run(request: BenchRequest) -> Measured:
     """Every bad candidate several times, and harmless ones."""
     harmless = int(request.number("trials", 40 if request.quick else 200))
-    calls, seed = int(request.number("calls", 4000)), int(request.number("seed", 0))
+    calls, seed = int(request.number("calls", 6000)), int(request.number("seed", 0))
     repeats = 2 if request.quick else 20
     with _quiet_disk(request.work) as folder:
         caught: dict[str, list[int]] = {name: [] for name in BAD}
@@ -186,8 +200,9 @@ def run(request: BenchRequest) -> Measured:
             at_most("harmless candidates that were rolled back", alarms, 0.05, unit="share"),
         ),
         notes=(
-            f"{repeats} canaries of each bad kind, {harmless} harmless ones, {calls} calls each, a fifth of "
-            f"{SUBJECTS} subjects in the bucket; virtual time.",
+            f"{repeats} canaries of each bad kind, {harmless} harmless ones, {calls} calls each in virtual time, a fifth "
+            f"of {SUBJECTS} subjects in the bucket; one subject in {CHRONIC} always has slow, degraded lists, "
+            f"{ANONYMOUS:.0%} of the calls name no subject.",
         ),
     )  # fmt: skip
 

@@ -95,7 +95,9 @@ async def test_no_search_fails_while_releases_are_switched(
     rolled_ms: list[float] = []
     for release in releases[1:]:
         await activator.promote(release, operator="ada")
-        rolled_ms += [(await activator.roll_back(operator="bob")).took_ms for _ in range(4)]
+        for _ in range(2):
+            rolled_ms.append((await activator.roll_back(operator="bob")).took_ms)
+            await activator.promote(release, operator="ada")
     stop.set()
     await asyncio.gather(*searchers)
     assert answered > 100

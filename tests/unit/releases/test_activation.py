@@ -146,8 +146,9 @@ async def test_roll_back_is_a_swap_with_what_stayed_warm(world: World, releases:
     assert (answer.from_release, answer.to_release) == (releases[1], releases[0])
     assert in_use(activator) == releases[0]
     assert len(world.loads) == loads
-    await activator.roll_back(operator="bob")
+    await activator.promote(releases[1], operator="ada")
     assert in_use(activator) == releases[1]
+    assert len(world.loads) == loads
     assert not any(loaded.closed for loaded in world.loads)
     assert world.switched == [releases[0], releases[1], releases[0], releases[1]]
     await activator.promote(releases[2], operator="ada")
@@ -157,13 +158,30 @@ async def test_roll_back_is_a_swap_with_what_stayed_warm(world: World, releases:
     assert all(loaded.closed for loaded in world.loads)
 
 
+async def test_two_operators_who_roll_back_do_not_bring_the_bad_release_back(
+    world: World, releases: list[str]
+) -> None:
+    activator = world.activator()
+    for release in releases[:2]:
+        await activator.promote(release, operator="ada")
+    first = await activator.roll_back(operator="ada")
+    again = await activator.roll_back(operator="bob")
+    assert (first.from_release, first.to_release) == (releases[1], releases[0])
+    assert (again.from_release, again.to_release) == (releases[0], releases[0])
+    assert in_use(activator) == releases[0]
+    assert world.store.state.previous == releases[1]
+    await activator.promote(releases[2], operator="ada")
+    assert (await activator.roll_back(operator="bob")).to_release == releases[0]
+    await activator.close()
+
+
 async def test_a_release_is_closed_only_when_no_request_works_with_it(world: World, releases: list[str]) -> None:
     activator = world.activator()
     await activator.promote(releases[0], operator="ada")
     await activator.promote(releases[1], operator="ada")
     await activator.roll_back(operator="ada")
     with activator.lease() as held:
-        await activator.roll_back(operator="ada")
+        await activator.promote(releases[1], operator="ada")
         promoting = asyncio.create_task(activator.promote(releases[2], operator="ada"))
         # Room is made only when the request is done: there are never three.
         while activator._standby.slot is not None:  # noqa: ASYNC110 - the promotion sets no event at this step
@@ -196,6 +214,24 @@ async def test_never_more_than_two_releases_are_in_memory(world: World, releases
     await activator._standby.ready()
     assert {loaded.release for loaded in world.loads if not loaded.closed} == {releases[1], releases[2]}
     assert world.most_at_once == 2
+    await activator.close()
+
+
+async def test_what_is_tried_stays_on_disk_and_alone(world: World, releases: list[str], central: Central) -> None:
+    activator = world.activator()
+    for release in (releases[1], releases[2]):
+        await activator.promote(release, operator="ada")
+    slot = await activator.load_beside(releases[0], action="canary", operator="ada")
+    with pytest.raises(ConflictError, match=f"{releases[0]} is being tried"):
+        await activator.load_beside(releases[1], action="canary", operator="bob")
+    with pytest.raises(ConflictError, match=f"{releases[0]} is being tried"):
+        await activator.rehearse(releases[1])
+    assert world.most_at_once == 2
+    # It is the oldest on disk, and would be the first to go.
+    for seed in range(3, 8):
+        world.store.pull(central.publish(seed=seed).release)
+    await activator.promote(releases[0], operator="region", ready=slot)
+    assert world.store.verify(releases[0]).ok
     await activator.close()
 
 

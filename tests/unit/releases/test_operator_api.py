@@ -124,7 +124,7 @@ async def test_a_tampered_release_is_refused_with_its_reason(url: str, central: 
     with pytest.raises(ConflictError, match="refused as tampered: the content does not have the hash"):
         await call(commands.pull, url, channel="stable")
     entries = (await call(commands.audit, url)).entries
-    assert (entries[-1].action, entries[-1].outcome) == ("pull", "failed")
+    assert (entries[-1].action, entries[-1].outcome) == ("pull", "refused")
     assert "tampered" in entries[-1].detail
 
 
@@ -145,6 +145,9 @@ async def test_errors_keep_their_kind(url: str, central: Central, server: Static
     server.missing.add("timestamp.json")
     with pytest.raises(UnavailableError, match="404"):
         await call(commands.pull, url, channel="stable")
+    (last,) = (await call(commands.audit, url, count=1)).entries
+    assert (last.operator, last.action, last.outcome) == ("ada", "pull", "failed")
+    assert "404" in last.detail
 
 
 async def test_callers_that_cannot_reach_a_region() -> None:
@@ -229,6 +232,7 @@ async def test_a_frozen_region_takes_no_change_but_a_roll_back(url: str, central
     ):
         with pytest.raises(ConflictError, match="frozen"):
             await refused
+    assert ("pull", "refused") in [(one.action, one.outcome) for one in (await call(commands.audit, url)).entries]
     assert (await call(commands.rollback, url)).to_release == one
     assert (await call(commands.releases, url)).frozen
     assert not (await call(commands.unfreeze, url)).frozen

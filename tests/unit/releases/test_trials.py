@@ -1,7 +1,10 @@
 """Shadows and canaries: who is in, what is counted, what follows, and that a caller always has a list."""
 
 import asyncio
+import errno
+import math
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,12 +24,26 @@ from infra.contracts.messages import (
     Source,
 )  # fmt: skip
 from infra.plumbing.clock import ManualClock
-from infra.plumbing.errors import AtollError, InvalidInputError
+from infra.plumbing.errors import AtollError, InvalidInputError, UnavailableError
 from infra.plumbing.tuf_client.client import ReleaseClient
 from region.api.trying import CountedEvents, TrialDesk
 from region.releases.activation import Activator
-from region.releases.trial import Arm, Decision, Tally, TrialKind, TrialPlan, in_bucket, judge, looked_at, new_standing
-from region.releases.trials import Trials
+from region.releases.evidence import Evidence
+from region.releases.trial import (
+    GUARDED,
+    PERIOD_S,
+    Arm,
+    Decision,
+    Tally,
+    TrialKind,
+    TrialPlan,
+    in_bucket,
+    judge,
+    looked_at,
+    new_standing,
+    next_period,
+)
+from region.releases.trials import Outcome, Trials
 from tests.unit.releases.conftest import Central
 from tests.unit.releases.test_activation import Loaded, World, releases, world
 
@@ -242,6 +259,106 @@ async def test_a_restart_ends_a_trial_and_says_so(scene: Scene, central: Central
     assert scene.world.entries()[-1].detail == "the node was started anew"
     await again.start()
     assert [entry.detail for entry in scene.world.entries()].count("the node was started anew") == 1
+
+
+async def test_one_subject_who_asks_again_and_again_is_one_subject(scene: Scene) -> None:
+    """Under any release the lists of some are slow. A bucket is kept, so whoever has such a one has it for good."""
+    await scene.begin()
+    inside = next(f"s{number}" for number in range(99) if in_bucket(f"s{number}", scene.candidate, 0.5))
+    for number in range(40):
+        await scene.ask(number)
+    for _ in range(40):
+        for _ in range(10):
+            scene.trials.note(Arm.TRIAL, Outcome(took_ms=900.0, degraded=True), subject=inside)
+        verdict = await scene.trials.look()
+        assert verdict is not None
+        assert verdict.decision is Decision.GO_ON
+    report = scene.trials.report()
+    assert (report.answers + report.control_answers, scene.trials.running is not None) == (440, True)
+
+
+async def test_callers_whom_no_bucket_decides_over_do_not_count(scene: Scene) -> None:
+    """They are answered by the active release, and sooner: beside them every canary would be slow."""
+    await scene.begin()
+    for _ in range(20):
+        for number in range(20):
+            arm = scene.trials.arm_of(f"s{number}")
+            scene.trials.note(arm, Outcome(took_ms=200.0), subject=f"s{number}")
+            await scene.desk.home(HomeRequest(type=RecommendationType.POPULAR))
+            await scene.desk.home(HomeRequest(type=RecommendationType.PERSONAL, subject="s1", arm=TRIAL_ARM))
+        verdict = await scene.trials.look()
+        assert verdict is not None
+        assert verdict.decision is Decision.GO_ON
+    assert scene.trials.report().rates["slow"] == (1.0, 1.0)
+
+
+async def test_what_goes_wrong_hours_later_is_seen_on_the_same_subjects(scene: Scene) -> None:
+    await scene.begin(duration_s=1e6)
+    for hour in range(4):
+        scene.recommender.bad = "slow" if hour == 3 else ""
+        verdict = None
+        for number in range(120):
+            await scene.ask(number)
+            if number % 10 == 9:
+                verdict = await scene.trials.look()
+                if verdict is None or verdict.decision is not Decision.GO_ON:
+                    break
+        assert verdict is not None
+        assert verdict.decision is (Decision.ROLL_BACK if hour == 3 else Decision.GO_ON)
+        scene.clock.advance(PERIOD_S)
+        await scene.trials.look()
+    assert verdict is not None
+    assert verdict.why.startswith("slow: 100.0%")
+
+
+def test_all_hours_together_may_accuse_the_harmless_as_often_as_one_may():
+    plan = TrialPlan(release="r", alpha=0.05)
+    spent = 0.0
+    for period in range(1, 200):
+        # The mean of four e-values exceeds c with probability 1/c at most (Ville): c is what one of them needs, alone.
+        standing = next_period(new_standing(), period)
+        low, high = 0.0, 60.0
+        while high - low > 1e-9:
+            middle = (low + high) / 2
+            seen = Evidence(log_e=middle)
+            harmed = replace(standing, harm=standing.harm | dict.fromkeys(GUARDED, seen))
+            accused = judge(plan, harmed, elapsed_s=1.0).decision is Decision.ROLL_BACK
+            low, high = (low, middle) if accused else (middle, high)
+        spent += math.exp(-high)
+        if period == 1:
+            alone = replace(standing, harm=standing.harm | {"slow": Evidence(log_e=high + math.log(4.0) + 0.01)})
+            assert judge(plan, alone, elapsed_s=1.0).why.startswith("slow")
+    assert 0.039 < spent <= 0.04
+    ignored = replace(standing, harm=standing.harm | {"ignored": Evidence(log_e=math.log(100.0))})
+    assert judge(plan, ignored, elapsed_s=1.0).decision is Decision.ROLL_BACK
+
+
+async def test_what_passed_and_may_not_be_promoted_is_held_and_says_why(scene: Scene) -> None:
+    await scene.begin()
+    await scene.activator.set_pinned(pinned=True, operator="ada")
+    trial = scene.trials.running
+    assert trial is not None
+    trial.standing = replace(trial.standing, kept=Evidence(log_e=10.0), answers=1000)
+    await scene.trials.look()
+    report = scene.trials.report()
+    assert (report.decision, scene.activator.active_release) == ("hold", scene.active)
+    assert f"It was not promoted: This region is pinned to release {scene.active}" in report.why
+    assert scene.told == [scene.active]
+    assert ("region", "promote", scene.candidate, "refused") in scene.world.audited()
+    await scene.activator.set_pinned(pinned=False, operator="ada")
+    await scene.activator.promote(scene.candidate, operator="ada")
+
+
+async def test_a_trial_that_cannot_be_noted_keeps_no_other_out(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("region.releases.trials.write_atomically", full)
+        with pytest.raises(UnavailableError, match="No space left"):
+            await scene.begin()
+    assert scene.trials.running is None
+    await scene.activator.promote(scene.candidate, operator="ada")
 
 
 def test_nothing_is_promoted_on_few_answers():

@@ -1,6 +1,8 @@
 """The region's doors over real HTTP on loopback: who may pass, what is refused and how, what an answer carries."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -38,6 +40,8 @@ from region.api.relay import RelayDesk
 from region.api.routes import CallerDoors
 from region.events.intake import Intake
 from region.events.memory import MemoryLog
+from region.releases.audit import AuditLog
+from region.releases.operations import Operations
 from tests.unit.region.worlds import SUBJECT, World, row_of
 
 KEYS = RegionKeys.generate("us-east")
@@ -51,7 +55,7 @@ BODY_MAX = 100_000
 class Region:
     """A region's application around a world, and a client for it."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, folder: Path) -> None:
         self.world = world
         self.grid = MemoryGrid(clock=world.clock)
         self.log = MemoryLog()
@@ -78,6 +82,7 @@ class Region:
             withdrawals=world.withdrawals,
             announcer=announcer,
             operators_only=operator_door(KEYS.operator_key),
+            operations=Operations(audit=AuditLog(folder / "audit.jsonl"), clock=world.clock),
             status=self.status,
             body_bytes_max=BODY_MAX,
         )
@@ -101,9 +106,9 @@ class Region:
 
 
 @pytest.fixture
-async def region(world: World) -> AsyncIterator[Region]:
+async def region(world: World, tmp_path: Path) -> AsyncIterator[Region]:
     await world.live.refresh()
-    built = Region(world)
+    built = Region(world, tmp_path)
     async with built.client:
         yield built
 
@@ -177,6 +182,19 @@ async def test_operators_doors_open_to_the_operator_key_only(region: Region, pat
     method = "GET" if path.endswith("status") else "POST"
     for headers, status in (({}, 401), (HOME, 401), ({"Authorization": "Operator no"}, 403)):
         await problem(await region.client.request(method, path, data=b"{}", headers=headers), status)
+    # As aiohttp's client sends bytes that are no text.
+    for header in ("Authorization: Operator", "Authorization: Bearer"):
+        assert await status_of_raw(region, method, path, header.encode() + b" \xff\xfe") == 403
+
+
+async def status_of_raw(region: Region, method: str, path: str, header: bytes) -> int:
+    reader, writer = await asyncio.open_connection(region.client.host, region.client.port)
+    lines = (f"{method} {path} HTTP/1.1".encode(), b"Host: here", header, b"Connection: close", b"", b"")
+    writer.write(b"\r\n".join(lines))
+    head = await reader.readline()
+    writer.close()
+    await writer.wait_closed()
+    return int(head.split()[1])
 
 
 SECRET = "user-4711-secret"

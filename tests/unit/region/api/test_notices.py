@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -30,24 +31,28 @@ from region.api.notices import KEPT_S, PURGES_MAX, NoticeBoard, NoticeDoors, hea
 from region.api.operating import OperatorDoors
 from region.funnel import tagging
 from region.releases import commands
+from region.releases.audit import AuditLog
+from region.releases.operations import DETAIL_MAX, Operations
 from tests.unit.region.worlds import World
 
 
 class Node:
     """The doors of a region around a world's withdrawals, and a board."""
 
-    def __init__(self, world: World) -> None:
-        self.world = world
+    def __init__(self, world: World, audit: AuditLog) -> None:
+        self.world, self.audit = world, audit
         self.grid = MemoryGrid(clock=world.clock)
         announcer = Announcer(grid=self.grid, registry=world.telemetry.registry)
         self.board = NoticeBoard(clock=world.clock, withdrawals=world.withdrawals, release=lambda: "a" * 20)
         notices = NoticeDoors(
             board=self.board, announcer=announcer, home_only=service_door("service"),
             operators_only=operator_door("operator"), body_bytes_max=1 << 20,
+            operations=Operations(audit=audit, clock=world.clock),
         )  # fmt: skip
         operators = OperatorDoors(
             withdrawals=world.withdrawals, announcer=announcer, operators_only=operator_door("operator"),
             status=lambda: pytest.fail("not asked for"), body_bytes_max=1 << 20,
+            operations=Operations(audit=audit, clock=world.clock),
         )  # fmt: skip
         app = web.Application(middlewares=[frame(world.telemetry, world.clock)])
         app.add_routes([*notices.routes(), *operators.routes()])
@@ -62,8 +67,8 @@ class Node:
 
 
 @pytest.fixture
-async def node(world: World) -> AsyncIterator[Node]:
-    made = Node(world)
+async def node(world: World, tmp_path: Path) -> AsyncIterator[Node]:
+    made = Node(world, AuditLog(tmp_path / "audit.jsonl"))
     await made.server.start_server()
     yield made
     await made.server.close()
@@ -88,6 +93,20 @@ async def test_an_operator_purges_and_every_way_to_the_edges_carries_it(node: No
     cut = await asyncio.to_thread(commands.purge, node.url, "operator", items=["item-4"], tags=[])
     assert not cut.edges_told
     assert [purge.number for purge in node.read().purges] == [1, 2]
+
+
+async def test_what_an_operator_withdraws_restores_and_purges_stands_in_the_audit(node: Node) -> None:
+    many = [f"item-{number}" for number in range(200)]
+    await asyncio.to_thread(commands.withdraw, node.url, "operator", items=many)
+    await asyncio.to_thread(commands.restore, node.url, "operator", items=["item-3"])
+    await asyncio.to_thread(commands.purge, node.url, "operator", items=["item-4"], tags=["category:drama"])
+    said = [(entry.operator, entry.action, entry.outcome, entry.detail[:40]) for entry in node.audit.latest(9)]
+    assert said == [
+        ("operator", "withdraw", "done", "200: " + " ".join(many)[:35]),
+        ("operator", "restore", "done", "1: item-3"),
+        ("operator", "purge", "done", "2: item:item-4 category:drama"),
+    ]
+    assert len(node.audit.latest(9)[0].detail) == DETAIL_MAX
 
 
 async def test_withdrawals_are_sent_to_who_does_not_know_them(node: Node) -> None:

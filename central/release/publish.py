@@ -10,7 +10,6 @@ from pathlib import Path
 
 import msgspec
 
-from central.release.contents import ContentError, ReleaseContents
 from central.release.deltas import known_deltas, write_deltas
 from central.release.publish_bundle import Bundle, copy_verified, read_bundle
 from central.release.repository import Layout, RepositoryDamagedError, View, publishing, read_view, sweep, write_targets
@@ -27,6 +26,9 @@ from infra.plumbing.clock import Clock
 from infra.plumbing.errors import InvalidInputError, NotFoundError
 from infra.plumbing.files import sync_directory, write_atomically
 from infra.plumbing.progress import Progress, SilentProgress
+from infra.plumbing.releases.comparing import diff_manifests
+from infra.plumbing.releases.contents import ContentError, ReleaseContents
+from infra.plumbing.releases.messages import ReleaseDiff
 from infra.plumbing.tuf_client.library import TargetFile
 from infra.plumbing.tuf_client.manifests import check_release_id, decode_manifest, total_bytes
 
@@ -70,21 +72,6 @@ class ReleaseInspection(msgspec.Struct, frozen=True, kw_only=True):
     manifest: Manifest
     content_sha256: str
     sizes: dict[str, int]
-
-
-class ReleaseDiff(msgspec.Struct, frozen=True, kw_only=True):
-    """What changes between two releases."""
-
-    before: str
-    after: str
-    metrics: dict[str, tuple[float | None, float | None]]
-    added: tuple[str, ...]
-    removed: tuple[str, ...]
-    changed: tuple[str, ...]
-    unchanged: tuple[str, ...]
-    bytes_shared: int
-    bytes_new: int
-    """What a region that has `before` must fetch for `after`."""
 
 
 def publish(
@@ -204,26 +191,6 @@ def diff_releases(*, repository: Path, keys: Path, before: str, after: str) -> R
     older = inspect_release(repository=repository, keys=keys, release=before).manifest
     newer = inspect_release(repository=repository, keys=keys, release=after).manifest
     return diff_manifests(older, newer, before=before, after=after)
-
-
-def diff_manifests(older: Manifest, newer: Manifest, *, before: str, after: str) -> ReleaseDiff:
-    """What changes between two manifests."""
-    both = older.files.keys() & newer.files.keys()
-    same = {name for name in both if older.files[name].sha256 == newer.files[name].sha256}
-    had = {entry.sha256 for entry in older.files.values()}
-    needed = {entry.sha256: entry.length for entry in newer.files.values()}
-    names = sorted(older.metrics.keys() | newer.metrics.keys())
-    return ReleaseDiff(
-        before=before,
-        after=after,
-        metrics={name: (older.metrics.get(name), newer.metrics.get(name)) for name in names},
-        added=tuple(sorted(newer.files.keys() - both)),
-        removed=tuple(sorted(older.files.keys() - both)),
-        changed=tuple(sorted(both - same)),
-        unchanged=tuple(sorted(same)),
-        bytes_shared=sum(length for sha256, length in needed.items() if sha256 in had),
-        bytes_new=sum(length for sha256, length in needed.items() if sha256 not in had),
-    )
 
 
 def retire(manifests: Mapping[str, Manifest], pointers: Mapping[str, str], *, releases_max: int) -> tuple[str, ...]:

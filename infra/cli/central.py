@@ -115,7 +115,7 @@ def _register_release(commands: Any) -> None:
     )
     publish.add_argument("bundle", type=Path)
     publish.add_argument("--channel", default="stable")
-    leaf_repository(verbs, "list", _list, "show what is published", "./atoll release list")
+    leaf_repository(verbs, "list", _list, "show what is published, and who signs it until when", "./atoll release list")
     register_looks(verbs)
 
 
@@ -239,6 +239,7 @@ def _built(built: Any) -> str:
 
 def _list(arguments: argparse.Namespace) -> None:
     from central.release.publish import list_releases
+    from central.release.roles import roles_of
 
     releases = list_releases(repository=arguments.repository, keys=arguments.keys)
     rows = [
@@ -246,4 +247,16 @@ def _list(arguments: argparse.Namespace) -> None:
          "dataset": one.dataset, "ndcg10": one.metrics.get("ndcg10"), "bytes": one.bytes_total}
         for one in releases
     ]  # fmt: skip
-    emit(arguments, {"releases": releases}, table(rows))
+    roles = roles_of(repository=arguments.repository, keys=arguments.keys, clock=SystemClock())
+    signers = [
+        {"role": one.role, "signers": f"{one.threshold} of {one.keys}", "version": one.version, "until": one.expires,
+         "": one.folder or _urgent(one.left_h)}
+        for one in roles
+    ]  # fmt: skip
+    emit(arguments, {"releases": releases, "roles": roles}, f"{table(rows)}\n\n{table(signers)}")
+
+
+def _urgent(left_h: float | None) -> str:
+    if left_h is None or left_h > 12.0:
+        return ""
+    return f"{left_h:.0f} h left: ./atoll release renew" if left_h > 0.0 else "EXPIRED, readers refuse it: release renew"

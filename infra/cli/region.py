@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from infra.cli.extracts import register_extract
 from infra.cli.items import register_items
 from infra.cli.output import add_json_option, emit, table
+from infra.cli.region_looks import register_region_looks
 from infra.cli.world import add_state_option
 from infra.plumbing.errors import AtollError, InvalidInputError
 
@@ -25,11 +26,12 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     pull = _leaf(verbs, "pull", _pull, "bring a release to the region; only what it does not have yet is fetched")
     pull.add_argument("release", nargs="?", default=None, help="a release id; the channel's release if not given")
     pull.add_argument("--channel", default="stable")
+    register_region_looks(verbs, _leaf, door_of)
     _release(_leaf(verbs, "verify", _verify, "hash every file of a pulled release anew"))
     promote = _leaf(verbs, "promote", _promote, "make a pulled release the active one")
     _release(promote)
     promote.add_argument("--dry-run", action="store_true", help="check everything, change nothing")
-    _leaf(verbs, "rollback", _rollback, "go back to the release before")
+    _leaf(verbs, "rollback", _rollback, "go back to the release before; a second time changes nothing")
     _leaf(verbs, "pin", _pin, "refuse every promotion until unpinned")
     _leaf(verbs, "unpin", _unpin, "allow promotions again")
     _leaf(verbs, "freeze", _freeze, "refuse every change but a roll-back until unfrozen")
@@ -131,10 +133,13 @@ def _releases(arguments: argparse.Namespace) -> None:
     answer = commands.releases(*door_of(arguments))
     rows = [
         {"release": one.release, "origin": one.origin, "dataset": one.dataset, "ndcg10": one.metrics.get("ndcg10"),
-         "role": {answer.active: "active", answer.previous: "previous"}.get(one.release, "")}
+         "role": {answer.active: "active", answer.previous: "previous"}.get(one.release, ""),
+         "in memory": "yes" if one.warm else ""}
         for one in answer.releases
     ]  # fmt: skip
-    emit(arguments, answer, f"{table(rows)}\n{'pinned' if answer.pinned else 'not pinned'}")
+    marks = [word for word, holds in (("pinned", answer.pinned), ("frozen", answer.frozen)) if holds]
+    doing = f"\nbusy: {answer.in_progress}" if answer.in_progress else ""
+    emit(arguments, answer, f"{table(rows)}\n{' and '.join(marks) or 'neither pinned nor frozen'}{doing}")
 
 
 def _status(arguments: argparse.Namespace) -> None:
@@ -190,6 +195,10 @@ def _rollback(arguments: argparse.Namespace) -> None:
     from region.releases import commands
 
     answer = commands.rollback(*door_of(arguments))
+    if answer.from_release == answer.to_release:
+        says = "the latest switch was a roll-back already, and nothing was changed. To go elsewhere promote a release."
+        emit(arguments, answer, f"{arguments.region} answers from {answer.to_release}: {says}")
+        return
     emit(arguments, answer, f"{arguments.region} answers from {answer.to_release} again")
 
 

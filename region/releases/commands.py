@@ -5,7 +5,7 @@ Each begins with the region's address, the operator's key and, where the region 
 
 from collections.abc import Sequence
 from typing import TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
 import urllib3
@@ -22,6 +22,7 @@ from infra.plumbing.errors import (
     UnavailableError,
 )
 from infra.plumbing.http.tls import ClientTls, client_context
+from infra.plumbing.releases.messages import PEOPLE
 from region.additions.messages import (
     ITEMS_PER_CALL_MAX,
     AddItemsCall,
@@ -33,6 +34,8 @@ from region.additions.messages import (
 from region.api.messages import PurgeAnswer, PurgeCall, StatusAnswer, WithdrawAnswer, WithdrawCall
 from region.releases.messages import (
     AuditAnswer,
+    DiffAnswer,
+    InspectAnswer,
     PinAnswer,
     PromoteRequest,
     PullAnswer,
@@ -72,6 +75,20 @@ def releases(url: str, key: str, tls: ClientTls | None = None) -> ReleasesAnswer
 def status(url: str, key: str, tls: ClientTls | None = None) -> StatusAnswer:
     """The node at a glance."""
     return call_region("GET", url, "status", key, tls, StatusAnswer, timeout_s=QUICK_S)
+
+
+def inspect(url: str, key: str, tls: ClientTls | None = None, *, release: str) -> InspectAnswer:
+    """One release that is on the region's disk."""
+    return call_region("GET", url, f"releases/{quote(release, safe='')}", key, tls, InspectAnswer, timeout_s=QUICK_S)
+
+
+def diff(
+    url: str, key: str, tls: ClientTls | None = None, *, after: str, before: str | None = None, people: int = PEOPLE,
+    seed: int = 0,
+) -> DiffAnswer:  # fmt: skip
+    """Two releases that are on the region's disk side by side; `before` None: the active one."""
+    asked = {"after": after, "people": str(people), "seed": str(seed), **({} if before is None else {"before": before})}
+    return call_region("GET", url, f"diff?{urlencode(asked)}", key, tls, DiffAnswer)
 
 
 def pull(

@@ -1,6 +1,8 @@
 """What the operator's API says. Nothing in it is about a subject; operators' names stay in the region."""
 
+from infra.contracts.release import FileEntry
 from infra.contracts.residency import Global, GlobalMessage, Regional, RegionalMessage
+from infra.plumbing.releases.messages import Comparison, Interval, ReleaseDiff
 
 AUDIT_ENTRIES_MAX = 1_000
 
@@ -51,6 +53,38 @@ class ReleasesAnswer(GlobalMessage, frozen=True, kw_only=True):
     releases: Global[tuple[ReleaseStatus, ...]]
     in_progress: Global[str] = ""
     """What is being done right now, in words, without names; empty if nothing is."""
+
+
+class InspectAnswer(GlobalMessage, frozen=True, kw_only=True):
+    """One release that is here."""
+
+    release: Global[str]
+    created_at_ms: Global[int]
+    origin: Global[str]
+    dataset: Global[str]
+    dataset_sha256: Global[str]
+    parent: Global[str | None]
+    content_sha256: Global[str]
+    """Of what it does: the same for releases that differ by their reports and their moment only."""
+    gates: Global[dict[str, bool]]
+    metrics: Global[dict[str, float]]
+    stages: Global[dict[str, dict[str, float]]]
+    """Figures of its evaluation, by stage and baseline; empty where that does not read, as `note` says."""
+    intervals: Global[dict[str, dict[str, Interval]]]
+    sizes: Global[dict[str, int]]
+    """Bytes by part."""
+    bytes_total: Global[int]
+    files: Global[dict[str, FileEntry]]
+    active: Global[bool]
+    previous: Global[bool]
+    note: Global[str] = ""
+
+
+class DiffAnswer(GlobalMessage, frozen=True, kw_only=True):
+    """What changes from one release to the other."""
+
+    files: Global[ReleaseDiff]
+    compared: Global[Comparison]
 
 
 class PullAnswer(GlobalMessage, frozen=True, kw_only=True):

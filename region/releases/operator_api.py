@@ -10,9 +10,11 @@ from aiohttp import web
 from infra.contracts.residency import RegionalMessage, encode_regional
 from infra.plumbing.errors import InvalidInputError
 from infra.plumbing.http.bodies import NOT_JSON
+from infra.plumbing.tuf_client.manifests import check_release_id
 from region.releases.activation import Activator
 from region.releases.audit import AuditLog
 from region.releases.following import pull
+from region.releases.looks import DiffCall, Looks
 from region.releases.messages import AUDIT_ENTRIES_MAX, AuditAnswer, PromoteRequest, PullRequest, ReleaseRequest
 from region.releases.store import ReleaseStore
 from region.releases.trial import TrialKind, TrialPlan
@@ -43,6 +45,7 @@ def operator_routes(
         authorize: the operator's name of a request, or raises UnauthorizedError or ForbiddenError.
     """
     api = _OperatorApi(store, activator, trials, audit)
+    looks = _LookingApi(Looks(store, active=lambda: activator.active_release))
 
     def guarded(action: _Action) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def handler(request: web.Request) -> web.Response:
@@ -54,6 +57,8 @@ def operator_routes(
 
     return [
         web.get(f"{PREFIX}/releases", guarded(api.releases)),
+        web.get(f"{PREFIX}/releases/{{release}}", guarded(looks.inspect)),
+        web.get(f"{PREFIX}/diff", guarded(looks.diff)),
         web.get(f"{PREFIX}/audit", guarded(api.audit)),
         web.post(f"{PREFIX}/pull", guarded(api.pull)),
         web.post(f"{PREFIX}/verify", guarded(api.verify)),
@@ -137,6 +142,36 @@ class _OperatorApi:
 
     async def stop_trial(self, _request: web.Request, operator: str) -> RegionalMessage:
         return await self._trials.stop(operator=operator)
+
+
+class _LookingApi:
+    """What changes nothing, and stands in no audit."""
+
+    def __init__(self, looks: Looks) -> None:
+        self._looks = looks
+
+    async def inspect(self, request: web.Request, _operator: str) -> RegionalMessage:
+        return await self._looks.inspect(check_release_id(request.match_info["release"]))
+
+    async def diff(self, request: web.Request, _operator: str) -> RegionalMessage:
+        return await self._looks.diff(_diff_call(dict(request.query)))
+
+
+def _diff_call(query: dict[str, str]) -> DiffCall:
+    """The question in a query string, `?before=ID&after=ID&people=50&seed=0`.
+
+    Raises:
+        InvalidInputError: a part of it cannot be used.
+    """
+    try:
+        call = msgspec.convert(query, DiffCall, strict=False)
+    except msgspec.ValidationError as error:
+        raise InvalidInputError(
+            f"The question cannot be used: {error}.", fix="Ask ?before=ID&after=ID, and people and seed if you like."
+        ) from error
+    for release in filter(None, (call.before, call.after)):
+        check_release_id(release)
+    return call
 
 
 async def _body(request: web.Request, kind: type[M]) -> M:

@@ -14,8 +14,8 @@ from central.datasets.interactions import Interactions
 from central.evaluation.served import read_requests
 from central.release import build as building
 from central.release.build import GateError
-from central.release.comparing import compare
-from central.release.contents import ReleaseContents
+from infra.plumbing.releases.comparing import compare
+from infra.plumbing.releases.contents import ReleaseContents
 from central.release.derive import ParentError
 from central.release.export import ExportError, open_runner
 from central.release.index import ReleaseIndexError, build_index, tree_settings

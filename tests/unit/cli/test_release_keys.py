@@ -39,7 +39,7 @@ def test_an_offline_encrypted_root_and_rotations(desk: Desk, capsys: pytest.Capt
     done = desk.release("rotate-key", "root", "--number", "2", *safe)
     assert (done["root_version"], done["threshold"], done["keys"], len(done["retired"])) == (3, 3, 4, 1)
     assert desk.release("renew")["version"] > 1
-    assert desk.release("list") == {"releases": []}
+    assert desk.release("list")["releases"] == []
 
 
 @pytest.mark.parametrize("threshold", ["0/3", "4/3", "3", "x/y", "2/10"])
@@ -59,6 +59,10 @@ def test_a_region_is_delegated_to_by_the_public_half_of_its_key(desk: Desk, caps
     assert json.loads(made.read_text()) == {**first, "made": False}
     done = desk.release("delegate", "us-east", "--public-key", first["public_key"])
     assert (done["key_ids"], done["folder"]) == ([first["key_id"]], "regions/us-east/*")
+    roles = {role["role"]: role for role in desk.release("list")["roles"]}
+    assert roles["region-us-east"]["folder"] == "regions/us-east/*"
+    assert (roles["root"]["threshold"], roles["root"]["keys"], roles["root"]["version"]) == (2, 3, 1)
+    assert 23.0 < roles["timestamp"]["left_h"] <= 24.0
     desk.release("delegate", "us-east", "--public-key", first["key"], code=2)
     desk.release("delegate", "us-east", "--withdraw", "--public-key", first["public_key"], code=2)
     desk.release("delegate", "us-east", code=2)

@@ -6,10 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from central.release.comparing import aligned_cosines, compare, made_up_history, neighbours_overlap
-from central.release.contents import ContentError, ReleaseContents, part_of
+from infra.plumbing.releases.comparing import (
+    aligned_cosines,
+    compare,
+    diff_manifests,
+    made_up_history,
+    neighbours_overlap,
+)
+from infra.plumbing.releases.contents import ContentError, ReleaseContents, part_of
 from central.release.publish import release_contents
 from infra.cli.__main__ import main
+from infra.cli.looking import difference_text
 from infra.contracts import release as names
 from infra.plumbing.progress import SilentProgress
 from tests.unit.releases.conftest import Central
@@ -51,6 +58,26 @@ def test_dummy_models_are_named_and_the_rest_is_compared(central: Central) -> No
     assert same.drift is not None
     assert same.drift.cosine_mean == pytest.approx(1.0, abs=1e-5)
     assert same.drift.neighbours_overlap == 1.0
+
+
+def test_people_stand_side_by_side_by_title(central: Central) -> None:
+    one, two = contents(central, 1), contents(central, 2)
+    for release, first in ((one, 0), (two, 1)):
+        ids = tuple(release.items.ids.texts[row] for row in range(first, first + 10))
+
+        class Shows:
+            def ids(self, *_: object, ids: tuple[str, ...] = ids, **__: object) -> tuple[str, ...]:
+                return ids
+
+        vars(release)["recommender"] = Shows()
+    found = compare(one, two, people=5, seed=0, progress=SilentProgress())
+    assert found.lists is not None
+    assert (found.lists.overlap10, found.lists.same_first) == (0.9, 0.0)
+    assert found.lists.titles["item-3"] == "Title 3"
+    files = diff_manifests(one.manifest, two.manifest, before="0" * 20, after="1" * 20)
+    said = difference_text(files, found, shown=4).splitlines()
+    assert sum(line.startswith("after ") for line in said) == 4
+    assert sum(line.split() == "1 Title 0 (item-0) Title 1 (item-1) *".split() for line in said) == 4
 
 
 def test_made_up_people_are_the_same_each_time_and_know_no_item_twice(central: Central) -> None:

@@ -20,6 +20,7 @@ from infra.plumbing.errors import (
     UnavailableError,
 )
 from infra.plumbing.http.problems import problem_for
+from infra.plumbing.releases.messages import Comparison
 from infra.plumbing.tuf_client.client import ReleaseClient
 from region.releases import commands
 from region.releases.activation import Activator
@@ -206,6 +207,69 @@ async def test_a_dry_run_checks_everything_and_changes_nothing(url: str, central
     harm(tmp_path / "store" / "releases" / one / "rules.json")
     with pytest.raises(AtollError, match="changed since they were verified"):
         await call(commands.promote, url, release=one, dry_run=True)
+
+
+async def test_one_release_and_two_side_by_side(url: str, central: Central) -> None:
+    one, two = (central.publish(seed=seed).release for seed in (1, 2))
+    for release in (one, two):
+        await call(commands.pull, url, release=release)
+    with pytest.raises(UnavailableError, match="runs no release yet"):
+        await call(commands.diff, url, after=two)
+    await call(commands.promote, url, release=one)
+    seen = await call(commands.inspect, url, release=one)
+    assert (seen.release, seen.active, seen.previous, seen.metrics["ndcg10"]) == (one, True, False, 0.1)
+    assert seen.sizes["vectors"] == seen.files["item_vectors.npy"].length
+    assert "evaluation.json" in seen.note
+    found = await call(commands.diff, url, after=two, people=2)
+    assert (found.files.before, found.files.after, found.files.same_content) == (one, two, False)
+    assert "item_vectors.npy" in found.files.changed
+    assert found.compared.drift is not None
+    assert found.compared.drift.items == 50
+    # The towers of these releases are no models.
+    assert "user_tower.tflite" in found.compared.notes[-1]
+    assert [entry.action for entry in (await call(commands.audit, url)).entries] == ["pull", "pull", "promote"]
+
+
+async def test_one_comparison_at_a_time_and_none_of_what_is_too_large(
+    url: str, central: Central, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = (central.publish(seed=seed).release for seed in (1, 2))
+    for release in (one, two):
+        await call(commands.pull, url, release=release)
+    begun, over = asyncio.Event(), asyncio.Event()
+
+    async def compared(*_: object) -> Comparison:
+        begun.set()
+        await over.wait()
+        raise AtollError("the comparison failed.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("region.releases.looks._compared", compared)
+        first = asyncio.create_task(call(commands.diff, url, before=one, after=two))
+        await begun.wait()
+        with pytest.raises(ConflictError, match="are being compared here"):
+            await call(commands.diff, url, before=one, after=two)
+        over.set()
+        with pytest.raises(AtollError, match="failed"):
+            await first
+        patch.setattr("region.releases.looks.COMPARED_BYTES_MAX", 1)
+        found = await call(commands.diff, url, before=one, after=two)
+    assert (found.compared.drift, found.compared.sizes["vectors"][0] > 0) == (None, True)
+    assert "too large" in found.compared.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("releases/latest", 400), ("releases/%00", 400), (f"releases/{'0' * 20}", 404), ("diff", 400),
+        ("diff?after=x", 400), (f"diff?after={'0' * 20}&people=x", 400), (f"diff?after={'0' * 20}&people=501", 400),
+        (f"diff?after={'0' * 20}&seed=-1", 400), (f"diff?after={'0' * 20}&before={'0' * 20}", 404),
+    ],
+)  # fmt: skip
+async def test_questions_that_cannot_be_answered(url: str, path: str, status: int) -> None:
+    headers = {"Authorization": f"Bearer {KEY}"}
+    async with ClientSession(headers=headers) as session, session.get(f"{url}/operator/v1/{path}") as response:
+        assert response.status == status, await response.text()
 
 
 async def test_promoting_twice_is_promoting_once(url: str, central: Central) -> None:

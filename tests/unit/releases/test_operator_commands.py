@@ -37,6 +37,8 @@ async def test_an_operators_day_at_the_terminal(
     assert two in await type_in("pull")
     assert "bytes fetched" in await type_in("pull", one)
     assert "what was signed" in await type_in("verify", one)
+    assert "towers" in await type_in("inspect", one)
+    assert "is not on this region's disk" in await type_in("inspect", "0" * 20, code=2)
     assert "nothing was changed" in await type_in("promote", one, "--dry-run")
     assert f"answers from {one}" in await type_in("promote", one)
     assert "refuses promotions" in await type_in("pin")
@@ -54,7 +56,16 @@ async def test_an_operators_day_at_the_terminal(
     await type_in("stop-trial")
     await type_in("promote", two)
     assert f"answers from {one} again" in await type_in("rollback")
+    assert "a roll-back already" in await type_in("rollback")
+    difference = await type_in("diff", two, "--people", "0")
+    assert f"a region that has {one} fetches" in difference
+    assert "cosine after the best rotation" in difference
+    assert "more than two" in await type_in("diff", one, two, one, code=2)
+    assert "neither pinned nor frozen" in await type_in("releases")
+    await type_in("freeze")
     listed = await type_in("releases")
+    assert "frozen" in listed
+    await type_in("unfreeze")
     assert "active" in listed
     assert "previous" in listed
     assert "freeze" in await type_in("audit")
@@ -78,7 +89,9 @@ def test_centrals_release_commands(tmp_path: Path, capsys: pytest.CaptureFixture
     assert main(["release", "renew", *place]) == 0
     capsys.readouterr()
     assert main(["release", "list", *place]) == 0
-    assert names[1] in capsys.readouterr().out
+    listed = capsys.readouterr().out
+    assert names[1] in listed
+    assert "2 of 3" in listed
     assert main(["release", "inspect", names[0], *place, "--json", "-"]) == 0
     assert json.loads(capsys.readouterr().out)["summary"]["release"] == names[0]
     assert main(["release", "diff", *names, *place]) == 0

@@ -9,7 +9,6 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from central.evaluation.results import Evaluation
 from infra.contracts import release as names
 from infra.contracts.features import (
     RANKING_FEATURES,
@@ -24,6 +23,7 @@ from infra.contracts.features import (
 )
 from infra.plumbing.catalogue.reading import Catalogue, CatalogueError, check_catalogue
 from infra.plumbing.errors import AtollError
+from infra.plumbing.releases.messages import Interval
 
 PARTS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("towers", (names.USER_TOWER, names.ITEM_TOWER, names.FEDERATED_ADAPTER)),
@@ -36,6 +36,14 @@ PARTS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
 """Which files, or files below which folder, make a part; what is in none is of the part `tables`."""
 T = TypeVar("T")
 Runner = Callable[..., dict[str, np.ndarray[Any, Any]]]
+
+
+class Figures(msgspec.Struct, frozen=True):
+    """What is looked at of `evaluation.json`: figures and bootstrap intervals over users, by stage and baseline."""
+
+    stage: dict[str, dict[str, float]]
+    baselines: dict[str, dict[str, float]] = {}
+    intervals: dict[str, dict[str, Interval]] = {}
 
 
 class ContentError(AtollError):
@@ -63,13 +71,22 @@ class ReleaseContents:
         return totals
 
     @cached_property
-    def evaluation(self) -> Evaluation:
+    def evaluation(self) -> Figures:
         """How it was evaluated.
 
         Raises:
             ContentError: it has none that this version reads.
         """
-        return self._decode(names.EVALUATION, Evaluation, msgspec.json.decode)
+        return self._decode(names.EVALUATION, Figures, msgspec.json.decode)
+
+    @property
+    def evaluation_json(self) -> msgspec.Raw:
+        """All of `evaluation.json`, for scripts.
+
+        Raises:
+            ContentError: it is no JSON.
+        """
+        return self._decode(names.EVALUATION, msgspec.Raw, msgspec.json.decode)
 
     @cached_property
     def items(self) -> Catalogue:

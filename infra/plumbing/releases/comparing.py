@@ -4,99 +4,72 @@ The people whose lists are compared are made up: walks over what follows what in
 user, and nobody's history is needed to see what would change.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, TypeVar
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from central.evaluation.results import Interval
-from central.release.contents import ContentError, ReleaseContents
 from infra.contracts.features import DAY_S, GAP_CLASSES, FloatArray, IntArray
+from infra.contracts.release import Manifest
 from infra.plumbing.progress import Progress
+from infra.plumbing.releases.contents import ContentError, ReleaseContents
+from infra.plumbing.releases.messages import (
+    NAMED_MAX,
+    Comparison,
+    Drift,
+    Interval,
+    Lists,
+    Metric,
+    Person,
+    ReleaseDiff,
+    Vocabulary,
+)
 
 T = TypeVar("T")
-PEOPLE: Final = 50
-PEOPLE_MAX: Final = 500
 LIST_ITEMS: Final = 10
 NEIGHBOURS: Final = 20
 NEIGHBOURS_OF_MAX: Final = 1000
 """Items whose neighbours are compared, a sample of them."""
 ALIGNED_MAX: Final = 200_000
-NAMED_MAX: Final = 50
 QUANTILES: Final = (0.01, 0.05, 0.25, 0.5, 0.75)
 HISTORY_ITEMS: Final = (3, 40)
 _GAPS_S: Final = (0.0, 30.0, 900.0, 3 * DAY_S)
 """A gap of each class; see `infra.contracts.features.gap_class`."""
 
 
-class Metric(msgspec.Struct, frozen=True, kw_only=True):
-    """One figure of one stage. `says`: `better`, `worse` or `within the noise`, where both have intervals."""
-
-    stage: str
-    name: str
-    before: float | None
-    after: float | None
-    before_interval: Interval | None
-    after_interval: Interval | None
-    says: str
-
-
-class Vocabulary(msgspec.Struct, frozen=True, kw_only=True):
-    """Items and categories that come and go; the first NAMED_MAX items by id."""
-
-    items_before: int
-    items_after: int
-    added: int
-    removed: int
-    added_items: tuple[str, ...]
-    removed_items: tuple[str, ...]
-    categories_added: tuple[str, ...]
-    categories_removed: tuple[str, ...]
+def diff_manifests(older: Manifest, newer: Manifest, *, before: str, after: str) -> ReleaseDiff:
+    """What changes between two manifests."""
+    both = older.files.keys() & newer.files.keys()
+    same = {name for name in both if older.files[name].sha256 == newer.files[name].sha256}
+    had = {entry.sha256 for entry in older.files.values()}
+    needed = {entry.sha256: entry.length for entry in newer.files.values()}
+    metrics = sorted(older.metrics.keys() | newer.metrics.keys())
+    return ReleaseDiff(
+        before=before,
+        after=after,
+        metrics={name: (older.metrics.get(name), newer.metrics.get(name)) for name in metrics},
+        added=tuple(sorted(newer.files.keys() - both)),
+        removed=tuple(sorted(older.files.keys() - both)),
+        changed=tuple(sorted(both - same)),
+        unchanged=tuple(sorted(same)),
+        bytes_shared=sum(length for sha256, length in needed.items() if sha256 in had),
+        bytes_new=sum(length for sha256, length in needed.items() if sha256 not in had),
+        same_content=older.content_sha256 == newer.content_sha256,
+    )
 
 
-class Drift(msgspec.Struct, frozen=True, kw_only=True):
-    """How far items have moved relative to each other.
-
-    `cosine`: quantiles over the items of both releases, after the rotation that fits best (orthogonal Procrustes,
-    Schoenemann 1966): two trainings never share their axes. `neighbours_overlap`: mean share of an item's NEIGHBOURS
-    nearest (by dot product) that are the same; needs no rotation.
-    """
-
-    items: int
-    cosine: dict[str, float]
-    cosine_mean: float
-    neighbours_overlap: float
+def verdicts_of_manifests(before: Manifest, after: Manifest) -> Comparison:
+    """What the manifests alone say, where nobody may read the rest."""
+    old, new = (ReleaseContents(one, lambda _: b"") for one in (before, after))
+    return Comparison(
+        metrics=_manifest_metrics(old, new), sizes=_sizes(old, new), vocabulary=None, drift=None, lists=None,
+        notes=("the releases are too large to be compared here: see ./atoll release diff, at central.",),
+    )  # fmt: skip
 
 
-class Person(msgspec.Struct, frozen=True, kw_only=True):
-    """A made-up history and both releases' lists for it, as item ids."""
-
-    history: tuple[str, ...]
-    before: tuple[str, ...]
-    after: tuple[str, ...]
-    overlap: float
-
-
-class Lists(msgspec.Struct, frozen=True, kw_only=True):
-    """What made-up people would see. `overlap10`: mean share of ten items that stay; `same_first`: of first items."""
-
-    people: tuple[Person, ...]
-    overlap10: float
-    overlap10_least: float
-    same_first: float
-
-
-class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """Two releases side by side. What could not be compared is None, and `notes` says why."""
-
-    metrics: tuple[Metric, ...]
-    sizes: dict[str, tuple[int, int]]
-    vocabulary: Vocabulary | None
-    drift: Drift | None
-    lists: Lists | None
-    notes: tuple[str, ...]
+def _sizes(before: ReleaseContents, after: ReleaseContents) -> dict[str, tuple[int, int]]:
+    return {part: (size, after.sizes[part]) for part, size in before.sizes.items()}
 
 
 def compare(
@@ -120,9 +93,8 @@ def compare(
     progress.advance(2, 4, "comparing")
     lists = _kept(lambda: _lists(before, after, people, np.random.default_rng(seed)), notes) if people else None
     progress.advance(4, 4, "comparing")
-    sizes = {part: (size, after.sizes[part]) for part, size in before.sizes.items()}
     return Comparison(
-        metrics=metrics, sizes=sizes, vocabulary=vocabulary, drift=drift, lists=lists, notes=tuple(dict.fromkeys(notes))
+        metrics=metrics, sizes=_sizes(before, after), vocabulary=vocabulary, drift=drift, lists=lists, notes=tuple(dict.fromkeys(notes))
     )
 
 
@@ -237,12 +209,20 @@ def _lists(before: ReleaseContents, after: ReleaseContents, people: int, rng: np
         ]
         overlap = len(set(shown[0]) & set(shown[1])) / max(len(shown[0]), 1)
         found.append(Person(history=ids, before=shown[0], after=shown[1], overlap=overlap))
+    named = {item for person in found for item in (*person.history, *person.before, *person.after)}
     overlaps = [person.overlap for person in found]
     same_first = [person.before[:1] == person.after[:1] for person in found]
     return Lists(
         people=tuple(found), overlap10=float(np.mean(overlaps)), overlap10_least=min(overlaps),
-        same_first=float(np.mean(same_first)),
+        same_first=float(np.mean(same_first)), titles=dict(_titles(sorted(named), after, before)),
     )  # fmt: skip
+
+
+def _titles(named: Iterable[str], *releases: ReleaseContents) -> Iterator[tuple[str, str]]:
+    for item in named:
+        holder = next(one for one in releases if item in one.rows)
+        if title := holder.items[holder.rows[item]].title:
+            yield item, title
 
 
 def made_up_history(

@@ -28,7 +28,7 @@ from region.additions.publisher import ItemPublisher
 from region.api.announcing import Announcer
 from region.api.choices import Choices
 from region.api.discovery import DiscoveryDoors
-from region.api.doors import Door, either_door, operator_door, service_door
+from region.api.doors import Door, either_door, live_operator_door, service_door
 from region.api.learning import LearnedEvents
 from region.api.messages import StatusAnswer
 from region.api.notices import NoticeBoard, NoticeDoors, hear_purges
@@ -173,7 +173,7 @@ async def open_node(settings: RegionSettings, stack: AsyncExitStack, telemetry: 
     """
     check_event_schema()
     keys = RegionKeys.load(Path(settings.keys_file))
-    home_only, operators_only = service_door(keys.service_key), operator_door(keys.operator_key)
+    home_only, operators_only = service_door(keys.service_key), live_operator_door(Path(settings.keys_file), clock)
     if keys.region != settings.region:
         raise SettingsError(f"the key file is of region {keys.region}, the settings of {settings.region}.")
     client = open_client(settings, stack, clock)

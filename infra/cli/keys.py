@@ -1,4 +1,4 @@
-"""`atoll keys`: tokens for users, keys for services, issuer keys of a region, and the keys of what it keeps.
+"""`atoll keys`: tokens for users, keys for services and operators, issuer keys, and the keys of what a region keeps.
 
 Works on the files of a world on this machine (`--state`), running or not; running processes follow within seconds.
 """
@@ -14,8 +14,10 @@ from infra.cli.output import add_json_option, emit, table
 from infra.cli.world import add_state_option
 from infra.plumbing.clock import Clock, SystemClock
 from infra.plumbing.errors import InvalidInputError
+from infra.plumbing.files import write_atomically
 from infra.plumbing.keys import ACTIVATION_S, RegionKeys, TrustDirectory
 from infra.plumbing.locking import locked
+from infra.plumbing.operators import named_key
 from infra.plumbing.service_keys import Scope, ServiceKeys
 from infra.plumbing.tokens import LIFE_S_MAX, issue_token
 
@@ -33,8 +35,8 @@ class _Place:
 
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """`atoll keys token|rotate|retire|list|rotate-rest|service`."""
-    text = "tokens of users, keys of services, issuer keys of a region, keys of what it keeps"
+    """`atoll keys token|rotate|retire|list|rotate-rest|service|operator`."""
+    text = "tokens of users, keys of services and operators, issuer keys of a region, keys of what it keeps"
     keys = commands.add_parser(
         "keys", help=text, description=f"{text}. Example: ./atoll keys token --region us-east --user 42"
     )
@@ -61,6 +63,18 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     )
     add.add_argument("--days", type=float, default=None, help="how long it holds; without it until it is revoked")
     _leaf(services, "list", _services, "every key, without secrets", "")
+    operator = verbs.add_parser("operator", help="keys of operators", description="keys of operators, by name")
+    operators = operator.add_subparsers(metavar="VERB", required=True)
+    named = _leaf(
+        operators, "add", _add_operator, "make the key of an operator: what is done with it stands in the audit by name",
+        "--name ada --out ada.key",
+    )  # fmt: skip
+    named.add_argument("--out", type=Path, default=None, metavar="FILE", help="write it there, readable by you only")
+    gone = _leaf(
+        operators, "retire", _retire_operator, "let an operator's key open nothing any more, for good", "--name ada"
+    )
+    for parser in (named, gone):
+        parser.add_argument("--name", required=True)
     revoke = _leaf(services, "revoke", _revoke, "let a key hold no more", "--id ATOLL...")
     revoke.add_argument("--id", required=True)
 
@@ -162,6 +176,24 @@ def _revoke(arguments: argparse.Namespace) -> None:
     with _changing(arguments) as place:
         ServiceKeys.load(place.services).without(arguments.id).save(place.services)
     emit(arguments, {"revoked": arguments.id}, f"{arguments.id} holds no more.")
+
+
+def _add_operator(arguments: argparse.Namespace) -> None:
+    keys = RegionKeys.load(_place(arguments).keys)
+    key = named_key(keys.operator_key, arguments.name)
+    if arguments.name in keys.operators_retired:
+        raise InvalidInputError(f"the key of {arguments.name} was retired.", fix="Give them another name.")
+    if arguments.out is not None:
+        write_atomically(arguments.out, f"{key}\n".encode(), mode=0o600)
+    where = f"It lies in {arguments.out}." if arguments.out is not None else key
+    told = {"name": arguments.name, "region": keys.region, "key": key, "file": str(arguments.out or "")}
+    emit(arguments, told, f"{where}\nThey send `Authorization: Operator <key>`, or name the file with --key-file.")
+
+
+def _retire_operator(arguments: argparse.Namespace) -> None:
+    with _changing(arguments) as place:
+        RegionKeys.load(place.keys).without_operator(arguments.name).save(place.keys)
+    emit(arguments, {"retired": arguments.name}, f"The key of {arguments.name} opens nothing any more.")
 
 
 def _show_issuers(arguments: argparse.Namespace, keys: RegionKeys, says: str) -> None:

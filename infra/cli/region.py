@@ -11,6 +11,8 @@ from infra.cli.region_looks import register_region_looks
 from infra.cli.world import add_state_option
 from infra.plumbing.errors import AtollError, InvalidInputError
 
+KEY_CHARACTERS_MAX = 100
+
 if TYPE_CHECKING:
     from infra.plumbing.http.tls import ClientTls
 
@@ -77,7 +79,14 @@ def add_door_options(parser: argparse.ArgumentParser) -> None:
     """Where the region is: in a world on this machine, or behind a URL."""
     add_state_option(parser)
     parser.add_argument("--url", default=None, help="the region's API, when it is not in a world on this machine")
-    parser.add_argument("--key-file", type=Path, default=None, metavar="FILE", help="the region's keys, with --url")
+    parser.add_argument(
+        "--key-file", type=Path, default=None, metavar="FILE",
+        help="with --url: the region's keys, or the key that `keys operator add` made for you",
+    )  # fmt: skip
+    parser.add_argument(
+        "--as", default=None, metavar="NAME", dest="operator",
+        help="who is at work, for the audit; whoever has the region's keys may say any name",
+    )  # fmt: skip
     parser.add_argument("--ca", type=Path, default=None, metavar="FILE", help="whom to trust, with --url https://...")
     parser.add_argument(
         "--certificate", type=Path, default=None, metavar="FILE", help="the operator's certificate and key, with --ca"
@@ -109,13 +118,33 @@ def _trial_plan(parser: argparse.ArgumentParser, kind: str) -> None:
 def door_of(arguments: argparse.Namespace) -> "tuple[str, str, ClientTls | None]":
     """URL and operator key of the region, and what to trust and show where it speaks TLS."""
     from infra.local.world import open_world
+    from infra.plumbing.operators import named_key
+
+    if arguments.url and arguments.key_file is None:
+        raise InvalidInputError("--url needs --key-file.", fix="Name your key, or the region's keys.json.")
+    if arguments.url:
+        url, key, tls = arguments.url, _key_in(arguments.key_file), _tls_of(arguments)
+    else:
+        url, key, tls = open_world(arguments.state).operator_door(arguments.region)
+    if arguments.operator is None:
+        return url, key, tls
+    if ":" in key:
+        raise InvalidInputError("your key says who you are already.", fix="Leave --as out.")
+    return url, named_key(key, arguments.operator), tls
+
+
+def _key_in(file: Path) -> str:
+    """An operator's own key (one line of text), or the operator key in a region's file of keys."""
     from infra.plumbing.keys import RegionKeys
 
-    if arguments.url:
-        if arguments.key_file is None:
-            raise InvalidInputError("--url needs --key-file.", fix="Name the region's keys.json.")
-        return arguments.url, RegionKeys.load(arguments.key_file).operator_key, _tls_of(arguments)
-    return open_world(arguments.state).operator_door(arguments.region)
+    try:
+        with file.open(encoding="ascii") as opened:
+            first = opened.read(KEY_CHARACTERS_MAX + 1).strip()
+    except (OSError, UnicodeDecodeError):
+        first = ""  # What is wrong with it is said below.
+    if ":" in first and len(first) <= KEY_CHARACTERS_MAX and not first.startswith("{"):
+        return first
+    return RegionKeys.load(file).operator_key
 
 
 def _tls_of(arguments: argparse.Namespace) -> "ClientTls | None":

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from infra.plumbing.clock import Clock
 from infra.plumbing.errors import InvalidInputError
 from infra.plumbing.files import write_atomically
+from infra.plumbing.operators import RETIRED_MAX, check_operator_name
 from infra.plumbing.reloading import Reloading
 from infra.plumbing.settings import load_settings
 
@@ -56,7 +57,7 @@ class RegionKeys(msgspec.Struct, frozen=True, kw_only=True):
     service_key: str
     """Shown by the region's own processes to each other."""
     operator_key: str
-    """Shown by the region's operators."""
+    """Shown by the region's operators; of it the keys of named operators are made (`infra.plumbing.operators`)."""
     issuers: tuple[IssuerKey, ...] = ()
     """Issuer keys made since, oldest first."""
     retired: tuple[str, ...] = ()
@@ -65,6 +66,8 @@ class RegionKeys(msgspec.Struct, frozen=True, kw_only=True):
     """Keys of what is kept, made since, oldest first; the last one wraps."""
     rest_retired: bool = False
     """Whether the first such key, which is made from the others, opens nothing any more."""
+    operators_retired: tuple[str, ...] = ()
+    """Names whose keys open nothing any more."""
 
     @classmethod
     def generate(cls, region: str) -> Self:
@@ -105,6 +108,18 @@ class RegionKeys(msgspec.Struct, frozen=True, kw_only=True):
     def with_latest_rest_key_only(self) -> Self:
         """These keys without all rest keys but the last: call it when everything is wrapped by that one."""
         return msgspec.structs.replace(self, rest=self.rest[-1:], rest_retired=bool(self.rest))
+
+    def without_operator(self, name: str) -> Self:
+        """These keys with the key of the operator `name` retired, for good.
+
+        Raises:
+            InvalidInputError: no operator may be called so, or RETIRED_MAX are retired.
+        """
+        if check_operator_name(name) in self.operators_retired:
+            return self
+        if len(self.operators_retired) >= RETIRED_MAX:
+            raise InvalidInputError(f"{RETIRED_MAX} operators are retired.", fix="Give the region a new operator key.")
+        return msgspec.structs.replace(self, operators_retired=(*self.operators_retired, name))
 
     def issuer_keys(self) -> dict[str, bytes]:
         """Private issuer keys whose tokens hold, by `kid`, oldest first."""

@@ -1,17 +1,20 @@
 """Who may use which door: the region's own processes, its operators, anybody with a sealed or anonymous call."""
 
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from pathlib import Path
 
 from aiohttp import web
 
+from infra.plumbing.clock import Clock
 from infra.plumbing.errors import ForbiddenError, UnauthorizedError
+from infra.plumbing.keys import RegionKeys
+from infra.plumbing.operators import operator_of
+from infra.plumbing.reloading import Reloading
 
 SERVICE_KEY_HEADER = "Atoll-Service-Key"
 OPERATOR_SCHEMES = ("Operator ", "Bearer ")
 """`Bearer` as well, for tools that know no other."""
-OPERATOR_NAME = "operator"
-"""A region has one operator key; this is whose it is, in the audit."""
 
 Door = Callable[[web.Request], str]
 """Who passes; raises `UnauthorizedError` or `ForbiddenError` for those who may not."""
@@ -33,8 +36,26 @@ def service_door(service_key: str) -> Door:
 
 
 def operator_door(operator_key: str) -> Door:
-    """For the region's operators, by `Authorization: Operator <key>`."""
+    """For the region's operators, by `Authorization: Operator <key>`: the region's, or one of a name."""
+    return _operators(lambda: (operator_key, ()))
 
+
+def live_operator_door(keys_file: Path, clock: Clock) -> Door:
+    """`operator_door` by what the region's file of keys says now: who is retired passes no more within seconds.
+
+    Raises:
+        SettingsError: it cannot be read.
+    """
+    source = Reloading(keys_file, RegionKeys.load, clock=clock)
+
+    def known() -> tuple[str, Collection[str]]:
+        keys = source.get()
+        return keys.operator_key, keys.operators_retired
+
+    return _operators(known)
+
+
+def _operators(known: Callable[[], tuple[str, Collection[str]]]) -> Door:
     def admit(request: web.Request) -> str:
         offered = request.headers.get("Authorization", "")
         scheme = next((scheme for scheme in OPERATOR_SCHEMES if offered.startswith(scheme)), None)
@@ -42,8 +63,11 @@ def operator_door(operator_key: str) -> Door:
             raise UnauthorizedError(
                 "this door is for the region's operators.", fix="They send Authorization: Operator <operator key>."
             )
-        _compare(offered.removeprefix(scheme), operator_key)
-        return OPERATOR_NAME
+        operator_key, retired = known()
+        name = operator_of(offered.removeprefix(scheme), operator_key, retired=retired)
+        if name is None:
+            raise ForbiddenError("the key does not open this door.")
+        return name
 
     return admit
 

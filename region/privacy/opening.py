@@ -11,7 +11,7 @@ from infra.contracts.messages import Invalidation
 from infra.plumbing.clock import Clock
 from infra.plumbing.keys import RegionKeys
 from region.api.announcing import Announcer
-from region.api.doors import operator_door, service_door
+from region.api.doors import live_operator_door, service_door
 from region.events.opening import open_dead_letters
 from region.keeping.wiping import Wiper
 from region.privacy.access_log import AccessLog
@@ -74,7 +74,7 @@ def open_privacy(
         keys=keys, exporter=exporter, eraser=eraser,
         explainer=Explainer(store=known.store, lists=known.lists, title_of=known.title_of),
         home_only=service_door(keys.service_key),
-        operators_only=operator_door(keys.operator_key), accesses=accesses,
+        operators_only=live_operator_door(Path(settings.keys_file), clock), accesses=accesses,
     )  # fmt: skip
     wiper = Wiper(
         epoch=known.log.erasures, parts=(known.store, known.log, letters), tell=partial(announcer.tell, Invalidation())

@@ -1,5 +1,6 @@
 """`atoll keys` and `atoll api`, on the files of a world that does not run."""
 
+import argparse
 import asyncio
 import json
 from pathlib import Path
@@ -7,13 +8,18 @@ from typing import Any
 
 import msgspec
 import pytest
+from aiohttp.test_utils import make_mocked_request
 
 from infra.cli.__main__ import main
+from infra.cli.region import door_of
 from infra.local.layout import layout_of
-from infra.plumbing.clock import SystemClock
+from infra.plumbing.clock import ManualClock, SystemClock
+from infra.plumbing.errors import ForbiddenError, InvalidInputError
 from infra.plumbing.keys import LiveTrust, RegionKeys, TrustDirectory
+from infra.plumbing.operators import named_key
 from infra.plumbing.service_keys import KeyRing
 from infra.plumbing.tokens import open_subject, verify_token
+from region.api.doors import live_operator_door
 from region.events.opening import open_log
 from region.settings import RegionSettings
 from tests.contract.building import ALICE, BOB, logged
@@ -51,6 +57,42 @@ def test_a_token_holds_until_its_key_is_retired(state: Path, capsys: pytest.Capt
     assert main(["keys", "token", "--region", "us-east", "--state", str(state), "--user", "1", "--hours", "9999"]) == 2
     assert main(["keys", "list", "--region", "nowhere", "--state", str(state)]) == 2
     assert "no such region" in capsys.readouterr().err
+
+
+def test_an_operator_has_a_key_of_their_own_until_it_is_retired(
+    state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "ada.key"
+    made = run(state, "operator", "add", "--name", "ada", "--out", str(own))
+    assert own.stat().st_mode & 0o777 == 0o600
+    clock, keys_file = ManualClock(), layout_of(state).keys("us-east")
+    door = live_operator_door(keys_file, clock)
+    whole = RegionKeys.load(keys_file).operator_key
+
+    def admitted(key: str) -> str:
+        return door(make_mocked_request("GET", "/", headers={"Authorization": f"Operator {key}"}))
+
+    assert own.read_text().strip() == made["key"]
+    assert [admitted(key) for key in (made["key"], whole, named_key(whole, "bob"))] == ["ada", "operator", "bob"]
+    name, _, digest = made["key"].partition(":")
+    for forged in (f"bob:{digest}", f"{name}:", f"{name}:{digest}x", f"operator:{digest}", f"region:{digest}", ":", ""):
+        with pytest.raises(ForbiddenError):
+            admitted(forged)
+    arguments = argparse.Namespace(url="http://here", key_file=own, ca=None, operator=None)
+    assert door_of(arguments)[1] == made["key"]
+    arguments.operator = "bob"
+    with pytest.raises(InvalidInputError, match="who you are already"):
+        door_of(arguments)
+    arguments.key_file = keys_file
+    assert door_of(arguments)[1] == named_key(whole, "bob")
+    run(state, "operator", "retire", "--name", "ada")
+    clock.advance(2.0)
+    with pytest.raises(ForbiddenError):
+        admitted(made["key"])
+    assert admitted(named_key(whole, "bob")) == "bob"
+    for words in (("add", "--name", "ada"), ("add", "--name", "operator"), ("retire", "--name", "Ä")):
+        assert main(["keys", "operator", *words, "--region", "us-east", "--state", str(state)]) == 2
+    assert "was retired" in capsys.readouterr().err
 
 
 def test_service_keys_are_made_listed_and_revoked(state: Path):

@@ -259,4 +259,4 @@ def _list(arguments: argparse.Namespace) -> None:
 def _urgent(left_h: float | None) -> str:
     if left_h is None or left_h > 12.0:
         return ""
-    return f"{left_h:.0f} h left: ./atoll release renew" if left_h > 0.0 else "EXPIRED, readers refuse it: release renew"
+    return f"{left_h:.0f} h left: ./atoll release renew" if left_h > 0.0 else "EXPIRED: ./atoll release renew"

@@ -66,7 +66,7 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     operator = verbs.add_parser("operator", help="keys of operators", description="keys of operators, by name")
     operators = operator.add_subparsers(metavar="VERB", required=True)
     named = _leaf(
-        operators, "add", _add_operator, "make the key of an operator: what is done with it stands in the audit by name",
+        operators, "add", _add_operator, "make an operator's own key: what is done with it stands in the audit by name",
         "--name ada --out ada.key",
     )  # fmt: skip
     named.add_argument("--out", type=Path, default=None, metavar="FILE", help="write it there, readable by you only")

@@ -33,8 +33,10 @@ def add_diff_options(parser: argparse.ArgumentParser) -> None:
 
 
 def check_diff_options(arguments: argparse.Namespace) -> None:
-    """Raises:
-    InvalidInputError: a number is out of bounds.
+    """Refuse numbers that are out of bounds.
+
+    Raises:
+        InvalidInputError: one is.
     """
     if not 0 <= arguments.people <= PEOPLE_MAX:
         raise InvalidInputError(f"--people must lie between 0 and {PEOPLE_MAX}.", fix=f"{PEOPLE} show most of it.")
@@ -60,9 +62,9 @@ def inspection_text(
     ]
     parts = ", ".join(f"{part} {size:,}" for part, size in sizes.items())
     return (
-        f"{release}: {passed}\n{note or table(figures)}\nbytes: {parts}\ncontent {content_sha256}: the same data, code, "
-        "seed and release before on one machine give the same; the release's name also covers the moment of the build\n"
-        f"{table(listed)}"
+        f"{release}: {passed}\n{note or table(figures)}\nbytes: {parts}\ncontent {content_sha256}: the same data, "
+        "code, seed and release before on one machine give the same; the release's name also covers the moment of the "
+        f"build\n{table(listed)}"
     )
 
 

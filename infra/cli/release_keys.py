@@ -43,6 +43,10 @@ def register_keys(verbs: Any) -> None:
     init.add_argument(
         "--root-threshold", default="2/3", metavar="M/N", help="M of N root keys must sign a root (default 2/3)"
     )
+    init.add_argument(
+        "--threshold", action="append", default=[], metavar="ROLE=M/N", dest="thresholds",
+        help="M of N keys of another role must sign (default 1/1), as in targets=2/3; may be repeated",
+    )  # fmt: skip
     renew = leaf_repository(
         verbs, "renew", _renew, "sign what will expire anew; run it daily (twice a year it needs the root keys)",
         "./atoll release renew",
@@ -93,14 +97,23 @@ def _root_keys(arguments: argparse.Namespace) -> "RootKeys | None":
     return RootKeys(arguments.root_keys or arguments.keys, passphrase)
 
 
+def _threshold(text: str) -> tuple[str, int, int]:
+    """Role, how many keys must sign, and how many there are, of `ROLE=M/N`."""
+    role, _, share = text.partition("=")
+    needed, _, count = share.partition("/")
+    if role not in ROLES or not (needed.isdecimal() and count.isdecimal()):
+        raise InvalidInputError(f"{text[:40]!r} is no threshold.", fix=f"Say M/N of {', '.join(ROLES)}: targets=2/3.")
+    return role, int(needed), int(count)
+
+
 def _init(arguments: argparse.Namespace) -> None:
     from central.release.keys import DEFAULT_PLAN, Role, RolePlan
     from central.release.repository import init_repository
 
-    needed, _, count = arguments.root_threshold.partition("/")
-    if not (needed.isdigit() and count.isdigit()):
-        raise InvalidInputError(f"{arguments.root_threshold!r} is no threshold.", fix="Say M/N, as in 2/3.")
-    plan = {**DEFAULT_PLAN, Role.ROOT: RolePlan(keys=int(count), threshold=int(needed))}
+    plan = dict(DEFAULT_PLAN)
+    for text in (f"root={arguments.root_threshold}", *arguments.thresholds):
+        role, needed, count = _threshold(text)
+        plan[Role(role)] = RolePlan(keys=count, threshold=needed)
     root_keys = _root_keys(arguments)
     init_repository(
         repository=arguments.repository, keys=arguments.keys, clock=SystemClock(), plan=plan, root_keys=root_keys

@@ -242,7 +242,8 @@ class Manifest(GlobalMessage, frozen=True, kw_only=True):
     def content_sha256(self) -> str:
         """Hash over what the release does: all files but the two that tell how it was made and how long that took.
 
-        Same data, code and seed on one machine give the same one; `release_id` also covers the moment of the build.
+        Same data, code, seed and release before (whose index is continued) on one machine give the same one;
+        `release_id` also covers the moment of the build.
         """
         told = (EVALUATION, MODEL_CARD)
         parts = [f"{name}\0{entry.sha256}\n" for name, entry in sorted(self.files.items()) if name not in told]

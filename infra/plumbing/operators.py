@@ -1,4 +1,4 @@
-"""Operators by name: each has a key of their own, made from the region's operator key, so that an audit says who it was.
+"""Operators by name: each has a key of their own, made of the region's operator key, so that an audit says who it was.
 
 A named key is `<name>:<HMAC-SHA256 of the name under the operator key>`: whoever holds the operator key can make and
 check it, nothing has to be stored, and nobody can make another's from their own. A name whose key was lost is retired,
@@ -17,7 +17,7 @@ OPERATOR_NAME = "operator"
 """Whoever shows the operator key itself: its holder is not told apart from others who hold it."""
 RETIRED_MAX = 1_000
 _NAME = re.compile(r"[a-z][a-z0-9._-]{0,31}")
-_RESERVED = frozenset({OPERATOR_NAME, "region", "service"})
+_RESERVED = (OPERATOR_NAME, "region", "service")
 
 
 def check_operator_name(name: str) -> str:
@@ -29,7 +29,7 @@ def check_operator_name(name: str) -> str:
     if not _NAME.fullmatch(name) or name in _RESERVED:
         raise InvalidInputError(
             f"{name[:40]!r} is no operator's name.",
-            fix=f"Use a small letter and up to 31 more letters, digits, dots or hyphens; not {', '.join(sorted(_RESERVED))}.",
+            fix=f"Use 1 to 32 small letters, digits, dots or hyphens, a letter first; not {' or '.join(_RESERVED)}.",
         )
     return name
 

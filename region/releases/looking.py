@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> int:
         before, after = (open_contents(folder.resolve()) for folder in (given.before, given.after))
         compared = compare(before, after, people=given.people, seed=given.seed, progress=SilentProgress())
     except ContentError as error:
-        print(error, file=sys.stderr)
+        sys.stderr.write(f"{error}\n")
         return 1
     sys.stdout.buffer.write(encode_global(compared))
     return 0

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -35,8 +36,10 @@ class DiffCall(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
 
     def check(self) -> None:
-        """Raises:
-        InvalidInputError: a number is out of bounds.
+        """Refuse numbers that are out of bounds.
+
+        Raises:
+            InvalidInputError: one is.
         """
         if not 0 <= self.people <= PEOPLE_MAX:
             raise InvalidInputError(f"people must lie between 0 and {PEOPLE_MAX}.", fix=f"{PEOPLE} show most of it.")
@@ -111,10 +114,14 @@ class Looks:
         )  # fmt: skip
 
 
-async def _compared(before: Path, after: Path, call: DiffCall) -> Comparison:
+def _words(before: Path, after: Path, call: DiffCall) -> tuple[str, ...]:
+    folders = (os.path.abspath(folder) for folder in (before, after))
     options = ("--people", str(call.people), "--seed", str(call.seed))
-    words = (sys.executable, "-m", "region.releases.looking", str(before.resolve()), str(after.resolve()), *options)
-    child = await start_child(words, directory=_ROOT)
+    return (sys.executable, "-m", "region.releases.looking", *folders, *options)
+
+
+async def _compared(before: Path, after: Path, call: DiffCall) -> Comparison:
+    child = await start_child(_words(before, after, call), directory=_ROOT)
     try:
         async with asyncio.timeout(COMPARED_WITHIN_S):
             found, said = await asyncio.gather(child.stdout.read(), child.stderr.read())

@@ -10,9 +10,9 @@ A subject counts once, because a bucket is kept: one whose lists are always slow
 against whichever release their bucket fell to. Callers without a subject are in no bucket and do not count. Hours are
 tests of their own, the k-th of which may spend alpha / (k (k + 1)): what goes wrong later is seen too, and all hours
 together spend alpha. The canary is rolled back when the mean of the four e-values of an hour reaches 5/4 k (k + 1) /
-alpha, or that of `ignored` 5 / alpha: by Ville's inequality for each, and the sum over all, a harmless release is rolled
-back with probability alpha at most, however often this looks. It is promoted when it has been shown not to lose more
-than `click_loss_max` of the clicks; when its time is over without either, it is held for a person.
+alpha, or that of `ignored` 5 / alpha: by Ville's inequality for each, and the sum over all, a harmless release is
+rolled back with probability alpha at most, however often this looks. It is promoted when it has been shown not to lose
+more than `click_loss_max` of the clicks; when its time is over without either, it is held for a person.
 """
 
 import enum
@@ -87,8 +87,10 @@ class Verdict:
 
 @dataclass(slots=True)
 class Tally:
-    """Outcomes of one arm since the last look, each answer of another subject. A subject's outcome of its first list
-    is `shown`, and `ignored` or not."""
+    """Outcomes of one arm since the last look, each answer of another subject.
+
+    A subject's outcome of its first list is `shown`, and `ignored` or not.
+    """
 
     answers: int = 0
     failed: int = 0
@@ -109,7 +111,7 @@ WATCHED = (*GUARDED, IGNORED)
 class Standing:
     """All that a canary has seen: harm by what is watched, and the evidence that clicks are kept.
 
-    `harm` of GUARDED is that of the hour, `period` is its number from 1 on; `answers` are the canary's own that counted.
+    `harm` of GUARDED is that of the hour, `period` is its number from 1 on; `answers` are the canary's own that count.
     """
 
     harm: dict[str, Evidence]

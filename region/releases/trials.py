@@ -240,8 +240,10 @@ class Trials(Generic[L]):
             yield loaded
 
     def note(self, arm: Arm, outcome: Outcome, *, subject: str | None = None) -> None:
-        """Count one answer of `arm`. What a canary is judged by is of callers that a bucket decides over: of `subject`,
-        once in each period (`region.releases.trial`)."""
+        """Count one answer of `arm`.
+
+        A canary is judged by callers whom a bucket decides over: by `subject`, once in each period.
+        """
         trial = self._trial
         if trial is None:
             return
@@ -329,8 +331,10 @@ class Trials(Generic[L]):
         return self._last
 
     async def _promoted(self, trial: Trial[L], *, operator: str) -> bool:
-        """Whether what passed answers now. Where that is refused (somebody pinned or froze the region since, say) it
-        is held, for a person."""
+        """Whether what passed answers now.
+
+        Where that is refused (somebody pinned or froze the region since, say) it is held, for a person.
+        """
         try:
             await self._activator.promote(trial.plan.release, operator=operator, ready=trial.slot)
         except AtollError as error:

@@ -200,8 +200,8 @@ def run(request: BenchRequest) -> Measured:
             at_most("harmless candidates that were rolled back", alarms, 0.05, unit="share"),
         ),
         notes=(
-            f"{repeats} canaries of each bad kind, {harmless} harmless ones, {calls} calls each in virtual time, a fifth "
-            f"of {SUBJECTS} subjects in the bucket; one subject in {CHRONIC} always has slow, degraded lists, "
+            f"{repeats} canaries of each bad kind, {harmless} harmless ones, {calls} calls each in virtual time, a "
+            f"fifth of {SUBJECTS} subjects in the bucket; one subject in {CHRONIC} always has slow, degraded lists, "
             f"{ANONYMOUS:.0%} of the calls name no subject.",
         ),
     )  # fmt: skip

@@ -94,8 +94,9 @@ def compare(
     lists = _kept(lambda: _lists(before, after, people, np.random.default_rng(seed)), notes) if people else None
     progress.advance(4, 4, "comparing")
     return Comparison(
-        metrics=metrics, sizes=_sizes(before, after), vocabulary=vocabulary, drift=drift, lists=lists, notes=tuple(dict.fromkeys(notes))
-    )
+        metrics=metrics, sizes=_sizes(before, after), vocabulary=vocabulary, drift=drift, lists=lists,
+        notes=tuple(dict.fromkeys(notes)),
+    )  # fmt: skip
 
 
 def _kept(make: Callable[[], T], notes: list[str]) -> T | None:

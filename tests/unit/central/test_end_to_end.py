@@ -14,8 +14,6 @@ from central.datasets.interactions import Interactions
 from central.evaluation.served import read_requests
 from central.release import build as building
 from central.release.build import GateError
-from infra.plumbing.releases.comparing import compare
-from infra.plumbing.releases.contents import ReleaseContents
 from central.release.derive import ParentError
 from central.release.export import ExportError, open_runner
 from central.release.index import ReleaseIndexError, build_index, tree_settings
@@ -30,6 +28,8 @@ from infra.plumbing.catalogue.reading import open_catalogue
 from infra.plumbing.clock import ManualClock
 from infra.plumbing.errors import ConflictError, InvalidInputError
 from infra.plumbing.progress import SilentProgress
+from infra.plumbing.releases.comparing import compare
+from infra.plumbing.releases.contents import ReleaseContents
 from region.funnel.sources import standing_of
 from region.funnel.tables import ReleaseContentError, load_tables
 from region.funnel.towers import TowerSet

@@ -42,6 +42,22 @@ def test_an_offline_encrypted_root_and_rotations(desk: Desk, capsys: pytest.Capt
     assert desk.release("list")["releases"] == []
 
 
+def test_two_people_must_sign_a_release(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    desk.release("init", "--threshold", "targets=2/2", "--threshold", "snapshot=1/2")
+    roles = {role["role"]: (role["threshold"], role["keys"]) for role in desk.release("list")["roles"]}
+    assert roles == {"root": (2, 3), "targets": (2, 2), "snapshot": (1, 2), "timestamp": (1, 1)}
+    aside = desk.root / "aside.pem"
+    (desk.root / "keys" / "targets-2.pem").rename(aside)
+    desk.release("renew", code=2)
+    assert "1 of 2 keys needed for the role targets" in capsys.readouterr().err
+    aside.rename(desk.root / "keys" / "targets-2.pem")
+    desk.release("renew")
+    assert desk.release("rotate-key", "targets", "--number", "2")["threshold"] == 2
+    desk.root = desk.root / "another"
+    for wrong in ("targets", "targets=3/2", "nobody=1/1", "targets=x/1"):
+        desk.release("init", "--threshold", wrong, code=2)
+
+
 @pytest.mark.parametrize("threshold", ["0/3", "4/3", "3", "x/y", "2/10"])
 def test_thresholds_that_cannot_sign(desk: Desk, threshold: str) -> None:
     desk.release("init", "--root-threshold", threshold, code=2)

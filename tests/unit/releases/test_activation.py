@@ -158,9 +158,7 @@ async def test_roll_back_is_a_swap_with_what_stayed_warm(world: World, releases:
     assert all(loaded.closed for loaded in world.loads)
 
 
-async def test_two_operators_who_roll_back_do_not_bring_the_bad_release_back(
-    world: World, releases: list[str]
-) -> None:
+async def test_two_operators_who_roll_back_do_not_bring_the_bad_release_back(world: World, releases: list[str]) -> None:
     activator = world.activator()
     for release in releases[:2]:
         await activator.promote(release, operator="ada")

@@ -78,6 +78,9 @@ class ScannIndex:
         pre_reorder = max(k, self._tuned_reorder or self._reordered) if self._reordered else -1
         if len(vectors) == 1:
             found, scores = self._searcher.search(vectors[0], k, pre_reorder, self._leaves)
+            if len(found) == k:
+                # As nearly always: nothing is to be filled, which would cost as much as two partitions.
+                return found.astype(np.int32)[None], scores[None]
             return _padded(np.asarray(found)[None], np.asarray(scores)[None], k)
         found, scores = self._searcher.search_batched(vectors, k, pre_reorder, self._leaves)
         return _padded(np.asarray(found), np.asarray(scores), k)

@@ -21,6 +21,7 @@ from prometheus_client import CollectorRegistry
 from infra.contracts.release import Manifest
 from infra.plumbing.clock import Clock, SystemClock
 from infra.plumbing.errors import AtollError
+from infra.plumbing.large_pages import exchange_all
 from region.retrieval.errors import IndexUnusableError, QueryRefusedError
 from region.retrieval.index import Index, load_index
 from region.retrieval.metrics import RetrievalMetrics, metrics_page
@@ -269,7 +270,9 @@ async def run(
 
 
 async def _loaded(release: Path, *, niceness: int) -> tuple[Index, Manifest]:
-    """Load in a thread of this niceness: on Linux that is a thread's own (setpriority(2)), so it ends with the loading.
+    """Load, into large pages where there are any, in a thread of this niceness.
+
+    On Linux niceness is a thread's own (setpriority(2)), so it ends with the loading.
 
     Raises:
         IndexUnusableError: see `load_index`.
@@ -277,7 +280,10 @@ async def _loaded(release: Path, *, niceness: int) -> tuple[Index, Manifest]:
 
     def work() -> tuple[Index, Manifest]:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + niceness)
-        return load_index(release)
+        loaded = load_index(release)
+        # A search reads rows all over it.
+        exchange_all()
+        return loaded
 
     with ThreadPoolExecutor(1, thread_name_prefix="load") as pool:
         return await asyncio.get_running_loop().run_in_executor(pool, work)

@@ -23,10 +23,12 @@ BYTES_PER_ITEM = 1_600
 """Of disk: the release, and the suggestions built of it."""
 _MADE_BY = (
     "infra/bench/miss/synthetic.py", "infra/bench/miss/vectors.py", "central/release/export.py",
-    "central/release/index.py", "central/release/tuning.py", "central/training/retrieval.py",
-    "central/training/towers.py", "central/training/ranker.py", "infra/contracts/release.py",
-    "infra/contracts/features.py", "infra/plumbing/catalogue/writing.py",
+    "central/training/retrieval.py", "central/training/towers.py", "central/training/ranker.py",
+    "infra/contracts/release.py", "infra/contracts/features.py", "infra/plumbing/catalogue/writing.py",
 )  # fmt: skip
+_INDEXED_BY = ("central/release/index.py", "central/release/tuning.py")
+COARSE_ITEMS_MIN = 2_000_001
+"""From here on the index is the coarse one of `infra.bench.miss.synthetic`, not one of _INDEXED_BY."""
 _SUGGESTED_BY = ("region/suggest", "infra/plumbing/text.py")
 _NAME_DIGITS = 12
 
@@ -41,7 +43,8 @@ def kept_release(request: BenchRequest, num_items: int, make: Callable[[Path], P
         return make(request.work / f"release-{num_items}")
     shelf = request.environments.parent / "bench" / "releases"
     shelf.mkdir(parents=True, exist_ok=True)
-    place = shelf / f"{num_items}-{_hash_of(_MADE_BY)}"
+    made_by = _MADE_BY if num_items >= COARSE_ITEMS_MIN else (*_MADE_BY, *_INDEXED_BY)
+    place = shelf / f"{num_items}-{_hash_of(made_by)}"
     with locked(shelf / LOCK):
         if not place.is_dir():
             for old in shelf.glob(f"{num_items}-*"):

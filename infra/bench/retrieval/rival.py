@@ -1,14 +1,14 @@
 """FAISS `IVF,PQ4fs,Refine` over the same vectors, brought to a given recall as cheaply as its settings allow.
 
 Codes are as large as ScaNN's (4 bits for every 2 dimensions, 16-bit vectors to refine by) and the partitions are
-trained on as many vectors. Tried: every number of lists asked for, codes of the vectors and of their residuals (`PQ4fs`
-and `PQ4fsr`), all of REFINEMENTS, and of each the fewest lists that reach the recall on the very queries that are
-measured.
+trained on as many vectors. Two kinds of codes: of the vectors (`PQ4fs`) and of their residuals (`PQ4fsr`). Of each kind
+is tried: every number of lists asked for, all of REFINEMENTS, and of each the fewest lists that reach the recall on the
+very queries that are measured.
 """
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from central.release.tuning import first_reaching
 from infra.bench.retrieval.searching import NEIGHBOURS, Search, recall_with
 from infra.contracts.features import FloatArray, IntArray
 from infra.plumbing.errors import UnavailableError
+from infra.plumbing.large_pages import exchange_all
 
 BASE = "IVF{leaves},PQ{blocks}x4{kind}"
 KINDS = ("fs", "fsr")
@@ -41,7 +42,7 @@ class Rival:
     tried: int
 
 
-def rival_at(
+def rivals_at(
     recall: float,
     *,
     vectors: FloatArray,
@@ -50,22 +51,27 @@ def rival_at(
     leaves: Sequence[int],
     kinds: Sequence[str] = KINDS,
     say: Callable[[str], None],
-) -> Rival:
-    """The rival with at least `recall` over `asked`; `say` hears what is being done. Searches take one thread.
+) -> dict[str, Rival]:
+    """The rival of each kind with at least `recall` over `asked`; `say` hears what is being done.
+
+    Searches take one thread.
 
     Raises:
-        UnavailableError: it does not reach it at all.
+        UnavailableError: a kind does not reach it at all.
     """
-    best: Rival | None = None
-    tried = 0
+    best: dict[str, Rival] = {}
+    tried = dict.fromkeys(kinds, 0)
     for built in _built(vectors, leaves, kinds, say):
         for candidate in _settings(built, recall, asked, exact):
-            tried += 1
-            if best is None or candidate.cpu_ms < best.cpu_ms:
-                best = candidate
-    if best is None:
-        raise UnavailableError(f"FAISS does not reach a recall of {recall:.3f}.", fix="Ask for more lists.")
-    return Rival(search=best.search, setting=best.setting, recall=best.recall, cpu_ms=best.cpu_ms, tried=tried)
+            tried[built.kind] += 1
+            if built.kind not in best or candidate.cpu_ms < best[built.kind].cpu_ms:
+                best[built.kind] = candidate
+    for kind in kinds:
+        if kind not in best:
+            raise UnavailableError(
+                f"FAISS PQ4{kind} does not reach a recall of {recall:.3f}.", fix="Ask for more lists."
+            )
+    return {kind: replace(best[kind], tried=count) for kind, count in tried.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +82,7 @@ class _Built:
     """
 
     name: str
+    kind: str
     whole: Any
     inner: Any
     parts: tuple[Any, ...]
@@ -108,9 +115,12 @@ def _built(
             partitions = partitions or inner
             _add(inner, vectors)
             library.omp_set_num_threads(1)
+            # As a retrieval process does.
+            exchange_all()
             say(f"bringing FAISS {name} to the recall")
             yield _Built(
-                name=name, whole=library.IndexRefine(inner, refined), inner=inner, parts=(refined, partitions)
+                name=name, kind=kind, whole=library.IndexRefine(inner, refined), inner=inner,
+                parts=(refined, partitions),
             )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ before and half after: of more answers the longest is longer on any machine.
 import asyncio
 import itertools
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 from infra.bench.results import percentile
@@ -18,6 +19,8 @@ CALM_ANSWERS = 400
 AFTER_ANSWERS = 400
 """So many answers from the new release still count as during its switch."""
 SEARCH_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 900.0
+"""Loading gives way to whatever else runs on the machine."""
 
 
 def cost_of(during: list[float], calm: list[float]) -> dict[str, float]:
@@ -32,26 +35,32 @@ def cost_of(during: list[float], calm: list[float]) -> dict[str, float]:
 
 
 async def switched_processes(
-    release: Path, sockets: Path, asked: FloatArray, neighbours: int, clock: Clock
-) -> dict[str, float]:
-    """A second retrieval process loads the same index, is warmed and takes over while the first is searched."""
+    release: Path, sockets: Path, asked: FloatArray, neighbours: int, clock: Clock, *, rounds: int
+) -> list[dict[str, float]]:
+    """`rounds` times another retrieval process loads the same index, is warmed and takes over from the one before."""
     turn = itertools.cycle(asked)
 
     async def ask(process: RetrievalProcess) -> None:
         await process.search(next(turn), neighbours, SEARCH_TIMEOUT_S)
 
-    active = RetrievalProcess(release=release, socket=sockets / "a", clock=clock)
+    costs = []
+    active = RetrievalProcess(release=release, socket=sockets / "0", clock=clock, start_timeout_s=START_TIMEOUT_S)
     await active.start()
-    calm = await answers(lambda: ask(active), CALM_ANSWERS, clock)
-    coming = RetrievalProcess(release=release, socket=sockets / "b", clock=clock, gives_way=True)
-    starting = asyncio.create_task(coming.start())
-    during = await until(starting, lambda: ask(active), clock)
-    closing = asyncio.create_task(active.close())
-    during += await answers(lambda: ask(coming), AFTER_ANSWERS, clock)
-    await closing
-    calm += await answers(lambda: ask(coming), max(0, len(during) - CALM_ANSWERS), clock)
-    await coming.close()
-    return cost_of(during, calm)
+    for number in range(1, rounds + 1):
+        calm = await answers(partial(ask, active), CALM_ANSWERS, clock)
+        coming = RetrievalProcess(
+            release=release, socket=sockets / str(number), clock=clock, start_timeout_s=START_TIMEOUT_S, gives_way=True
+        )
+        starting = asyncio.create_task(coming.start())
+        during = await until(starting, partial(ask, active), clock)
+        closing = asyncio.create_task(active.close())
+        during += await answers(partial(ask, coming), AFTER_ANSWERS, clock)
+        await closing
+        active = coming
+        calm += await answers(partial(ask, active), max(0, len(during) - CALM_ANSWERS), clock)
+        costs.append(cost_of(during, calm))
+    await active.close()
+    return costs
 
 
 async def answers(ask: Callable[[], Awaitable[None]], count: int, clock: Clock) -> list[float]:

@@ -4,7 +4,11 @@ Vectors are a Zipf mixture of 2,000 clusters (64 dimensions); queries lie near t
 index was tuned on; what they should find comes from all dot products. ScaNN is built and tuned by central's own builder
 and searched as a retrieval process does, with what the release says. FAISS `IVF,PQ32x4fs,Refine(SQfp16)` has codes and
 a training sample of the same size and is brought to ScaNN's recall on these very queries by the cheapest of its numbers
-of lists, kinds of codes, nprobe and refinements. CPU is that of one thread, queries one by one, both in turn.
+of lists, nprobe and refinements. CPU is that of one thread, queries one by one, all in turn. Both lie in large pages,
+as in a retrieval process.
+
+`cpu_ratio_faiss` is against codes of the vectors, `PQ4fs`; `cpu_ratio_faiss_residual` against codes of their residuals,
+`PQ4fsr`, which FAISS has too and with which it reaches the same recall for less.
 
 `switch_stall_ms`: a region answers one list after the other while a release of this size is loaded and promoted; the
 longest answer then, less the longest of as many answers of the same round without, half of them before and half after.
@@ -12,13 +16,13 @@ longest answer then, less the longest of as many answers of the same round witho
 process alone, for which no whole release has to be made.
 
 Options: `items` (default 1000000; figures are called recall_10m at 10000000; several with commas: ratio and stall are
-then the worst), `queries` (default 300), `switch` (`region`, `process` or `none`; default by size, as above),
-`rival_lists` (numbers of FAISS lists with commas; default once and twice the root of the items), `rival_kinds`
-(default fs,fsr: codes of vectors and of residuals).
+then the worst), `queries` (default 1000, above 2 M items 300), `switch` (`region`, `process` or `none`; default by
+size, as above), `rival_lists` (numbers of FAISS lists with commas; default once and twice the root of the items, above
+2 M once), `rival_kinds` (default fs,fsr: as above; above 2 M items fs).
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +35,7 @@ from central.release.tuning import exact_neighbours
 from infra.bench.catalogue import BenchRequest
 from infra.bench.miss.vectors import clustered, queries
 from infra.bench.results import Measured, at_least, at_most, medians
-from infra.bench.retrieval.rival import KINDS, Rival, rival_at
+from infra.bench.retrieval.rival import KINDS, Rival, rivals_at
 from infra.bench.retrieval.searching import NEIGHBOURS, Search, cpu_ms_of, recall_with
 from infra.bench.retrieval.switching import switched_processes
 from infra.contracts.features import FloatArray, IntArray
@@ -52,6 +56,9 @@ DIM = 64
 LARGE_ITEMS = 2_000_000
 STEPS = 5
 SWITCHES = ("region", "process", "none")
+QUERIES, QUERIES_LARGE = 1_000, 300
+RATIOS = {"fs": "cpu_ratio_faiss", "fsr": "cpu_ratio_faiss_residual"}
+"""The figure for each kind of codes."""
 NAMES = {1_000_000: "1m", 10_000_000: "10m"}
 
 
@@ -62,7 +69,7 @@ class Sized:
     name: str
     count: int
     recall: float
-    rival: Rival
+    rivals: Mapping[str, Rival]
     report: IndexReport
     switch: str
     rounds: dict[str, float]
@@ -81,11 +88,17 @@ def run(request: BenchRequest) -> Measured:
         at_least(f"recall@100 of {one.count:,} items against exact search", one.recall, _wanted(one), unit="share")
         for one in found
     ]
-    bars.append(at_most("CPU per query against FAISS at equal recall", figures["cpu_ratio_faiss"], 0.5, unit="x"))
+    ratio = figures.get(RATIOS["fs"])
+    bars.append(at_most("CPU per query against FAISS IVF,PQ4fs,Refine at equal recall", ratio, 0.5, unit="x"))
     stall = figures.get("switch_stall_ms")
     bars.append(at_most("longest answer while an index is switched, less without", stall, 5.0, unit="ms"))
-    peer = {f"recall_{one.name}": one.rival.recall for one in found}
-    peer |= {f"cpu_ms_{one.name}": one.rounds["faiss_cpu_ms"] for one in found}
+    peer: dict[str, float] = {}
+    for one in found:
+        for kind, rival in one.rivals.items():
+            peer |= {
+                f"recall_{kind}_{one.name}": rival.recall,
+                f"cpu_ms_{kind}_{one.name}": one.rounds[_faiss_cpu(kind)],
+            }
     return Measured(figures=figures, bars=tuple(bars), peers={"faiss": peer}, notes=tuple(map(_note, found)))
 
 
@@ -93,9 +106,10 @@ def _figures(found: Sequence[Sized]) -> dict[str, float]:
     """Those of one size as they are; of several with the size behind them, and the worst of what a bar asks for."""
     figures: dict[str, float] = {f"recall_{one.name}": one.recall for one in found}
     for one in found:
-        own = {key: value for key, value in one.rounds.items() if key != "faiss_cpu_ms"}
+        theirs = {_faiss_cpu(kind) for kind in one.rivals}
+        own = {key: value for key, value in one.rounds.items() if key not in theirs}
         figures |= own if len(found) == 1 else {f"{key}_{one.name}": value for key, value in own.items()}
-    for key in ("cpu_ratio_faiss", "switch_stall_ms"):
+    for key in (*RATIOS.values(), "switch_stall_ms"):
         if seen := [one.rounds[key] for one in found if key in one.rounds]:
             figures[key] = max(seen)
     return figures
@@ -105,12 +119,19 @@ def _wanted(one: Sized) -> float:
     return 0.98 if one.count <= LARGE_ITEMS else 0.95
 
 
+def _faiss_cpu(kind: str) -> str:
+    return f"faiss_{kind}_cpu_ms"
+
+
 def _note(one: Sized) -> str:
     report = one.report
+    theirs = "; ".join(
+        f"FAISS {rival.setting}, the cheapest of {rival.tried} settings with this recall"
+        for rival in one.rivals.values()
+    )
     return (
         f"{one.count:,} vectors of {DIM}; ScaNN {report.kind}: {report.leaves} leaves, {report.leaves_to_search} "
-        f"searched, {report.reorder} reordered ({report.reason}); FAISS {one.rival.setting}, the cheapest of "
-        f"{one.rival.tried} settings with this recall; switched: {one.switch}."
+        f"searched, {report.reorder} reordered ({report.reason}); {theirs}; switched: {one.switch}."
     )
 
 
@@ -125,7 +146,8 @@ def _sized(request: BenchRequest, count: int) -> Sized:
     release = _whole_release(request, count) if switch == "region" else _bare_release(count, work)
     vectors: FloatArray = np.load(release / ITEM_VECTORS, mmap_mode="r")
     say("searching for what should be found")
-    asked = queries(vectors, int(request.number("queries", 300)), seed=2)
+    large = count > LARGE_ITEMS
+    asked = queries(vectors, int(request.number("queries", QUERIES_LARGE if large else QUERIES)), seed=2)
     exact = exact_neighbours(vectors, asked, NEIGHBOURS)
     index, _ = load_index(release)
 
@@ -133,19 +155,19 @@ def _sized(request: BenchRequest, count: int) -> Sized:
         return index.search(query, NEIGHBOURS)[0]
 
     recall, _ = recall_with(scann, asked, exact)
-    rival = rival_at(
+    rivals = rivals_at(
         recall, vectors=vectors, asked=asked, exact=exact, say=say,
-        leaves=_numbers(request, "rival_lists", [round(times * count**0.5) for times in (1, 2)]),
-        kinds=request.options.get("rival_kinds", ",".join(KINDS)).split(","),
+        leaves=_numbers(request, "rival_lists", [round(times * count**0.5) for times in ((1,) if large else (1, 2))]),
+        kinds=_kinds(request, large=large),
     )  # fmt: skip
-    say(f"measuring CPU at a recall of {recall:.4f} against {rival.recall:.4f} of {rival.setting}")
-    cpu = [_cpu(scann, rival.search, asked, exact) for _ in range(request.runs)]
-    say(f"switching ({cpu[-1]['cpu_ms']:.3f} ms of CPU a query against {cpu[-1]['faiss_cpu_ms']:.3f})")
+    say(f"measuring CPU at a recall of {recall:.4f} against {', '.join(map(_told, rivals.values()))}")
+    cpu = [_cpu(scann, rivals, asked, exact) for _ in range(request.runs)]
+    say(f"switching ({', '.join(f'{key} {value:.3f}' for key, value in cpu[-1].items())})")
     switched = _switches(request, switch, release, work, asked)
     report = msgspec.json.decode((release / INDEX_REPORT).read_bytes(), type=IndexReport)
     return Sized(
-        name=NAMES.get(count, f"n{count}"), count=count, recall=recall, rival=rival, report=report, switch=switch,
-        rounds=medians(cpu) | medians(switched),
+        name=NAMES.get(count, f"n{count}"), count=count, recall=recall, rivals=rivals, report=report,
+        switch=switch, rounds=medians(cpu) | medians(switched),
     )  # fmt: skip
 
 
@@ -159,9 +181,17 @@ def _saying(request: BenchRequest, count: int) -> Callable[[str], None]:
     return say
 
 
-def _cpu(ours: Search, theirs: Search, asked: FloatArray, exact: IntArray) -> dict[str, float]:
-    own_ms, their_ms = cpu_ms_of(ours, asked, exact), cpu_ms_of(theirs, asked, exact)
-    return {"cpu_ms": own_ms, "faiss_cpu_ms": their_ms, "cpu_ratio_faiss": own_ms / their_ms}
+def _told(rival: Rival) -> str:
+    return f"{rival.recall:.4f} of {rival.setting}"
+
+
+def _cpu(ours: Search, rivals: Mapping[str, Rival], asked: FloatArray, exact: IntArray) -> dict[str, float]:
+    own_ms = cpu_ms_of(ours, asked, exact)
+    found = {"cpu_ms": own_ms}
+    for kind, rival in rivals.items():
+        found[_faiss_cpu(kind)] = cpu_ms_of(rival.search, asked, exact)
+        found[RATIOS[kind]] = own_ms / found[_faiss_cpu(kind)]
+    return found
 
 
 def _switches(
@@ -173,12 +203,22 @@ def _switches(
         from infra.bench.retrieval.region_switching import switched_regions  # noqa: PLC0415
 
         return switched_regions(request, release)
-    rounds = []
-    for number in range(request.runs if switch == "process" else 0):
-        sockets = work / f"s{number}"
-        sockets.mkdir()
-        rounds.append(uvloop.run(switched_processes(release, sockets, asked, NEIGHBOURS, request.clock)))
-    return rounds
+    if switch == "none":
+        return []
+    # Short: the path of a socket is bounded.
+    sockets = work / "s"
+    sockets.mkdir()
+    costs: list[dict[str, float]] = uvloop.run(
+        switched_processes(release, sockets, asked, NEIGHBOURS, request.clock, rounds=request.runs)
+    )
+    return costs
+
+
+def _kinds(request: BenchRequest, *, large: bool) -> list[str]:
+    given = request.options.get("rival_kinds", "fs" if large else ",".join(KINDS)).split(",")
+    if unknown := [kind for kind in given if kind not in KINDS]:
+        raise InvalidInputError(f"FAISS has no codes {unknown[0]!r}.", fix=f"Say one or both of {', '.join(KINDS)}.")
+    return given
 
 
 def _numbers(request: BenchRequest, name: str, default: list[int]) -> list[int]:

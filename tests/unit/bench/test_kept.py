@@ -7,7 +7,7 @@ import pytest
 
 from infra.bench.catalogue import BenchRequest
 from infra.bench.miss import kept
-from infra.bench.miss.kept import KEPT_ITEMS_MIN, kept_release, kept_suggestions
+from infra.bench.miss.kept import COARSE_ITEMS_MIN, KEPT_ITEMS_MIN, kept_release, kept_suggestions
 from infra.plumbing.clock import ManualClock
 from infra.plumbing.errors import UnavailableError
 from infra.plumbing.progress import SilentProgress
@@ -44,6 +44,16 @@ def test_a_large_release_is_made_once_and_anew_by_other_code(
     assert second != first
     assert (second / "manifest.json").is_file()
     assert not first.exists()
+
+
+def test_other_code_of_the_index_makes_only_those_anew_that_have_it(
+    request_: BenchRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = KEPT_ITEMS_MIN, COARSE_ITEMS_MIN
+    before = [kept_release(request_, size, make) for size in sizes]
+    monkeypatch.setattr(kept, "_INDEXED_BY", ("pyproject.toml",))
+    after = [kept_release(request_, size, make) for size in sizes]
+    assert [one == other for one, other in zip(before, after, strict=True)] == [False, True]
 
 
 def test_a_making_that_broke_off_leaves_nothing_behind(request_: BenchRequest) -> None:

@@ -81,6 +81,17 @@ def test_filled_memory_gets_large_pages_and_empty_memory_does_not(
         assert pages.turn(100) == 0
 
 
+def test_all_there_is_is_exchanged_at_once(pages: LargePages, monkeypatch: pytest.MonkeyPatch) -> None:
+    with memory(8) as (filled, blocks):
+        monkeypatch.setattr(module, "anonymous_blocks", lambda _maps: iter(blocks))
+        filled.write(b"x" * len(filled))
+        exchanged = module.exchange_all()
+        if not exchanged:
+            pytest.skip("this kernel cannot exchange pages")
+        assert exchanged == len(blocks)
+        assert filled[:] == b"x" * len(filled)
+
+
 def test_a_turn_is_bounded_and_the_next_goes_on(pages: LargePages, monkeypatch: pytest.MonkeyPatch) -> None:
     with memory(8) as (filled, blocks):
         monkeypatch.setattr(module, "anonymous_blocks", lambda _maps: iter(blocks))

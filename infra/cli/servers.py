@@ -29,7 +29,7 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     )
     start.add_argument(
         "--tls", action="store_true",
-        help="Cassandra and Kafka over mutual TLS: an authority and certificates in the state's tls/",
+        help="Cassandra and Kafka over mutual TLS: an authority of each, and certificates, in the state's tls/servers/",
     )  # fmt: skip
     start.add_argument("--only", action="append", choices=KINDS, default=None, help="only this kind; may be repeated")
     _leaf(verbs, "stop", _stop, "end what `start` started, and nothing else", "stop")
@@ -92,9 +92,10 @@ def _install(arguments: argparse.Namespace) -> None:
 
 
 def _start(arguments: argparse.Namespace) -> None:
+    from infra.local.servers.authorities import ensure_certificates
     from infra.local.servers.installing import Home
     from infra.local.servers.kinds import ServerKind
-    from infra.local.servers.plans import ServerInput, plan_servers, secured
+    from infra.local.servers.plans import ServerInput, plan_servers
     from infra.local.servers.running import start_servers
 
     clock, state = SystemClock(), arguments.state.resolve()
@@ -105,21 +106,15 @@ def _start(arguments: argparse.Namespace) -> None:
     )  # fmt: skip
     plans = plan_servers(given)
     if given.tls is not None:
-        _give_certificates(given.tls, secured(plans), clock)
+        # `client.pem` beside a server's own is for whoever calls it.
+        callers = {plan.name: ("client",) for plan in plans}
+        ensure_certificates(given.tls, plans, callers, host="127.0.0.1", clock=clock)
     cold = not any(plan.data.exists() for plan in plans)
     began_s = clock.monotonic_s()
     with progress_bar() as progress:
         started = start_servers(plans, state, clock=clock, progress=progress)
     timings = _note(state, round(clock.monotonic_s() - began_s, 2), cold=cold, any_started=_any_new(started))
     _show(arguments, started, timings)
-
-
-def _give_certificates(folder: Path, hosts: dict[str, str], clock: SystemClock) -> None:
-    """One for each server, and `client.pem` for whoever calls them."""
-    from infra.local.certificates import WorldAuthority
-
-    authority = WorldAuthority(folder, host="127.0.0.1", clock=clock)
-    authority.ensure([*hosts, "client"], hosts=hosts)
 
 
 def _any_new(started: list[Any]) -> bool:

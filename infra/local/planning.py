@@ -9,6 +9,7 @@ import msgspec
 from edge.settings import EdgeSettings
 from federation.settings import GatewaySettings, SiloSettings
 from infra.local.balancer.settings import AddressRange, BalancedRegion, BalancerSettings, EdgeAddress
+from infra.local.certificates import AUTHORITY, certificate_file
 from infra.local.configuration import CENTRAL, CENTRAL_FLOWER, RegionConfiguration, WorldConfiguration
 from infra.local.haproxy import render_haproxy
 from infra.local.layout import Layout
@@ -27,7 +28,9 @@ from infra.local.securing import (
     region_doors,
     repository_doors,
 )
+from infra.local.servers.authorities import region_client
 from infra.local.servers.of_world import WorldServers
+from infra.local.servers.plans import server_authority
 from infra.local.wan.securing import LinkTls
 from infra.local.wan.settings import LinkSettings, WanSettings
 from infra.plumbing.http.tls import ClientTls
@@ -267,8 +270,12 @@ def _region_settings(given: PlanInput, name: str) -> RegionSettings:
 
 
 def _server_tls(given: PlanInput, region: str, server: str) -> ClientTls | None:
-    """How a region's processes call a real server: by the region's certificate, API and worker alike."""
-    return given.securing.connect(f"{region}/api", server) if server in given.servers.plans else None
+    """How a region's processes call a real server: by a certificate of the server's own authority."""
+    if server not in given.servers.plans or not given.configuration.tls:
+        return None
+    folder = server_authority(given.layout.tls, server)
+    own = str(certificate_file(folder, region_client(region)))
+    return ClientTls(ca_file=str(folder / AUTHORITY), certificate_file=own, key_file=own, server_names=(server,))
 
 
 def _edge(given: PlanInput, region: RegionConfiguration, number: int, files: dict[Path, bytes]) -> ProcessPlan:

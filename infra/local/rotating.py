@@ -19,6 +19,7 @@ from infra.local.layout import Layout
 from infra.local.planning import link_name, link_pairs
 from infra.local.records import ProbeKind, ProcessState, ProcessStatus, WorldRecord
 from infra.local.securing import BALANCER, OPERATOR, Securing, identities, link_identity
+from infra.local.servers.authorities import renew_certificates
 from infra.plumbing.clock import Clock
 from infra.plumbing.errors import AtollError, InvalidInputError
 from infra.plumbing.http.tls import client_context
@@ -71,6 +72,9 @@ def rotate(
         authority.issue(name)
     if configuration.balancer == "haproxy":
         hand_to_haproxy(layout.haproxy, certificate_file(layout.tls, BALANCER))
+    issued = len(names) + renew_certificates(
+        layout.tls, record.processes, configuration.region_names, host=configuration.host, clock=clock
+    )  # fmt: skip
     waiting = dict(_listeners(record, processes))
     total = len(waiting)
     while waiting:
@@ -83,7 +87,7 @@ def rotate(
             )
         if waiting:
             time.sleep(_LOOK_S)
-    return Rotation(issued=len(names), listeners=total, seconds=round(clock.monotonic_s() - began_s, 2))
+    return Rotation(issued=issued, listeners=total, seconds=round(clock.monotonic_s() - began_s, 2))
 
 
 def _listeners(record: WorldRecord, processes: tuple[ProcessStatus, ...]) -> Iterator[tuple[str, int]]:

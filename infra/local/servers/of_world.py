@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from infra.local.certificates import WorldAuthority
 from infra.local.configuration import WorldConfiguration
 from infra.local.layout import Layout
 from infra.local.records import Part, ProbeKind, ProcessPlan
+from infra.local.servers.authorities import ensure_certificates, region_client
 from infra.local.servers.installing import Home, find_java
 from infra.local.servers.kinds import ServerKind
 from infra.local.servers.plans import (
@@ -17,7 +17,6 @@ from infra.local.servers.plans import (
     grid_address,
     log_address,
     plan_servers,
-    secured,
     store_address,
 )
 from infra.local.servers.running import check_ports, prepare_server, start_servers, stop_servers
@@ -108,15 +107,16 @@ def prepare_servers(configuration: WorldConfiguration, layout: Layout) -> WorldS
 
     Raises:
         ServerError: they are not installed, a port is taken, or a folder cannot be written.
-        SettingsError: the world has TLS and its authority cannot be used.
+        SettingsError: the world has TLS and a server's authority cannot be used.
     """
     kinds = kinds_of(configuration)
     if not kinds:
         return WorldServers()
     plans = plan_servers(_input(configuration, layout, kinds))
     if configuration.tls:
-        hosts = secured(plans)
-        WorldAuthority(layout.tls, host=configuration.host, clock=SystemClock()).ensure(hosts, hosts=hosts)
+        regions = configuration.region_names
+        callers = {plan.name: map(region_client, (plan.region,) if plan.region else regions) for plan in plans}
+        ensure_certificates(layout.tls, plans, callers, host=configuration.host, clock=SystemClock())
     for plan in plans:
         check_ports(plan)
         prepare_server(plan)

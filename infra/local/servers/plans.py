@@ -62,8 +62,8 @@ class ServerInput:
         kinds: which servers.
         java: the program.
         write_archives: at its exit each server writes its class archive, under a name of its own (`archive_draft`).
-        tls: the folder of an authority (`infra.local.certificates`): Cassandra and Kafka are called over mutual TLS,
-            with certificates under their names. Hazelcast is not: its open-source edition has no TLS. None: all plain.
+        tls: the folder of the servers' authorities (`infra.local.servers.authorities`): Cassandra and Kafka are called
+            over mutual TLS. Hazelcast is not: its open-source edition has no TLS. None: all plain.
     """
 
     home: Home
@@ -78,7 +78,8 @@ class ServerInput:
         """The PEM files of the server `name`."""
         if self.tls is None:
             return None
-        return configuring.ServerFiles(certificate_file(self.tls, name), self.tls / AUTHORITY)
+        folder = server_authority(self.tls, name)
+        return configuring.ServerFiles(certificate_file(folder, name), folder / AUTHORITY)
 
 
 def plan_servers(given: ServerInput) -> list[ServerPlan]:
@@ -99,6 +100,11 @@ def address_of(state: Path, number: int) -> str:
     """The loopback address of a state's server `number` (2 to 254)."""
     spread = zlib.crc32(str(state).encode())
     return f"127.{1 + spread % 250}.{spread // 250 % 250}.{number}"
+
+
+def server_authority(tls: Path, server: str) -> Path:
+    """Folder of the authority of one server, below the world's certificates."""
+    return tls / "servers" / server.replace("/", ".")
 
 
 def secured(plans: Iterable[ServerPlan]) -> dict[str, str]:

@@ -20,6 +20,7 @@ from central.release.repository import init_repository
 from infra.cli.servers import bring_servers
 from infra.contracts.events import Event, EventAck, EventBatch, EventType
 from infra.contracts.residency import encode_regional
+from infra.local.certificates import certificate_file
 from infra.local.children import marked_processes
 from infra.local.configuration import RegionConfiguration, WorldConfiguration, with_absolute_directories
 from infra.local.securing import OPERATOR, Securing
@@ -137,12 +138,19 @@ def when_available(call: Callable[[], T]) -> T:
 
 
 def check_server_tls(world: World) -> None:
-    """The real server of the world shows its own name, and lets nobody in who shows no certificate."""
+    """The real server of the world shows its own name, and lets in whom its own authority signed, nobody else."""
     (server,) = [one for one in world.status().processes if one.name in ("here/cassandra", "kafka")]
     host, _, port = server.address.rpartition(":")
-    member = shown(world, "here/api")
-    assert member is not None
-    for context in (member, ssl.create_default_context(cafile=str(securing(world).authority))):
+    settings = load_settings(world.layout.region("here") / "region.json", RegionSettings)
+    own = settings.store_tls or settings.log_tls
+    assert own is not None
+    member = client_context(own, clock=CLOCK).context
+    nobody = ssl.create_default_context(cafile=own.ca_file)
+    # Every other process of the world, by a certificate of the world's own authority.
+    edge = str(certificate_file(world.layout.tls, "here/edge-1"))
+    stranger = ssl.create_default_context(cafile=own.ca_file)
+    stranger.load_cert_chain(edge, edge)
+    for context in (member, nobody, stranger):
         with (
             socket.create_connection((host, int(port)), timeout=10) as plain,
             context.wrap_socket(plain, server_hostname=host) as connection,

@@ -3,6 +3,7 @@
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,10 +11,22 @@ from pathlib import Path
 
 import pytest
 
+from infra.local.certificates import WorldAuthority, certificate_file
+from infra.local.records import Part, ProbeKind, ProcessPlan
 from infra.local.servers import installing, running
+from infra.local.servers.authorities import ensure_certificates, region_client, renew_certificates
+from infra.local.servers.configuring import ServerFiles
 from infra.local.servers.installing import Home, check_disk, find_java, install, java_major
 from infra.local.servers.kinds import ServerError, ServerKind
-from infra.local.servers.plans import ServerInput, ServerPlan, address_of, log_address, plan_servers, store_address
+from infra.local.servers.plans import (
+    ServerInput,
+    ServerPlan,
+    address_of,
+    log_address,
+    plan_servers,
+    server_authority,
+    store_address,
+)
 from infra.local.servers.records import ServersRecord, began_ticks
 from infra.local.servers.running import start_servers, status_of, stop_servers
 from infra.plumbing.clock import SystemClock
@@ -192,3 +205,68 @@ def test_an_ended_process_is_not_running() -> None:
     assert began_ticks(process.pid) is None, "a zombie runs no more"
     process.wait()
     assert began_ticks(os.getpid()) is not None
+
+
+def test_a_server_lets_in_its_own_clients_and_no_other_process_of_the_world(home: Home, tmp_path: Path) -> None:
+    """With a handshake as Cassandra and Kafka make it: whoever shows a certificate of the authority that they trust."""
+    world = WorldAuthority(tmp_path, host="127.0.0.1", clock=CLOCK)
+    world.ensure(["east/api", "east/edge-1"])
+    given = ServerInput(home=home, state=tmp_path, regions=("east", "west"), java="/java", tls=tmp_path)
+    plans = plan_servers(given)
+    clients = {plan.name: [region_client(plan.region)] if plan.region else ["east/api", "west/api"] for plan in plans}
+    ensure_certificates(tmp_path, plans, clients, host="127.0.0.1", clock=CLOCK)
+    for server in ("east/cassandra", "kafka"):
+        files = given.files_of(server)
+        assert files is not None
+        assert str(files.authority) in b"".join(by_name(plans)[server].files.values()).decode()
+        folder = server_authority(tmp_path, server)
+        other = server_authority(tmp_path, "west/cassandra")
+        assert lets_in(files, certificate_file(folder, "east/api"))
+        strangers = (tmp_path, "east/api"), (tmp_path, "east/edge-1"), (other, "west/api")
+        assert not any(lets_in(files, certificate_file(place, name)) for place, name in strangers)
+
+
+def by_name(plans: list[ServerPlan]) -> dict[str, ServerPlan]:
+    return {plan.name: plan for plan in plans}
+
+
+def lets_in(files: ServerFiles, shown: Path) -> bool:
+    """Whether a server with these files takes who shows this certificate."""
+    listening = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    listening.load_cert_chain(files.certificate)
+    listening.load_verify_locations(files.authority)
+    listening.verify_mode = ssl.CERT_REQUIRED
+    calling = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    calling.check_hostname = False
+    calling.load_verify_locations(files.authority)
+    calling.load_cert_chain(shown)
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    server = listening.wrap_bio(to_server, to_client, server_side=True)
+    client = calling.wrap_bio(to_client, to_server)
+    for side in (client, server, client, server):
+        try:
+            side.do_handshake()
+        except ssl.SSLWantReadError:
+            continue
+        except ssl.SSLError:
+            return False
+    return True
+
+
+def test_new_certificates_reach_callers_of_servers_and_cassandra(home: Home, tmp_path: Path) -> None:
+    given = ServerInput(home=home, state=tmp_path, regions=("east",), java="/java", tls=tmp_path)
+    plans = plan_servers(given)
+    ensure_certificates(tmp_path, plans, {plan.name: ["east/api"] for plan in plans}, host="127.0.0.1", clock=CLOCK)
+    files = sorted(tmp_path.rglob("*.pem"))
+    before = {path: path.read_bytes() for path in files}
+    processes = [
+        ProcessPlan(
+            name=plan.name, part=part, region=plan.region, probe=ProbeKind.TCP, address=plan.address, command=()
+        )
+        for plan, part in zip(plans, (Part.STORE, Part.LOG, Part.GRID), strict=True)
+    ]
+    assert renew_certificates(tmp_path, processes, ["east"], host="127.0.0.1", clock=CLOCK) == 3
+    changed = {str(path.relative_to(tmp_path / "servers")) for path in files if path.read_bytes() != before[path]}
+    assert changed == {
+        "east.cassandra/east.api.pem", "east.cassandra/east.cassandra.pem", "kafka/east.api.pem"
+    }  # fmt: skip

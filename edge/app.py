@@ -34,7 +34,7 @@ from edge.jitter import Uniform
 from edge.limits.buckets import CallerLimits, Rate
 from edge.limits.lag import LoopLag, watch_lag
 from edge.limits.sharing import hear_taken, tell_taken
-from edge.listening import start_listening
+from edge.listening import Told, start_listening
 from edge.lists.library import ListLibrary, ReleaseSource
 from edge.lists.shelf import ListShelf
 from edge.metrics import EdgeMetrics
@@ -271,8 +271,8 @@ async def _run(edge: Edge, outside: Outside, stack: AsyncExitStack, identities: 
 
     listening = await start_listening(
         settings=outside.settings, ledger=edge.ledger, grid=outside.grid, region=edge.parts.region,
-        clock=outside.clock, uniform=outside.uniform, metrics=edge.metrics, on_release=released,
-        on_erased=erased,
+        clock=outside.clock, uniform=outside.uniform, metrics=edge.metrics,
+        told=Told(of_release=released, of_erasure=erased, of_opt_out=edge.parts.filler.drop_subject),
     )  # fmt: skip
     lag = watch_lag(edge.parts.lag, outside.clock)
     for work in (edge.shelf.run(), edge.prober.run(), edge.warmer.run(), lag, *listening):

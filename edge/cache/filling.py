@@ -133,7 +133,10 @@ class ListFiller:
         return until_s is not None and self._clock.monotonic_s() < until_s
 
     def drop_subject(self, subject: str) -> None:
-        """Nothing of an erased subject is kept: here at once, in the grid what this edge knows of, in a moment."""
+        """Nothing of a subject is kept that was erased or opted out: here at once, in the grid what this edge knows of.
+
+        The ledger forgets the subject heard of longest ago, and what it has forgotten forbids no list.
+        """
         for key in self._cache.discard_where(lambda key: isinstance(key, ListKey) and key.subject == subject):
             if isinstance(key, ListKey):
                 self._background.spawn(self._shared.discard(key))

@@ -294,6 +294,7 @@ async def follow_invalidations(
     counted: Callable[[str], None],
     on_release: Callable[[str], None],
     on_erased: Callable[[str], None] = lambda _subject: None,
+    on_opted_out: Callable[[str], None] = lambda _subject: None,
     ear: Ear | None = None,
 ) -> None:
     """Feed `ledger` from the grid until cancelled. A grid that is away is asked again after RESUBSCRIBE_S.
@@ -305,6 +306,7 @@ async def follow_invalidations(
             `malformed` or `lost`; pulses are not counted.
         on_release: told the release of every release switch.
         on_erased: told every subject that was erased.
+        on_opted_out: told every subject that opted out.
         ear: who else listens.
     """
     while True:
@@ -321,8 +323,8 @@ async def follow_invalidations(
                         ear.pulse.heard()
                 else:
                     _take(message, ledger, counted, on_release)
-                    if message.erased and message.subject is not None:
-                        on_erased(message.subject)
+                    if message.subject is not None and (message.erased or message.opted_out):
+                        (on_erased if message.erased else on_opted_out)(message.subject)
                     if ear is not None and (message.withdrawn or message.restored):
                         ear.missed()
         except GridUnavailableError:

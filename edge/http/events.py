@@ -116,6 +116,8 @@ async def opt_out(parts: Parts, caller: Caller, *, opted_out: bool, timeout_s: f
     except RegionCallError as error:
         raise for_caller(error) from error
     parts.ledger.apply(Invalidation(subject=caller.subject, subject_version=version, opted_out=opted_out))
+    if opted_out:
+        parts.filler.drop_subject(caller.subject)
 
 
 async def _choose(parts: Parts, call: OptOutCall, attempts: Attempts, timeout_s: float) -> int:

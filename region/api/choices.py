@@ -15,11 +15,11 @@ class Choices:
     announcer: Announcer
 
     async def set_opt_out(self, subject: str, *, opted_out: bool) -> OptOutAnswer:
-        """Set the choice; returns when it is durable and the edges were told, or could not be.
+        """Set the choice; returns when it is durable and the edges were told, or will be as soon as the grid answers.
 
         Raises:
             StoreUnavailableError: nothing has changed.
         """
         version = await self.store.set_opt_out(subject, opted_out=opted_out)
-        await self.announcer.tell(Invalidation(subject=subject, subject_version=version, opted_out=opted_out))
+        await self.announcer.insist(Invalidation(subject=subject, subject_version=version, opted_out=opted_out))
         return OptOutAnswer(version=version)

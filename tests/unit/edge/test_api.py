@@ -507,6 +507,24 @@ async def test_opting_out_holds_at_once_and_even_without_home(world: World) -> N
     assert not any(item.startswith("p-") for item in page)
 
 
+async def test_a_list_from_before_an_opt_out_does_not_come_back_when_the_edge_forgets_who_opted_out(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge.cache.invalidation.SUBJECTS_MAX", 1)
+    client = await world.edge()
+    await has_lists(world, client)
+    token = world.token()
+    await items(client, PERSONAL, headers=token)
+    assert (await client.put("/v1/privacy/opt-out", json={"opted_out": True}, headers=token)).status == 200
+    assert (
+        await client.put("/v1/privacy/opt-out", json={"opted_out": False}, headers=world.token("bob"))
+    ).status == 200
+    world.kill("home", "replica", "near", "far")
+    step, page = await items(client, PERSONAL, headers=token)
+    assert step == "release"
+    assert not any(item.startswith("p-") for item in page)
+
+
 async def test_a_travellers_choice_is_made_at_home(world: World) -> None:
     client = await world.edge()
     response = await client.put(

@@ -175,8 +175,18 @@ async def test_messages_arrive_over_the_grid_and_unreadable_ones_cause_distrust(
         await grid.publish(INVALIDATION_TOPIC, message)
         await asyncio.wait_for(heard.wait(), 5)
 
-    task = asyncio.create_task(follow_invalidations(grid, ledger, counted=counted, on_release=releases.append))
+    erased: list[str] = []
+    opted_out: list[str] = []
+    task = asyncio.create_task(
+        follow_invalidations(
+            grid, ledger, counted=counted, on_release=releases.append, on_erased=erased.append,
+            on_opted_out=opted_out.append,
+        )
+    )  # fmt: skip
     await asyncio.wait_for(heard.wait(), 5)
+    await say(msgspec.json.encode(Invalidation(subject="s3", subject_version=1, opted_out=True)))
+    await say(msgspec.json.encode(Invalidation(subject="s4", subject_version=1, opted_out=False)))
+    await say(msgspec.json.encode(Invalidation(subject="s5", subject_version=1, erased=True)))
     await say(msgspec.json.encode(Invalidation(subject="s", subject_version=2)))
     await say(msgspec.json.encode(Invalidation(release="b" * 20)))
     await say(msgspec.json.encode(Invalidation(withdrawn=("x",))))
@@ -184,7 +194,8 @@ async def test_messages_arrive_over_the_grid_and_unreadable_ones_cause_distrust(
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     await grid.close()
-    assert kinds == ["reconnected", "subject", "release", "items", "malformed"]
+    assert kinds == ["reconnected", *4 * ["subject"], "release", "items", "malformed"]
+    assert (opted_out, erased) == (["s3"], ["s5"])
     assert releases == ["b" * 20]
     assert ledger.version_of("s") == 2
     assert ledger.release is None

@@ -1,7 +1,6 @@
 """`atoll features`: a region's features in batch, and whether serving and training agree on them."""
 
 import argparse
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from infra.cli.events import add_region, run_tool, settings_of
 from infra.cli.output import add_json_option, emit, table
 from infra.cli.servers import ready_java
 from infra.plumbing.errors import AtollError
+from infra.plumbing.private_folders import private_folder
 
 
 class SkewError(AtollError):
@@ -50,9 +50,9 @@ def _export(arguments: argparse.Namespace, to: Path) -> Any:
 
 def _batch(arguments: argparse.Namespace) -> None:
     out = arguments.out.resolve()
-    with tempfile.TemporaryDirectory(prefix="atoll-export-") as work:
-        _export(arguments, Path(work))
-        words = ["features", "--export", work, "--out", str(out), "--engine", arguments.engine]
+    with private_folder() as work:
+        _export(arguments, work)
+        words = ["features", "--export", str(work), "--out", str(out), "--engine", arguments.engine]
         tier, additions = _engine(arguments.engine)
         found = run_tool(tier, "region.batch", words, additions=additions)
     rows = [{"feature": name, "rows": count, "file": f"{name}.parquet"} for name, count in found["rows"].items()]
@@ -71,9 +71,9 @@ def _engine(engine: str) -> tuple[str, dict[str, str]]:
 
 
 def _parity(arguments: argparse.Namespace) -> None:
-    with tempfile.TemporaryDirectory(prefix="atoll-export-") as work:
-        _export(arguments, Path(work))
-        found = run_tool("batch", "region.batch", ["parity", "--export", work])
+    with private_folder() as work:
+        _export(arguments, work)
+        found = run_tool("batch", "region.batch", ["parity", "--export", str(work)])
     lines = [f"{found['samples']} sampled requests"]
     lines += [f"left out: {why}: {count}" for why, count in found["left_out"].items()]
     rows = [{"feature": name, "compared": count} for name, count in found["compared"].items()]

@@ -3,7 +3,6 @@
 import argparse
 import importlib
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from infra.contracts.residency import Global, RegionalMessage
 from infra.plumbing.clock import SystemClock
 from infra.plumbing.errors import InvalidInputError
 from infra.plumbing.one_shot import print_report
+from infra.plumbing.private_folders import private_folder
 from region.batch.definitions import features_of
 from region.batch.parity import check_parity
 from region.batch.tables import MOMENTS, SCHEMA, read_lines, write_features, write_rows
@@ -56,12 +56,12 @@ def compute(export: Path, to: Path, engine: str) -> BatchReport:
     clock = SystemClock()
     started_s, about = clock.monotonic_s(), read_about(export)
     connection = connect(engine)
-    with tempfile.TemporaryDirectory(prefix="atoll-batch-") as work:
-        events = Path(work) / "events.parquet"
+    with private_folder() as work:
+        events = work / "events.parquet"
         count = write_rows(read_lines(export / "events.ndjson"), events, SCHEMA)
         table = connection.read_parquet(str(events))
         now_ms = clock.now_ms()
-        moments = Path(work) / "moments.parquet"
+        moments = work / "moments.parquet"
         keys = table.key.as_table().distinct().to_pyarrow().column(0).to_pylist()
         write_rows(({"key": key, "now_ms": now_ms} for key in keys), moments, MOMENTS)
         features = features_of(
@@ -87,10 +87,10 @@ def read_about(export: Path) -> About:
 def parity(export: Path) -> object:
     """Served features against batch features."""
     about = read_about(export)
-    with tempfile.TemporaryDirectory(prefix="atoll-parity-") as work:
+    with private_folder() as work:
         return check_parity(
             export, connection=connect("duckdb"), history_max=about.history_max,
-            behaviour_life_ms=about.behaviour_life_ms, work=Path(work),
+            behaviour_life_ms=about.behaviour_life_ms, work=work,
         )  # fmt: skip
 
 

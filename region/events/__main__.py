@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -13,6 +12,7 @@ from infra.plumbing.clock import SystemClock
 from infra.plumbing.errors import InvalidInputError
 from infra.plumbing.keys import RegionKeys
 from infra.plumbing.one_shot import print_report
+from infra.plumbing.private_folders import private_folder
 from infra.plumbing.progress import LineProgress, SilentProgress
 from infra.plumbing.settings import load_settings
 from region.events.dead_letters import replay_letters
@@ -51,8 +51,8 @@ async def replay(settings: RegionSettings, given: argparse.Namespace) -> object:
 async def _replayed(settings: RegionSettings, given: argparse.Namespace, read: BulkRead) -> object:
     clock = SystemClock()
     live, log = open_store(settings, read_timeout_s=READ_TIMEOUT_S), open_log(settings)
-    with tempfile.TemporaryDirectory(prefix="atoll-replay-") as work:
-        path = given.out or Path(work) / "store.sqlite"
+    with private_folder() as work:
+        path = given.out or work / "store.sqlite"
         if path.exists():
             raise InvalidInputError(f"{path} is there already.", fix="Name a file that is not.")
         fresh = SqliteStore(

@@ -11,6 +11,7 @@ from typing import Any
 import urllib3
 
 from infra.bench.catalogue import BenchRequest
+from infra.bench.residency.bypasses import Watch
 from infra.bench.residency.plants import Planted
 from infra.bench.ring import REGIONS, USERS
 from infra.bench.serving.published import PublishedRing
@@ -91,6 +92,7 @@ class Acts:
         self._users = _users_of(HOME)[: int(request.number("users", 4 if request.quick else 12))]
         self._vectors: dict[str, dict[str, str]] = {}
         self.traces = Traces()
+        self.watch = Watch()
         self.done: list[str] = []
 
     def play(self) -> None:
@@ -102,6 +104,7 @@ class Acts:
         }  # fmt: skip
         for number, (name, act) in enumerate(acts.items(), start=1):
             act()
+            self.watch.look(self._world)
             self.done.append(name)
             self._request.progress.advance(number, len(acts), "acts")
 

@@ -4,9 +4,11 @@ A real region process and its worker on embedded stores. In each run `subjects` 
 their events are logged and applied, some ask for lists, some have a dead letter, some are exported: an export is held
 against the events that were acknowledged and against the log. Then they are erased, ERASERS at a time, each with one
 more batch of events under way a moment before, while other people's events go on. When the worker has caught up, every
-file of the node but its releases is searched byte by byte for their names, as it lies and with its encryption taken off
-page by page: SQLite's free pages and write-ahead logs, samples, audit, logs, spans. The same search before has to find
-every one of them. A copy of the log from before is read with the region's keys as they are after. Each receipt's
+file of the node but its releases is searched byte by byte for their names, in every form (upper case, raw, base64,
+UTF-16, hashed, ...), and for the ids of their events, as it lies and with its encryption taken off page by page:
+SQLite's free pages and write-ahead logs, samples, audit, logs, spans, files that were removed and are held open. So is
+the memory of all processes. The same search before has to find every one of them, in each file that knows them by name,
+and plants of every form. A copy of the log from before is read with the region's keys as they are after. Each receipt's
 signature is verified. A call that is refused for now (503) is made again, as an application would, and counted.
 Options: `subjects`, `events` (per subject, default 10), `items` (of the release, default 2000).
 """
@@ -26,7 +28,7 @@ from infra.bench.catalogue import BenchRequest
 from infra.bench.insisting import InsistentCaller
 from infra.bench.miss.node import Node, made_release, personal, running_node
 from infra.bench.results import Bar, Measured, at_least, at_most, medians
-from infra.bench.searching import found_names, names_in_memory
+from infra.bench.searching import Wanted, found_in_files, found_in_memory, found_in_open_files, missed_plants
 from infra.bench.serving.processes import family
 from infra.contracts.events import Event, EventAck, EventBatch, EventType, LoggedEvent
 from infra.contracts.residency import encode_regional
@@ -61,12 +63,17 @@ WIPED_WITHIN_S = 60.0
 """Each process looks for erasures once a second, and wipes a second later (`region.keeping.wiping`): about 3 s on a
 machine that has time."""
 WIPE_LOOK_S = 1.0
+NAMING = frozenset({"store.sqlite", "subject-keys.sqlite", "served-samples.ndjson"})
+"""Files that hold subjects' names, under their encryption: the search before has to see into each."""
 WORST = (
-    "found", "found_in_memory", "found_raw_before", "found_in_backup", "seconds", "memory_wiped_s", "erases_repeated",
-    "other_calls_repeated",
+    "found", "plants_missed", "memory_unread_bytes", "found_in_memory", "found_raw_before", "found_in_backup",
+    "seconds", "memory_wiped_s", "erases_repeated", "other_calls_repeated",
 )  # fmt: skip
 """Figures of which the worst run counts."""
-LEAST = ("found_before", "found_in_memory_before", "late_refused", "receipts_complete", "exports_complete")
+LEAST = (
+    "found_before", "files_seen_before", "found_in_memory_before", "late_refused", "receipts_complete",
+    "exports_complete",
+)  # fmt: skip
 ERASE = "/operator/v1/privacy/erase"
 EXPORT = "/operator/v1/privacy/export"
 
@@ -94,6 +101,9 @@ def _bars(figures: dict[str, float], subjects: int) -> tuple[Bar, ...]:
         at_most("erased subjects that a search of all files finds", figures["found"], 0.0, unit="subjects"),
         at_most(f"{subjects} subjects erased under load", figures["seconds"], GOAL_S, unit="s"),
         at_least("share of subjects that the search finds before", figures["found_before"], 1.0, unit=""),
+        at_least("files that name people, seen into before", figures["files_seen_before"], len(NAMING), unit="files"),
+        at_most("plants that the search misses", figures["plants_missed"], 0.0, unit="plants"),
+        at_most("memory that could not be searched", figures["memory_unread_bytes"], 0.0, unit="bytes"),
         at_most(
             "names that can be read in files as they lie, before", figures["found_raw_before"], 0.0, unit="subjects"
         ),
@@ -119,9 +129,9 @@ def _bars(figures: dict[str, float], subjects: int) -> tuple[Bar, ...]:
 def _notes(subjects: int, events: int) -> tuple[str, ...]:
     return (
         f"{subjects} subjects a run, {events} events each and one more a moment before; SQLite log and store.",
-        "Searched: the node's state directory and its logs and spans, as raw bytes, in the pseudonym's own form. "
-        "Not searched: blocks that the file system has freed. `found` is of files and tables; `found_in_memory` is of "
-        "the processes' whole writable memory, freed or not, some seconds behind the last erasure.",
+        "Searched: the node's state directory, its logs and spans, as raw bytes, for pseudonyms in every form and for "
+        "ids of events. Not searched: blocks that the file system has freed. `found` is of files and tables; "
+        "`found_in_memory` is of the processes' whole writable memory, freed or not, seconds behind the last erasure.",
         "`erases_repeated`, `other_calls_repeated`: answers 503 with Retry-After, after which the call was made again; "
         "the time that this took is in `seconds`.",
         "No edge takes part; that edges drop an erased subject's lists is shown by tests.",
@@ -161,6 +171,9 @@ class _Round:
         self._people = people
         self._events = events
         self._sent = 0
+        self._wanted = Wanted(dict.fromkeys(people, ()))
+        self._ids: dict[str, list[str]] = {one: [] for one in people}
+        """Ids of all events by subject."""
         self._told: dict[str, list[str]] = {}
         """Ids of acknowledged events by subject, of those that are going to be exported."""
         self._trust = TrustDirectory.load(node.state.parent / "trust.json")
@@ -178,14 +191,18 @@ class _Round:
                 seconds = self._clock.monotonic_s() - started_s
                 refused = await _at_once(self._people[::LETTER_EVERY], lambda one: self._tell_late(caller, one))
             await self._caught_up()
-        dumped, wiped_s = await self._wiped()
-        after = await asyncio.to_thread(self._found)
+        self._wanted = Wanted(self._ids)
+        dumped, unread, wiped_s = await self._wiped()
+        after = set().union(*(await asyncio.to_thread(self._found)).values())
+        after |= await asyncio.to_thread(found_in_open_files, self._pids(), self._wanted)
         return before | {
             "found": float(len(after)), "found_in_backup": float(await self._of_backup(backup)), "seconds": seconds,
             "receipts_complete": sum(complete) / len(complete),
             "other_events_per_s": sum(one.result() for one in others) / seconds,
             "late_refused": sum(refused) / len(refused), "found_in_memory": float(len(dumped)),
-            "memory_wiped_s": wiped_s, "erases_repeated": float(caller.refused[ERASE]),
+            "memory_wiped_s": wiped_s, "memory_unread_bytes": float(unread),
+            "plants_missed": float(len(missed_plants(self._people[0]))),
+            "erases_repeated": float(caller.refused[ERASE]),
             "other_calls_repeated": float(caller.refused.total() - caller.refused[ERASE]),
         }  # fmt: skip
 
@@ -200,12 +217,13 @@ class _Round:
             exports = await _at_once(list(self._told), lambda one: self._is_exported(caller, log, one))
         finally:
             await log.close()
-        names = frozenset(self._people)
         found = await asyncio.to_thread(self._found)
-        raw = await asyncio.to_thread(found_names, self._node.state.parent, names, None)
-        in_memory = await asyncio.to_thread(names_in_memory, self._pids(), names)
+        raw = await asyncio.to_thread(found_in_files, self._node.state.parent, self._wanted, None)
+        in_memory, _ = await asyncio.to_thread(found_in_memory, self._pids(), self._wanted, forms=False)
         return {
-            "found_before": len(found) / len(self._people), "found_raw_before": float(len(raw)),
+            "found_before": len(set().union(*found.values())) / len(self._people),
+            "files_seen_before": float(len(NAMING & {name.removesuffix("-wal") for name in found})),
+            "found_raw_before": float(len(set().union(*raw.values()))),
             "found_in_memory_before": float(len(in_memory)), "exports_complete": sum(exports) / len(exports),
         }  # fmt: skip
 
@@ -229,14 +247,18 @@ class _Round:
             stop.set()
             await asyncio.gather(*others, return_exceptions=True)
 
-    async def _wiped(self) -> tuple[set[str], float]:
-        """Who stands in memory still, when nobody does or WIPED_WITHIN_S have gone; and how many seconds went."""
+    async def _wiped(self) -> tuple[set[str], int, float]:
+        """Who stands in memory still, when nobody does or WIPED_WITHIN_S have gone, searched in every form by then.
+
+        Also how many bytes could not be read, and how many seconds went.
+        """
         began_s = self._clock.monotonic_s()
         while True:
-            dumped = await asyncio.to_thread(names_in_memory, self._pids(), frozenset(self._people))
+            dumped, _ = await asyncio.to_thread(found_in_memory, self._pids(), self._wanted, forms=False)
             went_s = self._clock.monotonic_s() - began_s
             if not dumped or went_s >= WIPED_WITHIN_S:
-                return dumped, went_s
+                also, unread = await asyncio.to_thread(found_in_memory, self._pids(), self._wanted, forms=True)
+                return dumped | also, unread, went_s
             await asyncio.sleep(WIPE_LOOK_S)
 
     async def _live(self, caller: InsistentCaller, subject: str) -> bool:
@@ -253,13 +275,13 @@ class _Round:
     async def _tell_late(self, caller: InsistentCaller, subject: str) -> bool:
         """Tell of a moment before the erasure, as a phone does that was off; whether it was refused."""
         event = self._event(self._clock.now_ms() - LATE_MS)
+        self._ids[subject].append(event.event_id)
         batch = EventBatch(subject=subject, events=(event,))
         ack = msgspec.json.decode(await caller.post("/v1/events", encode_regional(batch)), type=EventAck)
         return len(ack.rejected) == 1
 
-    def _found(self) -> set[str]:
-        keys = open_file_keys(self._settings)
-        return found_names(self._node.state.parent, frozenset(self._people), keys)
+    def _found(self) -> dict[str, set[str]]:
+        return found_in_files(self._node.state.parent, self._wanted, open_file_keys(self._settings))
 
     def _back_up(self) -> Path:
         """A copy of the log, as a nightly job takes it."""
@@ -302,15 +324,14 @@ class _Round:
         now_ms = self._clock.now_ms()
         events = tuple(self._event(now_ms - 1_000) for _ in range(count))
         await caller.post("/v1/events", encode_regional(EventBatch(subject=subject, events=events)))
-        if subject in self._told:
-            self._told[subject] += [event.event_id for event in events]
+        for known in (self._told, self._ids):
+            if subject in known:
+                known[subject] += [event.event_id for event in events]
 
     def _event(self, at_ms: int) -> Event:
         self._sent += 1
-        return Event(
-            event_id=f"{self._people[0][:12]}.{self._sent}", type=EventType.CLICK, item=f"item-{self._sent % 500}",
-            at_ms=at_ms,
-        )  # fmt: skip
+        name = hashlib.sha256(f"{self._people[0]}.{self._sent}".encode()).hexdigest()[:32]
+        return Event(event_id=name, type=EventType.CLICK, item=f"item-{self._sent % 500}", at_ms=at_ms)
 
     def _caller(self, session: aiohttp.ClientSession) -> InsistentCaller:
         headers = {

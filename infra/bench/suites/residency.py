@@ -6,7 +6,9 @@ exports and erasures, of travellers too; the home region killed and healed; rele
 commands; a federated round over phones. What crossed is searched for pseudonyms, user ids, events, sessions, tokens
 and features in every form of `infra.local.residency`: hashed, base64, compressed, inside npz, Arrow and Parquet. So are
 logs, spans and metrics. Then a plant of every form is put into every kind of place, and one of each form is sent over a
-recorded link: all are to be found. Options: `users` (whose lists are asked for, default 12), `phones` (a region, 30).
+recorded link: all are to be found. Between the acts every process's connections are looked at: none may lead to another
+region, or to central, past the recorded links. Options: `users` (whose lists are asked for, default 12), `phones` (a
+region, 30).
 """
 
 import http.client
@@ -55,6 +57,7 @@ def run(request: BenchRequest) -> Measured:
         "bytes_decoded": float(report.bytes_decoded), "bytes_cut": float(report.bytes_cut),
         "messages": float(report.messages), "streams_unparsed": float(report.streams_unparsed),
         "bodies_undecodable": float(report.bodies_undecodable), "forms_searched": float(report.secrets),
+        "connections_past_links": float(len(acts.watch.past_links)), "connections_seen": float(acts.watch.seen),
         "telemetry_bytes": float(spoken.bytes_scanned), "acts": float(len(acts.done)),
     }  # fmt: skip
     return Measured(figures=figures, bars=_bars(figures), notes=_notes(acts, report, spoken, missed))
@@ -72,6 +75,10 @@ def _bars(figures: Mapping[str, float]) -> tuple[Bar, ...]:
         at_most("plants that the search misses", figures["plants_missed"], 0.0, unit="plants"),
         at_most("bodies that could not be looked into", figures["bodies_undecodable"], 0.0, unit="bodies"),
         at_most("bytes that crossed and were not kept", figures["bytes_cut"], 0.0, unit="bytes"),
+        at_most(
+            "ways between regions that no link records", figures["connections_past_links"], 0.0, unit="connections"
+        ),
+        at_least("connections of the world that were looked at", figures["connections_seen"], 1.0, unit="connections"),
         at_least("bytes that crossed", figures["bytes_scanned"], 1e6, unit="bytes"),
     )
 
@@ -85,6 +92,7 @@ def _notes(acts: Acts, report: ResidencyReport, spoken: ResidencyReport, missed:
         "hashes with a secret key or salt cannot be searched for; pseudonyms are such hashes, and are searched for as "
         "they are.",
         *found,
+        *(f"PAST the links: {one} to {other}" for one, other in sorted(acts.watch.past_links)[:SHOWN_MAX]),
         *(f"MISSED plant: {name}" for name in missed[:SHOWN_MAX]),
     )
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from infra.bench.residency.bypasses import CENTRAL, judge
 from infra.bench.residency.plants import Planted, as_capture, forms, planted
 from infra.local.residency.scan import Searcher, scan_with
 from infra.plumbing.keys import RegionKeys
@@ -38,3 +39,26 @@ def test_a_search_that_does_not_know_a_secret_misses_its_plants(kind: str) -> No
         if place == "request body"
     ]
     assert not all(found)
+
+
+def test_a_connection_past_the_links_is_seen() -> None:
+    place_of = {
+        "east/edge-1": "east", "east/api": "east", "west/api": "west", "balancer": "", "wan": "",
+        "repository": CENTRAL,
+    }  # fmt: skip
+    listening = {("127.0.0.1", number): name for number, name in enumerate(place_of)}
+    number_of = {name: address for address, name in listening.items()}
+
+    def judged(name: str, other: str) -> tuple[int, set[tuple[str, str]]]:
+        return judge(listening, [(name, number_of[other])], place_of)
+
+    for allowed in (
+        ("east/edge-1", "east/api"),
+        ("east/edge-1", "wan"),
+        ("balancer", "west/api"),
+        ("wan", "repository"),
+    ):
+        assert judged(*allowed) == (1, set())
+    for past in (("east/edge-1", "west/api"), ("east/api", "repository")):
+        assert judged(*past) == (1, {past})
+    assert judge(listening, [("east/api", ("127.0.0.1", 99))], place_of) == (0, set())

@@ -25,7 +25,7 @@ from region.additions.doors import AdditionDoors
 from region.additions.keeper import Additions
 from region.additions.opening import open_new_items
 from region.additions.publisher import ItemPublisher
-from region.api.announcing import Announcer
+from region.api.announcing import CATCH_UP_S, Announcer
 from region.api.choices import Choices
 from region.api.discovery import DiscoveryDoors
 from region.api.doors import Door, either_door, live_operator_door, service_door
@@ -43,17 +43,16 @@ from region.api.trying import CountedEvents, TrialDesk
 from region.api.withdrawing import hear_withdrawals
 from region.background import Background
 from region.events.intake import Intake
-from region.events.opening import open_log
+from region.events.opening import open_log, open_seals
 from region.events.port import Log
 from region.events.schema_check import check_event_schema
 from region.events.waking import Waker
 from region.funnel.labels import labels_of, title_of
 from region.funnel.opening import COMPUTE_THREADS, Answers, open_answers
 from region.funnel.release import LoadedRelease, open_release
-from region.keeping.wiping import LOOK_S as WIPE_LOOK_S
+from region.keeping.sealing import Seals
 from region.logs import rooms_logging_to
 from region.privacy.bulk import open_bulk_reads
-from region.privacy.hearing import hear_erasures
 from region.privacy.late import LateEvents
 from region.privacy.opening import Privacy, open_accesses, open_privacy
 from region.privacy.places import Known
@@ -85,6 +84,7 @@ class Data:
     grid: Grid
     store: Store
     log: Log
+    seals: Seals
     waker: Waker
     announcer: Announcer
     withdrawals: Withdrawals
@@ -136,6 +136,7 @@ async def run(settings: RegionSettings, stop: asyncio.Event, *, clock: Clock | N
         async with background.running(
             {
                 **node.answers.work(background, clock),
+                **node.privacy.work(background, node.data.grid),
                 "suggestions": background.repeat("suggestions", node.suggestions.refresh, every_s=SUGGEST_REFRESH_S),
                 "log": background.repeat("log", node.data.log.connect, every_s=HEAR_RETRY_S),
                 "withdrawals": background.repeat(
@@ -144,15 +145,12 @@ async def run(settings: RegionSettings, stop: asyncio.Event, *, clock: Clock | N
                 "purges": background.repeat(
                     "purges", lambda: hear_purges(node.data.grid, node.board), every_s=HEAR_RETRY_S
                 ),
-                "erasures": background.repeat(
-                    "erasures", lambda: hear_erasures(node.data.grid, node.privacy.heard_by), every_s=HEAR_RETRY_S
-                ),
                 "rules": background.repeat(
                     "rules",
                     lambda: hear_rules(node.data.grid, node.data.announcer, node.data.book),
                     every_s=HEAR_RETRY_S,
                 ),
-                "memory": background.repeat("memory", node.privacy.wiper.look, every_s=WIPE_LOOK_S),
+                "announcements": background.repeat("announcements", node.data.announcer.catch_up, every_s=CATCH_UP_S),
                 "additions": background.repeat("additions", node.data.additions.hear, every_s=HEAR_RETRY_S),
                 "published": background.repeat("published", node.data.publisher.hear, every_s=HEAR_RETRY_S),
                 "added": background.repeat("added", node.data.additions.tidy, every_s=ADDITIONS_TIDY_S),
@@ -205,7 +203,7 @@ async def open_node(settings: RegionSettings, stack: AsyncExitStack, telemetry: 
     known = Known(
         store=data.store, log=data.log, samples=answers.samples, exposures=answers.exposures,
         requests=answers.requests, pages=answers.rulings.pages, trials=releases.trials, tastes=answers.tastes,
-        precomputer=answers.precomputer,
+        precomputer=answers.precomputer, seals=data.seals,
         lists=answers.recommender, title_of=lambda item: title_of(releases.activator.current, item),
     )  # fmt: skip
     privacy = open_privacy(
@@ -302,7 +300,8 @@ async def _open_data(
     stack.push_async_callback(grid.close)
     store = open_store(settings, clock=clock, registry=registry)
     stack.push_async_callback(store.close)
-    log = open_log(settings, registry=registry)
+    seals = open_seals(settings, clock=clock, registry=registry)
+    log = open_log(settings, registry=registry, seals=seals)
     stack.push_async_callback(log.close)
     waker = Waker(grid=grid, registry=registry)
     stack.push_async_callback(waker.close)
@@ -311,8 +310,8 @@ async def _open_data(
         settings, client, withdrawals=withdrawals, grid=grid, announcer=announcer, clock=clock
     )  # fmt: skip
     return Data(
-        grid=grid, store=store, log=log, waker=waker, announcer=announcer, withdrawals=withdrawals, book=book,
-        additions=additions, publisher=publisher,
+        grid=grid, store=store, log=log, seals=seals, waker=waker, announcer=announcer, withdrawals=withdrawals,
+        book=book, additions=additions, publisher=publisher,
     )  # fmt: skip
 
 

@@ -50,6 +50,11 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         "--head", type=Path, action="append", default=[], metavar="FILE",
         help="a receipt, or a head saved earlier, that the account must still hold; may be repeated",
     )  # fmt: skip
+    audit.add_argument(
+        "--heads", type=Path, default=None, metavar="DIR",
+        help="where this command keeps, by node, the head that it found whole last, to hold the next one against "
+        "(default audit-heads/ in the world's state; keep it where the nodes cannot write)",
+    )  # fmt: skip
     audit.add_argument("--save-head", type=Path, default=None, metavar="FILE", help="keep where the account stands now")
     audit.add_argument("--trust", type=Path, default=None, metavar="FILE", help="the trust directory, without a world")
     why = _leaf(verbs, "why", _why, "which of a user's own signals put an item on their list, and what they can do")
@@ -171,13 +176,18 @@ def _audit(arguments: argparse.Namespace) -> None:
     import msgspec
 
     from infra.local.layout import Layout
+    from infra.plumbing.files import write_atomically
     from infra.plumbing.keys import TrustDirectory
     from region.privacy import accesses, commands
 
     page = commands.accesses(*door_of(arguments))
     trust = TrustDirectory.load(arguments.trust or Layout(state=arguments.state).trust)
-    held = [_head_in(path) for path in arguments.head]
+    heads = arguments.heads or arguments.state / "audit-heads"
+    last = heads / f"{page.head.region}.{page.head.node.replace('/', '.')}.json"
+    held = [_head_in(path) for path in (*arguments.head, *((last,) if last.exists() else ()))]
     problems = accesses.verify(page.entries, page.head, trust, held=held)
+    if not problems:  # else what was whole last is the evidence
+        write_atomically(last, msgspec.json.encode(page.head))
     if arguments.save_head is not None:
         arguments.save_head.write_bytes(msgspec.json.encode(page.head))
     shown = page.entries[-max(0, arguments.n) :] if arguments.n else ()
@@ -243,6 +253,6 @@ def _text(receipt: Any) -> str:
     ]  # fmt: skip
     state = "complete" if receipt.complete else "NOT complete: see `after` and `remains`"
     seconds = (receipt.finished_ms - receipt.erased_ms) / 1000
-    told = "" if receipt.edges_told else "\nthe grid does not answer: cached lists run out by themselves"
+    told = "" if receipt.edges_told else "\nthe grid does not answer: edges hear of it when it does"
     untouched = "\n".join(f"not touched: {one}" for one in receipt.not_reached)
     return f"{table(rows)}\n{state}, in {seconds:.2f} s, mark {receipt.mark}{told}\n{untouched}"

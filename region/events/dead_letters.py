@@ -6,7 +6,7 @@ bound the oldest go and are counted; it forgets with the log's own retention.
 """
 
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -33,6 +33,8 @@ DEAD_LETTERS = Database(
 )  # fmt: skip
 _TIMEOUT_S = 10.0
 _PAGE = 200
+_Row = tuple[int, int, int, str, bytes]
+"""Partition, offset, when it was noted, why, and what it says as it is kept."""
 
 
 class DeadLetter(RegionalMessage, frozen=True, kw_only=True):
@@ -125,6 +127,12 @@ class DeadLetters:
 
         return await self._lane.call(work, timeout_s=_TIMEOUT_S)
 
+    async def of_subject(self, subject: str) -> list[DeadLetter]:
+        """Those that say a subject's name, by place."""
+        return await self._letters(
+            lambda connection: connection.execute(self._queries["letters_of_subject"], _names(subject)).fetchall()
+        )
+
     async def forget(self, subject: str) -> int:
         """Erase those that say a subject's name; returns how many."""
         return await self._execute("forget_subject", *_names(subject))
@@ -146,9 +154,12 @@ class DeadLetters:
         await self._lane.close()
 
     async def _page(self, after: tuple[int, int]) -> list[DeadLetter]:
-        def work(connection: sqlite3.Connection) -> list[tuple[int, int, int, str, bytes]]:
+        def work(connection: sqlite3.Connection) -> list[_Row]:
             return connection.execute(self._queries["list_letters"], (*after, _PAGE)).fetchall()
 
+        return await self._letters(work)
+
+    async def _letters(self, find: Callable[[sqlite3.Connection], list[_Row]]) -> list[DeadLetter]:
         return [
             DeadLetter(
                 partition=partition,
@@ -157,7 +168,7 @@ class DeadLetters:
                 reason=reason,
                 content=await self._opened(content),
             )
-            for partition, offset, noted_ms, reason, content in await self._lane.call(work, timeout_s=_TIMEOUT_S)
+            for partition, offset, noted_ms, reason, content in await self._lane.call(find, timeout_s=_TIMEOUT_S)
         ]
 
     async def _kept(self, content: bytes) -> tuple[bytes, str]:

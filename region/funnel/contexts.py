@@ -93,6 +93,11 @@ class ContextTastes:
         with self._mutex:
             self._seen.pop(subject, None)
 
+    def subjects(self) -> tuple[str, ...]:
+        """Whose circumstances are remembered."""
+        with self._mutex:
+            return tuple(self._seen)
+
     async def keep(self) -> None:
         """Write the sums to the disk, and halve them when it is time.
 

@@ -46,6 +46,10 @@ class RequestLog:
         """What the subject asked, the newest last."""
         return [request for request in self._requests if request.subject == subject]
 
+    def subjects(self) -> frozenset[str]:
+        """Whose requests are kept."""
+        return frozenset(request.subject for request in self._requests if request.subject is not None)
+
     def latest(self, count: int) -> tuple[HomeRequest, ...]:
         """The last `count` requests, the newest last."""
         return tuple(self._requests)[-count:] if count > 0 else ()

@@ -100,6 +100,10 @@ class Precomputer:
         """What is kept of a subject: its last request, and a list made ahead."""
         return self._visitors.count_of(subject) + int(subject in self._held)
 
+    def subjects(self) -> frozenset[str]:
+        """Of whom anything is kept."""
+        return frozenset((*self._visitors.subjects(), *self._held))
+
     async def forget(self, subject: str) -> int:
         """Nothing is kept of a subject, and its list leaves the grid; returns how much there was."""
         count = self.count_of(subject)

@@ -42,6 +42,10 @@ class Visitors:
         """1 for a subject that is remembered, else 0."""
         return int(subject in self._kept)
 
+    def subjects(self) -> tuple[str, ...]:
+        """Everybody who is remembered."""
+        return tuple(self._kept)
+
     def forget(self, subject: str) -> None:
         """Nothing of the subject is kept."""
         self._kept.pop(subject, None)

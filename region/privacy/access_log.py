@@ -98,6 +98,10 @@ class AccessLog:
                     found.append(entry)
         return found
 
+    def of_mark(self, mark: str) -> list[Access]:
+        """Kept entries about one subject, oldest first. Raises as `head` does."""
+        return [entry for entry in self.entries() if entry.mark == mark]
+
     def _write(self, entry: Access) -> None:
         line = msgspec.json.encode(entry) + b"\n"
         descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)

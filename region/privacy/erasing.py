@@ -117,7 +117,7 @@ class Eraser:
     async def _tell(self, subject: str) -> bool:
         kept = await self._store.erasure(subject)
         version = kept.version if kept is not None else 0
-        return await self._announcer.tell(Invalidation(subject=subject, subject_version=version, erased=True))
+        return await self._announcer.insist(Invalidation(subject=subject, subject_version=version, erased=True))
 
     async def _count(self, subject: str) -> dict[str, int]:
         return {place.name: await place.count(subject) for place in self._all}

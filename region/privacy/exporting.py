@@ -4,9 +4,12 @@ import asyncio
 from collections.abc import Sequence
 
 from infra.plumbing.clock import Clock
-from region.events.dead_letters import DeadLetters
-from region.privacy.messages import ExportedEvent, SubjectExport
+from region.events.dead_letters import DeadLetter, DeadLetters
+from region.events.records import decode_record
+from region.privacy.access_log import AccessLog
+from region.privacy.messages import ExportedEvent, ExportedLetter, SubjectExport
 from region.privacy.places import Known, Place
+from region.store.subjects import erasure_mark
 
 EVENTS_MAX = 100_000
 _PAGE = 1_000
@@ -17,12 +20,14 @@ class Exporter:
 
     Args:
         memory: further places, of which an export says how much they have.
+        accesses: the node's account of who asked for whose data.
     """
 
     def __init__(
-        self, *, region: str, known: Known, letters: DeadLetters, memory: Sequence[Place], clock: Clock,
-        events_max: int = EVENTS_MAX,
+        self, *, region: str, known: Known, letters: DeadLetters, memory: Sequence[Place], accesses: AccessLog,
+        clock: Clock, events_max: int = EVENTS_MAX,
     ) -> None:  # fmt: skip
+        self._accesses = accesses
         self._region = region
         self._known = known
         self._letters = letters
@@ -39,14 +44,18 @@ class Exporter:
         held = await self._known.store.holds(subject)
         row = await self._known.store.read(subject) if held else None
         events = await self._events(subject)
+        letters = await self._letters.of_subject(subject)
         return SubjectExport(
             region=self._region, exported_ms=self._clock.now_ms(), subject=subject,
             opted_out=row is not None and row.opted_out, row=row, events=events[: self._events_max],
-            unreadable=await self._letters.count_of(subject), samples=tuple(self._known.samples.of_subject(subject)),
+            unreadable=len(letters), letters=tuple(map(_exported, letters)),
+            samples=tuple(await asyncio.to_thread(self._known.samples.of_subject, subject)),
             exposures=tuple(await asyncio.to_thread(self._known.exposures.of_subject, subject)),
             requests=tuple(self._known.requests.of_subject(subject)),
             memory={place.name: await place.count(subject) for place in self._memory},
-            erasure=await self._known.store.erasure(subject), complete=len(events) <= self._events_max,
+            erasure=await self._known.store.erasure(subject),
+            accesses=tuple(await asyncio.to_thread(self._accesses.of_mark, erasure_mark(subject))),
+            complete=len(events) <= self._events_max,
         )  # fmt: skip
 
     async def _events(self, subject: str) -> tuple[ExportedEvent, ...]:
@@ -64,3 +73,9 @@ class Exporter:
                     break
                 after = own[-1].offset
         return tuple(events)
+
+
+def _exported(letter: DeadLetter) -> ExportedLetter:
+    record = decode_record(letter.offset, letter.content)
+    read, content = (None, letter.content) if record.broken else (record.logged, b"")
+    return ExportedLetter(noted_ms=letter.noted_ms, reason=letter.reason, logged=read, content=content)

@@ -30,6 +30,16 @@ class ExportedEvent(RegionalMessage, frozen=True, kw_only=True):
     logged: Regional[LoggedEvent]
 
 
+class ExportedLetter(RegionalMessage, frozen=True, kw_only=True):
+    """An event that could not be applied, and why."""
+
+    noted_ms: Regional[int]
+    reason: Regional[str]
+    logged: Regional[LoggedEvent | None]
+    content: Regional[bytes] = b""
+    """What the record says where it cannot be read as an event; base64."""
+
+
 class SubjectExport(RegionalMessage, frozen=True, kw_only=True):
     """Everything the region has of a subject."""
 
@@ -44,6 +54,8 @@ class SubjectExport(RegionalMessage, frozen=True, kw_only=True):
     """The event log, in its order."""
     unreadable: Regional[int]
     """Dead letters that name the subject."""
+    letters: Regional[tuple[ExportedLetter, ...]]
+    """They themselves."""
     samples: Regional[tuple[ServedSample, ...]]
     """Requests whose features were sampled."""
     exposures: Regional[tuple[Exposure, ...]]
@@ -54,6 +66,8 @@ class SubjectExport(RegionalMessage, frozen=True, kw_only=True):
     """Further things that this node has in memory, by place."""
     erasure: Regional[Erasure | None]
     """The mark of an earlier erasure."""
+    accesses: Regional[tuple[Access, ...]]
+    """Who asked this node for the subject's data by name, or changed it, and when (GDPR Art. 15(1)(c))."""
     complete: Regional[bool]
     """False: the log holds more events than one export takes; the oldest are here."""
 
@@ -84,7 +98,7 @@ class ErasureReceipt(RegionalMessage, frozen=True, kw_only=True, forbid_unknown_
     finished_ms: Regional[int]
     places: Regional[tuple[PlaceReceipt, ...]]
     edges_told: Regional[bool]
-    """Whether the grid took the word to the edges and other nodes; if not, cached lists run out by themselves."""
+    """Whether the grid took the word to the edges and other nodes; if not, it is told again until the grid does."""
     complete: Regional[bool]
     """Every place was empty at the end, and nothing remains anywhere."""
     accesses: Regional[AccessHead | None] = None

@@ -1,7 +1,7 @@
 """The places of a region node that may know a subject, each behind the same four calls."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,16 +10,19 @@ from region.events.port import Log
 from region.exploration.exposures import ExposureLog
 from region.funnel.contexts import ContextTastes
 from region.funnel.dry_run import RequestLog
+from region.keeping.sealing import Seals
 from region.precompute.making import Precomputer
 from region.privacy.explaining import Rehearsing, TitleOf
 from region.releases.trials import Trials
 from region.rules.history import PageHistory
-from region.sampling.journal import Journal
+from region.sampling.journal import About, Journal
 from region.sampling.served import ServedSamples
 from region.store.port import Erasure, Store
 
 NOT_REACHED = (
     "counts over items and sketches of what trends: sums over all subjects, in which none can be told apart",
+    "other nodes of the region: they hear of it at once, and look for it by themselves within minutes and at a start; "
+    "what lay under the subject's key opens for none of them",
     "device gateway: that somebody checked in to the round under way, in memory, by a name that nobody can tell",
     "edges: the pseudonym as the name of a version or of a rate limit, in memory, the oldest first out",
     "anonymous sessions: nothing says whose they are; they run out with their pause",
@@ -30,19 +33,34 @@ NOT_REACHED = (
 )
 
 
+REMEMBERED_LATER_MS = 60_000
+"""A request that was under way when its subject was erased is remembered within so long behind it."""
+
+
 async def _nothing() -> str:
     return ""
 
 
+async def _nobody() -> Collection[str]:
+    return ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """A place. `forget` may be repeated; `scrub` has the bytes go too, and says what cannot."""
+    """A place. `forget` may be repeated; `scrub` has the bytes go too, and says what cannot.
+
+    `names` says whom it knows, `forget_before` forgets what it has of subjects from before a moment each: for a node
+    that missed an erasure. Both are left out where what lies there opens no more without the subject's key, or where
+    all nodes share it.
+    """
 
     name: str
     what: str
     count: Callable[[str], Awaitable[int]]
     forget: Callable[[str], Awaitable[int]]
     scrub: Callable[[], Awaitable[str]] = _nothing
+    names: Callable[[], Awaitable[Collection[str]]] = _nobody
+    forget_before: Callable[[Mapping[str, int]], Awaitable[int]] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +79,8 @@ class Known:
     lists: Rehearsing
     """Makes lists of whoever asks why."""
     title_of: TitleOf
+    seals: Seals | None = None
+    """Open what lies under a subject's key, until it is erased; closed with the log."""
 
 
 class Scrubber:
@@ -142,7 +162,17 @@ def _journal(name: str, what: str, journal: "Journal[Any]") -> Place:
     async def forget(subject: str) -> int:
         return await asyncio.to_thread(journal.forget, subject)
 
-    return Place(name=name, what=what, count=count, forget=forget)
+    async def names() -> Collection[str]:
+        return await asyncio.to_thread(journal.subjects)
+
+    async def forget_before(moments: Mapping[str, int]) -> int:
+        def goes(one: About) -> bool:
+            erased_ms = moments.get(one.subject)
+            return erased_ms is not None and one.written_ms <= erased_ms + REMEMBERED_LATER_MS
+
+        return await asyncio.to_thread(journal.drop, goes)
+
+    return Place(name=name, what=what, count=count, forget=forget, names=names, forget_before=forget_before)
 
 
 def memory_places(
@@ -151,12 +181,13 @@ def memory_places(
     """What the node has in memory only."""
     return (
         _memory(
-            "requests for dry runs", "requests", lambda subject: len(requests.of_subject(subject)), requests.forget
+            "requests for dry runs", "requests", lambda subject: len(requests.of_subject(subject)), requests.forget,
+            requests.subjects,
         ),
-        _memory("pages shown", "pages", pages.count_of, pages.forget),
-        _memory("exposures of a trial", "subjects", trials.count_of, trials.forget),
-        _memory("circumstances of calls", "subjects", tastes.count_of, tastes.forget),
-    )
+        _memory("pages shown", "pages", pages.count_of, pages.forget, pages.subjects),
+        _memory("exposures of a trial", "subjects", trials.count_of, trials.forget, trials.subjects),
+        _memory("circumstances of calls", "subjects", tastes.count_of, tastes.forget, tastes.subjects),
+    )  # fmt: skip
 
 
 def precompute_place(precomputer: Precomputer) -> Place:
@@ -165,10 +196,19 @@ def precompute_place(precomputer: Precomputer) -> Place:
     async def count(subject: str) -> int:
         return precomputer.count_of(subject)
 
-    return Place(name="lists made ahead", what="entries", count=count, forget=precomputer.forget)
+    async def names() -> Collection[str]:
+        return precomputer.subjects()
+
+    return Place(
+        name="lists made ahead", what="entries", count=count, forget=precomputer.forget, names=names,
+        forget_before=_each(precomputer.forget),
+    )  # fmt: skip
 
 
-def _memory(name: str, what: str, count: Callable[[str], int], forget: Callable[[str], None]) -> Place:
+def _memory(
+    name: str, what: str, count: Callable[[str], int], forget: Callable[[str], None],
+    subjects: Callable[[], Collection[str]],
+) -> Place:  # fmt: skip
     async def counted(subject: str) -> int:
         return count(subject)
 
@@ -177,4 +217,18 @@ def _memory(name: str, what: str, count: Callable[[str], int], forget: Callable[
         forget(subject)
         return held
 
-    return Place(name=name, what=what, count=counted, forget=forgot)
+    async def names() -> Collection[str]:
+        return subjects()
+
+    return Place(
+        name=name, what=what, count=counted, forget=forgot, names=names, forget_before=_each(forgot)
+    )  # fmt: skip
+
+
+def _each(forget: Callable[[str], Awaitable[int]]) -> Callable[[Mapping[str, int]], Awaitable[int]]:
+    """What lies in memory has no moment of its own: all that is there of each goes."""
+
+    async def forget_before(moments: Mapping[str, int]) -> int:
+        return sum([await forget(subject) for subject in moments])
+
+    return forget_before

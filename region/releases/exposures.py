@@ -61,6 +61,10 @@ class Exposures:
         self._answered.discard(subject)
         self._waiting = deque(one for one in self._waiting if one[1] != subject)
 
+    def subjects(self) -> tuple[str, ...]:
+        """Everybody who was shown something."""
+        return tuple(self._took)
+
     def run_out(self, *, now_s: float) -> list[tuple[Arm, bool]]:
         """Arm and outcome of the subjects whose window is over, each once.
 

@@ -284,6 +284,10 @@ class Trials(Generic[L]):
         if self._trial is not None:
             self._trial.exposures.forget(subject)
 
+    def subjects(self) -> tuple[str, ...]:
+        """Everybody whom the trial under way has shown something."""
+        return self._trial.exposures.subjects() if self._trial is not None else ()
+
     async def look(self) -> Verdict | None:
         """Weigh what came in since the last look and carry out what follows; None when nothing is tried."""
         trial = self._trial

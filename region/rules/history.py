@@ -53,6 +53,11 @@ class PageHistory:
         """How many pages of the subject are kept."""
         return len(self._of(subject))
 
+    def subjects(self) -> tuple[str, ...]:
+        """Whose pages are kept."""
+        with self._mutex:
+            return tuple(self._pages)
+
     def last(self, subject: str, *, release: str, surface: str, since_s: float) -> IntArray | None:
         """The last page on this surface, of this release and not older than `since_s`; None without one."""
         pages = self._of(subject)

@@ -2,12 +2,17 @@
 
 NDJSON in two files of `bytes_max / 2` each; the older one goes when the younger is full. With `keys` every line is
 encrypted by itself.
+
+Whom it knows is remembered by short digests, so that an erasure of somebody whom it does not know reads nothing: a full
+journal takes a good part of a second to read, and most who are erased were never sampled.
 """
 
 import asyncio
+import hashlib
 import os
 import threading
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -57,10 +62,15 @@ class Journal(Generic[R]):
         self._life_ms = life_ms
         self._pending: deque[R] = deque(maxlen=pending_max)
         self._lock = threading.Lock()
+        self._known: set[bytes] | None = None
+        """Digests of the subjects that there may be records of, for one process writes; None: not looked yet."""
 
     def note(self, record: R) -> None:
         """Keep a record until the next `write`."""
         self._pending.append(record)
+        known = self._known
+        if known is not None:
+            known.add(_digest(record.subject))
 
     def write(self, *, now_ms: int) -> int:
         """Append what is kept to the file, and let go of what is old. Blocks; returns how many were written.
@@ -78,6 +88,7 @@ class Journal(Generic[R]):
                     file.write(b"\n".join(lines) + b"\n")
                 if self._path.stat().st_size > self._bytes_max // 2:
                     os.replace(self._path, older(self._path))
+                    self._known = None
             return len(lines)
 
     async def keep(self, clock: Clock) -> None:
@@ -87,22 +98,52 @@ class Journal(Generic[R]):
     def of_subject(self, subject: str) -> list[R]:
         """Every record of a subject, the oldest first. Blocks."""
         with self._lock:
+            if not self._may_know(subject):
+                return []
             kept = [*self._read(older(self._path)), *self._read(self._path), *self._pending]
         return [one for one in kept if one.subject == subject]
+
+    def subjects(self) -> set[str]:
+        """Whom anything is kept of. Blocks."""
+        with self._lock:
+            kept = [*self._read(older(self._path)), *self._read(self._path), *self._pending]
+        return {one.subject for one in kept}
 
     def forget(self, subject: str) -> int:
         """Drop every record of a subject; returns how many. Blocks."""
         with self._lock:
-            before = len(self._pending)
-            self._pending = deque((one for one in self._pending if one.subject != subject), maxlen=self._pending_max)
-            gone = before - len(self._pending)
+            if not self._may_know(subject):
+                return 0
+            if self._known is not None:
+                self._known.discard(_digest(subject))  # before: what is noted meanwhile is known again
+        return self.drop(lambda one: one.subject == subject)
+
+    def drop(self, goes: Callable[[R], bool]) -> int:
+        """Drop the records that `goes` says; returns how many. Blocks."""
+        with self._lock:
+            pending = list(self._pending)  # at once: the loop's thread notes meanwhile
+            self._pending = deque((one for one in pending if not goes(one)), maxlen=self._pending_max)
+            gone = len(pending) - len(self._pending)
             for path in (older(self._path), self._path):
                 records = self._read(path)
-                kept = [one for one in records if one.subject != subject]
+                kept = [one for one in records if not goes(one)]
                 if len(kept) < len(records):
                     gone += len(records) - len(kept)
                     _rewrite(path, kept, self._lines)
             return gone
+
+    def _may_know(self, subject: str) -> bool:
+        """Whether there may be a record of the subject; reads everything once, and again when files have changed.
+
+        The interleaving: `note` appends, then looks for the digests. Here they are put there, empty, before what is
+        pending is read; so a record is seen by the one or adds itself to the other.
+        """
+        if self._known is None:
+            known: set[bytes] = set()
+            self._known = known
+            for one in [*self._read(older(self._path)), *self._read(self._path), *list(self._pending)]:
+                known.add(_digest(one.subject))
+        return _digest(subject) in self._known
 
     def _expire(self, now_ms: int) -> None:
         for path in (older(self._path), self._path):
@@ -110,6 +151,7 @@ class Journal(Generic[R]):
             # What does not open (of before there was a key) has no time of its own: it goes at the next look.
             if (first and first[0].written_ms < from_ms) or (not first and _has_content(path)):
                 _rewrite(path, [one for one in self._read(path) if one.written_ms >= from_ms], self._lines)
+                self._known = None
 
     def _read(self, path: Path, *, limit: int | None = None) -> list[R]:
         return _read(path, self._kind, self._lines, limit=limit)
@@ -128,6 +170,10 @@ def read_records(path: Path, kind: type[R], keys: FileKeys | None = None) -> lis
 
 def _lines_of(path: Path, keys: FileKeys | None) -> SealedLines | None:
     return SealedLines(keys.of(path)) if keys is not None else None
+
+
+def _digest(subject: str) -> bytes:
+    return hashlib.blake2b(subject.encode(), digest_size=8, person=b"atoll-journal").digest()
 
 
 def _has_content(path: Path) -> bool:

@@ -36,7 +36,7 @@ from infra.plumbing.progress import SilentProgress
 from infra.plumbing.telemetry import TelemetrySettings, start_telemetry
 from region.api.announcing import Announcer
 from region.events.opening import open_dead_letters, open_log, open_seals
-from region.events.records import break_record
+from region.events.records import NOTHING, break_record
 from region.events.replaying import Replayer
 from region.events.streaming import Streaming
 from region.exploration.exposures import Exposure, ExposureLog
@@ -61,7 +61,7 @@ from region.sampling.served import ServedSample, ServedSamples
 from region.settings import PrecomputeSettings, RegionSettings
 from region.store.memory import MemoryStore
 from region.store.opening import open_store
-from region.store.port import UserRow
+from region.store.port import OffsetEvent, UserRow
 from region.store.subjects import erasure_mark, user_subject
 from tests.contract.building import BOB, NOW_MS, an_event, logged, placed, stands_in_files
 from tests.support.keeping import NotedReads, key_file
@@ -93,7 +93,8 @@ class Region:
             node="r1", region="us-east", port=1, worker_port=2, state_directory=str(state), repository_url="",
             trusted_root="", keys_file=str(key_file(state, KEYS)), trust_file="", grid="memory",
         )  # fmt: skip
-        self.log = open_log(settings, seals=open_seals(settings, clock=self.clock))
+        self.seals = open_seals(settings, clock=self.clock)
+        self.log = open_log(settings, seals=self.seals)
         self.store = open_store(settings, clock=self.clock, read_timeout_s=5.0)
         self.samples = ServedSamples(state, keys=open_file_keys(settings))
         self.requests, self.pages = RequestLog(), PageHistory()
@@ -110,7 +111,7 @@ class Region:
             store=self.store, log=self.log, samples=self.samples, exposures=self.drawn, requests=self.requests,
             pages=self.pages, tastes=self.tastes, precomputer=self.precomputer,
             trials=self.exposures,  # type: ignore[arg-type]  # the two calls that are made of it
-            lists=self, title_of=lambda item: f"Title of {item}",
+            lists=self, title_of=lambda item: f"Title of {item}", seals=self.seals,
         )  # fmt: skip
         self.privacy = open_privacy(
             settings, stack, keys=KEYS, known=known, announcer=Announcer(grid=self.grid, registry=CollectorRegistry()),
@@ -135,7 +136,7 @@ class Region:
             [logged(1, subject=ALICE), logged(2, subject=BOB), logged(3, subject=ALICE), logged(4, subject=ALICE)]
         )
         await self.work()
-        letters = open_dead_letters(self.settings)
+        letters = open_dead_letters(self.settings, seals=self.seals)
         await letters.add([break_record(placed(3, subject=ALICE), "no good")], now_ms=NOW_MS)
         await letters.add([break_record(placed(2, subject=BOB), "no good")], now_ms=NOW_MS)
         await letters.close()
@@ -194,6 +195,13 @@ async def test_an_export_is_complete_against_the_log(region: Region) -> None:
         "circumstances of calls": 1,
         "lists made ahead": 1,
     }
+    (letter,) = export.letters
+    assert letter.logged is not None
+    assert (letter.reason, letter.logged.subject) == ("no good", ALICE)
+    await region.ask("export", user="no-one")
+    again = msgspec.json.decode(await region.ask("export", user="42"), type=SubjectExport)
+    asked = [(one.who, one.action, one.outcome) for one in again.accesses]
+    assert asked == [("operator", "export", "asked"), ("operator", "export", "done"), ("operator", "export", "asked")]
     assert BOB.encode() not in msgspec.json.encode(export)
 
 
@@ -267,6 +275,18 @@ async def test_whoever_comes_back_is_somebody_new_and_a_replay_says_the_same(reg
         log=region.log, live=region.store, fresh=fresh, clock=region.clock, progress=SilentProgress()
     ).run()  # fmt: skip
     assert (await fresh.read(ALICE)) == row
+
+
+async def test_a_letter_in_the_clear_goes_when_another_node_erases(region: Region) -> None:
+    letters = open_dead_letters(region.settings)
+    unreadable = OffsetEvent(offset=9, logged=NOTHING, broken="no record", content=b"\xc1 " + ALICE.encode())
+    await letters.add([unreadable], now_ms=NOW_MS)
+    assert await letters.count_of(ALICE) == 2
+    for place in region.privacy.heard_by:
+        await place.forget(ALICE)
+    assert await letters.count_of(ALICE) == 0
+    assert await letters.count_of(BOB) == 1
+    await letters.close()
 
 
 async def test_edges_and_other_nodes_are_told(region: Region) -> None:

@@ -106,8 +106,12 @@ class CassandraSubjectKeys:
         return len(await self._at_once(again, stale))
 
     async def scrub(self) -> str:
-        """Nothing can be done from here."""
-        return "keys deleted; their bytes leave Cassandra's data files with compaction an hour later"
+        """Nothing can be done from here (`cql/migrations/0005_erased_keys.cql` says what Cassandra does by itself)."""
+        return (
+            "keys deleted; what Cassandra wrote of them, wrapped by the region's key, leaves the tables' files within "
+            "minutes while they are below 160 MB a node, else with `nodetool garbagecollect`; the commit log and "
+            "system.paxos when those are written over"
+        )
 
     async def renew(self) -> None:
         """Nothing is held that could be let go of from here."""

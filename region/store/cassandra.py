@@ -46,7 +46,7 @@ from region.store.aggregates import (
 )
 from region.store.applying import COUNTS_LIFE_MS, ApplyRules, apply_events, choose, replace_state
 from region.store.cassandra_link import CassandraLink
-from region.store.cassandra_rows import CassandraRows, Loaded
+from region.store.cassandra_rows import FIRST_REVISION, CassandraRows, Loaded
 from region.store.port import (
     AppliedChange,
     Erasure,
@@ -71,6 +71,8 @@ from region.store.subjects import erasure_mark
 
 T = TypeVar("T")
 A = TypeVar("A")
+Change = Callable[[SubjectState | None, Erasure | None], SubjectState | None]
+"""From a subject's state and erasure to its new state; None: nothing is written."""
 AT_ONCE_MAX = 64
 """Rows loaded or written at the same time by one `apply`."""
 CONFLICTS_MAX = 16
@@ -144,7 +146,7 @@ class CassandraStore:
         await _at_once(self._save_aggregate, outcome.aggregates.items())
 
         async def save(subject: str) -> list[AppliedChange] | None:
-            if await self._rows.save(subject, outcome.states[subject], loaded[subject][1]):
+            if await self._write(subject, outcome.states[subject], loaded[subject][1], erasures[subject]):
                 return None
             return await self._apply_again(subject, [one for one in whole if one.logged.subject == subject])
 
@@ -161,25 +163,27 @@ class CassandraStore:
 
     async def set_opt_out(self, subject: str, *, opted_out: bool) -> int:
         """Set the subject's choice; returns the new version."""
-        erasure = await self.erasure(subject)
+        chosen = 0
 
-        def change(state: SubjectState | None) -> SubjectState:
+        def change(state: SubjectState | None, erasure: Erasure | None) -> SubjectState:
+            nonlocal chosen
             state = state or begin_state(erasure)
-            choose(state, opted_out=opted_out, now_ms=self._clock.now_ms())
+            chosen = choose(state, opted_out=opted_out, now_ms=self._clock.now_ms())
             return state
 
-        return (await self._change(subject, change)).row.version
+        await self._change(subject, change)
+        return chosen
 
     async def write_rows(self, rows: Sequence[UserRow]) -> None:
         """Put whole rows, each by itself: an import that broke off is run again."""
 
         async def write(row: UserRow) -> None:
-            if await self.erasure(row.subject) is not None:
-                return
-            await self._change(
-                row.subject,
-                lambda old: replace_state(old, row, now_ms=self._clock.now_ms(), rules=self._rules),
-            )
+            def change(old: SubjectState | None, erasure: Erasure | None) -> SubjectState | None:
+                if erasure is not None:
+                    return None
+                return replace_state(old, row, now_ms=self._clock.now_ms(), rules=self._rules)
+
+            await self._change(row.subject, change)
 
         await _at_once(write, rows)
 
@@ -275,20 +279,18 @@ class CassandraStore:
     async def _apply_again(self, subject: str, events: Sequence[OffsetEvent]) -> list[AppliedChange]:
         """Somebody else wrote the row meanwhile: apply to what is there now. What was counted stays counted."""
         changes: list[AppliedChange] = []
-        erasure = await self.erasure(subject)
 
-        def change(state: SubjectState | None) -> SubjectState:
+        def change(state: SubjectState | None, erasure: Erasure | None) -> SubjectState | None:
             outcome = apply_events(
                 events, applied={}, load=lambda _: state, load_erasure=lambda _: erasure, rules=self._rules
             )
             changes[:] = outcome.changes
-            return outcome.states[subject]
+            return outcome.states.get(subject)  # None: an erasure covers all of them
 
-        if erasure is None or not all(erasure.covers(event) for event in events):
-            await self._change(subject, change)
+        await self._change(subject, change)
         return changes
 
-    async def _change(self, subject: str, change: Callable[[SubjectState | None], SubjectState]) -> SubjectState:
+    async def _change(self, subject: str, change: Change) -> None:
         """Read, change, write if nobody else did meanwhile; else again.
 
         Raises:
@@ -297,10 +299,30 @@ class CassandraStore:
         for _ in range(CONFLICTS_MAX):
             epoch = await self._rows.epoch()
             state, revision = await self._rows.load(subject)
-            new = change(state)
-            if await self._rows.save(subject, new, revision) and await self._rows.stays(subject, epoch):
-                return new
+            erasure = await self.erasure(subject)  # behind the row, as `_load_rows` says
+            new = change(state, erasure)
+            if new is None:
+                return
+            if await self._write(subject, new, revision, erasure) and await self._rows.stays(subject, epoch):
+                return
         raise StoreUnavailableError("a row is written by too many at once.")
+
+    async def _write(self, subject: str, state: SubjectState, revision: int | None, erasure: Erasure | None) -> bool:
+        """Write a row that was made by what was read; whether it stands.
+
+        A row that was there and went is a conflict. A first row is none, and would bring back what was erased::
+
+            worker reads: no row, no erasure ............................ writes the first row: nothing hinders it
+                                   erased: key, mark, row (there is none)
+
+        so it is taken back when the subject's mark is another one by then.
+        """
+        if not await self._rows.save(subject, state, revision):
+            return False
+        if revision is not None or await self.erasure(subject) == erasure:
+            return True
+        await self._link.ask("forget_begun", (subject, FIRST_REVISION), timeout_s=self._write_timeout_s)
+        return False
 
     async def _load_rows(self, subjects: list[str]) -> tuple[dict[str, Loaded], dict[str, Erasure | None]]:
         # The erasures last: a row of before one that was just kept is older than it, and its update has no effect.

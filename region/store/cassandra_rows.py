@@ -10,6 +10,7 @@ from region.store.sealed import CONTENT, NOTES, RowSeals
 from region.store.state import SubjectState, decode_state, encode_content, encode_notes, row_of
 from region.store.subjects import is_session
 
+FIRST_REVISION = 1
 Loaded = tuple[SubjectState | None, int | None]
 """A state and the revision that it was read at."""
 
@@ -76,7 +77,7 @@ class CassandraRows:
 
     async def save(self, subject: str, state: SubjectState, revision: int | None) -> bool:
         """Write a row if it still stands at `revision`; says whether it did."""
-        new, version = 1 if revision is None else revision + 1, state.row.version
+        new, version = FIRST_REVISION if revision is None else revision + 1, state.row.version
         content, notes = await self._seals.seal(
             subject, encode_content(state), encode_notes(state), timeout_s=self._timeout_s
         )

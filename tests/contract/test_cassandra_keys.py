@@ -1,6 +1,7 @@
 """Rows on Cassandra under their subjects' keys: what the tables hold, and what goes with a key."""
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,12 +16,13 @@ from infra.plumbing.clock import ManualClock
 from region.store.applying import ApplyRules
 from region.store.cassandra import CassandraStore
 from region.store.keyspace import StoreSchemaError
-from region.store.port import Erasure, OffsetEvent, StoreUnavailableError
+from region.store.port import Erasure, HistoryEntry, OffsetEvent, StoreUnavailableError, UserRow
 from region.store.state import encode_erasure
 from region.store.subjects import erasure_mark
 from tests.contract.building import NOW_MS, placed
 from tests.support.keeping import row_seals
 from tests.support.keyspaces import Keyspace
+from tests.support.servers import Servers
 
 CLOCK = ManualClock(wall_ms=NOW_MS)
 NUMBERS = itertools.count()
@@ -168,6 +170,68 @@ async def test_a_choice_made_while_somebody_is_erased_holds(
     assert (row.opted_out, row.version, row.history) == (opted_out, version, ())
     changes = await opened.other.apply([people.event(5, kind=EventType.LIKE)])
     assert bool(changes) is not opted_out, "nothing of who opted out has an effect"
+
+
+@pytest.mark.parametrize("kind", ["event", "import", "choice"])
+async def test_a_first_row_that_is_written_while_its_subject_is_erased_holds_nothing_of_before(
+    opened: Opened, people: People, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no row before and none behind the erasure, so no update finds that somebody else wrote it."""
+    save = opened.store._rows.save
+    erased = 0
+
+    async def late(subject: str, state: Any, revision: int | None) -> bool:
+        nonlocal erased
+        if not erased:
+            erased += 1
+            await opened.other.forget(subject, people.erasure(erased_ms=NOW_MS + 9))
+        return await save(subject, state, revision)
+
+    monkeypatch.setattr(opened.store._rows, "save", late)
+    if kind == "choice":
+        assert await opened.store.set_opt_out(people.alice, opted_out=True) == 2, "above what edges were told"
+        assert await opened.other.holds(people.alice) == 1
+        return
+    if kind == "event":
+        assert await opened.store.apply([people.event(1, item="before")]) == []
+    else:
+        history = (HistoryEntry(item="before", strength=5, at_ms=NOW_MS),)
+        await opened.store.write_rows([UserRow(subject=people.alice, history=history)])
+    assert (erased, await opened.other.holds(people.alice)) == (1, 0)
+    assert await items_of(opened.other, people.alice) == []
+
+
+async def test_what_an_erased_key_was_leaves_the_tables_files(opened: Opened, people: People, servers: Servers) -> None:
+    """In an hour of a test's: what is written becomes a file after a tenth of a second instead of a minute."""
+    for table in ("subject_keys", "keys_by_handle"):
+        opened.do(f"ALTER TABLE {{}}.{table} WITH memtable_flush_period_in_ms = 100")
+    await opened.store.apply([people.event(1)])
+    (wrapped,) = [
+        row[1]
+        for row in opened.keyspace.session.execute(
+            f"SELECT subject, wrapped FROM {opened.keyspace.name}.keys_by_handle"
+        )
+        if row[0] == people.alice
+    ]
+    folder = servers.cassandra.data / "data" / opened.keyspace.name
+    await until_in_files(folder, wrapped[-16:], there=True)
+    await opened.erase_key(people.alice)
+    await until_in_files(folder, wrapped[-16:], there=False)
+
+
+async def until_in_files(folder: Path, piece: bytes, *, there: bool) -> None:
+    """Wait until a piece of a random key stands in a table's data file, or in none."""
+    async with asyncio.timeout(60):
+        while stands_in_tables(folder, piece) is not there:  # noqa: ASYNC110 - a file tells nobody
+            await asyncio.sleep(0.1)
+
+
+def stands_in_tables(folder: Path, piece: bytes) -> bool:
+    for path in folder.rglob("*-Data.db"):
+        with contextlib.suppress(FileNotFoundError):  # compacted away meanwhile
+            if piece in path.read_bytes():
+                return True
+    return False
 
 
 async def test_a_value_in_another_place_does_not_open(opened: Opened, people: People) -> None:

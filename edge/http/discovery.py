@@ -21,6 +21,7 @@ from infra.contracts.discovery import (
 )
 from infra.contracts.messages import Context
 from infra.plumbing.errors import InvalidInputError
+from infra.plumbing.text import is_typed
 
 LIFE_S = 60
 DEGRADED_LIFE_S = 1
@@ -46,7 +47,7 @@ def parse_suggest(parameters: MultiMapping[str], *, subject: str | None) -> Sugg
         InvalidInputError: a parameter is not usable; names it.
     """
     text = single(parameters, "q") or ""
-    if len(text) > QUERY_CHARACTERS_MAX or not (text.isprintable() or not text):
+    if len(text) > QUERY_CHARACTERS_MAX or not is_typed(text):
         raise InvalidInputError(
             "q is not usable.", fix=f"It has at most {QUERY_CHARACTERS_MAX} printable characters.", field="q"
         )

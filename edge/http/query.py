@@ -35,6 +35,7 @@ from infra.contracts.messages import (
 from infra.contracts.release import RELEASE_ID_PATTERN
 from infra.plumbing.errors import InvalidInputError
 from infra.plumbing.keys import decode_base64url
+from infra.plumbing.text import is_typed
 
 VECTOR_FLOATS_MAX = 1024
 _DEADLINE = re.compile(r"[0-9]{1,9}")
@@ -121,7 +122,7 @@ def _attributes(given: list[str] | tuple[str, ...]) -> tuple[AttributeFilter, ..
     values: dict[str, list[str]] = {}
     for text in given:
         name, _, value = text.partition(":")
-        if not re.fullmatch(ATTRIBUTE, text, re.ASCII) or not value.isprintable():
+        if not re.fullmatch(ATTRIBUTE, text, re.ASCII) or not is_typed(value):
             raise InvalidInputError("attribute is not usable.", fix=fix, field="attribute")
         values.setdefault(name, []).append(value)
     if len(values) > ATTRIBUTES_MAX or any(len(some) > ATTRIBUTE_VALUES_MAX for some in values.values()):

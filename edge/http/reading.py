@@ -9,6 +9,7 @@ from multidict import MultiMapping
 
 from edge.http.parameters import ITEM_CHARACTERS_MAX
 from infra.plumbing.errors import InvalidInputError
+from infra.plumbing.text import is_typed
 
 E = TypeVar("E", bound=enum.StrEnum)
 _NUMBER = re.compile(r"[0-9]{1,9}")
@@ -91,7 +92,7 @@ def checked_name(text: str | None, name: str) -> str | None:
     Raises:
         InvalidInputError: it cannot.
     """
-    if text is not None and not (0 < len(text) <= ITEM_CHARACTERS_MAX and text.isprintable()):
+    if text is not None and not (0 < len(text) <= ITEM_CHARACTERS_MAX and is_typed(text)):
         raise InvalidInputError(
             f"{name} is not a usable name.",
             fix=f"It must be 1 to {ITEM_CHARACTERS_MAX} printable characters.", field=name,

@@ -6,7 +6,21 @@ _ACCENTS = dict.fromkeys(range(768, 880))
 """Combining marks of Latin, Greek and Cyrillic; those of kana tell letters apart and stay."""
 _KATAKANA = {code: code - 0x60 for code in range(0x30A1, 0x30F7)}
 """To hiragana, which is what is typed first."""
+_NOT_TYPED = frozenset({"Cc", "Cs", "Zl", "Zp"})
+_TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""Turn the order of what stands beside them: a line that shows such a text does not show what it says."""
 _ASCII_MARKS = {ord(mark): " " for mark in "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"}
+
+
+def is_typed(text: str) -> bool:
+    """Whether people may have written `text` on one line: no control character, no line's end, no turned order.
+
+    More than `str.isprintable`, which refuses the wide blank between Japanese words (U+3000), the joiners inside Persian words
+    and families of emoji (U+200C, U+200D), the blank that does not break, and whatever came into Unicode after this Python.
+    """
+    if text.isprintable():
+        return True
+    return all(unicodedata.category(mark) not in _NOT_TYPED and mark not in _TURNING for mark in text)
 
 
 def folded(text: str) -> str:

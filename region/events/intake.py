@@ -27,6 +27,7 @@ from infra.contracts.events import (
 from infra.plumbing.clock import Clock
 from infra.plumbing.errors import AtollError, InvalidInputError
 from infra.plumbing.telemetry import DURATION_BUCKETS_S, current_traceparent
+from infra.plumbing.text import is_typed
 from region.events.port import Log
 from region.store.subjects import is_subject
 
@@ -101,7 +102,7 @@ def reason_against(event: Event, now_ms: int) -> str | None:
 def _reason_against_object(event: Event) -> str | None:
     """A search has a query and may name the item that was chosen, a follow says what; every other has an item."""
     if event.type is EventType.SEARCH:
-        if event.query is None or not _is_short_text(event.query, QUERY_LENGTH_MAX):
+        if event.query is None or not _is_typed(event.query, QUERY_LENGTH_MAX):
             return f"query must be 1 to {QUERY_LENGTH_MAX} printable characters"
         if event.item == "":
             return None
@@ -118,13 +119,18 @@ def _reason_against_follow(event: Event) -> str | None:
     target = event.follows or ""
     if event.type not in _FOLLOWS:
         return "follows belongs to follow and unfollow only"
-    if followed(target) is None or not _is_short_text(target, FOLLOWS_LENGTH_MAX):
+    if followed(target) is None or not _is_typed(target, FOLLOWS_LENGTH_MAX):
         return f"follows must be category:, brand: or creator: and a name, at most {FOLLOWS_LENGTH_MAX} characters"
     return "item does not belong to follow and unfollow" if event.item else None
 
 
 def _is_short_text(text: str, length_max: int) -> bool:
     return 0 < len(text) <= length_max and text.isprintable()
+
+
+def _is_typed(text: str, length_max: int) -> bool:
+    """Of what people write, and of names in a catalogue: not printable in Python's sense is more than one would think."""
+    return 0 < len(text) <= length_max and is_typed(text)
 
 
 def _reason_against_time(at_ms: int, now_ms: int) -> str | None:

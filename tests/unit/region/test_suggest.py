@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from infra.contracts.discovery import SuggestAnswer, SuggestCall
 from infra.contracts.release import CatalogueItem
-from infra.plumbing.text import folded, word_starts
+from infra.plumbing.text import folded, is_typed, word_starts
 from region.api.suggesting import Suggester
 from region.funnel.release import LoadedRelease
 from region.funnel.seats import Placement
@@ -42,6 +42,18 @@ TITLES = ("The Matrix", "Matrix Reloaded", "Amélie", WIDE, "トトロ の森", 
 )  # fmt: skip
 def test_text_is_folded_as_people_type_it(text: str, form: str) -> None:
     assert folded(text) == form
+
+
+@pytest.mark.parametrize(
+    ("text", "typed"),
+    [
+        ("", True), ("進撃\u3000巨人", True), ("می\u200cخواهم", True), ("👨\u200d👩\u200d👧", True), ("\U0001fae8", True),
+        ("a\xa0b", True), ("a\x00b", False), ("a\x7f", False), ("a\nb", False), ("a\u2028b", False), ("\udcff", False),
+        ("cba\u202eabc", False),
+    ],
+)  # fmt: skip
+def test_what_people_type_is_told_from_what_they_cannot(text: str, typed: bool) -> None:
+    assert is_typed(text) is typed
 
 
 @settings(deadline=None)

@@ -56,6 +56,8 @@ def event(**fields: object) -> Event:
         (event(type=EventType.WATCH, value=-0.1), "from 0 to 1"),
         (event(type=EventType.WATCH, value=float("inf")), "from 0 to 1"),
         (event(type=EventType.CLICK, value=1.0), "ratings and watches only"),
+        (event(type=EventType.SEARCH, item="", query="a\tb"), "query"),
+        (event(type=EventType.SEARCH, item="", query="abc\u202ecba"), "query"),
     ],
 )
 def test_an_event_that_cannot_be_used_is_refused_with_the_reason(bad: Event, said: str) -> None:
@@ -77,6 +79,9 @@ def test_an_event_that_cannot_be_used_is_refused_with_the_reason(bad: Event, sai
         event(type=EventType.RATING),
         event(type=EventType.WATCH, value=0.0),
         event(type=EventType.WATCH, value=1.0),
+        event(type=EventType.SEARCH, item="", query="進撃\u3000巨人"),
+        event(type=EventType.SEARCH, item="", query="می\u200cخواهم"),
+        event(type=EventType.FOLLOW, item="", follows="category:本\u3000雑誌"),
     ],
 )
 def test_an_event_at_the_edge_of_the_limits_is_taken(good: Event) -> None:

@@ -102,7 +102,8 @@ class RuleDoors:
         wanted = decode_body(await read_body(request, bytes_max=BODY_BYTES_MAX), RulesProposal)
         if not 1 <= wanted.requests <= REQUESTS_MAX:
             raise InvalidInputError("requests is out of range.", fix=f"It goes from 1 to {REQUESTS_MAX}.")
-        file = read_rules(wanted.document)
+        # A large file takes seconds to read: not on the loop.
+        file = await asyncio.to_thread(read_rules, wanted.document)
         if file.region not in (self.region, "any"):
             raise InvalidInputError(f"these are the rules of {file.region}, not of {self.region}.")
         with self.activator.lease() as release:

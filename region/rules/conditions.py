@@ -22,6 +22,9 @@ A key that `attributes` lacks is an error: ask `"stock" in item.attributes` firs
 | `country`, `locale`, `language`, `device`, `category` | string | `""` |
 | `local_hour` | int | -1 |
 
+A macro (`all`, `exists`, `exists_one`, `map`, `filter`) may have one other inside of it or behind it, and both together may take
+1,000 steps for an item (`region.rules.bounding`).
+
 CEL does not mix types in arithmetic: `item.price * 2.0`, never `* 2`; `double(item.attributes["margin"]) > 0.1`.
 """
 
@@ -36,6 +39,7 @@ import cel
 from infra.contracts.messages import HomeRequest
 from infra.contracts.release import CatalogueItem
 from infra.plumbing.errors import InvalidInputError
+from region.rules.bounding import excess
 
 AGE_UNKNOWN_DAYS = 1_000_000.0
 DAY_S = 86_400.0
@@ -74,12 +78,16 @@ class Condition:
         """Compile `source`.
 
         Raises:
-            ConditionError: it does not parse, or names something that it may not; the message says what.
+            ConditionError: it does not parse, may take too long, or names something that it may not; the message says
+                what.
         """
         try:
             program = cel.compile(source)
         except ValueError as error:
             raise ConditionError(_first_line(error)) from None
+        too_much = excess(source)
+        if too_much:
+            raise ConditionError(too_much)
         named = _named_fields(source)
         allowed = {"request": REQUEST_FIELDS} | ({"item": ITEM_FIELDS} if scope is Scope.ITEM else {})
         # Names bound by macros (`x` in `all(x, ...)`) are single words too; they are told from free ones by running.
@@ -109,11 +117,11 @@ class Condition:
             raise ConditionError(f"it fails: {_first_line(error)}") from None
 
     def _refuse_unbound(self) -> None:
-        """Run it once over a bare item: an unknown variable shows whatever the values, a failing value may not."""
+        """Run it once over a bare item: unknown names and patterns show whatever the values, a failing value may not."""
         try:
             self.value(CatalogueItem(item="x"), _BARE, now_s=0.0)
         except ConditionError as error:
-            if "Undefined variable" in error.message:
+            if "Undefined variable" in error.message or "not a valid regex" in error.message:
                 raise ConditionError(error.message.removeprefix("it fails: ")) from None
 
 

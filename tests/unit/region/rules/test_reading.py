@@ -64,6 +64,7 @@ def test_a_file_says_what_it_says_and_survives_being_written() -> None:
         ("match: 'item.brand == \"small\"'", "match: 'item.brand =='", 22, "match: column"),
         ("match: 'item.brand == \"small\"'", "match: 'item.colour == 1'", 22, "`item.colour` is not known"),
         ("match: 'item.brand == \"small\"'", "match: 'colour == 1'", 22, "Undefined variable"),
+        ("match: 'item.brand == \"small\"'", 'match: "item.title.matches(\'(\')"', 22, "not a valid regex"),
         ("request.local_hour < 22", "item.year < 22", 16, "about the request alone"),
         ("until_date: 2026-11-30", "until_date: 2026-10-30", 26, "before from_date"),
         ("region: us-east", "region: us-east\nregion: us-west", 3, "a second time"),

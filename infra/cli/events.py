@@ -88,17 +88,29 @@ def run_tool(tier: str, module: str, words: list[str], *, additions: Mapping[str
     """
     import msgspec
 
+    return msgspec.json.decode(run_program(tier, module, words, additions=additions))
+
+
+def run_program(tier: str, module: str, words: list[str], *, additions: Mapping[str, str] | None = None) -> bytes:
+    """What a program of another tier prints.
+
+    Raises:
+        AtollError: it failed (its own words stand above), or did not end within TOOL_TIMEOUT_S.
+    """
     from infra.local.tiers import source_root, tier_python
 
     root = source_root()
     command = [tier_python(tier, root / ".atoll" / "envs"), "-m", module, *words]
-    done = subprocess.run(
-        command, cwd=root, stdout=subprocess.PIPE, check=False, timeout=TOOL_TIMEOUT_S,
-        env=environment_with(additions or {}),
-    )  # fmt: skip
+    try:
+        done = subprocess.run(
+            command, cwd=root, stdout=subprocess.PIPE, check=False, timeout=TOOL_TIMEOUT_S,
+            env=environment_with(additions or {}),
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise AtollError(f"{module} did not end within {TOOL_TIMEOUT_S:.0f} s.", fix="It was ended.") from None
     if done.returncode:
         raise AtollError(f"{module} ended with {done.returncode}.", fix="Its own message stands above.")
-    return msgspec.json.decode(done.stdout)
+    return done.stdout
 
 
 def _leaf(verbs: Any, name: str, run: Any, text: str, example: str) -> argparse.ArgumentParser:
@@ -121,12 +133,16 @@ def _validate(arguments: argparse.Namespace) -> None:
     if report.problems_more:
         lines.append(f"and {report.problems_more} more")
     lines += [f"field {name} is not known: left out of {count} events" for name, count in report.unknown_fields.items()]
+    if report.repeats_not_looked_for:
+        lines.append(f"event ids of the last {report.repeats_not_looked_for} events were not remembered for repeats")
     lines.append(f"{report.good} of {report.events} events in {report.lines} lines can be sent")
     emit(arguments, report, "\n".join(lines))
     if report.problems:
         raise EventFileError(
             f"{len(report.problems) + report.problems_more} problems in {arguments.file}.", fix="Mend those lines."
         )
+    if not report.events:
+        raise EventFileError(f"there is no event in {arguments.file}.", fix="Name a file of events.")
 
 
 def _replay(arguments: argparse.Namespace) -> None:

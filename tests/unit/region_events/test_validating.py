@@ -1,3 +1,4 @@
+import gzip
 import json
 from pathlib import Path
 
@@ -6,7 +7,8 @@ import pytest
 from infra.cli.__main__ import main
 from infra.contracts.events import EventType
 from infra.plumbing.errors import InvalidInputError
-from region.events.validating import PROBLEMS_MAX, validate_file
+from region.events import validating
+from region.events.validating import LINE_BYTES_MAX, PROBLEMS_MAX, validate_file
 from tests.contract.building import NOW_MS
 
 GOOD = {"event_id": "event-0001", "type": "view", "item": "x", "at_ms": NOW_MS}
@@ -51,6 +53,64 @@ def test_csv_is_checked_under_its_header(tmp_path: Path) -> None:
         validate_file(write(tmp_path / "n.csv", "type,at_ms"), now_ms=NOW_MS)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("e.ndjson", gzip.compress(b"{}"), "compressed by gzip"),
+        ("e.ndjson", json.dumps(GOOD).encode("utf-16"), "UTF-16"),
+        ("e.csv", bytes(range(256)), "no text"),
+        ("e.csv", "event_id,type,at_ms,größe".encode("latin-1"), "first line is not UTF-8"),
+        ("e.csv", b"a" * 200_000, "first line is not CSV"),
+        ("e.csv", b"event_id,type,at_ms,at_ms", "a field twice"),
+    ],
+)
+def test_a_file_that_is_none_of_events_is_said_to_be_what_it_is(
+    tmp_path: Path, name: str, content: bytes, told: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InvalidInputError, match=told):
+        validate_file(tmp_path / name, now_ms=NOW_MS)
+
+
+def test_what_is_wrong_with_one_line_does_not_keep_others_from_being_checked(tmp_path: Path) -> None:
+    good = json.dumps(GOOD).encode()
+    path = tmp_path / "e.NDJSON"
+    path.write_bytes(b"\xef\xbb\xbf" + b"\n".join([good, b"x" * (LINE_BYTES_MAX + 10), b"[" * 100_000, b'"\xff"', good]))
+    report = validate_file(path, now_ms=NOW_MS)
+    assert [one.what.split(" (")[0] for one in report.problems] == [
+        f"the line is longer than {LINE_BYTES_MAX} bytes", "nested too deeply",
+        report.problems[2].what.split(" (")[0], "event_id stands in line 1 already: of one subject it would count once",
+    ]  # fmt: skip
+    assert (report.lines, report.good) == (5, 1)
+    rows = [b"event_id,type,item,at_ms", b"event-0001,view,\xff," + str(NOW_MS).encode(), b"a" * 200_000 + b",b,c,d"]
+    path = tmp_path / "e.CSV"
+    path.write_bytes(b"\n".join([*rows, b"event-0002,view,x," + str(NOW_MS).encode()]))
+    report = validate_file(path, now_ms=NOW_MS)
+    assert [(one.line, one.what[:8]) for one in report.problems] == [(2, "not UTF-"), (3, "not CSV:")]
+    assert report.good == 1
+
+
+def test_a_batch_of_another_major_is_refused_as_the_intake_would(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "e.ndjson", {"schema_version": "2.0", "events": [GOOD]}, {"schema_version": 1, "events": [GOOD]},
+        {"schema_version": "1.99", "events": [GOOD]},
+    )  # fmt: skip
+    report = validate_file(path, now_ms=NOW_MS)
+    assert [(one.line, one.what.split(":")[0]) for one in report.problems] == [
+        (1, "schema_version is not known"), (2, "schema_version is not known")
+    ]  # fmt: skip
+    assert (report.events, report.good) == (3, 1)
+
+
+def test_what_is_kept_of_a_file_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validating, "IDS_MAX", 2)
+    monkeypatch.setattr(validating, "UNKNOWN_MAX", 2)
+    lines = [{**GOOD, "event_id": f"event-000{number}", f"new\x1b{number}": 1} for number in range(4)]
+    report = validate_file(write(tmp_path / "e.ndjson", *lines), now_ms=NOW_MS)
+    assert (report.good, report.repeats_not_looked_for) == (4, 2)
+    assert report.unknown_fields == {"new?0": 1, "new?1": 1, "(others)": 2}, "nothing that a terminal would obey"
+
+
 def test_problems_are_told_up_to_a_bound(tmp_path: Path) -> None:
     report = validate_file(write(tmp_path / "e.ndjson", *["x"] * (PROBLEMS_MAX + 5)), now_ms=NOW_MS)
     assert (len(report.problems), report.problems_more) == (PROBLEMS_MAX, 5)
@@ -63,4 +123,8 @@ def test_the_command_tells_and_fails(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "line 1: at_ms is more than 2 years ago" in said.out
     assert "problems in" in said.err
     assert main(["events", "validate", str(tmp_path / "nowhere")]) == 2
+    assert main(["events", "validate", str(tmp_path)]) == 2
+    (tmp_path / "empty.ndjson").touch()
+    assert main(["events", "validate", str(tmp_path / "empty.ndjson")]) == 2
+    assert "there is no event in" in capsys.readouterr().err
     assert main(["events", "schema"]) == 0

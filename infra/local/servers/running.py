@@ -85,35 +85,62 @@ def check_ports(plan: ServerPlan) -> None:
             )
 
 
+def check_settings(plan: ServerPlan) -> None:
+    """Refuse to take a server that runs for the one that is asked for: without TLS, say, where TLS is.
+
+    Raises:
+        ServerError: it was started with other settings.
+    """
+    for path, content in plan.files.items():
+        try:
+            same = path.read_bytes() == content
+        except OSError:
+            same = False
+        if not same:
+            raise ServerError(
+                f"{plan.name} runs with other settings than are asked for ({path.name}).",
+                fix="`./atoll servers stop` ends it (with the same --state, if you named one); then start again.",
+            )
+
+
 def start_servers(
     plans: Sequence[ServerPlan], state: Path, *, clock: Clock, progress: Progress, timeout_s: float = START_TIMEOUT_S
 ) -> list[ServerStatus]:
-    """Start what does not run yet, a few at a time, and wait until each takes calls.
+    """Start what does not run yet, a few at a time, and wait until each takes calls; those, too, that a call which was
+    killed had only just started.
 
     Whatever goes wrong, what this call started is stopped again; what ran before goes on.
 
     Raises:
-        ServerError: a port is taken, the disk is full, or a server did not come up (with its last words).
+        ServerError: a port is taken, the disk is full, a server runs with other settings, or did not come up (with its
+            last words).
     """
     check_disk(state)
     with _alone(state):
         record = ServersRecord.load(state)
         running = {server.name: server for server in record.servers if is_running(server)}
         waiting = [plan for plan in plans if plan.name not in running]
+        coming = []
+        for plan in plans:
+            if plan.name not in running:
+                continue
+            check_settings(plan)
+            if not _is_up(plan, log_of(state, plan.name)):
+                coming.append((plan, running[plan.name].pid))
         for plan in waiting:
             check_ports(plan)
             prepare_server(plan)
         seconds: dict[str, float] = {}
         started: list[StartedServer] = []
         try:
-            for seen in _start_in_turn(waiting, state, clock, timeout_s):
+            for seen in _start_in_turn(waiting, coming, state, clock, timeout_s):
                 if isinstance(seen, StartedServer):
                     started.append(seen)
                     record.servers = [*running.values(), *started]
                     record.save(state)
                 else:
                     seconds[seen[0]] = seen[1]
-                    progress.advance(len(seconds), len(waiting), "servers up")
+                    progress.advance(len(seconds), len(waiting) + len(coming), "servers up")
         except BaseException:
             _end(started, clock)
             record.servers = list(running.values())
@@ -123,10 +150,12 @@ def start_servers(
 
 
 def _start_in_turn(
-    plans: Sequence[ServerPlan], state: Path, clock: Clock, timeout_s: float
+    plans: Sequence[ServerPlan], coming: Sequence[tuple[ServerPlan, int]], state: Path, clock: Clock, timeout_s: float
 ) -> Iterator[StartedServer | tuple[str, float]]:
-    """Yields each server when it is started, and its name and seconds when it takes calls."""
-    waiting, starting = list(plans), list[tuple[ServerPlan, int, float]]()
+    """Yields each server when it is started, and its name and seconds when it takes calls; of those `coming` (with
+    their process ids) the latter only."""
+    waiting = list(plans)
+    starting = [(plan, pid, clock.monotonic_s()) for plan, pid in coming]
     while waiting or starting:
         while waiting and len(starting) < AT_ONCE_MAX:
             plan = waiting.pop(0)

@@ -27,7 +27,7 @@ from infra.local.servers.plans import (
     server_authority,
     store_address,
 )
-from infra.local.servers.records import ServersRecord, began_ticks
+from infra.local.servers.records import ServersRecord, StartedServer, began_ticks
 from infra.local.servers.running import start_servers, status_of, stop_servers
 from infra.plumbing.clock import SystemClock
 from infra.plumbing.progress import SilentProgress
@@ -111,6 +111,43 @@ def test_what_was_started_is_shown_and_ended_and_nothing_else_is(home: Home, tmp
     finally:
         other.kill()
         other.wait()
+
+
+def test_one_that_a_killed_start_left_behind_is_waited_for(home: Home, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    waits = f"import pathlib, time\nwhile not pathlib.Path({str(go)!r}).exists(): time.sleep(0.01)\n{SERVING}"
+    plan = acting(home, tmp_path, waits)
+    began = running._start_in_turn([plan], [], tmp_path, CLOCK, 60.0)
+    running.prepare_server(plan)
+    left = next(began)  # the process that started it goes no further than this
+    assert isinstance(left, StartedServer)
+    record = ServersRecord.load(tmp_path)
+    record.servers = [left]
+    record.save(tmp_path)
+    try:
+        with pytest.raises(ServerError, match="here/cassandra did not start"):
+            start_servers([plan], tmp_path, clock=CLOCK, progress=SILENT, timeout_s=0.1)
+        assert status_of(tmp_path)[0].running, "it was not this call's to end"
+        go.touch()
+        (seen,) = start_servers([plan], tmp_path, clock=CLOCK, progress=SILENT)
+        assert (seen.pid, seen.running) == (left.pid, True)
+        assert STARTED in running.log_of(tmp_path, plan.name).read_text()
+    finally:
+        assert stop_servers(tmp_path, clock=CLOCK) == ["here/cassandra"]
+
+
+def test_one_that_runs_with_other_settings_is_not_taken_for_what_is_asked_for(home: Home, tmp_path: Path) -> None:
+    plan = acting(home, tmp_path, SERVING)
+    start_servers([plan], tmp_path, clock=CLOCK, progress=SILENT)
+    try:
+        given = ServerInput(home=home, state=tmp_path, regions=("here",), java="/java", tls=tmp_path / "tls")
+        over_tls = next(one for one in plan_servers(given) if one.name == plan.name)
+        with pytest.raises(ServerError, match=r"runs with other settings than are asked for \(cassandra.yaml\)") as caught:
+            start_servers([over_tls], tmp_path, clock=CLOCK, progress=SILENT)
+        assert "servers stop" in caught.value.fix
+        assert status_of(tmp_path)[0].running
+    finally:
+        stop_servers(tmp_path, clock=CLOCK)
 
 
 def test_one_that_does_not_come_up_is_said_and_takes_the_others_with_it(home: Home, tmp_path: Path) -> None:

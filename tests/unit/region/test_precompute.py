@@ -15,7 +15,7 @@ from infra.contracts.residency import encode_regional
 from infra.plumbing.clock import ManualClock
 from infra.plumbing.grid.memory import MemoryGrid
 from region.funnel.plans import OPTED_OUT_LIFETIME
-from region.precompute.making import Precomputer, hear_changes
+from region.precompute.making import GUESSED_AT_ONCE, Precomputer, hear_changes
 from region.precompute.predicting import DAY_MS, HOUR_MS, chance_of_visit, visits_of
 from region.precompute.visitors import Visitors, key_of
 from region.privacy.bulk import STANDING_S
@@ -165,6 +165,27 @@ async def test_a_busy_node_and_a_peak_hour_make_none(world: World, monkeypatch: 
         many.precomputer.asked(request)
     await many.precomputer.round()
     assert (many.asked, many.count("busy")) == ([], 1)
+
+
+async def test_requests_get_their_turns_while_it_is_guessed_who_comes(made: Made) -> None:
+    request = await made.known()
+    others = 10 * GUESSED_AT_ONCE
+    for number in range(others):
+        made.visitors.note(replace(request, subject=f"{number:032x}"), now_ms=made.clock.now_ms())
+    turns = 0
+
+    async def serve() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    serving = asyncio.create_task(serve())
+    guessed = await made.precomputer._guessed(made.clock.now_ms(), HOUR_MS)
+    serving.cancel()
+    await asyncio.wait([serving])
+    assert guessed[0][1].subject == SUBJECT
+    assert turns >= others / GUESSED_AT_ONCE
 
 
 async def test_the_budget_bounds_a_round(world: World) -> None:

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import msgspec
 
+from infra.contracts.events import EVENTS_PER_BATCH_MAX
 from infra.contracts.residency import ExportPolicy
 from infra.plumbing.http.tls import ClientTls, ListenTls
 from infra.plumbing.telemetry import TelemetrySettings
@@ -18,7 +19,7 @@ class PrecomputeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     """Lists made ahead for who is likely to come (`region.precompute`), and what they may cost a node."""
 
     enabled: bool = False
-    hours_utc: tuple[int, ...] = tuple(range(24))
+    hours_utc: tuple[Annotated[int, msgspec.Meta(ge=0, le=23)], ...] = tuple(range(24))
     """Hours of the day in which lists are made: the region's quiet ones."""
     horizon_s: Annotated[float, msgspec.Meta(gt=0.0, le=6 * 3600.0)] = 3600.0
     """Who is likely to come within so long gets a list, and the list is good for so long."""
@@ -81,7 +82,7 @@ class RegionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     channel: str = "stable"
     follow: bool = False
     """Pull and promote by itself whatever the channel points to, unless pinned."""
-    poll_interval_s: float = 5.0
+    poll_interval_s: Annotated[float, msgspec.Meta(ge=0.1, le=DAY_S)] = 5.0
     keys_file: str
     trust_file: str
     key_service: KeyServiceSettings | None = None
@@ -98,7 +99,8 @@ class RegionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """For Kafka, the same."""
     rules_file: str = ""
     """The region's first rules (YAML, see `region/rules/README.md`) until some are published; empty: the release's."""
-    history_max: int = 200
+    history_max: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 200
+    """Interactions that a row keeps, the latest; every one more makes every read of every row longer."""
     event_weights_file: str = ""
     """The region's own weights (TOML, as `infra/contracts/event_weights.toml`); empty: the shipped ones."""
     log_retention_s: Annotated[float, msgspec.Meta(gt=0.0, le=730 * DAY_S)] = 365 * DAY_S
@@ -116,8 +118,9 @@ class RegionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     64 dimensions), up to two thirds of the machine's memory (`region/funnel/paging.py`; `region status` and the log say
     what that is). Less makes lists of large catalogues slower: over 1 M items asked for evenly, 768 made 7.8 ms of 6.6
     (p50) and 19 of 10 (p99); over 10 M items, 2,048 made 19 ms of 8.8 (p50)."""
-    intake_queue_max: int = 2000
-    body_bytes_max: int = 1 << 20
+    intake_queue_max: Annotated[int, msgspec.Meta(ge=EVENTS_PER_BATCH_MAX, le=1_000_000)] = 2000
+    """Events that may wait for the log; more are answered 503. A whole batch must have room, or it never had."""
+    body_bytes_max: Annotated[int, msgspec.Meta(ge=64 << 10, le=64 << 20)] = 1 << 20
     precompute: PrecomputeSettings = PrecomputeSettings()
     export_policy: str = ExportPolicy.NONE.value
     """What may be made of this region's data for central to learn from: `none`, `aggregates` or `pseudonymous`."""

@@ -19,6 +19,7 @@ from infra.cli import (
     region,
     rules,
     servers,
+    store,
     testing,
     world,
 )
@@ -42,6 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
         testing,
         world,
         servers,
+        store,
         central,
         region,
         privacy,

@@ -28,6 +28,7 @@ TIERS_OF_COMMAND: dict[str, tuple[str, ...]] = {
     "api": ("edge",),
     "rules": ("region", "infra"),
     "events": ("infra", "region"),
+    "store": ("infra", "region"),
     "features": ("infra", "region", "batch"),
     "experiments": ("infra", "region"),
     "world": ALL_SERVING,

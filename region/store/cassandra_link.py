@@ -8,6 +8,7 @@
 """
 
 import asyncio
+import logging
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -39,6 +40,7 @@ from region.store.keyspace import (
 from region.store.lane import LaneMetrics
 from region.store.port import StoreUnavailableError
 
+_log = logging.getLogger(__name__)
 Row = tuple[Any, ...]
 IN_FLIGHT_MAX = 2048
 CONNECT_TIMEOUT_S = 5.0
@@ -122,6 +124,7 @@ class CassandraLink:
         self._session: Session | None = None
         self._prepared: dict[str, PreparedStatement] = {}
         self._trouble: Exception | None = None
+        self._said = ""
         self._attempted = threading.Event()
         self._stop = threading.Event()
         self._center = center
@@ -223,6 +226,7 @@ class CassandraLink:
             except Exception as error:  # whatever it is, the callers are told
                 self._trouble = error
                 self._attempted.set()
+                self._say(self._trouble_told())
                 self._stop.wait(backoff_s)
                 backoff_s = min(_BACKOFF_MAX_S, 2 * backoff_s)
             else:
@@ -252,8 +256,18 @@ class CassandraLink:
         self._cluster, self._session = cluster, session
 
     def _not_connected(self) -> StoreUnavailableError:
-        trouble = self._trouble
         self._metrics.unavailable.labels("cassandra", "unreachable").inc()
+        return self._trouble_told()
+
+    def _say(self, error: StoreUnavailableError) -> None:
+        """Write down what is wrong, once: whoever starts a node must not have to ask it why its lists are degraded."""
+        if str(error) != self._said:
+            self._said = str(error)
+            _log.warning("the store cannot be used: %s", error)
+
+    def _trouble_told(self) -> StoreUnavailableError:
+        """Why there is no connection."""
+        trouble = self._trouble
         if isinstance(trouble, StoreSchemaError | SettingsError):
             return StoreSchemaError(trouble.message, fix=trouble.fix)
         why = f": {explain(trouble, self._keyspace)}" if trouble is not None else ""
@@ -262,10 +276,12 @@ class CassandraLink:
     def _refused(self, error: DriverException) -> StoreUnavailableError:
         if is_drift(error):
             self._metrics.unavailable.labels("cassandra", "schema").inc()
-            return StoreSchemaError(
+            drift = StoreSchemaError(
                 f"{explain(error, self._keyspace)}.",
-                fix="Run `python -m region.store check --settings FILE`; it says what is missing.",
+                fix="`./atoll store check --settings FILE` (or `python -m region.store check`) says what is missing.",
             )
+            self._say(drift)
+            return drift
         return self._error("error", explain(error, self._keyspace))
 
     def _error(self, cause: str, what: str) -> StoreUnavailableError:

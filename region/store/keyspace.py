@@ -85,7 +85,8 @@ def check_schema(session: Session, keyspace: str) -> int:
     if version < known:
         raise StoreSchemaError(
             f"the keyspace {keyspace} has schema {version}, this code needs {known}.",
-            fix="Run `python -m region.store migrate --settings FILE` once, or leave out ?migrate=manual.",
+            fix="Run `./atoll store migrate --settings FILE` (or `python -m region.store migrate`) once, or leave out "
+            "?migrate=manual.",
         )
     return version
 

@@ -24,6 +24,7 @@ from region.events.streaming import Streaming
 from region.events.waking import LOG_TOPIC
 from region.keeping.wiping import LOOK_S as WIPE_LOOK_S
 from region.keeping.wiping import Wiper
+from region.logs import rooms_logging_to
 from region.settings import RegionSettings
 from region.store.applying import COUNTS_LIFE_MS
 from region.store.opening import open_store
@@ -176,6 +177,7 @@ async def run_worker(settings: RegionSettings, stop: asyncio.Event, *, clock: Cl
             service="worker", region=settings.region, node=settings.node, settings=settings.telemetry
         )
         stack.callback(telemetry.close)
+        stack.enter_context(rooms_logging_to(telemetry.logger))
         store = open_store(settings, clock=clock, registry=telemetry.registry)
         stack.push_async_callback(store.close)
         seals = open_seals(settings, clock=clock, registry=telemetry.registry)

@@ -240,13 +240,19 @@ async def test_a_drifted_schema_is_said_with_the_fix(keyspace: Keyspace) -> None
     await store.close()
 
 
-async def test_a_newer_or_missing_schema_is_refused_at_the_start(keyspace: Keyspace) -> None:
+async def test_a_newer_or_missing_schema_is_refused_at_the_start(
+    keyspace: Keyspace, caplog: pytest.LogCaptureFixture
+) -> None:
     missing = replace(keyspace.address, name="never_made", options={**keyspace.address.options, "migrate": "manual"})
     store = opened(missing)
     with pytest.raises(StoreSchemaError, match="has schema 0") as caught:
         await store.read(ALICE)
     assert "region.store migrate" in caught.value.fix
     await store.close()
+    told = [one.getMessage() for one in caplog.records if "cannot be used" in one.getMessage()]
+    assert len(told) == 1, "once, however often it is tried"
+    assert "has schema 0" in told[0]
+    assert "./atoll store migrate" in told[0], "whoever starts the node reads the fix in its log"
     newer = replace(keyspace.address, name=f"{keyspace.name}_newer")
     migrate(keyspace.session, newer, holder="test")
     keyspace.session.execute(f"INSERT INTO {newer.name}.schema_version (one, version) VALUES (1, 99)")

@@ -13,7 +13,7 @@ from infra.cli.__main__ import main
     [
         ("world", "status"), ("world", "kill", "us-east"), ("world", "heal", "us-east"),
         ("world", "restart", "us-east"), ("world", "rotate-certificates"),
-        ("region", "us-east", "releases"),
+        ("region", "us-east", "releases"), ("store", "check", "--region", "us-east"),
         ("privacy", "opt-out", "--region", "us-east", "--user", "7"),
         ("keys", "token", "--region", "us-east", "--user", "7"), ("keys", "list", "--region", "us-east"),
         ("federate", "round", "--release", "nowhere"),

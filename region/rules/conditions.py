@@ -100,6 +100,8 @@ class Condition:
                 raise ConditionError(f"`{owner}.{min(unknown)}` is not known; there are: {known}")
         made = cls(source, program, *(tuple(sorted(named.get(owner, ()))) for owner in ("item", "request")))
         made._refuse_unbound()
+        if scope is Scope.REQUEST:
+            made._refuse_failing()
         return made
 
     def value(self, item: CatalogueItem | None, request: Values, *, now_s: float) -> Any:
@@ -123,6 +125,12 @@ class Condition:
         except ConditionError as error:
             if "Undefined variable" in error.message or "not a valid regex" in error.message:
                 raise ConditionError(error.message.removeprefix("it fails: ")) from None
+
+    def _refuse_failing(self) -> None:
+        """A call has every field that there is, so what fails for one that says nothing is not what was meant."""
+        value = self.value(None, _BARE, now_s=0.0)
+        if not isinstance(value, bool):
+            raise ConditionError(f"it gives a value of type {type(value).__name__}, not true or false")
 
 
 def request_values(request: HomeRequest) -> Values:

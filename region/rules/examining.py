@@ -10,8 +10,9 @@ from infra.contracts.messages import HomeRequest, RecommendationType, Surface
 from infra.contracts.residency import Global, GlobalMessage
 from infra.plumbing.errors import InvalidInputError
 from region.rules.applying import Guard, RuleCounts
+from region.rules.arranging import BoolArray
 from region.rules.binding import Binding, Ground
-from region.rules.conditions import request_values
+from region.rules.conditions import Condition, Values, request_values
 
 EXAMINED_ITEMS = 1_000
 
@@ -42,7 +43,7 @@ class Examination:
         broken = [finding.rule for finding in self.findings if finding.examined and finding.fails == finding.examined]
         if broken:
             raise InvalidInputError(
-                f"expressions of {', '.join(broken[:5])} fail for every one of {self.examined} items.",
+                f"expressions of {', '.join(broken[:5])} fail for every one of the favourites that they are about.",
                 fix="Compare types with types, and ask `in` before reading an attribute.",
             )
         empty = [surface.value for surface, left in self.left.items() if not left and self.examined]
@@ -67,17 +68,23 @@ def examine(bound: Binding, rows: IntArray, *, now_s: float, failures: Counter[s
     findings = []
     for name, condition in bound.rules.expressions:
         before = failures[condition.source]
-        matches = bound.judge.holds(condition, rows, values, now_s=now_s, if_fails=False)
-        numbers = _is_number(bound, name, condition.source)
-        fails = 0 if numbers else failures[condition.source] - before
-        findings.append(RuleFinding(rule=name, examined=rows.size, matches=int(matches.sum()), fails=fails))
+        examined, matches = _judged(bound, condition, rows, values, now_s)
+        fails = failures[condition.source] - before
+        findings.append(RuleFinding(rule=name, examined=examined.size, matches=int(matches.sum()), fails=fails))
     left = {surface: _left(bound, rows, surface, now_s) for surface in Surface}
     return Examination(tuple(findings), left, int(rows.size))
 
 
-def _is_number(bound: Binding, name: str, source: str) -> bool:
-    """Whether the expression is a rule's `by`: a number, which the table of truths does not judge."""
-    return any(boost.rule.id == name and boost.rule.by == source for boost in bound.rules.boosts)
+def _judged(
+    bound: Binding, condition: Condition, rows: IntArray, values: Values, now_s: float
+) -> tuple[IntArray, BoolArray]:
+    """Rows that an expression is asked about, and those for which it holds; `by` is a number, of what `match` selects."""
+    boost = next((one for one in bound.rules.boosts if one.by is condition), None)
+    if boost is None:
+        return rows, bound.judge.holds(condition, rows, values, now_s=now_s, if_fails=False)
+    if boost.match is not None:
+        rows = rows[bound.judge.holds(boost.match, rows, values, now_s=now_s, if_fails=False)]
+    return rows, bound.judge.numbers(condition, rows, values, now_s=now_s) > 0.0
 
 
 def _left(bound: Binding, rows: IntArray, surface: Surface, now_s: float) -> int:

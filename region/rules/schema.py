@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from infra.contracts.messages import SLATE_ITEMS_MAX, RecommendationType, Surface
+from region.rules.history import PAGES_MAX
 
 RULES_MAX = 200
 """Of each kind, in one file."""
@@ -192,9 +193,12 @@ class EditorialList(_Rule, frozen=True, kw_only=True):
 
 
 class Cap(_Rule, frozen=True, kw_only=True):
-    """An item that was on a subject's page `shown_max` times within `window_s` makes way for others."""
+    """An item that was on a subject's page `shown_max` times within `window_s` makes way for others.
 
-    shown_max: Annotated[int, msgspec.Meta(ge=1, le=100)]
+    More than PAGES_MAX could never come true: so many pages of a subject are remembered.
+    """
+
+    shown_max: Annotated[int, msgspec.Meta(ge=1, le=PAGES_MAX)]
     window_s: Seconds = 86_400.0
     match: Expression | None = None
 

@@ -172,6 +172,7 @@ async def test_what_is_published_holds_at_once_and_is_told_and_audited(region: R
             "format: 1\nregion: us-east\nfloors: [{id: a, share_min: 0.5, match: 'item.price * 2 > 1'}]",
             "fail for every",
         ),
+        ("format: 1\nregion: us-east\nboosts: [{id: a, weight: 0.5, by: 'item.title'}]", "fail for every"),
     ],
 )
 async def test_rules_that_cannot_be_meant_are_refused_and_the_refusal_is_audited(

@@ -47,8 +47,7 @@ def listed_by(bound: Binding, active: Active, row: int) -> EditorialList | None:
 def _rows_of(tables: ReleaseTables, target: str) -> IntArray:
     kind, name = followed(target) or ("", "")
     own = tables.category_rows.get(name, NO_ROWS) if kind == "category" else tables.maker_rows.get(target, NO_ROWS)
-    seated = [row for row in tables.seats.rows.tolist() if followed_by(tables, row, (target,))]
-    return np.concatenate([np.asarray(seated, dtype=np.int32), own])[:PER_TARGET_MAX]
+    return np.concatenate([tables.seats.followed_as(target), own])[:PER_TARGET_MAX]
 
 
 def _in_turn(source: Source, groups: Sequence[IntArray], limit: int) -> Candidates:

@@ -11,7 +11,8 @@ from hypothesis.extra import numpy as arrays_of
 from infra.contracts.features import FloatArray
 from infra.contracts.messages import AttributeFilter, ItemFilters
 from infra.contracts.release import CatalogueItem
-from region.funnel.seats import REST_S, SEATS, NoSeatError, Placement
+from region.funnel.chosen import of_followed
+from region.funnel.seats import REST_S, SEATS, NoSeatError, Placement, Seats
 from region.funnel.spare import map_with_spare
 from region.funnel.tables import ReleaseTables
 from tests.unit.region.worlds import bundle_tables
@@ -101,3 +102,28 @@ def test_a_row_that_was_left_rests_before_another_item_gets_it(tables: ReleaseTa
     seats.seat([placement("late")], now_s=10.0 + REST_S)
     assert tables.row_of["late"] == left
     assert not seats.left
+
+
+def test_who_follows_something_finds_its_new_items_without_looking_through_every_seat(tables: ReleaseTables) -> None:
+    seats, looked = tables.seats, 0
+    whole = Seats._targets
+
+    def counted(self: Seats) -> dict[str, list[int]]:
+        nonlocal looked
+        looked += 1
+        return whole(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Seats, "_targets", counted)
+        seats.seat([placement("n-1", brand="acme"), placement("n-2"), placement("n-3", brand="acme")], now_s=0.0)
+        one, two, three = (tables.row_of[f"n-{number}"] for number in (1, 2, 3))
+        assert seats.followed_as("category:drama").tolist() == [three, two, one]
+        assert seats.followed_as("brand:acme").tolist() == [three, one]
+        assert seats.followed_as("creator:nobody").tolist() == []
+        assert of_followed(tables, ("brand:acme",), limit=5).rows.tolist() == [three, one]
+        assert looked == 1
+        seats.leave(["n-3"], now_s=1.0)
+        seats.seat([placement("n-1", brand="other")], now_s=2.0)
+        assert seats.followed_as("brand:acme").tolist() == []
+        assert seats.followed_as("category:drama").tolist() == [one, two]
+        assert looked == 2

@@ -1,5 +1,6 @@
 """Clicks and impressions by item, decayed, beside the requests: what the bandit of exploration slots goes by."""
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -13,6 +14,9 @@ Counts = npt.NDArray[np.float64]
 DAY_MS = 86_400_000
 WINDOWS: tuple[tuple[int, float], ...] = ((1, 1.0), (2, 0.7), (4, 0.5), (8, 0.25))
 """Days, and what an event that is no older weighs: about a half-life of three days, in four steps."""
+LONG_EVERY_S = 300.0
+"""How often all windows are read; between, the shortest one only: what was counted days ago hardly changes, and reading
+it is a scan of every item of those days."""
 ITEMS_MAX = 20_000
 """Items of one window, the most shown first; of the others nothing is known, and the prior stands for them."""
 RATE_DEFAULT = 0.05
@@ -43,6 +47,8 @@ class LiveCounters:
     clock: Clock
     store: Store | None = None
     tally: Tally = field(default_factory=Tally)
+    _long: tuple[Sequence[ItemCounters], ...] = ()
+    _long_read_s: float = 0.0
 
     async def refresh(self) -> None:
         """Read the counters once.
@@ -52,11 +58,17 @@ class LiveCounters:
         """
         if self.store is None:
             return
-        now_ms = self.clock.now_ms()
-        windows = [
-            await self.store.item_counters(since_ms=now_ms - days * DAY_MS, limit=ITEMS_MAX) for days, _ in WINDOWS
+        now_ms, now_s = self.clock.now_ms(), self.clock.monotonic_s()
+        due = not self._long or now_s - self._long_read_s >= LONG_EVERY_S
+        read = [
+            await self.store.item_counters(since_ms=now_ms - days * DAY_MS, limit=ITEMS_MAX)
+            for days, _ in (WINDOWS if due else WINDOWS[:1])
         ]
-        self.tally = decayed(windows)
+        if due:
+            self._long, self._long_read_s = tuple(read[1:]), now_s
+        windows = (read[0], *self._long)
+        # Tens of thousands of items: requests go on meanwhile.
+        self.tally = await asyncio.to_thread(decayed, windows)
 
 
 def decayed(windows: Sequence[Iterable[ItemCounters]]) -> Tally:

@@ -45,7 +45,7 @@ from region.store.aggregates import (
     sum_counters,
 )
 from region.store.applying import COUNTS_LIFE_MS, ApplyRules, apply_events, choose, replace_state
-from region.store.cassandra_link import CassandraLink
+from region.store.cassandra_link import CassandraLink, Row
 from region.store.cassandra_rows import FIRST_REVISION, CassandraRows, Loaded
 from region.store.port import (
     AppliedChange,
@@ -207,7 +207,8 @@ class CassandraStore:
         found = await self._link.ask_all(
             "trending", (_scope(scope), since_ms - TREND_BUCKET_MS), timeout_s=self._scan_timeout_s
         )
-        return merge_trends((content for (content,) in found), limit=limit)
+        # Of a large region these are hundreds of thousands of values: requests go on meanwhile.
+        return await asyncio.to_thread(merge_trends, (content for (content,) in found), limit=limit)
 
     async def item_counters(self, *, since_ms: int, limit: int) -> list[ItemCounters]:
         """Counters of the items most shown or interacted with since a moment (to the day)."""
@@ -216,12 +217,12 @@ class CassandraStore:
         # Phones' clocks may be minutes ahead: the day after today may have begun.
         days = range(first, bucket_of(now_ms, ITEM_BUCKET_MS) + 2 * ITEM_BUCKET_MS, ITEM_BUCKET_MS)
 
-        async def day(bucket_ms: int) -> list[tuple[str, bytes]]:
-            found = await self._link.ask_all("item_days", (bucket_ms,), timeout_s=self._scan_timeout_s)
-            return [(item, content) for item, content in found]
+        async def day(bucket_ms: int) -> list[Row]:
+            return await self._link.ask_all("item_days", (bucket_ms,), timeout_s=self._scan_timeout_s)
 
         found = await _at_once(day, days)
-        return sum_counters((pair for one in found for pair in one), limit=limit)
+        pairs = ((item, content) for one in found for item, content in one)
+        return await asyncio.to_thread(sum_counters, pairs, limit=limit)
 
     async def forget(self, subject: str, erasure: Erasure) -> Forgotten:
         """Keep the erasure, then delete the row: a worker that loads it meanwhile finds the one or misses the other."""

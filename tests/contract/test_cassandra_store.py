@@ -3,7 +3,8 @@
 import asyncio
 import json
 import socket
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from infra.contracts.events import EventType
 from infra.plumbing.addresses import PartAddress
 from infra.plumbing.clock import ManualClock, SystemClock
 from infra.plumbing.errors import SettingsError
+from region.store import cassandra as cassandra_store
 from region.store.__main__ import main
 from region.store.applying import ApplyRules
 from region.store.cassandra import CassandraStore
@@ -260,6 +262,25 @@ async def test_a_newer_or_missing_schema_is_refused_at_the_start(
     with pytest.raises(StoreSchemaError, match="has schema 99"):
         await store.read(ALICE)
     keyspace.session.execute(f"DROP KEYSPACE {newer.name}")
+    await store.close()
+
+
+async def test_sums_over_items_are_made_beside_the_loop(keyspace: Keyspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: dict[str, int] = {}
+
+    def noted(name: str, whole: Callable[..., Any]) -> Callable[..., Any]:
+        def made(*given: Any, **named: Any) -> Any:
+            threads[name] = threading.get_ident()
+            return whole(*given, **named)
+
+        return made
+
+    for name in ("merge_trends", "sum_counters"):
+        monkeypatch.setattr(cassandra_store, name, noted(name, getattr(cassandra_store, name)))
+    store = opened(keyspace.address)
+    await everything(store)
+    assert set(threads) == {"merge_trends", "sum_counters"}
+    assert threading.get_ident() not in threads.values()
     await store.close()
 
 

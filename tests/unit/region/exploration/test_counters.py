@@ -1,9 +1,13 @@
 """Decayed counts out of windows that hold one another, and what the bandit knows of an item that is in none."""
 
+import threading
+from collections.abc import Iterable, Sequence
+from typing import ClassVar
+
 import pytest
 
 from infra.plumbing.clock import ManualClock
-from region.exploration.counters import RATE_DEFAULT, LiveCounters, Tally, decayed
+from region.exploration.counters import LONG_EVERY_S, RATE_DEFAULT, WINDOWS, LiveCounters, Tally, decayed
 from region.store.memory import MemoryStore
 from region.store.port import ItemCounters
 
@@ -28,6 +32,34 @@ def test_of_an_unknown_item_nothing_is_known() -> None:
     clicks, impressions = Tally({"a": (1.0, 2.0)}).of(["b", "a"])
     assert (clicks.tolist(), impressions.tolist()) == ([0.0, 1.0], [0.0, 2.0])
     assert Tally().of([])[0].size == 0
+
+
+async def test_long_windows_are_read_now_and_then_and_summed_beside_the_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, threads = ManualClock(), set[int]()
+
+    def summed(windows: Sequence[Iterable[ItemCounters]]) -> Tally:
+        threads.add(threading.get_ident())
+        return decayed(windows)
+
+    class Counting(MemoryStore):
+        since: ClassVar[list[int]] = []
+
+        async def item_counters(self, *, since_ms: int, limit: int) -> list[ItemCounters]:
+            self.since.append(since_ms)
+            return one(len(self.since), 10 * len(self.since))
+
+    monkeypatch.setattr("region.exploration.counters.decayed", summed)
+    counters = LiveCounters(clock=clock, store=Counting(clock=clock))
+    await counters.refresh()
+    assert len(Counting.since) == len(WINDOWS)
+    clock.advance(LONG_EVERY_S / 2)
+    await counters.refresh()
+    assert len(Counting.since) == len(WINDOWS) + 1
+    assert counters.tally.by_item["a"] == (5.0, 50.0), "what the shortest window says now"
+    clock.advance(LONG_EVERY_S / 2)
+    await counters.refresh()
+    assert len(Counting.since) == 2 * len(WINDOWS) + 1
+    assert threading.get_ident() not in threads
 
 
 async def test_a_store_is_read_and_without_one_there_is_nothing() -> None:

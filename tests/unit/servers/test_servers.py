@@ -13,7 +13,7 @@ import pytest
 
 from infra.local.certificates import WorldAuthority, certificate_file
 from infra.local.records import Part, ProbeKind, ProcessPlan
-from infra.local.servers import installing, running
+from infra.local.servers import archiving, installing, running
 from infra.local.servers.authorities import ensure_certificates, region_client, renew_certificates
 from infra.local.servers.configuring import ServerFiles
 from infra.local.servers.installing import Home, check_disk, find_java, install, java_major
@@ -22,6 +22,7 @@ from infra.local.servers.plans import (
     ServerInput,
     ServerPlan,
     address_of,
+    archive_draft,
     log_address,
     plan_servers,
     server_authority,
@@ -148,6 +149,23 @@ def test_one_that_runs_with_other_settings_is_not_taken_for_what_is_asked_for(ho
         assert status_of(tmp_path)[0].running
     finally:
         stop_servers(tmp_path, clock=CLOCK)
+
+
+def test_what_a_killed_installation_left_running_is_ended_by_the_next(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = home.folder / "archiving"
+    (left,) = start_servers([acting(home, state, SERVING)], state, clock=CLOCK, progress=SILENT)
+
+    def start(plans: list[ServerPlan], place: Path, **_: object) -> None:
+        assert (place, began_ticks(left.pid)) == (state, None)
+        for plan in plans:
+            archive_draft(home, plan.kind).touch()
+
+    monkeypatch.setattr(archiving, "start_servers", start)
+    assert set(archiving.make_archives(home, java="/java", clock=CLOCK, progress=SILENT)) == set(ServerKind)
+    assert home.archive(ServerKind.KAFKA).is_file()
+    assert not state.exists()
 
 
 def test_one_that_does_not_come_up_is_said_and_takes_the_others_with_it(home: Home, tmp_path: Path) -> None:

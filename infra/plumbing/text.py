@@ -15,8 +15,9 @@ _ASCII_MARKS = {ord(mark): " " for mark in "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"}
 def is_typed(text: str) -> bool:
     """Whether people may have written `text` on one line: no control character, no line's end, no turned order.
 
-    More than `str.isprintable`, which refuses the wide blank between Japanese words (U+3000), the joiners inside Persian words
-    and families of emoji (U+200C, U+200D), the blank that does not break, and whatever came into Unicode after this Python.
+    More than `str.isprintable`, which refuses the wide blank between Japanese words (U+3000), the joiners inside
+    Persian words and families of emoji (U+200C, U+200D), the blank that does not break, and whatever came into Unicode
+    after this Python.
     """
     if text.isprintable():
         return True

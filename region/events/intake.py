@@ -129,7 +129,7 @@ def _is_short_text(text: str, length_max: int) -> bool:
 
 
 def _is_typed(text: str, length_max: int) -> bool:
-    """Of what people write, and of names in a catalogue: not printable in Python's sense is more than one would think."""
+    """Of what people write, and of names in a catalogue: more than Python takes for printable."""
     return 0 < len(text) <= length_max and is_typed(text)
 
 

@@ -140,7 +140,7 @@ class Seats:
                 del self._row_of[name]
 
     def followed_as(self, target: str) -> IntArray:
-        """Rows of the items that `target` (`category:NAME`, `brand:NAME`, `creator:NAME`) is followed for, latest first.
+        """Rows of the items that `target` (`category:NAME`, `brand:NAME`, `creator:NAME`) stands for, latest first.
 
         Looked up: going through all seats for each of a hundred targets took longer than a list may.
         """
@@ -155,7 +155,9 @@ class Seats:
             for row in self.rows.tolist():
                 item = self._held[row]
                 makers = ((kind, getattr(item, kind)) for kind in ("brand", "creator"))
-                own = [f"category:{name}" for name in item.categories] + [f"{kind}:{name}" for kind, name in makers if name]
+                own = [f"category:{name}" for name in item.categories] + [
+                    f"{kind}:{name}" for kind, name in makers if name
+                ]
                 for target in dict.fromkeys(own):
                     found.setdefault(target, []).append(row)
             self._by_target = (self.edition, found)

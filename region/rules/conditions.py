@@ -22,8 +22,8 @@ A key that `attributes` lacks is an error: ask `"stock" in item.attributes` firs
 | `country`, `locale`, `language`, `device`, `category` | string | `""` |
 | `local_hour` | int | -1 |
 
-A macro (`all`, `exists`, `exists_one`, `map`, `filter`) may have one other inside of it or behind it, and both together may take
-1,000 steps for an item (`region.rules.bounding`).
+A macro (`all`, `exists`, `exists_one`, `map`, `filter`) may have one other inside of it or behind it, and both together
+may take 1,000 steps for an item (`region.rules.bounding`).
 
 CEL does not mix types in arithmetic: `item.price * 2.0`, never `* 2`; `double(item.attributes["margin"]) > 0.1`.
 """
@@ -119,7 +119,7 @@ class Condition:
             raise ConditionError(f"it fails: {_first_line(error)}") from None
 
     def _refuse_unbound(self) -> None:
-        """Run it once over a bare item: unknown names and patterns show whatever the values, a failing value may not."""
+        """Run it once over a bare item: unknown names and bad patterns show with any values; other faults may not."""
         try:
             self.value(CatalogueItem(item="x"), _BARE, now_s=0.0)
         except ConditionError as error:

@@ -78,7 +78,7 @@ def examine(bound: Binding, rows: IntArray, *, now_s: float, failures: Counter[s
 def _judged(
     bound: Binding, condition: Condition, rows: IntArray, values: Values, now_s: float
 ) -> tuple[IntArray, BoolArray]:
-    """Rows that an expression is asked about, and those for which it holds; `by` is a number, of what `match` selects."""
+    """Rows that an expression is asked about, and for which of them it holds; `by` is asked of what `match` selects."""
     boost = next((one for one in bound.rules.boosts if one.by is condition), None)
     if boost is None:
         return rows, bound.judge.holds(condition, rows, values, now_s=now_s, if_fails=False)

@@ -106,10 +106,10 @@ def check_settings(plan: ServerPlan) -> None:
 def start_servers(
     plans: Sequence[ServerPlan], state: Path, *, clock: Clock, progress: Progress, timeout_s: float = START_TIMEOUT_S
 ) -> list[ServerStatus]:
-    """Start what does not run yet, a few at a time, and wait until each takes calls; those, too, that a call which was
-    killed had only just started.
+    """Start what does not run yet, a few at a time, and wait until each takes calls.
 
-    Whatever goes wrong, what this call started is stopped again; what ran before goes on.
+    What a call that was killed had only just started is waited for, too. Whatever goes wrong, what this call started is
+    stopped again; what ran before goes on.
 
     Raises:
         ServerError: a port is taken, the disk is full, a server runs with other settings, or did not come up (with its
@@ -152,8 +152,10 @@ def start_servers(
 def _start_in_turn(
     plans: Sequence[ServerPlan], coming: Sequence[tuple[ServerPlan, int]], state: Path, clock: Clock, timeout_s: float
 ) -> Iterator[StartedServer | tuple[str, float]]:
-    """Yields each server when it is started, and its name and seconds when it takes calls; of those `coming` (with
-    their process ids) the latter only."""
+    """Yields each server when it is started, and its name and seconds when it takes calls.
+
+    Those `coming` (with their process ids) were started before.
+    """
     waiting = list(plans)
     starting = [(plan, pid, clock.monotonic_s()) for plan, pid in coming]
     while waiting or starting:

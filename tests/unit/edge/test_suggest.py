@@ -63,7 +63,7 @@ async def test_bounds(world: World) -> None:
     for words in (f"q={'x' * 101}", "q=a&n=0", "q=a&n=21", "q=a&q=b", "q=%00"):
         assert (await client.get(f"/v1/suggest?{words}")).status == 400
     # A wide blank, a joiner inside a Persian word, a family of emoji, an emoji of after Python 3.11.
-    for words in ("進撃\u3000巨人", "می\u200cخواهم", "👨\u200d👩\u200d👧", "\U0001fae8"):
+    for words in ("進撃\u3000巨人", "می\u200cشد", "👨\u200d👩\u200d👧", "\U0001fae8"):
         assert (await client.get("/v1/suggest", params={"q": words})).status == 200
         assert (await client.get("/v1/recommendations/popular", params={"category": words})).status == 200
 

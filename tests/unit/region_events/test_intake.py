@@ -80,7 +80,7 @@ def test_an_event_that_cannot_be_used_is_refused_with_the_reason(bad: Event, sai
         event(type=EventType.WATCH, value=0.0),
         event(type=EventType.WATCH, value=1.0),
         event(type=EventType.SEARCH, item="", query="進撃\u3000巨人"),
-        event(type=EventType.SEARCH, item="", query="می\u200cخواهم"),
+        event(type=EventType.SEARCH, item="", query="می\u200cشد"),
         event(type=EventType.FOLLOW, item="", follows="category:本\u3000雑誌"),
     ],
 )

@@ -75,7 +75,9 @@ def test_a_file_that_is_none_of_events_is_said_to_be_what_it_is(
 def test_what_is_wrong_with_one_line_does_not_keep_others_from_being_checked(tmp_path: Path) -> None:
     good = json.dumps(GOOD).encode()
     path = tmp_path / "e.NDJSON"
-    path.write_bytes(b"\xef\xbb\xbf" + b"\n".join([good, b"x" * (LINE_BYTES_MAX + 10), b"[" * 100_000, b'"\xff"', good]))
+    path.write_bytes(
+        b"\xef\xbb\xbf" + b"\n".join([good, b"x" * (LINE_BYTES_MAX + 10), b"[" * 100_000, b'"\xff"', good])
+    )
     report = validate_file(path, now_ms=NOW_MS)
     assert [one.what.split(" (")[0] for one in report.problems] == [
         f"the line is longer than {LINE_BYTES_MAX} bytes", "nested too deeply",

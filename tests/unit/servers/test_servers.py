@@ -143,7 +143,9 @@ def test_one_that_runs_with_other_settings_is_not_taken_for_what_is_asked_for(ho
     try:
         given = ServerInput(home=home, state=tmp_path, regions=("here",), java="/java", tls=tmp_path / "tls")
         over_tls = next(one for one in plan_servers(given) if one.name == plan.name)
-        with pytest.raises(ServerError, match=r"runs with other settings than are asked for \(cassandra.yaml\)") as caught:
+        with pytest.raises(
+            ServerError, match=r"runs with other settings than are asked for \(cassandra.yaml\)"
+        ) as caught:
             start_servers([over_tls], tmp_path, clock=CLOCK, progress=SILENT)
         assert "servers stop" in caught.value.fix
         assert status_of(tmp_path)[0].running

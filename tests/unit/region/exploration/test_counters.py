@@ -34,7 +34,9 @@ def test_of_an_unknown_item_nothing_is_known() -> None:
     assert Tally().of([])[0].size == 0
 
 
-async def test_long_windows_are_read_now_and_then_and_summed_beside_the_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_long_windows_are_read_now_and_then_and_summed_beside_the_requests(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     clock, threads = ManualClock(), set[int]()
 
     def summed(windows: Sequence[Iterable[ItemCounters]]) -> Tally:

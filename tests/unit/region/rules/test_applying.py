@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace as replace_struct
 
-from infra.contracts.messages import HomeRequest, RecommendationType, Surface
+from infra.contracts.messages import Context, HomeRequest, RecommendationType, Surface
 from infra.contracts.release import CatalogueItem, Rules
 from infra.plumbing.clock import ManualClock
 from region.funnel.finishing import Draft, finish
@@ -159,12 +159,13 @@ def test_rules_hold_where_when_and_for_whom_they_say() -> None:
             HardRule(id="cart", surfaces=(Surface.CART,), items=("a",)),
             HardRule(id="dated", from_date=dt.date(2026, 1, 1), until_date=dt.date(2026, 1, 2), items=("a",)),
             HardRule(id="german", when='request.country == "DE"', items=("a",)),
-            HardRule(id="broken", when="request.local_hour / 0 > 1", items=("a",)),
+            HardRule(id="broken", when="1 / (request.local_hour - 5) > 1", items=("a",)),
         ),
-        boosts=(Boost(id="soft", when="request.local_hour / 0 > 1", weight=0.1),),
+        boosts=(Boost(id="soft", when="1 / (request.local_hour - 5) > 1", weight=0.1),),
     )
     rules = compile_rules(file, edition="e")
-    values = request_values(HomeRequest(type=RecommendationType.PERSONAL))
+    # At five in the morning a `when` fails: a hard rule holds then, any other does not.
+    values = request_values(HomeRequest(type=RecommendationType.PERSONAL, context=Context(local_hour=5)))
     day_s = dt.datetime(2026, 1, 2, 23, tzinfo=dt.UTC).timestamp()
 
     def holding(surface: Surface, now_s: float, **changed: str) -> set[str]:

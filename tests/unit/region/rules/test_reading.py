@@ -64,7 +64,7 @@ def test_a_file_says_what_it_says_and_survives_being_written() -> None:
         ("match: 'item.brand == \"small\"'", "match: 'item.brand =='", 22, "match: column"),
         ("match: 'item.brand == \"small\"'", "match: 'item.colour == 1'", 22, "`item.colour` is not known"),
         ("match: 'item.brand == \"small\"'", "match: 'colour == 1'", 22, "Undefined variable"),
-        ("match: 'item.brand == \"small\"'", 'match: "item.title.matches(\'(\')"', 22, "not a valid regex"),
+        ("match: 'item.brand == \"small\"'", "match: \"item.title.matches('(')\"", 22, "not a valid regex"),
         ("request.local_hour < 22", "item.year < 22", 16, "about the request alone"),
         ('request.country == "DE" && request.local_hour < 22', "request.country < 22", 16, "it fails"),
         ('request.country == "DE" && request.local_hour < 22', "request.local_hour", 16, "of type int"),

@@ -57,7 +57,7 @@ class Built(msgspec.Struct, frozen=True, kw_only=True):
     gates: dict[str, bool]
     sentences: tuple[str, ...]
     content_sha256: str
-    """Of what the release does: the same for the same data, code, seed and release before on one machine."""
+    """Of what the release does: the same for the same data, code and seed on one machine."""
     counted: tuple[CountedRegion, ...] = ()
     """Regions whose lists are by their own counts."""
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 SHOWN = 3
 HISTORY_SHOWN = 5
+SAME = "both do the same: what differs is the moment of the build, the reports, or how the index is partitioned"
 COLUMN_MAX = 46
 """Characters of an item beside another."""
 
@@ -62,9 +63,10 @@ def inspection_text(
     ]
     parts = ", ".join(f"{part} {size:,}" for part, size in sizes.items())
     return (
-        f"{release}: {passed}\n{note or table(figures)}\nbytes: {parts}\ncontent {content_sha256}: the same data, "
-        "code, seed and release before on one machine give the same; the release's name also covers the moment of the "
-        f"build\n{table(listed)}"
+        f"{release}: {passed}\n{note or table(figures)}\nbytes: {parts}\n"
+        f"content {content_sha256}: of all but the index and the reports; the same data, code and seed on one machine "
+        "give the same. The index follows from the vectors, and ScaNN builds another each time; the release's name "
+        f"covers that too, and the moment of the build\n{table(listed)}"
     )
 
 
@@ -75,7 +77,7 @@ def difference_text(files: "ReleaseDiff", compared: "Comparison", *, shown: int)
             *_said(compared, shown=shown),
             f"changed files: {', '.join(files.changed) or 'nothing'}",
             f"a region that has {files.before} fetches {files.bytes_new:,} bytes, less what deltas save",
-            *(["both do the same: only the reports and the moment of the build differ"] if files.same_content else []),
+            *([SAME] if files.same_content else []),
         ]
     )
 

@@ -240,18 +240,25 @@ class Manifest(GlobalMessage, frozen=True, kw_only=True):
 
     @property
     def content_sha256(self) -> str:
-        """Hash over what the release does: all files but the two that tell how it was made and how long that took.
+        """Hash over what the release does: all files but the index and the two reports.
 
-        Same data, code, seed and release before (whose index is continued) on one machine give the same one;
-        `release_id` also covers the moment of the build.
+        Same data, code and seed on one machine give the same one. The reports tell how the release was made and how
+        long that took. The index follows from the vectors, and is built anew or continued from the release before;
+        ScaNN draws the centres of its partitions from the system's entropy, whatever seed it is given. `release_id`
+        covers all of it, and the moment of the build.
         """
-        told = (EVALUATION, MODEL_CARD)
-        parts = [f"{name}\0{entry.sha256}\n" for name, entry in sorted(self.files.items()) if name not in told]
+        parts = [
+            f"{name}\0{entry.sha256}\n" for name, entry in sorted(self.files.items()) if not _varies_by_build(name)
+        ]
         return hashlib.sha256("".join(parts).encode()).hexdigest()
 
     def canonical_bytes(self) -> bytes:
         """JSON with sorted keys and no white space: what is hashed, signed and stored."""
         return msgspec.json.encode(self, order="sorted")
+
+
+def _varies_by_build(name: str) -> bool:
+    return name in (EVALUATION, MODEL_CARD, INDEX_REPORT) or name.startswith(SCANN_PREFIX)
 
 
 class ChannelPointer(GlobalMessage, frozen=True, kw_only=True):

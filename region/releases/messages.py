@@ -65,7 +65,7 @@ class InspectAnswer(GlobalMessage, frozen=True, kw_only=True):
     dataset_sha256: Global[str]
     parent: Global[str | None]
     content_sha256: Global[str]
-    """Of what it does: the same for releases that differ by their reports and their moment only."""
+    """Of what it does: the same for releases that differ by their moment, reports and index only."""
     gates: Global[dict[str, bool]]
     metrics: Global[dict[str, float]]
     stages: Global[dict[str, dict[str, float]]]

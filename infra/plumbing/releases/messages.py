@@ -37,7 +37,7 @@ class ReleaseDiff(GlobalMessage, frozen=True, kw_only=True):
     bytes_new: Global[int]
     """What a region that has `before` must fetch for `after`, less what deltas save."""
     same_content: Global[bool]
-    """Whether both do the same: only the reports and the moment of the build differ."""
+    """Whether both do the same: what differs is the moment of the build, the reports, or the index's partitions."""
 
 
 class Vocabulary(GlobalMessage, frozen=True, kw_only=True):

@@ -7,7 +7,13 @@ from infra.contracts.events import STRENGTH_LEVELS, EventType, enters_history, e
 from infra.contracts.messages import ReasonCode, Source
 from infra.contracts.reasons import reason
 from infra.contracts.release import (
+    EVALUATION,
+    INDEX_REPORT,
+    ITEM_VECTORS,
+    MODEL_CARD,
+    RANKER,
     RELEASE_ID_PATTERN,
+    SCANN_PREFIX,
     FileEntry,
     Manifest,
     ModelShape,
@@ -35,6 +41,19 @@ def test_release_id_is_a_function_of_content():
     assert RELEASE_ID_PATTERN.fullmatch(manifest().release_id)
     assert manifest().release_id == manifest().release_id
     assert manifest(created_at_ms=2).release_id != manifest().release_id
+
+
+def test_the_content_is_all_but_what_no_seed_can_give_again():
+    def content(**changed: str) -> str:
+        names = (ITEM_VECTORS, f"{SCANN_PREFIX}ah_codebook.pb", INDEX_REPORT, EVALUATION, MODEL_CARD, RANKER)
+        files = {name: FileEntry(sha256=changed.get(name, "0" * 64), length=1) for name in names}
+        return manifest(created_at_ms=len(changed), files=files).content_sha256
+
+    other = "1" * 64
+    for name in (f"{SCANN_PREFIX}ah_codebook.pb", INDEX_REPORT, EVALUATION, MODEL_CARD):
+        assert content(**{name: other}) == content()
+    for name in (ITEM_VECTORS, RANKER):
+        assert content(**{name: other}) != content()
 
 
 def test_release_id_survives_the_wire_and_does_not_depend_on_key_order():

@@ -291,8 +291,7 @@ async def keep_release(
 async def _open_data(
     settings: RegionSettings, stack: AsyncExitStack, telemetry: Telemetry, clock: Clock, client: ReleaseClient
 ) -> Data:  # fmt: skip
-    registry = telemetry.registry
-    state = Path(settings.state_directory)
+    registry, state = telemetry.registry, Path(settings.state_directory)
     withdrawals = Withdrawals(state)
     proof = DelegatedProof(client, RULES_FILE, region=settings.region, clock=clock)
     book = RuleBook(state / "rules", region=settings.region, first=load_rules(settings.rules_file), proof=proof)
@@ -368,9 +367,14 @@ def _discovery(
     settings: RegionSettings, data: Data, answers: Answers, releases: Releases, telemetry: Telemetry, clock: Clock,
     home_only: Door,
 ) -> tuple[DiscoveryDoors, SuggestKeeper]:  # fmt: skip
+    folders: dict[str, Path] = {}  # Asked for every second, on the loop: a manifest is read once, not each time.
+
     def active() -> tuple[str, Path] | None:
         release = releases.activator.active_release
-        return None if release is None else (release, releases.store.directory(release).path)
+        if release is not None and release not in folders:
+            folders.clear()
+            folders[release] = releases.store.directory(release).path
+        return (release, folders[release]) if release is not None else None
 
     keeper = SuggestKeeper(
         Path(settings.state_directory) / "suggest", release=active, clock=clock, registry=telemetry.registry

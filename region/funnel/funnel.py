@@ -234,8 +234,7 @@ class Funnel:
             return ()
         try:
             with call.recorder.stage("ann") as note:
-                async with asyncio.timeout(timeout_s):
-                    found = await self._search(call, query, vector, timeout_s)
+                found = await self._search(call, query, vector, timeout_s)
                 note.candidates_out = found.rows.size
         except OverloadedError:
             raise
@@ -250,7 +249,8 @@ class Funnel:
         limit = min(wanted, tables.shape.num_items, ANN_CANDIDATES_MAX)
         rows = _rows_to_search(tables, query)
         if rows is not None:
-            return await self._compute.run(sources.nearest_among, tables, vector, rows=rows, limit=limit)
+            async with asyncio.timeout(timeout_s):
+                return await self._compute.run(sources.nearest_among, tables, vector, rows=rows, limit=limit)
         rows, scores = await call.release.retrieval.search(vector, limit, timeout_s)
         return Candidates(Source.ANN, rows, scores)
 

@@ -1,6 +1,7 @@
 """From a user's row and what the caller brought along to the state that towers, sources and features read."""
 
 from dataclasses import dataclass
+from operator import attrgetter
 
 import numpy as np
 import numpy.typing as npt
@@ -43,8 +44,8 @@ def read_history(
         for item in recent
         if item not in held
     ]
-    everything = sorted(entries, key=lambda entry: entry.at_ms) + brought
-    known = [(row, entry) for entry in everything if (row := tables.row_of.get(entry.item)) is not None]
+    everything, find = sorted(entries, key=attrgetter("at_ms")) + brought, tables.row_of.get
+    known = [(row, entry) for entry in everything if (row := find(entry.item)) is not None]
     return History(
         rows=np.array([row for row, _ in known], dtype=np.int32),
         strengths=np.array([entry.strength for _, entry in known], dtype=np.int32),

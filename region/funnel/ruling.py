@@ -118,6 +118,8 @@ def bind_rules(rules: RuleSet, tables: ReleaseTables, *, on_error: Callable[[str
 
 
 def _capped(pages: PageHistory, subject: str, active: Active, ground: Ground, release: str) -> IntArray:
+    if not active.caps:
+        return NO_ROWS
     rows = [NO_ROWS]
     for compiled in active.caps:
         rule = compiled.rule

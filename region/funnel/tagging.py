@@ -14,7 +14,8 @@ def tags_of(request: HomeRequest, rows: IntArray | None, tables: ReleaseTables) 
         tags[f"category:{request.category}"] = None
     for row in () if rows is None else rows.tolist():
         about = tables.items[row]
-        tags.update((f"category:{name}", None) for name in about.categories)
+        for name in about.categories:
+            tags[f"category:{name}"] = None
         if about.brand:
             tags[f"brand:{about.brand}"] = None
     return tuple(tags) if len(tags) <= TAGS_MAX else (*tuple(tags)[: TAGS_MAX - 1], MORE_TAGS)

@@ -111,8 +111,8 @@ class RuleSet:
         """What holds for a call from `surface` at this moment."""
         today = dt.datetime.fromtimestamp(now_s, tz=dt.UTC).date()
 
-        def holding(rules: Iterable[Compiled[R]]) -> tuple[Compiled[R], ...]:
-            return tuple(rule for rule in rules if rule.applies(surface, request, today))
+        def holding(rules: tuple[Compiled[R], ...]) -> tuple[Compiled[R], ...]:
+            return tuple(rule for rule in rules if rule.applies(surface, request, today)) if rules else ()
 
         return Active(
             self.settings[surface], hard=holding(self.hard), quotas=holding(self.quotas), floors=holding(self.floors),

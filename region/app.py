@@ -178,6 +178,7 @@ async def open_node(settings: RegionSettings, stack: AsyncExitStack, telemetry: 
     data = await _open_data(settings, stack, telemetry, clock, client)
     releases = _open_releases(settings, stack, data, clock, client)
     answers = _open_answers(settings, stack, data, releases, telemetry, clock)
+    releases.activator.make_ready = answers.pager.prepare
     lists = TrialDesk(recommender=answers.recommender, trials=releases.trials, clock=clock, registry=telemetry.registry)
     stack.push_async_callback(lists.close)
     callers = _caller_doors(settings, data, releases, answers, lists, keys=keys, telemetry=telemetry, clock=clock)

@@ -2,7 +2,9 @@
 
 A page that is not there yet costs a list a microsecond or two, and a list reads thousands of them. So the files of the
 active release are brought in once it is active: all of them where they fit below the bound, else those that many rows
-share a page of, and of these as many as fit below half of it.
+share a page of, and of these as many as fit below half of it. Before it is active already they are brought in beside
+those of the release that is (`prepare`), as far as memory allows: a thousand rows of a million items that lie apart
+take 3 ms to find otherwise, in every table, for each of the first lists.
 
 The bound is what the region was told, or else follows from the release and the machine: pages that no list has to look
 for are worth more than memory that is the disk's cache anyway, and the kernel takes clean pages of a file from a
@@ -20,11 +22,14 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from infra.plumbing.aside import aside
 from infra.plumbing.errors import UnavailableError
 from infra.plumbing.mapped import Span, fill, let_go, machine_memory_bytes, resident_file_bytes
 from region.funnel.release import LoadedRelease
 
 _log = logging.getLogger(__name__)
+PREPARED_WITHIN_S = 0.5
+"""A switch waits no longer for pages, as a roll-back is to be done within a second; the rest comes beside lists."""
 BOUND_BYTES_MIN = 2 << 30
 """Where nothing else was told: a million items of 64 dimensions and all libraries fit."""
 MACHINE_SHARE = 2 / 3
@@ -79,6 +84,8 @@ class Pager:
         self._releases: weakref.WeakSet[LoadedRelease] = weakref.WeakSet()
         self._filled: weakref.ref[LoadedRelease] | None = None
         self._kept: frozenset[Span] = frozenset()
+        self._coming: tuple[weakref.ref[LoadedRelease], int] | None = None
+        """What is about to be active, and the bytes of it that were brought in."""
         self._size = Gauge(
             "atoll_region_mapped_resident_bytes", "Memory that mapped files take, as looked at last.", registry=registry
         )
@@ -100,19 +107,33 @@ class Pager:
         # Libraries, models and suggestions are mapped too, and stay: where they alone are too much, pages are not let
         # go of at every look.
         bytes_max = self.bound.bytes_max
-        if size <= max(bytes_max, self._staying + bytes_max // 2):
+        if size <= max(bytes_max, self._staying + bytes_max // 2) + self._coming_bytes():
             return
         for release in list(self._releases):
             spans = [span for span in release.tables.mapped if span not in self._kept]
-            await asyncio.to_thread(let_go, spans)
+            await aside(let_go, spans)
         self._staying = self._resident()
         self._times.inc()
+
+    async def prepare(self, coming: LoadedRelease) -> None:
+        """Bring in a release that is about to be active, for PREPARED_WITHIN_S at most; it is active soon, or goes."""
+        most = int(MACHINE_SHARE * self._machine_bytes()) if self._told is None else self._told
+        spans = tuple(_dense(coming.tables.mapped, most - self._resident()))
+        self._coming = weakref.ref(coming), sum(length for _, length in spans)
+        filling = asyncio.ensure_future(aside(fill, spans))
+        filling.add_done_callback(_note_failure)
+        await asyncio.wait((filling,), timeout=PREPARED_WITHIN_S)
+
+    def _coming_bytes(self) -> int:
+        return self._coming[1] if self._coming is not None and self._coming[0]() is not None else 0
 
     async def _fill(self, active: LoadedRelease) -> None:
         """In the place of what was active before, whose pages come back one by one should it be needed again."""
         for release in self._releases - {active}:
-            await asyncio.to_thread(let_go, release.tables.mapped)
-        mapped, beside = active.tables.mapped, self._resident()
+            await aside(let_go, release.tables.mapped)
+        here = self._coming_bytes() if self._coming is not None and self._coming[0]() is active else 0
+        self._coming = None
+        mapped, beside = active.tables.mapped, max(0, self._resident() - here)
         whole = sum(length for _, length in mapped)
         self.bound = self._bound(whole, beside)
         _log.info(
@@ -120,12 +141,18 @@ class Pager:
         )
         fits = beside + whole <= self.bound.bytes_max
         self._kept = frozenset() if fits else frozenset(_dense(mapped, self.bound.bytes_max // 2))
-        await asyncio.to_thread(fill, mapped if fits else self._kept)
+        await aside(fill, mapped if fits else self._kept)
 
     def _bound(self, release_bytes: int, beside_bytes: int) -> Bound:
         if self._told is not None:
             return Bound(self._told, "the region's settings say so")
         return bound_for(release_bytes, beside_bytes, self._machine_bytes())
+
+
+def _note_failure(filling: "asyncio.Future[None]") -> None:
+    if not filling.cancelled() and (error := filling.exception()) is not None:
+        # Lists find their pages one by one, then.
+        _log.warning("files of a release could not be brought in: %r", error)
 
 
 def _dense(spans: Iterable[Span], bytes_max: int) -> Iterator[Span]:

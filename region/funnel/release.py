@@ -11,6 +11,7 @@ import numpy as np
 from infra.contracts.events import EventType, event_strength
 from infra.contracts.features import FloatArray, IntArray, encode_history
 from infra.contracts.release import Manifest
+from infra.plumbing.aside import aside
 from infra.plumbing.mapped import let_go
 from region import collecting
 from region.funnel.sources import Standing, standing_of
@@ -77,7 +78,7 @@ class LoadedRelease:
 
         Their pages go before: whoever drops the last reference, a request perhaps, would wait for all of them.
         """
-        await asyncio.to_thread(let_go, self.tables.mapped)
+        await aside(let_go, self.tables.mapped)
         await self.retrieval.close()
 
     def _try_models(self) -> FloatArray:

@@ -21,6 +21,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from infra.plumbing.aside import aside
 from infra.plumbing.clock import Clock
 from region.releases.audit import AuditLog
 from region.releases.beside import Beside
@@ -54,16 +55,10 @@ class Activator(Generic[L]):
     """
 
     def __init__(
-        self,
-        *,
-        store: ReleaseStore,
-        load: Callable[[ReleaseDirectory], Awaitable[L]],
-        audit: AuditLog,
-        clock: Clock,
-        on_switch: Callable[[str], Awaitable[None]],
-        notify_timeout_s: float = NOTIFY_TIMEOUT_S,
+        self, *, store: ReleaseStore, load: Callable[[ReleaseDirectory], Awaitable[L]], audit: AuditLog, clock: Clock,
+        on_switch: Callable[[str], Awaitable[None]], notify_timeout_s: float = NOTIFY_TIMEOUT_S,
         close_grace_s: float = CLOSE_GRACE_S,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._store = store
         self._load = load
         self.operations = Operations(audit=audit, clock=clock)
@@ -77,6 +72,8 @@ class Activator(Generic[L]):
         )
         self.end_trial: Callable[[], Awaitable[None]] | None = None
         """Ends what is being tried, to make room for a roll-back; set by whoever tries."""
+        self.make_ready: Callable[[L], Awaitable[None]] | None = None
+        """Has what lists read of a release at hand, just before it is active; set by whoever makes lists."""
         self._active: Slot[L] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -154,7 +151,7 @@ class Activator(Generic[L]):
         if release != self.active_release:
             self._beside.check_free()
             check_promotion(self._store.state, release)
-            await asyncio.to_thread(self._store.check, release)
+            await self._check(release)
         return SwitchAnswer(
             action="promote", from_release=self.active_release, to_release=release, dry_run=True, notified=False,
             audited=False, took_ms=(self._clock.monotonic_s() - started_s) * 1000,
@@ -221,13 +218,10 @@ class Activator(Generic[L]):
         pulled = await asyncio.to_thread(self._store.pulled)
         now_s = self._clock.monotonic_s()
         return ReleasesAnswer(
-            active=self.active_release,
-            previous=state.previous,
-            pinned=state.pinned,
-            frozen=state.frozen,
+            active=self.active_release, previous=state.previous, pinned=state.pinned, frozen=state.frozen,
             releases=tuple(status_of(item, state, self.active_release, warm) for item in pulled),
             in_progress=self.operations.current.describe(now_s) if self.operations.current else "",
-        )
+        )  # fmt: skip
 
     async def close(self) -> None:
         """Close everything that is loaded."""
@@ -289,18 +283,18 @@ class Activator(Generic[L]):
         """The slot of what `state` says is active; durable when this returns. On failure all is as it was."""
         release = state.active or ""
         if ready is not None and ready.release_id == release:
-            await self._commit(state)
+            await self._commit(state, ready)
             self._beside.clear()
             return ready
         self._beside.check_free()
         await self._standby.ready()
         before = self._standby.slot
         if before is not None and before.release_id == release:
-            await self._commit(state)
+            await self._commit(state, before)
             return before
         slot = await self._load_in_room(release)
         try:
-            await self._commit(state)
+            await self._commit(state, slot)
         except BaseException:
             self.retire(slot)
             raise
@@ -313,7 +307,7 @@ class Activator(Generic[L]):
             as `_load_slot`.
         """
         # What is not here or damaged costs nobody a warm release.
-        await asyncio.to_thread(self._store.check, release)
+        await self._check(release)
         await self._standby.go_away()
         try:
             return await self._open(release)
@@ -337,8 +331,12 @@ class Activator(Generic[L]):
         Raises:
             NotFoundError, ReleaseDamagedError: it is not here, or its files changed since they were verified.
         """
-        await asyncio.to_thread(self._store.check, release)
+        await self._check(release)
         return await self._open(release)
+
+    async def _check(self, release: str) -> None:
+        """Hash its files anew; where lists are made meanwhile these come first."""
+        await (asyncio.to_thread if self._active is None else aside)(self._store.check, release)
 
     async def _open(self, release: str) -> Slot[L]:
         directory = await asyncio.to_thread(self._store.directory, release)
@@ -350,7 +348,9 @@ class Activator(Generic[L]):
             raise
         return Slot(directory, loaded)
 
-    async def _commit(self, state: RegionReleases) -> None:
+    async def _commit(self, state: RegionReleases, slot: Slot[L] | None = None) -> None:
+        if slot is not None and self.make_ready is not None:
+            await self.make_ready(slot.loaded)
         await asyncio.to_thread(self._store.save_state, state)
 
     def _swap(self, slot: Slot[L]) -> None:

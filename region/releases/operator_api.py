@@ -8,6 +8,7 @@ import msgspec
 from aiohttp import web
 
 from infra.contracts.residency import RegionalMessage, encode_regional
+from infra.plumbing.aside import aside
 from infra.plumbing.errors import InvalidInputError
 from infra.plumbing.http.bodies import NOT_JSON
 from infra.plumbing.tuf_client.manifests import check_release_id
@@ -103,7 +104,7 @@ class _OperatorApi:
 
     async def verify(self, request: web.Request, operator: str) -> RegionalMessage:
         wanted = await _body(request, ReleaseRequest)
-        report = await asyncio.to_thread(self._store.verify, wanted.release)
+        report = await aside(self._store.verify, wanted.release)
         outcome, detail = ("done", "") if report.ok else ("failed", f"damaged: {', '.join(report.damaged[:5])}")
         await self._activator.operations.record(
             "verify", operator, self._activator.active_release, wanted.release, outcome, detail

@@ -249,6 +249,26 @@ async def test_a_roll_back_ends_a_trial_that_takes_its_room(world: World, releas
     await activator.close()
 
 
+async def test_a_release_is_made_ready_before_it_is_active_and_whichever_way_it_comes(
+    world: World, releases: list[str]
+) -> None:
+    activator, readied = world.activator(), list[tuple[str, str | None]]()
+
+    async def make_ready(loaded: Loaded) -> None:
+        readied.append((loaded.release, activator.active_release))
+
+    activator.make_ready = make_ready
+    await activator.promote(releases[0], operator="ada")
+    await activator.promote(releases[1], operator="ada")
+    await activator.roll_back(operator="ada")
+    slot = await activator.load_beside(releases[2], action="canary", operator="ada")
+    await activator.promote(releases[2], operator="ada", ready=slot)
+    assert readied == [
+        (releases[0], None), (releases[1], releases[0]), (releases[0], releases[1]), (releases[2], releases[0])
+    ]  # fmt: skip
+    await activator.close()
+
+
 async def test_a_request_that_never_ends_does_not_keep_a_release_for_ever(world: World, releases: list[str]) -> None:
     activator = world.activator()
     activator._retirement._grace_s = 0.01

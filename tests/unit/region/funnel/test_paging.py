@@ -132,6 +132,56 @@ async def test_what_becomes_active_is_brought_in_as_far_as_it_fits(
         assert sum(found) <= most // 2 < sum(sizes[: len(found) + 1])
 
 
+async def test_what_is_about_to_be_active_is_brought_in_beside_what_is(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coming = build_world(tmp_path / "coming", num_items=600)
+    filled: list[Span] = []
+    monkeypatch.setattr(paging, "fill", filled.extend)
+    active, registry, size = [world.release], CollectorRegistry(), [5]
+    whole = sum(length for _, length in coming.release.tables.mapped)
+    pager = Pager(
+        bytes_max=None, lease=lambda: nullcontext(active[0]), registry=registry, resident=lambda: size[0],
+        machine_bytes=lambda: 1 << 40,
+    )  # fmt: skip
+    await pager.look()
+    filled.clear()
+    await pager.prepare(coming.release)
+    assert sorted(filled) == sorted(coming.release.tables.mapped)
+    # Both are there now, and nothing of either is let go of.
+    size[0] = BOUND_BYTES_MIN + whole
+    await pager.look()
+    assert registry.get_sample_value("atoll_region_mapped_let_go_total") == 0.0
+    # Once it is active its own pages are not taken for something beside it.
+    active[0], size[0] = coming.release, BOUND_BYTES_MIN
+    await pager.look()
+    assert f"need {(BOUND_BYTES_MIN + SLACK_BYTES) >> 20:,} MB" in pager.bound.why
+    coming.close()
+
+
+async def test_no_more_is_brought_in_beside_than_memory_allows(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    filled: list[Span] = []
+    monkeypatch.setattr(paging, "fill", filled.extend)
+    sizes = sorted(length for _, length in world.release.tables.mapped)
+    told = 5 + sum(sizes) // 2
+    pager = Pager(
+        bytes_max=told, lease=lambda: nullcontext(world.release), registry=CollectorRegistry(), resident=lambda: 5
+    )  # fmt: skip
+    await pager.prepare(world.release)
+    assert 0 < sum(length for _, length in filled) <= sum(sizes) // 2
+
+
+async def test_a_release_whose_files_cannot_be_brought_in_is_switched_to_all_the_same(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Iterable[Span]) -> None:
+        raise OSError("no")
+
+    monkeypatch.setattr(paging, "fill", fail)
+    pager = Pager(bytes_max=1 << 30, lease=lambda: nullcontext(world.release), registry=CollectorRegistry())
+    await pager.prepare(world.release)
+
+
 def test_where_nothing_is_told_the_bound_follows_from_the_release_and_the_machine() -> None:
     small = bound_for(1 << 30, 100 << 20, 64 << 30)
     assert small.bytes_max == BOUND_BYTES_MIN

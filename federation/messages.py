@@ -6,8 +6,10 @@ towards central. Only a `RegionalSum`, which already carries the region's noise,
 """
 
 import enum
+import hashlib
 import re
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -16,8 +18,9 @@ from infra.contracts.residency import Global, GlobalMessage, Regional, RegionalM
 from infra.plumbing.errors import InvalidInputError
 
 ROUND_ID_PATTERN = re.compile(r"[0-9a-f]{16,64}")
-PROTOCOL = 2
-"""Version of what phones and gateway say to each other; a phone of another version is told to update."""
+PROTOCOL = 3
+"""Version of what phones and gateway say to each other; a phone of another version is told to update. Masks and
+signatures cover the plan: a new field of `RoundPlan` is a new version."""
 PACKED = "atoll-visit-packed"
 """Subprotocol of a visit (RFC 6455) whose bodies are MessagePack; without it they are JSON."""
 TICKET_HEADER = "Atoll-Round-Ticket"
@@ -88,6 +91,10 @@ class RoundPlan(GlobalMessage, frozen=True, kw_only=True):
     def length(self) -> int:
         """Numbers in what is summed."""
         return self.shape[0] * self.shape[1]
+
+    def digest(self) -> bytes:
+        """SHA-256 over all of it: whoever has the same digest was asked for the same."""
+        return hashlib.sha256(msgspec.json.encode(self)).digest()
 
 
 class CheckIn(RegionalMessage, frozen=True, kw_only=True):

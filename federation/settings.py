@@ -114,6 +114,8 @@ class PhonesSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Events on items of these categories stay on the phone; empty: the category nearest a fifth of all events."""
     canary: str = ""
     """Planted as a sensitive event into every phone's store, so that a scan can look for it elsewhere."""
+    cohort_min: Count = 10
+    """Fewest phones in whose sum a phone takes part, whatever its gateway says."""
     dropout_share: Annotated[float, msgspec.Meta(ge=0.0, lt=1.0)] = 0.08
     """Share of phones that are selected and then never report."""
     steps_a_day: Count = 20_000

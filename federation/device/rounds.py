@@ -56,7 +56,7 @@ class DeviceRound:
         if self._mailbox is None:
             raise ProtocolError("nothing was received from the neighbours")
         values = to_ring(training.update.ravel(), clipping_norm=plan.clipping_norm)
-        masked = self._client.mask(values, self._mailbox)
+        masked = self._client.mask(values, self._mailbox, task=plan.digest())
         return MaskedUpdate(round_id=plan.round_id, masked=to_wire(masked))
 
     def signature(self, survivors: Survivors) -> SurvivorsSigned:

@@ -1,9 +1,10 @@
 """The ServerApp: Flower's grid as the port to the regions. What a run does is in `federation.flower.training`."""
 
+import contextlib
 import os
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import msgspec
@@ -42,7 +43,7 @@ def main(grid: Grid, context: Context) -> None:
 
 def run_plan(plan: RunPlan, grid: Grid, *, clock: Clock) -> None:
     """Wait for the regions, train, write the outcome; each finished round is a line of PROGRESS_FILE."""
-    regions = GridRegions(grid, nodes=len(plan.regions), nodes_wait_s=plan.nodes_wait_s, clock=clock)
+    regions = GridRegions(grid, names=plan.regions, nodes_wait_s=plan.nodes_wait_s, clock=clock)
     training = TrainingRun(plan, regions=regions, clock=clock, entropy=secrets.token_bytes)
     progress = Path(plan.outcome_directory) / PROGRESS_FILE
 
@@ -61,9 +62,10 @@ class GridRegions:
     looks more often and gives up.
     """
 
-    def __init__(self, grid: Grid, *, nodes: int, nodes_wait_s: float, clock: Clock) -> None:
+    def __init__(self, grid: Grid, *, names: Collection[str], nodes_wait_s: float, clock: Clock) -> None:
         self._grid = grid
-        self._nodes = nodes
+        self._names = frozenset(names)
+        self._nodes = len(self._names)
         self._nodes_wait_s = nodes_wait_s
         self._clock = clock
 
@@ -77,12 +79,12 @@ class GridRegions:
             time.sleep(_POLL_S)
 
     def ask(self, plan: RoundPlan, *, timeout_s: float) -> Sequence[RegionalSum]:
-        """One answer per region that answered in time; a region whose ClientApp failed has not answered."""
+        """The answers that came in time, equal ones once; a region whose ClientApp failed has not answered."""
         body = encode_global(plan)
         ends_s = self._clock.monotonic_s() + timeout_s
         asked: set[int] = set()
         waiting: set[str] = set()
-        answers: dict[str, RegionalSum] = {}
+        answers: dict[str, dict[RegionalSum, None]] = {}
         self.wait_for_nodes()
         while self._clock.monotonic_s() < ends_s:
             # A SuperNode that was killed comes back as another node; its gateway knows the round by its id.
@@ -94,12 +96,13 @@ class GridRegions:
             waiting -= {reply.metadata.reply_to_message_id for reply in arrived}
             for reply in arrived:
                 if reply.has_content():
-                    found = _regional_sum(reply)
-                    answers[found.region] = found
-            if len(answers) >= self._nodes or not (waiting or len(asked) < self._nodes):
+                    with contextlib.suppress(msgspec.DecodeError, KeyError):
+                        found = _regional_sum(reply)
+                        answers.setdefault(found.region, {})[found] = None
+            if answers.keys() >= self._names or not (waiting or len(asked) < self._nodes):
                 break
             time.sleep(_POLL_S)
-        return list(answers.values())
+        return [one for region in answers.values() for one in region]
 
 
 def _message(plan: RoundPlan, body: bytes, node: int, timeout_s: float) -> Message:

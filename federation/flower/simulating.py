@@ -166,7 +166,9 @@ def _written_settings(directory: Path, trial: Trial, ports: Mapping[str, int]) -
         keys_files={region: str(directory / f"{region}.keys") for region in trial.regions},
         dataset_directory=str(trial.dataset.resolve()), release_directory=str(trial.release.resolve()),
         state_directory=str(directory / "phones"), phones_per_region=trial.phones, patience_s=PATIENCE_S,
-        dropout_share=trial.dropout_share, report_file=str(directory / "phones-report.json"),
+        dropout_share=trial.dropout_share,
+        cohort_min=cohort_of(trial.phones, noise_multiplier=trial.noise_multiplier).count_min,
+        report_file=str(directory / "phones-report.json"),
         adapter_file=str(directory / "run" / "outcome" / "adapter.npy"),
     )  # fmt: skip
     return files | {"phones": _written(directory / "phones.json", phones)}

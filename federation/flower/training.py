@@ -16,7 +16,7 @@ from federation.flower.state import RunState, StateFile
 from federation.messages import Part, Phase, RegionalSum, RoundPlan, to_bytes
 from federation.privacy.ledger import Budget, EntryKind, Ledger, LedgerEntry, PrivacyBudgetSpentError
 from federation.privacy.noise import Entropy
-from federation.rounds.aggregate import TRIM_COHORTS_MIN, mean_update, noise_deviation, shrink, usable_sums
+from federation.rounds.aggregate import TRIM_COHORTS_MIN, Answers, judged, mean_update, noise_deviation, shrink
 from federation.rounds.outcome import RegionOutcome, RoundOutcome, RunOutcome, save_outcome
 from federation.rounds.parts import ImplausibleStepError, SharedPart, shared_part
 from infra.contracts.release import FEDERATED_ADAPTER
@@ -75,9 +75,9 @@ class TrainingRun:
         # Booked before any region is asked: a crash from here on leaves the round booked, never unbooked.
         self._reserve_once(plan)
         answers = self._regions.ask(plan, timeout_s=self._plan.round_timeout_s)
-        sums = usable_sums(answers, plan)
-        entry = self._settle_once(plan, answers, sums)
-        outcome = self._step(plan, answers, sums, entry, started_s)
+        found = judged(answers, plan, regions=self._plan.regions)
+        entry = self._settle_once(plan, answers, found)
+        outcome = self._step(plan, answers, found, entry, started_s)
         core, momentum = self._part.saved()
         self._state = self._file.write(self._state.after(outcome, core=core, momentum=momentum))
         return outcome
@@ -89,11 +89,12 @@ class TrainingRun:
             )
 
     def _settle_once(
-        self, plan: RoundPlan, answers: Sequence[RegionalSum], sums: Sequence[RegionalSum]
+        self, plan: RoundPlan, answers: Sequence[RegionalSum], found: Answers
     ) -> LedgerEntry:  # fmt: skip
         if len(self._entries_of(plan)) > 1:
             return self._entries_of(plan)[-1]
-        if not sums and len(answers) < len(self._plan.regions):
+        sums, heard = found.sums, {one.region for one in answers}
+        if not sums and (found.refused or not heard >= self._plan.regions.keys()):
             # A region that did not answer may still have given its sum away: the reservation stands.
             return self._ledger.entries()[-1]
         # A trimmed mean may leave all but one cohort's noise out, so no more than that is claimed for it.
@@ -104,9 +105,9 @@ class TrainingRun:
         return [entry for entry in self._ledger.entries() if entry.round_id == plan.round_id]
 
     def _step(
-        self, plan: RoundPlan, answers: Sequence[RegionalSum], sums: Sequence[RegionalSum], entry: LedgerEntry,
-        started_s: float,
-    ) -> RoundOutcome:  # fmt: skip
+        self, plan: RoundPlan, answers: Sequence[RegionalSum], found: Answers, entry: LedgerEntry, started_s: float
+    ) -> RoundOutcome:
+        sums = found.sums
         mean, deviation, moved, reason = np.zeros(plan.shape), 0.0, 0.0, ""
         if sums:
             mean, deviation = mean_update(sums), noise_deviation(sums)
@@ -118,7 +119,7 @@ class TrainingRun:
         booked = entry.kind is not EntryKind.VOID
         return RoundOutcome(
             round_id=plan.round_id,
-            regions=tuple(self._region_outcome(name, answers) for name in sorted(self._plan.regions)),
+            regions=tuple(_region_outcome(name, answers, found) for name in sorted(self._plan.regions)),
             ok=bool(sums) and booked and not reason, reason=reason, epsilon=entry.epsilon,
             epsilon_released=entry.epsilon_released,
             update_norm=float(np.linalg.norm(mean)), step_norm=moved,
@@ -136,13 +137,6 @@ class TrainingRun:
             local_learning_rate=training.local_learning_rate,
         )  # fmt: skip
 
-    @staticmethod
-    def _region_outcome(name: str, answers: Sequence[RegionalSum]) -> RegionOutcome:
-        for one in answers:
-            if one.region == name:
-                return RegionOutcome(region=name, phase=one.phase, weight=one.weight, reason=one.reason)
-        return RegionOutcome(region=name, phase=Phase.VOID, reason="no answer")
-
     def _finish(self, rounds: Sequence[RoundOutcome], stopped: str) -> RunOutcome:
         entries = self._ledger.entries()
         items = self._part.items()
@@ -156,3 +150,12 @@ class TrainingRun:
         save_outcome(Path(self._plan.outcome_directory), outcome, self._part.adapter(), items=items)
         self._file.remove()
         return outcome
+
+
+def _region_outcome(name: str, answers: Sequence[RegionalSum], found: Answers) -> RegionOutcome:
+    if name in found.refused:
+        return RegionOutcome(region=name, phase=Phase.VOID, reason=found.refused[name])
+    for one in answers:
+        if one.region == name:
+            return RegionOutcome(region=name, phase=one.phase, weight=one.weight, reason=one.reason)
+    return RegionOutcome(region=name, phase=Phase.VOID, reason="no answer")

@@ -31,6 +31,11 @@ class Cohorts:
         return self._places[ticket][1]
 
     @property
+    def agreed(self) -> bool:
+        """Whether in every sum those who signed can do without the others."""
+        return all(one.agreed for one in self._sums)
+
+    @property
     def complete(self) -> bool:
         """Whether every sum can be unmasked."""
         return all(one.complete for one in self._sums)
@@ -71,14 +76,18 @@ def divide(
 ) -> Cohorts | None:
     """The cohorts over `adverts` (by ticket), in random order; None when they are too few, or too many, for one."""
     tickets = [list(adverts)[at] for at in rng.permutation(len(adverts))]
-    parts = max(1, min(policy.cohorts, len(tickets) // max(policy.count_min, COHORT_MIN)))
+    # With sampling the number of cohorts must not tell how many the coins took.
+    crowd = policy.expected_count if policy.sampling_probability < 1.0 else len(tickets)
+    parts = max(1, min(policy.cohorts, crowd // max(policy.count_min, COHORT_MIN)))
     if not COHORT_MIN * parts <= len(tickets) <= COHORT_MAX * parts:
         return None
-    places, sums = {}, []
+    places, sums, task = {}, [], plan.digest()
     for which in range(parts):
         own = tickets[which::parts]
         places.update({ticket: (which, position) for position, ticket in enumerate(own)})
         sums.append(
-            SecureSum(round_id=session, adverts=[adverts[ticket] for ticket in own], length=plan.length)
+            SecureSum(
+                round_id=session, adverts=[adverts[ticket] for ticket in own], length=plan.length, task=task
+            )
         )  # fmt: skip
     return Cohorts(sums, places)

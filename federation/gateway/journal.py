@@ -22,13 +22,14 @@ class JournalError(AtollError):
 
 
 class RoundRecord(GlobalMessage, frozen=True, kw_only=True):
-    """One round: when it opened, and its result once it has ended."""
+    """One round: when it opened, its result once it has ended, and how long each of its phases lasted."""
 
     round_id: Global[str]
     region: Global[str]
     opened_ms: Global[int]
     plan_digest: Global[str]
     result: Global[RegionalSum | None] = None
+    phases_s: Global[dict[str, float]] = msgspec.field(default_factory=dict)
 
 
 class Journal:

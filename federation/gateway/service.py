@@ -12,9 +12,9 @@ import numpy as np
 
 from federation.gateway.cohorts import Cohorts, divide
 from federation.gateway.journal import Journal, RoundRecord
+from federation.gateway.opened import OpenRound, ineligible
 from federation.gateway.plans import require_sound
 from federation.messages import (
-    PROTOCOL,
     ROUND_ID_PATTERN,
     CheckIn,
     CheckInAnswer,
@@ -54,21 +54,6 @@ Count = Callable[[str, str], None]
 """Counts an outcome: (``check-in``, a step of the round, or ``round``; which)."""
 
 
-class _Open:
-    """The round in progress: its plan, its state and, once selection has ended, its secure sums."""
-
-    def __init__(self, plan: RoundPlan, state: Round, *, session: str, opened_ms: int, key: bytes) -> None:
-        self.key = key
-        """Makes names of users that nobody can tell outside this round; it goes with the round."""
-        self.plan = plan
-        self.state = state
-        self.session = session
-        self.opened_ms = opened_ms
-        self.adverts: dict[str, Advert] = {}
-        """By ticket."""
-        self.cohorts: Cohorts | None = None
-
-
 class Gateway:
     """One region's rounds, one at a time. Not thread-safe: one event loop owns it."""
 
@@ -83,7 +68,7 @@ class Gateway:
         self._clock = clock
         self._entropy = entropy
         self._count = count
-        self._open: _Open | None = None
+        self._open: OpenRound | None = None
         self._session = entropy(16).hex()
         for _ in journal.recover():
             count("round", "void")
@@ -104,7 +89,7 @@ class Gateway:
         require_sound(plan, self._policy)
         known = self._journal.read(plan.round_id)
         if known is not None:
-            if known.plan_digest != _digest(plan):
+            if known.plan_digest != plan.digest().hex():
                 raise ConflictError("this round id was used with another plan.", fix="Draw a fresh round id.")
             return self.standing(plan.round_id)
         if self._current() is not None:
@@ -119,11 +104,12 @@ class Gateway:
         opened_ms = self._clock.now_ms()
         self._journal.write(
             RoundRecord(
-                round_id=plan.round_id, region=self._trust.region, opened_ms=opened_ms, plan_digest=_digest(plan)
+                round_id=plan.round_id, region=self._trust.region, opened_ms=opened_ms,
+                plan_digest=plan.digest().hex(),
             )
         )  # fmt: skip
         state = Round(round_id=plan.round_id, policy=self._policy, opened_s=self._clock.monotonic_s())
-        self._open = _Open(plan, state, session=self._session, opened_ms=opened_ms, key=self._entropy(32))
+        self._open = OpenRound(plan, state, session=self._session, opened_ms=opened_ms, key=self._entropy(32))
         return self.standing(plan.round_id)
 
     def standing(self, round_id: str) -> RegionalSum:
@@ -166,7 +152,10 @@ class Gateway:
             ForbiddenError: its keys are not those of a device that this region's issuer knows.
         """
         current = self._current()
-        refusal = _ineligible(phone, current)
+        refusal = ineligible(phone, current)
+        if current is not None and phone.advert is not None and not refusal:
+            twice = phone.advert.certificate.device_key in current.devices
+            refusal = str(Selection.ALREADY) if twice else ""
         if current is None or refusal:
             self._count("check-in", refusal or "no-round")
             return CheckInAnswer(come_back_s=IDLE_COME_BACK_S, reason=refusal or "no-round", session=self._session)
@@ -227,11 +216,25 @@ class Gateway:
         return None if found is None else found.sum_of(ticket).survivors_message()
 
     def sign(self, ticket: str, signed: SurvivorsSigned) -> None:
-        """Take a survivor's signature. Raises as `shares`."""
+        """Take a signature, of a survivor or of a phone that was late; with the last one needed the next phase begins.
+
+        Raises as `shares`.
+        """
+        current = self._open
         self._step(
             ticket, Phase.CHECKING, signed.round_id,
             lambda found, at: found.sum_of(ticket).add_signature(at, signed.device_signature),
         )  # fmt: skip
+        if current is not None:
+            self._agree(current)
+
+    def left(self, ticket: str) -> None:
+        """The phone with this ticket hung up. It may come back with its ticket as long as the round waits for it."""
+        current = self._open
+        if current is not None:
+            current.state.leave(ticket, now_s=self._clock.monotonic_s())
+            self._agree(current)
+            self._settle(current)
 
     def signatures(self, ticket: str) -> Signatures | None:
         """The neighbours' signatures; None while phones still sign. Raises as `roster`."""
@@ -248,7 +251,7 @@ class Gateway:
             self._settle(current)
         return UpdateReceipt(round_id=shares.round_id)
 
-    def _select(self, current: _Open, subject: str, advert: Advert) -> CheckInAnswer:
+    def _select(self, current: OpenRound, subject: str, advert: Advert) -> CheckInAnswer:
         ticket = encode_base64url(self._entropy(24))
         # A user counts once in a round by a name of this round only: an erased one is not remembered by any other.
         subject = hashlib.blake2b(subject.encode(), key=current.key, digest_size=16).hexdigest()
@@ -262,6 +265,7 @@ class Gateway:
                 come_back_s=self._come_back_s(current.state, now_s), reason=selection, session=current.session
             )
         current.adverts[ticket] = advert
+        current.devices.add(advert.certificate.device_key)
         self._settle(current)
         return CheckInAnswer(
             plan=current.plan, ticket=ticket, session=current.session,
@@ -309,12 +313,19 @@ class Gateway:
         }.get(verdict, "came too late")  # fmt: skip
         raise ConflictError(f"this phone {what}; nothing was used.", fix="Check in for the next round.")
 
-    def _current(self) -> _Open | None:
+    def _current(self) -> OpenRound | None:
         if self._open is not None:
             self._settle(self._open)
         return self._open
 
-    def _settle(self, current: _Open) -> None:
+    def _agree(self, current: OpenRound) -> None:
+        """Go on to unmasking once those who signed can do without the others."""
+        state, cohorts = current.state, current.cohorts
+        # The last look costs a millisecond: not before it can be true.
+        if state.phase is Phase.CHECKING and state.all_signed and cohorts is not None and cohorts.agreed:
+            state.agreed(now_s=self._clock.monotonic_s())
+
+    def _settle(self, current: OpenRound) -> None:
         """Let time pass; draw the cohorts when selection has ended, and end the round when it is over."""
         state, now_s = current.state, self._clock.monotonic_s()
         if state.phase is Phase.UNMASKING and current.cohorts is not None:
@@ -332,7 +343,7 @@ class Gateway:
         if state.over and self._open is current:
             self._end(current)
 
-    def _end(self, current: _Open) -> None:
+    def _end(self, current: OpenRound) -> None:
         """Once a round is over: draw the noise, write the result down, and only then let anybody see it."""
         result = self._result(current)
         record = self._journal.read(current.plan.round_id)
@@ -340,13 +351,13 @@ class Gateway:
         self._journal.write(
             RoundRecord(
                 round_id=result.round_id, region=self._trust.region, opened_ms=current.opened_ms, plan_digest=digest,
-                result=result,
+                result=result, phases_s=current.state.lasted_s(self._clock.monotonic_s()),
             )
         )  # fmt: skip
         self._count("round", result.phase)
         self._open, self._session = None, self._entropy(16).hex()
 
-    def _result(self, current: _Open) -> RegionalSum:
+    def _result(self, current: OpenRound) -> RegionalSum:
         plan, state = current.plan, current.state
         void = RegionalSum(round_id=plan.round_id, region=self._trust.region, phase=Phase.VOID, reason=state.reason)
         if state.phase is Phase.VOID or current.cohorts is None:
@@ -370,18 +381,3 @@ class Gateway:
         wanted = max(1.0, self._policy.goal_count * self._policy.over_selection)
         crowd = min(CROWD_MAX, state.checked_in / wanted)
         return max(IDLE_COME_BACK_S, state.ends_s - now_s) * max(1.0, crowd)
-
-
-def _ineligible(phone: CheckIn, current: _Open | None) -> str:
-    """Why a phone may not take part now; empty when it may."""
-    if phone.protocol != PROTOCOL:
-        return "other-protocol"
-    if not (phone.idle and phone.charging and phone.unmetered):
-        return "not-eligible"
-    if current is not None and current.plan.release not in phone.releases:
-        return "other-release"
-    return ""
-
-
-def _digest(plan: RoundPlan) -> str:
-    return hashlib.sha256(msgspec.json.encode(plan)).hexdigest()

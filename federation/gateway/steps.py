@@ -13,7 +13,13 @@ import msgspec
 from federation.gateway.bodies import M, Reader, decoded
 from federation.gateway.service import Gateway
 from federation.messages import CheckIn, CheckInAnswer, Phase, RegionalSum
-from federation.secure_aggregation.messages import MaskedUpdate, SealedShares, SurvivorsSigned, Unmasking
+from federation.secure_aggregation.messages import (
+    MaskedUpdate,
+    SealedShares,
+    SurvivorsAsked,
+    SurvivorsSigned,
+    Unmasking,
+)
 from infra.contracts.residency import RegionalMessage
 from infra.plumbing.clock import Clock
 from infra.plumbing.errors import NotFoundError
@@ -39,7 +45,7 @@ class Steps:
         return msgspec.structs.replace(answer, roster=roster)
 
     async def take(self, step: str, ticket: str, body: bytes, *, read: Reader = decoded) -> RegionalMessage:
-        """Take `shares`, `update`, `signature` or `unmask` under a ticket.
+        """Take `shares`, `update` (or `survivors`, when that came too late), `signature` or `unmask` under a ticket.
 
         Raises:
             AtollError: as the gateway's method of this step.
@@ -60,10 +66,18 @@ class Steps:
             case "unmask":
                 receipt = self.gateway.unmask(ticket, read(body, Unmasking))
                 look = lambda: receipt  # noqa: E731 - four of a kind
+            case "survivors":
+                read(body, SurvivorsAsked)
+                look = lambda: self.gateway.survivors(ticket)  # noqa: E731 - four of a kind
             case _:
                 raise NotFoundError("there is no such step.", fix="Take shares, update, signature and unmask in order.")
         self.wake_if_moved()
         return await self._moved_on(look)
+
+    def left(self, ticket: str) -> None:
+        """The phone with this ticket hung up."""
+        self.gateway.left(ticket)
+        self.wake_if_moved()
 
     async def standing(self, round_id: str, wait_s: float) -> RegionalSum:
         """How a round stands when it has ended, or after `wait_s`."""

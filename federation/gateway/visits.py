@@ -7,13 +7,14 @@ token once; then frames, all binary, go to and fro:
     phone     check-in NL CheckIn
     gateway   200 NL CheckInAnswer          the ticket in it stands for the phone from here on
     phone     shares NL SealedShares        and so on: update, signature, unmask, as the calls of the same name
+                                            (survivors, for a phone whose update was too late)
     gateway   200 NL Mailbox                the status that the call would have had, a line feed, the same body
 
 Bodies are JSON, as in the calls; for a phone that offers the subprotocol PACKED they are MessagePack both ways, which
 leaves bytes as they are: a quarter less to carry, and hardly anything to read. What is refused is JSON either way.
 
-A visit that breaks off costs nothing but itself: the calls take its ticket. How many there are at once, how large and
-how many its frames are and how long it lasts is bounded.
+A visit that breaks off costs nothing but itself: the calls take its ticket, and the others wait a moment for them. How
+many there are at once, how large and how many its frames are and how long it lasts is bounded.
 """
 
 import asyncio
@@ -71,12 +72,15 @@ class Visits:
         return socket
 
     async def _carry(self, socket: web.WebSocketResponse, subject: str) -> None:
+        visit = _Visit(self._steps, socket, subject)
         try:
             async with asyncio.timeout(self._visit_s_max):
-                await _Visit(self._steps, socket, subject).run()
+                await visit.run()
         except (ConnectionResetError, TimeoutError):
             pass  # The phone is gone; what it said counts, and the others go on without it.
         finally:
+            if visit.ticket:
+                self._steps.left(visit.ticket)
             await socket.close()
 
 
@@ -87,7 +91,7 @@ class _Visit:
         self._steps = steps
         self._socket = socket
         self._subject = subject
-        self._ticket = ""
+        self.ticket = ""
         packed = socket.ws_protocol == PACKED
         self._read = unpacked if packed else decoded
         self._write = pack_regional if packed else encode_regional
@@ -108,11 +112,11 @@ class _Visit:
 
     async def _answer(self, step: str, body: bytes) -> RegionalMessage:
         if step != "check-in":
-            return await self._steps.take(step, self._ticket, body, read=self._read)
-        if self._ticket:
+            return await self._steps.take(step, self.ticket, body, read=self._read)
+        if self.ticket:
             raise InvalidInputError("this phone has a ticket.", fix="Visit again for another round.")
         answer: CheckInAnswer = await self._steps.check_in(self._subject, body, read=self._read)
-        self._ticket = answer.ticket
+        self.ticket = answer.ticket
         return answer
 
     async def _say(self, what: bytes, message: RegionalMessage) -> None:

@@ -131,7 +131,7 @@ class Simulator:
         keys = {region: RegionKeys.load(Path(path)) for region, path in settings.keys_files.items()}
         self._events = self._sensitive_events = 0
         self._trusts = {
-            region: Trust(region, found.issuer_public)
+            region: Trust(region, found.issuer_public, cohort_min=settings.cohort_min)
             for region, found in TrustDirectory.of(list(keys.values())).regions.items()
         }
         # Phones of one process need not check the same certificate each: a real one has a processor of its own.
@@ -288,6 +288,7 @@ class Simulator:
             self._tally.refused += 1
             return
         self._tally.dropouts += drops
+        self._tally.refused += not (drops or part.reported)
         phone.accepted += part.reported
 
     def _train(self, phone: _Phone, plan: RoundPlan) -> LocalTraining:

@@ -3,7 +3,7 @@
 All of it is post-processing of sums that carry their noise already, so none of it costs privacy.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -31,25 +31,48 @@ class ServerState:
     momentum: Float64Array
 
 
-def usable_sums(sums: Sequence[RegionalSum], plan: RoundPlan) -> list[RegionalSum]:
-    """The closed sums that answer `plan`, in the order of their regions; a region's cohorts as a sum each.
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What the regions' answers to a plan are good for.
 
-    Raises:
-        InvalidInputError: a sum answers another round, has another shape or norm, less noise or more sampling than
-            planned, or a region answers twice.
+    sums: what may be averaged, in the order of the regions; a region's cohorts as a sum each.
+    refused: why a region's sum was not used, by region. It was given away all the same, so the round stays booked.
     """
-    closed = sorted((one for one in sums if one.phase is Phase.CLOSED), key=lambda one: one.region)
-    for one in closed:
-        fits = (
-            one.round_id == plan.round_id and one.shape == plan.shape and one.weight > 0
-            and one.clipping_norm == plan.clipping_norm and one.noise_multiplier >= plan.noise_multiplier
-            and one.sampling_probability <= plan.sampling_probability
-        )  # fmt: skip
-        if not fits:
-            raise InvalidInputError(f"the sum of region {one.region} does not answer this round's plan.")
-    if len({one.region for one in closed}) != len(closed):
-        raise InvalidInputError("a region answered twice in one round.")
-    return [part for one in closed for part in _cohorts(one)]
+
+    sums: tuple[RegionalSum, ...]
+    refused: Mapping[str, str]
+
+
+def judged(answers: Sequence[RegionalSum], plan: RoundPlan, *, regions: Collection[str]) -> Answers:
+    """Tell the closed sums that answer `plan` from those that do not; a region that answers badly harms nobody else.
+
+    Refused is who answers another round, has another shape or norm, less noise or more sampling than planned, holds a
+    number that is not finite, or gives two different sums. What does not come from one of `regions` is left out.
+    """
+    sums: list[RegionalSum] = []
+    refused: dict[str, str] = {}
+    for region in sorted(regions):
+        own = list(dict.fromkeys(one for one in answers if one.region == region and one.phase is Phase.CLOSED))
+        try:
+            if len(own) > 1:
+                raise InvalidInputError("it answered twice, and not the same.")
+            sums += [part for one in own for part in _sound(one, plan)]
+        except InvalidInputError as error:
+            refused[region] = f"the region's sum is not used: {error}"
+    return Answers(tuple(sums), refused)
+
+
+def _sound(one: RegionalSum, plan: RoundPlan) -> list[RegionalSum]:
+    fits = (
+        one.round_id == plan.round_id and one.shape == plan.shape and one.clipping_norm == plan.clipping_norm
+        and one.noise_multiplier >= plan.noise_multiplier and one.sampling_probability <= plan.sampling_probability
+    )  # fmt: skip
+    parts = _cohorts(one)
+    if not fits or any(part.weight < 1 for part in parts):
+        raise InvalidInputError("it does not answer this round's plan.")
+    for part in parts:
+        from_bytes(part.total, part.shape, what="sum")
+    return parts
 
 
 def _cohorts(one: RegionalSum) -> list[RegionalSum]:

@@ -6,7 +6,11 @@ phases behind the selection are those of secure aggregation, Bonawitz et al. 201
 
 Rules:
 * A subject is selected at most once in a round, and a ticket takes each step at most once, in order.
-* Who misses a phase's deadline has dropped out; the others go on.
+* Who misses a phase's deadline has dropped out; the others go on. Who shared and was late with the update may still
+  sign and give shares: it is not in the sum, but helps to take the masks off.
+* A phone that hung up is not waited for longer than HUNG_UP_S while phones share and sign, once most of the others
+  are done: a deadline is for phones that say nothing, not for those that are known to be gone. For updates it is
+  waited, which a phone can send later; and with sampling nobody's leaving ends the sharing.
 * Without sampling, reporting ends at the goal count; with Poisson sampling never because of how many reported, since
   then one user's part would depend on another's, and the amplification could not be claimed.
 * A round below its minimum count is void: its sum is never given away.
@@ -20,6 +24,11 @@ from federation.messages import Phase
 from federation.settings import CohortSettings
 
 ORDER = (Phase.SELECTING, Phase.SHARING, Phase.REPORTING, Phase.CHECKING, Phase.UNMASKING)
+HUNG_UP_S = 1.0
+"""How long a phone that hung up has to come back when only such phones are missing."""
+MOST = 0.75
+"""Share of the phones that must have done a step before those who hung up are given up: if more are gone, it is the
+network that is, and they will be back."""
 
 
 class Selection(enum.StrEnum):
@@ -58,8 +67,15 @@ class Round:
     _counts: dict[Phase, int] = field(default_factory=lambda: dict.fromkeys(ORDER, 0))
     """Phase -> how many tickets took its step."""
     _subjects: set[str] = field(default_factory=set)
+    _due: set[str] = field(default_factory=set)
+    """Tickets of which the present phase's step is still to come."""
+    _gone: set[str] = field(default_factory=set)
+    """Tickets whose phones hung up and were not heard of since."""
+    began_s: dict[Phase, float] = field(init=False)
+    """When each phase began, until now."""
 
     def __post_init__(self) -> None:
+        self.began_s = {Phase.SELECTING: self.opened_s}
         self.phase_ends_s = self.opened_s + self.policy.selection_s
 
     @property
@@ -136,10 +152,12 @@ class Round:
         self.tick(now_s=now_s)
         if ticket not in self._steps:
             return Verdict.UNKNOWN_TICKET
-        behind = ORDER.index(step) - ORDER.index(self._steps[ticket])
+        last = self._steps[ticket]
+        behind = ORDER.index(step) - ORDER.index(last)
         if behind <= 0:
             return Verdict.DUPLICATE
-        if self.over or behind > 1 or ORDER.index(self.phase) > ORDER.index(step):
+        helps = step is Phase.CHECKING and last is Phase.SHARING
+        if self.over or (behind > 1 and not helps) or ORDER.index(self.phase) > ORDER.index(step):
             return Verdict.LATE
         return Verdict.ACCEPTED if self.phase is step else Verdict.EARLY
 
@@ -149,8 +167,33 @@ class Round:
         if verdict is Verdict.ACCEPTED:
             self._steps[ticket] = step
             self._counts[step] += 1
+            self._due.discard(ticket)
+            self._gone.discard(ticket)
             self._advance_if_complete(now_s)
         return verdict
+
+    def leave(self, ticket: str, *, now_s: float) -> None:
+        """The phone with this ticket hung up; it may come back."""
+        self.tick(now_s=now_s)
+        if ticket in self._steps and not self.over:
+            self._gone.add(ticket)
+            self._hurry(now_s)
+
+    @property
+    def all_signed(self) -> bool:
+        """Whether every phone whose update was taken has signed, or hung up."""
+        return all(self._steps[ticket] is Phase.SHARING for ticket in self._due - self._gone)
+
+    def agreed(self, *, now_s: float) -> None:
+        """The caller holds the signatures that are needed: who was late, or hung up, is not waited for."""
+        if self.phase is Phase.CHECKING and self.all_signed:
+            self._advance(now_s)
+
+    def lasted_s(self, now_s: float) -> dict[str, float]:
+        """How long each phase lasted, the round being over now."""
+        ends_s = [*self.began_s.values(), now_s][1:]
+        spans = zip(self.began_s.items(), ends_s, strict=True)
+        return {str(phase): end_s - began_s for (phase, began_s), end_s in spans}
 
     def tick(self, *, now_s: float) -> None:
         """Let time pass."""
@@ -169,9 +212,19 @@ class Round:
 
     def _advance_if_complete(self, now_s: float) -> None:
         enough = self.phase is Phase.REPORTING and not self.sampled and self.accepted >= self.policy.goal_count
-        before = ORDER[ORDER.index(self.phase) - 1]
-        if self.phase is not Phase.UNMASKING and (enough or self.count(self.phase) == self.count(before)):
+        if self.phase is not Phase.UNMASKING and (enough or not self._due):
             self._advance(now_s)
+        else:
+            self._hurry(now_s)
+
+    def _hurry(self, now_s: float) -> None:
+        """Give those who hung up a moment, when nobody else is waited for."""
+        given_up = (Phase.CHECKING,) if self.sampled else (Phase.SHARING, Phase.CHECKING)
+        if self.phase not in given_up or not self._gone or not self._due <= self._gone:
+            return
+        done = self.count(self.phase)
+        if done >= max(self.policy.count_min, MOST * (done + len(self._due))):
+            self.phase_ends_s = min(self.phase_ends_s, now_s + HUNG_UP_S)
 
     def _advance(self, now_s: float) -> None:
         """To the next phase, or to void when too few did this one's step."""
@@ -181,8 +234,13 @@ class Round:
         # With sampling the coins must not decide what is seen, so those count who asked before a coin was thrown.
         if counts < self.policy.count_min:
             return self.abandon(f"fewer than {self.policy.count_min} phones took part")
+        # Who was late with the update may sign all the same.
+        ready = (Phase.SHARING, Phase.REPORTING) if self.phase is Phase.REPORTING else (self.phase,)
         self.phase = ORDER[ORDER.index(self.phase) + 1]
         self.phase_ends_s = now_s + self._lasts_s(self.phase)
+        self.began_s[self.phase] = now_s
+        self._due = {ticket for ticket, last in self._steps.items() if last in ready}
+        self._hurry(now_s)
         return None
 
     def _lasts_s(self, phase: Phase) -> float:

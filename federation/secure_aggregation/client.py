@@ -4,8 +4,9 @@ Use once, in order: `advert`, `share`, `mask`, `sign`, `unmask`. Whatever does n
 phone then stays silent for the rest of the round, which costs the others nothing but a drop-out.
 
 What the gateway learns: the sum over the survivors. For each neighbour the phone gives a share of one secret only,
-the self seed (it survived) or the mask key (it dropped out), and only after a majority of its neighbourhood signed
-the same list of survivors. A gateway that tells different phones different lists gets too few shares of either.
+the self seed (it survived) or the mask key (it dropped out), and only after enough of its neighbourhood signed the same
+list of survivors (`graph.threshold` says how many, and against whom that holds). Neighbours are as many devices, all
+certified, and masks cancel only between phones that were given the same task.
 """
 
 from dataclasses import dataclass
@@ -36,10 +37,12 @@ class ProtocolError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """Whose word a phone takes for its neighbours' keys: its region's issuer."""
+    """Whose word a phone takes for its neighbours' keys, its region's issuer, and in how large a crowd it hides."""
 
     region: str
     issuer_public: bytes
+    cohort_min: int = COHORT_MIN
+    """Fewest phones in whose sum it takes part. Its own bound: who sums is not asked."""
 
 
 class SecureClient:
@@ -54,6 +57,7 @@ class SecureClient:
         if certificates is None:
             certificates = Certificates(region=trust.region, issuer_public=trust.issuer_public)
         self._certificates = certificates
+        self._cohort_min = max(COHORT_MIN, trust.cohort_min)
         self._now_ms = now_ms
         self._entropy = entropy
         self._mask_private = entropy(keys.KEY_BYTES)
@@ -99,8 +103,10 @@ class SecureClient:
             )  # fmt: skip
         return SealedShares(round_id=self._round_id, sealed=sealed)
 
-    def mask(self, values: RingArray, mailbox: Mailbox) -> RingArray:
+    def mask(self, values: RingArray, mailbox: Mailbox, *, task: bytes) -> RingArray:
         """`values` under this phone's masks; pair masks only with neighbours that shared their secrets.
+
+        `task`: a digest of what this phone was told to do; the masks hold among phones that were told the same.
 
         Raises:
             ProtocolError: a share does not open, or too few neighbours are left.
@@ -116,15 +122,19 @@ class SecureClient:
                 continue
             secret = self._agree(self._mask_agreement, roster.neighbours[other].mask_key)
             low, high = sorted((roster.position, other))
-            pair = keys.pair_mask(secret, round_id=self._round_id, low=low, high=high, length=len(values))
+            pair = keys.pair_mask(
+                secret, round_id=self._round_id, task=task, low=low, high=high, length=len(values)
+            )  # fmt: skip
             masked = masked + pair if roster.position == low else masked - pair
         return masked
 
     def sign(self, survivors: Survivors) -> SurvivorsSigned:
         """This phone's signature under the survivors; it signs one list in a round.
 
+        A list without this phone is signed too: it came too late, and helps the others.
+
         Raises:
-            ProtocolError: the list leaves this phone out, is too short, or names who never shared; or it is a second.
+            ProtocolError: the list is too short, or names who never shared; or it is a second one.
         """
         roster = self._expect_roster()
         try:
@@ -132,22 +142,21 @@ class SecureClient:
         except ValueError as error:
             raise ProtocolError(str(error)) from None
         near = {other for other in alive if other == roster.position or other in roster.neighbours}
-        if self._survivors or roster.position not in alive or len(alive) < COHORT_MIN or not near <= set(self._held):
+        if self._survivors or len(alive) < self._cohort_min or not near <= set(self._held):
             raise ProtocolError("the list of survivors cannot be right")
         self._survivors = survivors.survivor_bits
-        text = survivors_text(self._round_id, survivors.survivor_bits)
+        text = survivors_text(self._round_id, survivors.survivor_bits, mask_key=self._mask_agreement.public())
         return SurvivorsSigned(round_id=self._round_id, device_signature=self._identity.sign(text))
 
     def unmask(self, signatures: Signatures) -> Unmasking:
-        """One share per neighbour, once a majority of the neighbourhood has signed this phone's list of survivors.
+        """One share per neighbour, once enough of the neighbourhood has signed this phone's list of survivors.
 
         Raises:
             ProtocolError: too few signatures hold.
         """
         roster = self._expect_roster()
-        text = survivors_text(self._round_id, self._survivors)
         agreed = 1 + sum(
-            self._signed(roster.neighbours[other], signature, text)
+            self._signed(roster.neighbours[other], signature)
             for other, signature in signatures.neighbour_signatures.items() if other in roster.neighbours
         )  # fmt: skip
         if not self._survivors or agreed < graph.threshold(roster.roster_count):
@@ -160,13 +169,16 @@ class SecureClient:
         )
 
     def _check_roster(self, roster: Roster) -> None:
-        bounded = COHORT_MIN <= roster.roster_count <= COHORT_MAX and 0 <= roster.position < roster.roster_count
+        bounded = self._cohort_min <= roster.roster_count <= COHORT_MAX and 0 <= roster.position < roster.roster_count
         if self._roster is not None or not bounded:
             raise ProtocolError("a second roster, or one of no use")
         if set(roster.neighbours) != set(graph.neighbours(roster.position, roster.roster_count)):
             raise ProtocolError("the roster's neighbours are not those of the graph")
-        known = {advert.mask_key for advert in roster.neighbours.values()}
-        if len(known) != len(roster.neighbours) or self._mask_agreement.public() in known:
+        known = {advert.mask_key for advert in roster.neighbours.values()} - {self._mask_agreement.public()}
+        # One device under many keys would be a neighbourhood of its own, and know all masks of this phone.
+        own = self._identity.certificate.device_key
+        devices = {advert.certificate.device_key for advert in roster.neighbours.values()} - {own}
+        if not len(known) == len(devices) == len(roster.neighbours):
             raise ProtocolError("two neighbours with one key")
         for advert in roster.neighbours.values():
             check_advert(advert, round_id=self._round_id, certificates=self._certificates, now_ms=self._now_ms)
@@ -189,8 +201,8 @@ class SecureClient:
             raise ProtocolError("no roster yet")
         return self._roster
 
-    @staticmethod
-    def _signed(advert: Advert, signature: bytes, text: bytes) -> bool:
+    def _signed(self, advert: Advert, signature: bytes) -> bool:
+        text = survivors_text(self._round_id, self._survivors, mask_key=advert.mask_key)
         try:
             verify_signature(advert.certificate.device_key, signature, text)
         except IdentityError:

@@ -1,7 +1,6 @@
 """Who masks with whom: everybody in small cohorts, a ring of near neighbours in large ones (Bell et al. 2020).
 
-Positions in the roster are drawn at random by the gateway, so neighbours on the ring are random phones. With k
-neighbours a phone's secrets are lost to an attacker only if a majority of its closed neighbourhood colludes.
+Positions in the roster are drawn at random by the gateway, so neighbours on the ring are random phones.
 """
 
 import functools
@@ -28,8 +27,12 @@ def neighbours(index: int, count: int) -> tuple[int, ...]:
 
 
 def threshold(count: int) -> int:
-    """Shares that give a secret back: a majority of a closed neighbourhood.
+    """Shares that give a secret back: more than five eighths of a closed neighbourhood.
 
-    A majority, so that a gateway that tells different phones different things cannot learn both secrets of one phone.
+    What that keeps out. A phone's update is in clear for who has both of its secrets, so `t` shares of each. An honest
+    neighbour gives a share of one of them, by the one list of survivors that it signs; a colluding one gives both. Of
+    `m` in the closed neighbourhood a gateway that tells different phones different lists therefore needs ``2 t - m``
+    colluders, which is more than a quarter of `m` here. A bare majority would need a single one. The sum is lost when
+    more than three eighths of some neighbourhood stay silent (Bonawitz et al. 2017, section 6.2, for the bound).
     """
-    return (degree(count) + 1) // 2 + 1
+    return 5 * (degree(count) + 1) // 8 + 1

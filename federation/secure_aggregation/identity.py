@@ -48,9 +48,16 @@ class DeviceIdentity:
 def enrol(*, region: str, issuer_private: bytes, device_private: bytes, expires_ms: int) -> DeviceIdentity:
     """The identity of the device whose key is `device_private` (32 random bytes), certified by the region's issuer."""
     public = Ed25519PrivateKey.from_private_bytes(device_private).public_key().public_bytes_raw()
-    bare = DeviceCertificate(region=region, device_key=public, certificate_expires_ms=expires_ms)
+    return DeviceIdentity(
+        device_private, certified(public, region=region, issuer_private=issuer_private, expires_ms=expires_ms)
+    )
+
+
+def certified(device_public: bytes, *, region: str, issuer_private: bytes, expires_ms: int) -> DeviceCertificate:
+    """The issuer's certificate for a device that showed its public key, 32 bytes."""
+    bare = DeviceCertificate(region=region, device_key=device_public, certificate_expires_ms=expires_ms)
     signature = Ed25519PrivateKey.from_private_bytes(issuer_private).sign(_signed_part(bare))
-    return DeviceIdentity(device_private, msgspec.structs.replace(bare, issuer_signature=signature))
+    return msgspec.structs.replace(bare, issuer_signature=signature)
 
 
 def verify_certificate(certificate: DeviceCertificate, *, region: str, issuer_public: bytes, now_ms: int) -> None:

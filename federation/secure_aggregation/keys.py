@@ -39,9 +39,14 @@ class Agreement:
         return self._private.exchange(X25519PublicKey.from_public_bytes(public))
 
 
-def pair_mask(secret: bytes, *, round_id: str, low: int, high: int, length: int) -> RingArray:
-    """The mask of the phones `low` < `high`, `[length]`: the lower adds it, the higher takes it off."""
-    return _mask(_derive(secret, f"pair mask\0{round_id}\0{low}\0{high}"), length)
+def pair_mask(secret: bytes, *, round_id: str, task: bytes, low: int, high: int, length: int) -> RingArray:
+    """The mask of the phones `low` < `high`, `[length]`: the lower adds it, the higher takes it off.
+
+    `task` says what the phone was told to do: masks of phones that were told different things do not cancel. Otherwise
+    a gateway that has all others send zeros, by a task of their own, would read one phone's update off the sum
+    (Pasquini et al. 2022, model inconsistency).
+    """
+    return _mask(_derive(secret, f"pair mask\0{round_id}\0{task.hex()}\0{low}\0{high}"), length)
 
 
 def self_mask(seed: bytes, *, round_id: str, length: int) -> RingArray:

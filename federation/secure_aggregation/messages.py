@@ -1,7 +1,8 @@
 """What phones and gateway say to each other in one secure sum. All of it stays in the region.
 
 In order: `Advert` (phone), `Roster` (gateway), `SealedShares` (phone), `Mailbox` (gateway), `MaskedUpdate` (phone),
-`Survivors` (gateway), `SurvivorsSigned` (phone), `Signatures` (gateway), `Unmasking` (phone).
+`Survivors` (gateway), `SurvivorsSigned` (phone), `Signatures` (gateway), `Unmasking` (phone). A phone that was too late
+with its update may ask for the survivors all the same (`SurvivorsAsked`) and go on from there.
 """
 
 import hashlib
@@ -61,6 +62,12 @@ class Survivors(RegionalMessage, frozen=True, kw_only=True):
     survivor_bits: Regional[bytes]
 
 
+class SurvivorsAsked(RegionalMessage, frozen=True, kw_only=True):
+    """A phone that shared and came too late with its update: it can still help to take the masks off."""
+
+    round_id: Global[str]
+
+
 class SurvivorsSigned(RegionalMessage, frozen=True, kw_only=True):
     """A phone's signature under the survivors that it was told of."""
 
@@ -87,9 +94,12 @@ def advert_text(round_id: str, *, mask_key: bytes, share_key: bytes, seed_commit
     return b"atoll advert\0" + round_id.encode() + b"\0" + mask_key + share_key + seed_commitment
 
 
-def survivors_text(round_id: str, bits: bytes) -> bytes:
-    """What a signature under the survivors is made over."""
-    return b"atoll survivors\0" + round_id.encode() + b"\0" + hashlib.sha256(bits).digest()
+def survivors_text(round_id: str, bits: bytes, *, mask_key: bytes) -> bytes:
+    """What a phone's signature under the survivors is made over.
+
+    `mask_key` is the signer's own for this sum: a signature says nothing in another one, whatever that is called.
+    """
+    return b"atoll survivors\0" + round_id.encode() + b"\0" + mask_key + hashlib.sha256(bits).digest()
 
 
 def to_bits(survivors: set[int], count: int) -> bytes:

@@ -2,9 +2,12 @@
 
 No I/O. A masked update is added as it comes and not kept. What is kept (adverts, sealed shares, the running sum,
 shares of secrets that the protocol gives away) tells nothing about one phone's update beyond the sum.
+
+Who shared its secrets and then came too late with its update is not in the sum; it may still sign and give shares, so
+that selecting more phones than are wanted does not use up the drop-outs that a sum can bear.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -24,6 +27,8 @@ from federation.secure_aggregation.ring import RingArray
 from federation.secure_aggregation.shamir import SHARE_BYTES, ShareError, join
 
 SEALED_BYTES_MAX = 2 * SHARE_BYTES + 16
+SPARE = 2
+"""Signers more than shares that are needed: so many of a neighbourhood may still be lost on the last step."""
 
 
 class AggregationError(ValueError):
@@ -35,10 +40,11 @@ class BelowThresholdError(AggregationError):
 
 
 class SecureSum:
-    """One sum over a fixed roster. Phones are named by their positions in it."""
+    """One sum over a fixed roster. Phones are named by their positions in it. `task`: what all of them were told."""
 
-    def __init__(self, *, round_id: str, adverts: Sequence[Advert], length: int) -> None:
+    def __init__(self, *, round_id: str, adverts: Sequence[Advert], length: int, task: bytes) -> None:
         self._round_id = round_id
+        self._task = task
         self._adverts = tuple(adverts)
         self._length = length
         self._threshold = graph.threshold(len(adverts))
@@ -51,6 +57,8 @@ class SecureSum:
         self._unmaskings: set[int] = set()
         self._seed_shares: dict[int, dict[int, bytes]] = {}
         self._key_shares: dict[int, dict[int, bytes]] = {}
+        self._liars: set[int] = set()
+        """Who gave a wrong share, as far as it is known."""
 
     @property
     def count(self) -> int:
@@ -99,19 +107,29 @@ class SecureSum:
         return Survivors(survivor_bits=to_bits(self.survivors, self.count))
 
     def add_signature(self, index: int, signature: bytes) -> None:
-        """Take a survivor's signature to pass it on.
+        """Take a signature under the survivors to pass it on.
 
         Raises:
-            AggregationError: of nobody who survived.
+            AggregationError: of nobody who shared.
         """
-        if index not in self.survivors:
-            raise AggregationError("a signature of nobody who is in the sum")
+        if index not in self.sharers:
+            raise AggregationError("a signature of nobody who shared")
         self._signatures[index] = signature
 
     @property
     def signed(self) -> int:
-        """Survivors that signed."""
+        """Phones that signed."""
         return len(self._signatures)
+
+    @property
+    def agreed(self) -> bool:
+        """Whether those who signed can take the masks off without the others, SPARE of a neighbourhood lost."""
+        closed = min(self._threshold + SPARE, graph.degree(self.count) + 1)
+        signed = self._signatures.keys()
+        return len(self.survivors) >= COHORT_MIN and all(
+            (index in signed) + sum(other in signed for other in graph.neighbours(index, self.count)) >= closed
+            for index in self.survivors | self._missing()
+        )
 
     def signatures(self, index: int) -> Signatures:
         """The signatures of a phone's neighbours."""
@@ -121,15 +139,15 @@ class SecureSum:
         )
 
     def add_unmasking(self, index: int, shares: Unmasking) -> None:
-        """Take a survivor's shares.
+        """Take the shares of a phone that signed.
 
         Raises:
-            AggregationError: of nobody who survived, for others than its neighbourhood, of the wrong kind, or twice.
+            AggregationError: of nobody who signed, for others than its neighbourhood, of the wrong kind, or twice.
         """
         near = {index, *graph.neighbours(index, self.count)}
         alive, gone = near & self.survivors, (near & self.sharers) - self.survivors
-        if index not in self.survivors or index in self._unmaskings:
-            raise AggregationError("shares of nobody who is in the sum, or twice")
+        if index not in self._signatures or index in self._unmaskings:
+            raise AggregationError("shares of nobody who signed, or twice")
         if not (set(shares.seeds) <= alive and set(shares.mask_keys) <= gone):
             raise AggregationError("shares of secrets that nobody asked for")
         self._unmaskings.add(index)
@@ -140,7 +158,7 @@ class SecureSum:
 
     @property
     def unmasked_by(self) -> int:
-        """Survivors that sent their shares."""
+        """Phones that sent their shares."""
         return len(self._unmaskings)
 
     @property
@@ -162,24 +180,24 @@ class SecureSum:
             raise BelowThresholdError(f"the sum is below its threshold: {len(self.survivors)} phones are in it")
         total = self._total.copy()
         for index in sorted(self.survivors):
-            seed = self._joined(self._seed_shares.get(index, {}))
-            if keys.commitment(seed, round_id=self._round_id) != self._adverts[index].seed_commitment:
-                raise BelowThresholdError("the shares of a self mask do not give what was committed to")
-            total -= keys.self_mask(seed, round_id=self._round_id, length=self._length)
+            total -= keys.self_mask(self._seed_of(index), round_id=self._round_id, length=self._length)
         for index in sorted(self._missing()):
             self._take_off_pairs(total, index)
         return total
 
     def _take_off_pairs(self, total: RingArray, gone: int) -> None:
         """Take off what the survivors added for the phone `gone`, which never reported."""
-        private = keys.Agreement(self._joined(self._key_shares.get(gone, {})))
-        if private.public() != self._adverts[gone].mask_key:
-            raise BelowThresholdError("the shares of a mask key do not give the advertised key")
+        wanted = self._adverts[gone].mask_key
+        private = keys.Agreement(
+            self._joined(self._key_shares.get(gone, {}), lambda found: keys.Agreement(found).public() == wanted)
+        )
         for other in graph.neighbours(gone, self.count):
             if other in self.survivors:
                 low, high = sorted((gone, other))
                 secret = private.with_public(self._adverts[other].mask_key)
-                pair = keys.pair_mask(secret, round_id=self._round_id, low=low, high=high, length=self._length)
+                pair = keys.pair_mask(
+                    secret, round_id=self._round_id, task=self._task, low=low, high=high, length=self._length
+                )
                 if other == low:
                     total -= pair
                 else:
@@ -195,8 +213,30 @@ class SecureSum:
     def _has_enough(self, owners: set[int], shares: Mapping[int, Mapping[int, bytes]]) -> bool:
         return all(len(shares.get(owner, {})) >= self._threshold for owner in owners)
 
-    def _joined(self, shares: Mapping[int, bytes]) -> bytes:
-        try:
-            return join(shares, threshold=self._threshold)
-        except ShareError as error:
-            raise BelowThresholdError(f"the sum is below its threshold: {error}") from None
+    def _seed_of(self, index: int) -> bytes:
+        wanted = self._adverts[index].seed_commitment
+        return self._joined(
+            self._seed_shares.get(index, {}),
+            lambda found: keys.commitment(found, round_id=self._round_id) == wanted,
+        )
+
+    def _joined(self, shares: Mapping[int, bytes], holds: Callable[[bytes], bool]) -> bytes:
+        """The secret that was committed to. A wrong share is looked for and left out, here and from then on.
+
+        Raises:
+            BelowThresholdError: too few shares, or more than one of them is wrong.
+        """
+        believed = {holder: share for holder, share in shares.items() if holder not in self._liars}
+        if len(believed) < self._threshold:
+            raise BelowThresholdError(
+                f"the sum is below its threshold: {len(believed)} shares, where {self._threshold} are needed"
+            )
+        for liar in (None, *sorted(believed)[: self._threshold]):
+            try:
+                secret = join({one: believed[one] for one in believed if one != liar}, threshold=self._threshold)
+            except ShareError:
+                continue
+            if holds(secret):
+                self._liars |= set() if liar is None else {liar}
+                return secret
+        raise BelowThresholdError("the shares of a secret do not give what was committed to")

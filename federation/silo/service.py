@@ -5,7 +5,6 @@ ended, in the gateway's own journal: a silo that is killed in between leaves a r
 """
 
 import asyncio
-import hashlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -80,7 +79,7 @@ class Silo:
         require_sound(plan, self._settings.cohort)
         known = self._journal.read(plan.round_id)
         if known is not None:
-            if known.plan_digest != _digest(plan):
+            if known.plan_digest != plan.digest().hex():
                 raise ConflictError("this round id was used with another plan.", fix="Draw a fresh round id.")
             return self.standing(plan.round_id)
         if self.training or self._busy():
@@ -95,7 +94,10 @@ class Silo:
             return standing
         release = self._release(plan.release)
         record = RoundRecord(
-            round_id=plan.round_id, region=self._region, opened_ms=self._clock.now_ms(), plan_digest=_digest(plan)
+            round_id=plan.round_id,
+            region=self._region,
+            opened_ms=self._clock.now_ms(),
+            plan_digest=plan.digest().hex(),
         )
         self._journal.write(record)
         self._open = plan.round_id
@@ -163,10 +165,6 @@ class Silo:
             return load_device_release(self._directory(name))
         except DeviceReleaseError as error:
             raise ConflictError(f"the release of the plan cannot be used here: {error}") from error
-
-
-def _digest(plan: RoundPlan) -> str:
-    return hashlib.sha256(msgspec.json.encode(plan)).hexdigest()
 
 
 def _add(whole: SiloSum, history: ResidentHistory) -> None:

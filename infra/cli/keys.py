@@ -1,4 +1,4 @@
-"""`atoll keys`: tokens for users, keys for services and operators, issuer keys, and the keys of what a region keeps.
+"""`atoll keys`: tokens of users, certificates of devices, keys of services, operators, issuers and what a region keeps.
 
 Works on the files of a world on this machine (`--state`), running or not; running processes follow within seconds.
 """
@@ -22,6 +22,7 @@ from infra.plumbing.service_keys import Scope, ServiceKeys
 from infra.plumbing.tokens import LIFE_S_MAX, issue_token
 
 CLOCK: Clock = SystemClock()
+DEVICE_DAYS_MAX = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class _Place:
 
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """`atoll keys token|rotate|retire|list|rotate-rest|service|operator`."""
+    """`atoll keys token|device|rotate|retire|list|rotate-rest|service|operator`."""
     text = "tokens of users, keys of services and operators, issuer keys of a region, keys of what it keeps"
     keys = commands.add_parser(
         "keys", help=text, description=f"{text}. Example: ./atoll keys token --region us-east --user 42"
@@ -44,6 +45,13 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     token = _leaf(verbs, "token", _token, "a token for a user, as the region's issuer gives it out", "--user 42")
     token.add_argument("--user", required=True, help="the application's own id of the user")
     token.add_argument("--hours", type=float, default=1.0, help="how long it holds (default 1)")
+    device = _leaf(
+        verbs, "device", _device, "certify a phone's key, as the region's issuer does when it signs a user in",
+        "--public HEX --out device.json",
+    )  # fmt: skip
+    device.add_argument("--public", required=True, metavar="HEX", help="what ./atoll phone key prints")
+    device.add_argument("--out", type=Path, required=True, metavar="FILE", help="for the phone: its enrolment")
+    device.add_argument("--days", type=float, default=30.0, help="how long it holds (default 30)")
     _leaf(verbs, "list", _list, "the region's issuer keys", "")
     _leaf(verbs, "rotate", _rotate, "make a new issuer key; tokens of the others still hold", "")
     retire = _leaf(verbs, "retire", _retire, "let an issuer key's tokens hold no more", "--kid us-east")
@@ -97,6 +105,31 @@ def _token(arguments: argparse.Namespace) -> None:
     keys = RegionKeys.load(_place(arguments).keys)
     token = issue_token(keys, arguments.user, clock=CLOCK, life_s=round(arguments.hours * 3600))
     emit(arguments, {"token": token, "region": keys.region, "hours": arguments.hours}, token)
+
+
+def _device(arguments: argparse.Namespace) -> None:
+    from federation.device.enrolment import Enrolment
+    from federation.secure_aggregation.identity import certified
+    from infra.contracts.residency import encode_regional
+    from infra.plumbing.files import write_atomically
+
+    try:
+        public = bytes.fromhex(arguments.public)
+    except ValueError:
+        public = b""
+    if len(public) != 32 or not 0 < arguments.days <= DEVICE_DAYS_MAX:
+        raise InvalidInputError(
+            "that is no device's key, or its life is out of range.",
+            fix=f"Give the 64 hex digits of ./atoll phone key, and at most {DEVICE_DAYS_MAX} days.",
+        )
+    place = _place(arguments)
+    keys = RegionKeys.load(place.keys)
+    expires_ms = CLOCK.now_ms() + round(arguments.days * 86_400_000)
+    certificate = certified(public, region=keys.region, issuer_private=keys.issuer_private, expires_ms=expires_ms)
+    issuer_public = TrustDirectory.load(place.trust).regions[keys.region].issuer_public
+    enrolment = Enrolment(certificate=certificate, issuer_public=issuer_public)
+    write_atomically(arguments.out, encode_regional(enrolment))
+    emit(arguments, {"enrolment": str(arguments.out), "expires_ms": expires_ms}, f"certified: {arguments.out}")
 
 
 def _list(arguments: argparse.Namespace) -> None:

@@ -1,7 +1,8 @@
 """`atoll phone`: one phone on this machine: what happened on it, what stays there, and what it still has to send.
 
 Everything lies encrypted in a folder. `note` and `choose` need no network; `send` brings what waits to the phone's
-region, as far as that answers, and can be repeated: nothing counts twice.
+region, as far as that answers, and can be repeated: nothing counts twice. What a phone does in federated rounds is in
+`infra.cli.phone_rounds`.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infra.cli.output import add_json_option, emit, table
+from infra.cli.phone_rounds import IDENTITY_FILE, add_verbs
 from infra.contracts.events import Event, EventType, SensitiveEvent, event_strength
 from infra.plumbing.clock import SystemClock
 from infra.plumbing.errors import InvalidInputError
@@ -29,7 +31,7 @@ CALL_S_MAX = 30.0
 
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """`atoll phone note|choose|send|outbox|erase`."""
+    """`atoll phone note|choose|send|outbox|key|join|vector|erase`."""
     text = "one phone: what happened on it, and what it has still to send to its region"
     phone = commands.add_parser(
         "phone", help=text, description=f"{text}. Example: ./atoll phone note --item 318 --type like"
@@ -51,7 +53,8 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     send.add_argument("--token-file", type=Path, default=None, help="the user's token (./atoll keys token)")
     send.add_argument("--ca", type=Path, default=None, metavar="FILE", help="whom to trust behind https")
     _leaf(verbs, "outbox", _outbox, "what waits, and what was dropped and why", "")
-    _leaf(verbs, "erase", _erase, "forget history, outbox and key", "")
+    add_verbs(verbs, _leaf, _store)
+    _leaf(verbs, "erase", _erase, "forget history, outbox and keys", "")
 
 
 def _leaf(verbs: Any, name: str, run: Any, text: str, words: str) -> argparse.ArgumentParser:
@@ -111,6 +114,7 @@ def _outbox(arguments: argparse.Namespace) -> None:
 
 def _erase(arguments: argparse.Namespace) -> None:
     _store(arguments).erase()
+    (arguments.dir / IDENTITY_FILE).unlink(missing_ok=True)
     emit(arguments, {"erased": True}, "forgotten, with the key")
 
 

@@ -131,6 +131,10 @@ class Layout:
         """Secrets of a region."""
         return self.region(region) / "keys.json"
 
+    def gateway_keys(self, region: str) -> Path:
+        """What the region's device gateway holds of them."""
+        return self.region(region) / "gateway-keys.json"
+
     def signing_key(self, region: str) -> Path:
         """The key that signs a region's rules, once it was made. No process of the world reads it."""
         return self.region(region) / "rules-signing.pem"

@@ -326,7 +326,7 @@ def _gateway(given: PlanInput, region: str, files: dict[Path, bytes]) -> Process
         port=given.ports[name],
         tls=given.securing.listen(name, gateway_doors(region)),
         state_directory=str(layout.region(region) / "gateway"),
-        keys_file=str(layout.keys(region)),
+        keys_file=str(layout.gateway_keys(region)),
         trust_file=str(layout.trust),
         silo=SiloSettings(
             region_url=f"{given.securing.scheme}://{_address(given, f'{region}/api')}",

@@ -139,6 +139,7 @@ def _make_keys(configuration: WorldConfiguration, layout: Layout) -> None:
         if not path.exists():
             RegionKeys.generate(region).save(path)
         keys.append(RegionKeys.load(path))
+        keys[-1].for_gateway().save(layout.gateway_keys(region))
     TrustDirectory.of(keys).save(layout.trust)
 
 

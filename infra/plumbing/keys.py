@@ -155,6 +155,15 @@ class RegionKeys(msgspec.Struct, frozen=True, kw_only=True):
             raise InvalidInputError("the last issuer key cannot be retired.", fix="Make a new one first.")
         return msgspec.structs.replace(self, retired=(*self.retired, kid))
 
+    def for_gateway(self) -> Self:
+        """What a device gateway needs of these: it opens subjects and asks its region, but signs and relays nothing.
+
+        Without the issuer's keys it can make neither tokens nor devices, and so fill no round with phones of its own.
+        """
+        return msgspec.structs.replace(
+            self, issuer_private=b"", relay_private=b"", operator_key="", issuers=(), retired=(), rest=()
+        )
+
     def save(self, path: Path) -> None:
         """Write the keys, readable by their owner only."""
         write_atomically(path, msgspec.json.encode(self), mode=0o600)

@@ -1,7 +1,8 @@
 """Federated rounds in a real Flower deployment on one machine: 1,000 phones in 3 regions, then kill -9 at random.
 
 First: one round over three gateways and 1,000 simulated phones, a tenth of which drop out at a random step. `round_s`
-is the ServerApp's own time of the round, from booking to the step; the bar wants all three regions in its sum. Phones
+is the ServerApp's own time of the round, from booking to the step, `selecting_s` to `unmasking_s` how much of it each
+phase took where it took longest, `around_s` the rest; the bar wants all three regions in its sum. Phones
 have short histories (20 events), because all of them share this machine. Then: 10 rounds over 60 phones while a
 gateway, a SuperNode or the ServerApp is killed with SIGKILL about every ten seconds. Afterwards everything that was
 written is read again: `wrong_sums` counts rounds whose mean is not that of the sums in the gateways' journals,
@@ -33,7 +34,7 @@ from federation.flower.supervisor import free_ports
 from federation.gateway.journal import Journal
 from federation.messages import Phase, from_bytes
 from federation.privacy.ledger import EntryKind, read_ledger
-from federation.rounds.outcome import RunOutcome
+from federation.rounds.outcome import RoundOutcome, RunOutcome
 from federation.settings import CohortSettings, GatewaySettings, PhonesSettings
 from infra.bench.catalogue import BenchRequest
 from infra.bench.results import Bar, Measured
@@ -128,7 +129,15 @@ def _large(world: Deployment, outcome: RunOutcome, phones: int) -> dict[str, flo
         "round_s": one.took_s, "phones": float(phones), "updates": float(outcome.devices),
         "regions_in_sum": float(sum(part.phase == Phase.CLOSED for part in one.regions)) if one.ok else 0.0,
         "large_wrong_sums": checked_afterwards(world.folder, outcome)["wrong_sums"],
-    }  # fmt: skip
+    } | _phases(world.folder, one)  # fmt: skip
+
+
+def _phases(folder: Path, one: RoundOutcome) -> dict[str, float]:
+    """Where the round's time went: each phase in the region where it took longest, and all that is around them."""
+    records = [Journal(folder / region / "rounds").read(one.round_id) for region in REGIONS]
+    found = [record.phases_s for record in records if record is not None]
+    phases = {f"{phase}_s": max(of.get(phase, 0.0) for of in found) for of in found for phase in of}
+    return phases | {"around_s": one.took_s - max((sum(of.values()) for of in found), default=0.0)}
 
 
 def _under_killing(request: BenchRequest) -> dict[str, float]:
@@ -301,7 +310,7 @@ def _phones_settings(world: Deployment, phones: int) -> PhonesSettings:
         keys_files={region: str(world.folder / f"{region}.keys") for region in REGIONS},
         dataset_directory=str(world.folder / "data"), release_directory=str(world.request.work / RELEASE),
         state_directory=str(world.folder / "phones"), phones_per_region=phones, sensitive_categories=("slice",),
-        dropout_share=DROPOUT_SHARE, patience_s=1200.0,
+        dropout_share=DROPOUT_SHARE, patience_s=1200.0, cohort_min=max(3, phones // 3),
     )  # fmt: skip
 
 

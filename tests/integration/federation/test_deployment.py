@@ -115,7 +115,7 @@ class _World:
             },
             dataset_directory=str(self.directory / "data"), release_directory=str(self.release),
             state_directory=str(self.directory / "phones"), phones_per_region=10, canary=CANARY.decode(),
-            dropout_share=0.0, report_file=str(self.directory / "report.json"),
+            cohort_min=5, dropout_share=0.0, report_file=str(self.directory / "report.json"),
             adapter_file=str(self.directory / "run" / "outcome" / "adapter.npy"),
         )  # fmt: skip
         return self._start("federation.phones", "phones.json", settings)

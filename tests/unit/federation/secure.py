@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from federation.device.rounds import DeviceRound
 from federation.secure_aggregation.client import SecureClient, Trust
-from federation.secure_aggregation.identity import enrol
+from federation.secure_aggregation.identity import DeviceIdentity, enrol
 from federation.secure_aggregation.ring import RingArray
 from federation.secure_aggregation.server import SecureSum
 from infra.plumbing.keys import RegionKeys, TrustDirectory
@@ -17,44 +17,57 @@ REGION, ROUND_ID, NOW_MS = "us-east", "ab" * 8, 1_700_000_000_000
 NEVER, BEFORE_SHARES, BEFORE_UPDATE, BEFORE_UNMASKING = 9, 1, 2, 3
 """When a phone drops out."""
 ISSUER = bytes(range(32))
+TASK = b"what all of them were told"
 TRUST = Trust(REGION, Ed25519PrivateKey.from_private_bytes(ISSUER).public_key().public_bytes_raw())
 
 Entropy = Callable[[int], bytes]
 
 
-def phone(*, entropy: Entropy = secrets.token_bytes, round_id: str = ROUND_ID) -> SecureClient:
-    identity = enrol(
-        region=REGION, issuer_private=ISSUER, device_private=entropy(32), expires_ms=NOW_MS + 1
-    )  # fmt: skip
-    return SecureClient(round_id=round_id, identity=identity, trust=TRUST, now_ms=NOW_MS, entropy=entropy)
+def device(*, entropy: Entropy = secrets.token_bytes) -> DeviceIdentity:
+    return enrol(region=REGION, issuer_private=ISSUER, device_private=entropy(32), expires_ms=NOW_MS + 1)
+
+
+def phone(
+    *, entropy: Entropy = secrets.token_bytes, round_id: str = ROUND_ID, identity: DeviceIdentity | None = None,
+    trust: Trust = TRUST,
+) -> SecureClient:  # fmt: skip
+    identity = identity or device(entropy=entropy)
+    return SecureClient(round_id=round_id, identity=identity, trust=trust, now_ms=NOW_MS, entropy=entropy)
 
 
 class Certified:
-    """A device with its region's certificate."""
+    """Devices with their region's certificate, a new one for every round that is asked for."""
 
     def __init__(self, keys: RegionKeys, *, now_ms: int, entropy: Entropy = secrets.token_bytes) -> None:
         self.trust = Trust(keys.region, TrustDirectory.of([keys]).regions[keys.region].issuer_public)
-        self.identity = enrol(
-            region=keys.region, issuer_private=keys.issuer_private, device_private=entropy(32),
-            expires_ms=now_ms + 10**7,
-        )  # fmt: skip
+        self.keys = keys
         self.now_ms = now_ms
         self.entropy = entropy
 
-    def round(self, session: str) -> DeviceRound:
+    def device(self) -> DeviceIdentity:
+        return enrol(
+            region=self.keys.region, issuer_private=self.keys.issuer_private, device_private=self.entropy(32),
+            expires_ms=self.now_ms + 10**7,
+        )  # fmt: skip
+
+    def round(self, session: str, *, identity: DeviceIdentity | None = None) -> DeviceRound:
         return DeviceRound(
-            session, identity=self.identity, trust=self.trust, now_ms=self.now_ms, entropy=self.entropy
+            session, identity=identity or self.device(), trust=self.trust, now_ms=self.now_ms, entropy=self.entropy
         )  # fmt: skip
 
 
 class Session:
     """The steps of one sum. `seen` holds everything that reached the gateway."""
 
-    def __init__(self, values: list[RingArray], *, entropy: Entropy = secrets.token_bytes) -> None:
+    def __init__(
+        self, values: list[RingArray], *, entropy: Entropy = secrets.token_bytes, late: frozenset[int] = frozenset()
+    ) -> None:
+        self.late = late
+        """Phones that share, come too late with their update, and help all the same."""
         self.values = values
         self.phones = [phone(entropy=entropy) for _ in values]
         self.adverts = [one.advert() for one in self.phones]
-        self.sum = SecureSum(round_id=ROUND_ID, adverts=self.adverts, length=len(values[0]))
+        self.sum = SecureSum(round_id=ROUND_ID, adverts=self.adverts, length=len(values[0]), task=TASK)
         self.seen: list[object] = [*self.adverts]
         self.masked: dict[int, RingArray] = {}
 
@@ -69,12 +82,15 @@ class Session:
                 self.sum.add_shares(index, shares)
         for index in sorted(self.sum.sharers):
             if stays(index, BEFORE_UPDATE):
-                masked = self.phones[index].mask(self.values[index], self.sum.mailbox(index))
+                masked = self.phones[index].mask(self.values[index], self.sum.mailbox(index), task=TASK)
+                if index in self.late:
+                    continue
                 self.masked[index] = masked
                 self.seen.append(masked)
                 self.sum.add_masked(index, masked)
         told = self.sum.survivors_message()
-        left = [index for index in sorted(self.sum.survivors) if stays(index, BEFORE_UNMASKING)]
+        able = self.sum.survivors | (self.late & self.sum.sharers)
+        left = [index for index in sorted(able) if stays(index, BEFORE_UNMASKING)]
         for index in left:
             self.sum.add_signature(index, self.phones[index].sign(told).device_signature)
         for index in left:

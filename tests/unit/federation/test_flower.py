@@ -156,13 +156,13 @@ class _Grid:
 
 @pytest.mark.parametrize(("second", "answers"), [("answers", 2), ("fails", 1), ("silent", 1)])
 def test_the_grid_brings_what_came_in_time(second: str, answers: int) -> None:
-    regions = GridRegions(_Grid(second=second), nodes=2, nodes_wait_s=0.0, clock=SystemClock())
+    regions = GridRegions(_Grid(second=second), names=("r1", "r2"), nodes_wait_s=0.0, clock=SystemClock())
     found = regions.ask(round_plan(), timeout_s=1.0)
     assert [one.region for one in found] == ["r1", "r2"][:answers]
 
 
 def test_the_grid_does_not_wait_for_ever_for_nodes() -> None:
-    regions = GridRegions(_Grid(nodes=1), nodes=2, nodes_wait_s=0.3, clock=SystemClock())
+    regions = GridRegions(_Grid(nodes=1), names=("r1", "r2"), nodes_wait_s=0.3, clock=SystemClock())
     assert regions.wait_for_nodes() == [1]
 
 

@@ -28,7 +28,7 @@ from federation.messages import (
     from_bytes,
 )
 from federation.privacy.noise import noised_sum
-from federation.rounds.aggregate import usable_sums
+from federation.rounds.aggregate import judged
 from federation.secure_aggregation.messages import Mailbox, MaskedUpdate, Signatures, Survivors
 from federation.secure_aggregation.ring import STEPS, from_ring, to_ring, to_wire
 from federation.settings import CohortSettings, GatewaySettings
@@ -163,16 +163,15 @@ def test_a_round_gives_the_noised_sum_and_the_count(world: _Gateway) -> None:
 def test_a_phone_that_drops_out_after_sharing_leaves_the_others_sum_exact(tmp_path: Path) -> None:
     world = _Gateway(tmp_path)
     world.gateway.start(round_plan())
-    devices = world.select("a", "b", "c", "d", "e")
+    devices = world.select("a", "b", "c", "d", "e", "f")
     world.share(devices)
     tickets = list(devices)
-    world.report(devices, dict.fromkeys(tickets[:3], 0.1))
-    world.clock.advance(world.policy.reporting_s)
+    world.report(devices, dict.fromkeys(tickets[:4], 0.1))
     secure = world.gateway._open.cohorts.sum_of(tickets[0])  # type: ignore[union-attr]
-    world.unmask({ticket: devices[ticket] for ticket in tickets[:3]})
-    assert world.gateway.standing(ROUND).weight == 3
+    world.unmask({ticket: devices[ticket] for ticket in tickets[:4]})
+    assert world.gateway.standing(ROUND).weight == 4
     np.testing.assert_array_equal(
-        from_ring(secure.total(), clipping_norm=0.5).reshape(3, 3), _in_ring(0.1, 0.1, 0.1)
+        from_ring(secure.total(), clipping_norm=0.5).reshape(3, 3), _in_ring(0.1, 0.1, 0.1, 0.1)
     )  # fmt: skip
 
 
@@ -203,7 +202,7 @@ def test_a_phone_beyond_its_norm_voids_its_cohort_and_only_that(tmp_path: Path) 
         assert mailbox is not None
         device.receive(mailbox)
         values = np.full(9, 1000 * STEPS if ticket == cheat else 5, dtype=np.uint32)
-        masked = device._client.mask(values, mailbox)
+        masked = device._client.mask(values, mailbox, task=plan.digest())
         world.gateway.update(ticket, MaskedUpdate(round_id=ROUND, masked=to_wire(masked)))
     world.unmask(devices)
     result = world.gateway.standing(ROUND)
@@ -217,7 +216,7 @@ def test_cohorts_are_kept_apart_for_central_to_trim(tmp_path: Path) -> None:
     result = world.whole_round({f"s{index}": 0.01 for index in range(9)})
     assert (result.phase, result.weight, result.total) == (Phase.CLOSED, 9, b"")
     assert [one.weight for one in result.cohorts] == [3, 3, 3]
-    assert [one.weight for one in usable_sums([result], round_plan())] == [3, 3, 3]
+    assert [one.weight for one in judged([result], round_plan(), regions=("us-east",)).sums] == [3, 3, 3]
 
 
 def test_the_gateway_never_holds_one_phones_update(world: _Gateway) -> None:
@@ -364,6 +363,59 @@ def test_a_user_counts_once_in_a_round_whatever_phones_they_have(world: _Gateway
     again = world.gateway.check_in("a", world.ready())
     assert (again.plan, again.reason) == (None, "already")
     assert again.come_back_s >= IDLE_COME_BACK_S
+
+
+def test_a_device_counts_once_in_a_round_whosoever_token_it_shows(world: _Gateway) -> None:
+    world.gateway.start(round_plan())
+    session, device = world.ready().session, world.devices.device()
+    answers = [
+        world.gateway.check_in(
+            subject,
+            CheckIn(
+                releases=(RELEASE_ID,), session=session, advert=world.devices.round(session, identity=device).advert
+            ),
+        )
+        for subject in ("a", "b")
+    ]
+    assert answers[0].ticket
+    assert (answers[1].ticket, answers[1].reason) == ("", "already")
+
+
+def test_with_sampling_the_number_of_cohorts_does_not_tell_how_many_were_taken(tmp_path: Path) -> None:
+    seen = set()
+    for count in (24, 60):
+        directory = tmp_path / str(count)
+        world = _Gateway(directory, sampling_probability=0.5, expected_count=6, cohorts=4, goal_count=3)
+        world.gateway.start(msgspec.structs.replace(round_plan(), sampling_probability=0.5))
+        world.share(world.select(*(f"s{index}" for index in range(count))))
+        seen.add(len(world.gateway._open.cohorts._sums))  # type: ignore[union-attr]
+    assert seen == {2}
+
+
+def test_the_journal_says_how_long_each_phase_lasted(world: _Gateway) -> None:
+    world.whole_round({"a": 0.1, "b": 0.1, "c": 0.1})
+    record = Journal(world.directory / "rounds").read(ROUND)
+    assert record is not None
+    assert list(record.phases_s) == ["selecting", "sharing", "reporting", "checking", "unmasking"]
+    assert (record.phases_s["selecting"], record.phases_s["sharing"], record.phases_s["reporting"]) == (2.0, 0.0, 0.0)
+
+
+def test_a_phone_that_was_late_helps_to_unmask(tmp_path: Path) -> None:
+    world = _Gateway(tmp_path, goal_count=4)
+    world.gateway.start(round_plan())
+    devices = world.select("a", "b", "c", "d", "e", "f")
+    world.share(devices)
+    tickets = list(devices)
+    world.report(devices, dict.fromkeys(tickets[:4], 0.1))
+    for ticket in tickets[4:]:
+        mailbox = world.gateway.mailbox(ticket)
+        assert mailbox is not None
+        devices[ticket].receive(mailbox)
+        with pytest.raises(ConflictError, match="too late"):
+            world.gateway.update(ticket, devices[ticket].masked(round_plan(), _trained()))
+    world.gateway.left(tickets[0])  # in the sum, and gone: without the late ones five shares could not be had
+    world.unmask({ticket: devices[ticket] for ticket in tickets[1:]})
+    assert (world.gateway.standing(ROUND).phase, world.gateway.standing(ROUND).weight) == (Phase.CLOSED, 4)
 
 
 def test_phones_are_paced_the_more_of_them_ask(tmp_path: Path) -> None:
@@ -605,6 +657,18 @@ async def test_who_is_not_let_in(served: _Served) -> None:
             assert answer.status == 400
     async with served.client.get(f"/v1/rounds/{ROUND}", headers=served.authority) as answer:
         assert answer.status == 404
+
+
+def test_a_gateway_opens_subjects_and_can_make_neither_tokens_nor_devices() -> None:
+    keys, clock = RegionKeys.generate("us-east"), ManualClock()
+    held = keys.for_gateway()
+    callers = Callers(keys=held, trust=TrustDirectory.of([keys]), clock=clock)
+    assert callers.subject(issue_token(keys, "u1", clock=clock)) == keys.pseudonym("user", "u1")
+    with pytest.raises(ValueError, match="32 bytes"):
+        issue_token(held, "u1", clock=clock)
+    with pytest.raises(ValueError, match="32 bytes"):
+        Certified(held, now_ms=0).round("s")
+    assert not {keys.issuer_private, keys.relay_private, keys.operator_key} & set(msgspec.structs.astuple(held))
 
 
 def test_a_token_is_verified_once_for_a_while_and_not_for_longer() -> None:

@@ -52,7 +52,7 @@ def _settings(tmp_path: Path, url: str = "http://127.0.0.1:9", **changes) -> Pho
         gateways={"us-east": url}, keys_files={"us-east": str(tmp_path / "keys.json")},
         dataset_directory=str(tmp_path / "data"), release_directory=str(release),
         state_directory=str(tmp_path / "phones"), phones_per_region=10, sensitive_categories=("quiet",),
-        canary=CANARY, dropout_share=0.2, patience_s=30.0,
+        canary=CANARY, cohort_min=3, dropout_share=0.1, patience_s=30.0,
     )  # fmt: skip
     return msgspec.structs.replace(settings, **changes)
 

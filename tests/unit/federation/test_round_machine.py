@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federation.messages import Phase
-from federation.rounds.machine import ORDER, Round, Selection, Verdict
+from federation.rounds.machine import HUNG_UP_S, ORDER, Round, Selection, Verdict
 from federation.settings import CohortSettings
 
 POLICY = CohortSettings(
@@ -36,6 +36,9 @@ def test_a_round_goes_through_its_phases_as_everybody_does_each_step() -> None:
     seen = [one.phase]
     for step, who in zip(STEPS[:3], ("abcde", "abc", "abc"), strict=True):
         assert _take(one, step, who, 100.5) == [Verdict.ACCEPTED] * len(who)
+        if step is Phase.CHECKING:
+            assert one.phase is step  # d and e were late and may sign, unless the caller has all that it needs
+            one.agreed(now_s=100.5)
         seen.append(one.phase)
     assert seen == list(STEPS)
     assert one.weight == 3
@@ -104,6 +107,66 @@ def test_duplicates_strangers_and_crowds() -> None:
     assert (one.count(Phase.SHARING), one.selected, one.checked_in) == (1, 8, 8)
 
 
+def test_who_was_late_with_the_update_may_sign_and_give_shares_and_is_not_in_the_sum() -> None:
+    one = _round()
+    _select(one, "abcde")
+    _take(one, Phase.SHARING, "abcd", 100.5)
+    one.tick(now_s=101.6)
+    assert one.take("t-d", Phase.CHECKING, now_s=101.6) is Verdict.EARLY
+    _take(one, Phase.REPORTING, "abc", 101.6)
+    assert _take(one, Phase.REPORTING, "d", 101.7) == [Verdict.LATE]
+    assert _take(one, Phase.CHECKING, "ed", 101.7) == [Verdict.LATE, Verdict.ACCEPTED]  # e never shared
+    assert _take(one, Phase.CHECKING, "abc", 101.7) == [Verdict.ACCEPTED] * 3
+    assert one.phase is Phase.UNMASKING
+    assert _take(one, Phase.UNMASKING, "d", 101.8) == [Verdict.ACCEPTED]
+    assert one.accepted == one.weight == 3
+
+
+def test_who_hung_up_is_waited_for_a_moment_where_most_others_are_done() -> None:
+    one = _round(sharing_s=60.0)
+    _select(one, "abcde")
+    one.leave("t-e", now_s=100.1)
+    one.leave("t-nobody", now_s=100.1)
+    _take(one, Phase.SHARING, "abc", 100.5)
+    assert one.phase_ends_s == 160.0  # d is there still
+    _take(one, Phase.SHARING, "d", 101.0)
+    assert (one.phase, one.phase_ends_s) == (Phase.SHARING, 101.0 + HUNG_UP_S)
+    assert _take(one, Phase.SHARING, "e", 101.5) == [Verdict.ACCEPTED]  # it came back
+    assert one.phase is Phase.REPORTING
+    one.leave("t-e", now_s=101.6)
+    _take(one, Phase.REPORTING, "ab", 101.7)
+    assert one.phase_ends_s == 101.5 + POLICY.reporting_s  # an update can be sent later
+
+
+@pytest.mark.parametrize(("changes", "leave"), [({}, "cde"), ({"sampling_probability": 0.5}, "e")])
+def test_the_clock_decides_where_many_hung_up_and_where_phones_are_sampled(changes, leave: str) -> None:
+    one = _round(sharing_s=60.0, goal_count=4, over_selection=1.25, **changes)
+    _select(one, "abcde")
+    one.tick(now_s=102.0)
+    began_s = one.began_s[Phase.SHARING]
+    for subject in leave:
+        one.leave(f"t-{subject}", now_s=102.0)
+    _take(one, Phase.SHARING, sorted(set("abcde") - set(leave)), 102.5)  # type: ignore[arg-type]
+    assert one.phase_ends_s == began_s + 60.0
+
+
+def test_signing_ends_when_all_that_are_there_have_signed_and_it_is_enough() -> None:
+    one = _round(unmasking_s=60.0)
+    _select(one, "abcde")
+    _take(one, Phase.SHARING, "abcde", 100.5)
+    _take(one, Phase.REPORTING, "abc", 100.6)
+    _take(one, Phase.CHECKING, "a", 100.7)
+    one.agreed(now_s=100.7)
+    seen = [one.phase]
+    one.leave("t-b", now_s=100.8)
+    _take(one, Phase.CHECKING, "c", 101.0)
+    one.agreed(now_s=101.0)
+    assert [*seen, one.phase] == [Phase.CHECKING, Phase.UNMASKING]
+    assert one.lasted_s(103.0) == pytest.approx(
+        {"selecting": 0.0, "sharing": 0.5, "reporting": 0.1, "checking": 0.4, "unmasking": 2.0}
+    )
+
+
 def test_an_abandoned_round_stays_void() -> None:
     one = _round()
     one.abandon("the operator said so")
@@ -129,7 +192,10 @@ def test_with_sampling_the_coin_decides_and_the_count_stays_hidden() -> None:
 
 _ACTIONS = st.lists(
     st.tuples(
-        st.sampled_from(["check-in", "tick", *STEPS]), st.integers(0, 9), st.booleans(), st.floats(0.0, 2.0)
+        st.sampled_from(["check-in", "tick", "leave", "agreed", *STEPS]),
+        st.integers(0, 9),
+        st.booleans(),
+        st.floats(0.0, 2.0),
     ),
     max_size=80,
 )  # fmt: skip
@@ -149,6 +215,10 @@ def test_laws(probability: float, actions) -> None:
             one.check_in(f"s{who}", ticket=f"t{who}", heads=heads, now_s=now_s)
         elif action == "tick":
             one.tick(now_s=now_s)
+        elif action == "leave":
+            one.leave(f"t{who}", now_s=now_s)
+        elif action == "agreed":
+            one.agreed(now_s=now_s)
         elif one.take(f"t{who}", action, now_s=now_s) is Verdict.ACCEPTED:
             assert not over_before
             taken.setdefault(who, []).append(action)
@@ -156,7 +226,8 @@ def test_laws(probability: float, actions) -> None:
         assert not (over_before and one.phase is not seen)
         seen = one.phase
         for steps in taken.values():
-            assert tuple(steps) == STEPS[: len(steps)]
+            helped = [step for step in STEPS if step is not Phase.REPORTING][: len(steps)]
+            assert steps in (list(STEPS[: len(steps)]), helped)
         assert one.accepted == sum(Phase.REPORTING in steps for steps in taken.values())
         assert one.accepted <= one.selected <= one.checked_in <= POLICY.check_ins_max
     one.tick(now_s=now_s + 20.0)

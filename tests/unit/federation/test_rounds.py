@@ -18,18 +18,17 @@ from federation.messages import Phase, RegionalSum, RoundPlan, from_bytes, to_by
 from federation.privacy.ledger import LedgerError, read_ledger
 from federation.rounds.aggregate import (
     ServerState,
+    judged,
     mean_update,
     noise_deviation,
     principal_basis,
     server_step,
     shrink,
     stepped_adapter,
-    usable_sums,
 )
 from federation.rounds.outcome import OUTCOME_FILE, OutcomeError, load_adapter, load_outcome, save_outcome
 from infra.contracts.residency import encode_global
 from infra.plumbing.clock import ManualClock
-from infra.plumbing.errors import InvalidInputError
 from tests.unit.federation.building import DIM, RELEASE_ID, item_vectors, round_plan, write_release
 
 REGIONS = ("us-central", "us-east", "us-west")
@@ -71,15 +70,20 @@ def test_no_sum_has_no_mean() -> None:
     ],
 )  # fmt: skip
 def test_a_sum_that_does_not_answer_the_plan_is_refused(changes) -> None:
-    with pytest.raises(InvalidInputError, match="us-east"):
-        usable_sums([_sum("us-east", 1.0, **changes)], round_plan())
+    bad, good = _sum("us-east", 1.0, **changes), _sum("us-west", 1.0)
+    found = judged([bad, good], round_plan(), regions=REGIONS)
+    assert "not used" in found.refused["us-east"]
+    assert found.sums == (good,)  # one region's bad answer is no other's loss
 
 
 def test_void_regions_are_left_out_and_nobody_answers_twice() -> None:
     void = RegionalSum(round_id="a" * 16, region="b", phase=Phase.VOID)
-    assert [one.region for one in usable_sums([_sum("c", 1.0), void, _sum("a", 1.0)], round_plan())] == ["a", "c"]
-    with pytest.raises(InvalidInputError, match="twice"):
-        usable_sums([_sum("a", 1.0), _sum("a", 1.0)], round_plan())
+    stranger = _sum("x", 1.0)
+    found = judged([_sum("c", 1.0), void, _sum("a", 1.0), stranger, _sum("a", 1.0)], round_plan(), regions="abc")
+    assert ([one.region for one in found.sums], found.refused) == (["a", "c"], {})
+    found = judged([_sum("a", 1.0), _sum("a", 2.0), _sum("b", 1.0)], round_plan(), regions="abc")
+    assert [one.region for one in found.sums] == ["b"]
+    assert "twice" in found.refused["a"]
 
 
 def test_the_noise_of_a_mean_is_known() -> None:
@@ -244,12 +248,25 @@ def test_the_budget_ends_a_run_and_no_later_run_gets_around_it(tmp_path: Path) -
         _run(_plan(tmp_path, rounds=1, epsilon_max=80.0), again)
 
 
-def test_a_sum_that_does_not_answer_the_plan_ends_the_run_and_the_round_stays_booked(tmp_path: Path) -> None:
+def test_sums_that_do_not_answer_the_plan_are_not_used_and_the_round_stays_booked(tmp_path: Path) -> None:
     plan = _plan(tmp_path)
     privacy = msgspec.structs.replace(plan.privacy, sampling_probability=0.5)
-    with pytest.raises(InvalidInputError, match="does not answer"):
-        _run(msgspec.structs.replace(plan, privacy=privacy), _Regions(_all_answer))
+    outcome = _run(msgspec.structs.replace(plan, privacy=privacy), _Regions(_all_answer))
+    assert not outcome.ok
+    assert all("does not answer" in part.reason for part in outcome.rounds[0].regions)
     assert ledger_report(tmp_path / "ledger").rounds == 1
+
+
+def test_one_region_that_answers_badly_does_not_end_the_run_of_the_others(tmp_path: Path) -> None:
+    def one_bad(plan: RoundPlan) -> list[RegionalSum]:
+        first, *others = _all_answer(plan)
+        nothing = to_bytes(np.full(plan.shape, np.nan))
+        return [msgspec.structs.replace(first, total=nothing), *others]
+
+    outcome = _run(_plan(tmp_path, rounds=2), _Regions(one_bad))
+    assert [[part.phase for part in one.regions] for one in outcome.rounds] == [["void", "closed", "closed"]] * 2
+    assert outcome.ok
+    assert "not finite" in outcome.rounds[0].regions[0].reason
 
 
 def test_outcomes_that_do_not_hold_are_refused(tmp_path: Path) -> None:

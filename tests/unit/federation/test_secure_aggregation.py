@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from federation.secure_aggregation import graph, keys, shamir
-from federation.secure_aggregation.client import ProtocolError
+from federation.secure_aggregation.client import ProtocolError, Trust
 from federation.secure_aggregation.identity import Certificates, IdentityError, enrol, verify_certificate
-from federation.secure_aggregation.messages import Mailbox, Signatures, Survivors, to_bits
+from federation.secure_aggregation.messages import Mailbox, Signatures, Survivors, survivors_text, to_bits
 from federation.secure_aggregation.ring import COHORT_MAX, STEPS, from_ring, from_wire, to_ring, to_wire
 from federation.secure_aggregation.server import AggregationError, BelowThresholdError, SecureSum
 from tests.unit.federation.secure import (
@@ -25,8 +25,10 @@ from tests.unit.federation.secure import (
     NOW_MS,
     REGION,
     ROUND_ID,
+    TASK,
     TRUST,
     Session,
+    device,
     phone,
 )
 
@@ -63,7 +65,7 @@ def test_five_phones_every_pattern_of_dropouts(first: int) -> None:
 def test_a_hundred_phones_sampled_dropouts(seed: int) -> None:
     rng = np.random.default_rng(seed)
     session = Session(_values(100, 6, seed))
-    moments = rng.choice([NEVER, BEFORE_SHARES, BEFORE_UPDATE, BEFORE_UNMASKING], size=100, p=[0.85, 0.05, 0.05, 0.05])
+    moments = rng.choice([NEVER, BEFORE_SHARES, BEFORE_UPDATE, BEFORE_UNMASKING], size=100, p=[0.91, 0.03, 0.03, 0.03])
     total = session.run(dict(enumerate(moments.tolist())))
     np.testing.assert_array_equal(total, session.plain())
     assert 0 < len(session.sum.survivors) < 100
@@ -75,7 +77,7 @@ def test_below_the_threshold_nothing_is_given_and_it_is_said() -> None:
     with pytest.raises((BelowThresholdError, ProtocolError), match=r"threshold|too few"):
         session.run(drops)
     assert not session.sum.complete
-    with pytest.raises(BelowThresholdError, match="where 3 are needed"):
+    with pytest.raises(BelowThresholdError, match="where 4 are needed"):
         session.sum.total()
 
 
@@ -124,7 +126,7 @@ def test_a_gateway_that_tells_two_lists_learns_neither_secret() -> None:
     for index, one in enumerate(session.phones):
         session.sum.add_shares(index, one.share(session.sum.roster(index)))
     for index, one in enumerate(session.phones):
-        session.sum.add_masked(index, one.mask(session.values[index], session.sum.mailbox(index)))
+        session.sum.add_masked(index, one.mask(session.values[index], session.sum.mailbox(index), task=TASK))
     whole, without = (
         Survivors(survivor_bits=to_bits({0, 1, 2, 3, 4}, 5)),
         Survivors(survivor_bits=to_bits({0, 1, 2, 3}, 5)),
@@ -139,17 +141,127 @@ def test_a_gateway_that_tells_two_lists_learns_neither_secret() -> None:
         session.phones[0].sign(without)
 
 
-def test_a_wrong_share_voids_the_sum_instead_of_changing_it() -> None:
-    session = Session(_values(5))
-    honest = session.phones[0].unmask
+def _lying(session: Session, index: int) -> None:
+    honest = session.phones[index].unmask
 
     def lying(signatures: Signatures) -> object:
         given = honest(signatures)
-        return msgspec.structs.replace(given, seeds={owner: bytes(33) for owner in given.seeds})
+        wrong = {owner: bytes(33) for owner in given.seeds}
+        return msgspec.structs.replace(given, seeds=wrong, mask_keys=dict.fromkeys(given.mask_keys, b"short"))
 
-    session.phones[0].unmask = lying  # type: ignore[method-assign,assignment]
+    session.phones[index].unmask = lying  # type: ignore[method-assign,assignment]
+
+
+@pytest.mark.parametrize("liar", range(6))
+def test_a_wrong_share_is_left_out_and_the_sum_is_exact(liar: int) -> None:
+    session = Session(_values(7))
+    _lying(session, liar)
+    np.testing.assert_array_equal(session.run({6: BEFORE_UPDATE}), session.plain())
+
+
+def test_wrong_shares_void_the_sum_and_never_change_it() -> None:
+    session = Session(_values(5))
+    for liar in (0, 2):
+        _lying(session, liar)
     with pytest.raises(BelowThresholdError, match=r"committed|threshold"):
         session.run({})
+
+
+# Selected are more phones than are wanted: without the late ones' shares these sums would be lost.
+@pytest.mark.parametrize("count", [10, 100])
+def test_who_came_too_late_is_not_in_the_sum_and_helps_to_unmask_it(count: int) -> None:
+    late = frozenset(range(0, count, 3))
+    helped, alone = Session(_values(count), late=late), Session(_values(count))
+    np.testing.assert_array_equal(helped.run({}), helped.plain())
+    assert not helped.sum.survivors & late
+    assert helped.sum.agreed
+    with pytest.raises((BelowThresholdError, ProtocolError)):
+        alone.run(dict.fromkeys(late, BEFORE_UPDATE))
+    assert not alone.sum.agreed
+
+
+def _shared(session: Session) -> None:
+    for index, one in enumerate(session.phones):
+        session.sum.add_shares(index, one.share(session.sum.roster(index)))
+
+
+@pytest.mark.parametrize("count", [5, 10, 24, 25, 64, 333, 8191])
+def test_a_quarter_of_a_neighbourhood_cannot_have_both_secrets_of_a_phone(count: int) -> None:
+    """Honest neighbours give one share each, colluders both: two thresholds take more than a quarter of colluders."""
+    closed = graph.degree(count) + 1
+    assert 2 * graph.threshold(count) - closed > closed / 4
+
+
+def test_one_colluding_phone_does_not_give_a_lying_gateway_both_secrets_of_another() -> None:
+    """Half of the honest are told that phone 0 is in the sum, half that it is not; the colluder signs both lists.
+
+    With a bare majority, 5 of 9, each half and the colluder would be enough: both secrets of phone 0 would be out.
+    """
+    session = Session(_values(9))
+    _shared(session)
+    for index, one in enumerate(session.phones):
+        one.mask(session.values[index], session.sum.mailbox(index), task=TASK)
+    colluder = session.phones[8]
+    for half, gone in ((range(4), set[int]()), (range(4, 8), {0})):
+        bits = Survivors(survivor_bits=to_bits(set(range(9)) - gone, 9))
+        signed = {index: session.phones[index].sign(bits).device_signature for index in half}
+        text = survivors_text(ROUND_ID, bits.survivor_bits, mask_key=session.adverts[8].mask_key)
+        signed[8] = colluder._identity.sign(text)
+        for index in half:
+            with pytest.raises(ProtocolError, match="too few neighbours were told"):
+                session.phones[index].unmask(Signatures(neighbour_signatures=signed))
+
+
+def test_a_neighbourhood_is_as_many_devices() -> None:
+    """A gateway with one certified device of its own must not fill a phone's neighbourhood with it."""
+    own, colluder = phone(), device()
+    adverts = [own.advert(), *(phone(identity=colluder).advert() for _ in range(4))]
+    roster = SecureSum(round_id=ROUND_ID, adverts=adverts, length=1, task=TASK).roster(0)
+    with pytest.raises(ProtocolError, match="one key"):
+        own.share(roster)
+    mirrored = [own.advert(), phone(identity=own._identity).advert(), *(phone().advert() for _ in range(3))]
+    with pytest.raises(ProtocolError, match="one key"):
+        own.share(SecureSum(round_id=ROUND_ID, adverts=mirrored, length=1, task=TASK).roster(0))
+
+
+def test_a_gateway_that_gives_one_phone_another_task_does_not_read_its_update() -> None:
+    """All others are made to send zeros; what is left of the sum is masked still."""
+    secret = np.arange(8, dtype=np.uint32)
+    session = Session([secret, *(np.zeros(8, dtype=np.uint32) for _ in range(4))])
+    honest = session.phones[0].mask
+    session.phones[0].mask = lambda values, mailbox, *, task: honest(values, mailbox, task=task + b"!")  # type: ignore[method-assign]
+    assert not np.array_equal(session.run({}), secret)
+
+
+def test_a_phone_decides_itself_in_how_large_a_crowd_it_hides() -> None:
+    wary = phone(trust=Trust(REGION, TRUST.issuer_public, cohort_min=6))
+    adverts = [wary.advert(), *(phone().advert() for _ in range(5))]
+    with pytest.raises(ProtocolError, match="no use"):
+        wary.share(SecureSum(round_id=ROUND_ID, adverts=adverts[:5], length=1, task=TASK).roster(0))
+    wary.share(SecureSum(round_id=ROUND_ID, adverts=adverts, length=1, task=TASK).roster(0))
+    with pytest.raises(ProtocolError, match="cannot be right"):
+        wary.sign(Survivors(survivor_bits=to_bits({0}, 6)))
+
+
+def test_a_signature_under_survivors_says_nothing_in_another_sum() -> None:
+    """A gateway that gives two rounds one name cannot use the signatures of the first in the second."""
+    identities = [device() for _ in range(5)]
+    bits = Survivors(survivor_bits=to_bits(set(range(5)), 5))
+    old: dict[int, bytes] = {}
+    for number in range(2):
+        phones = [phone(identity=identity) for identity in identities]
+        adverts = [one.advert() for one in phones]
+        total = SecureSum(round_id=ROUND_ID, adverts=adverts, length=2, task=TASK)
+        for index, one in enumerate(phones):
+            total.add_shares(index, one.share(total.roster(index)))
+        for index, one in enumerate(phones):
+            one.mask(np.zeros(2, dtype=np.uint32), total.mailbox(index), task=TASK)
+        fresh = {index: one.sign(bits).device_signature for index, one in enumerate(phones)}
+        if number:
+            with pytest.raises(ProtocolError, match="too few"):
+                phones[0].unmask(Signatures(neighbour_signatures=old))
+        assert phones[0].unmask(Signatures(neighbour_signatures=fresh)).seeds
+        old = fresh
 
 
 def test_a_phone_refuses_what_the_gateway_may_not_do() -> None:
@@ -170,9 +282,9 @@ def test_a_phone_refuses_what_the_gateway_may_not_do() -> None:
         )  # fmt: skip
     session.phones[0].share(roster)
     with pytest.raises(ProtocolError, match="does not open"):
-        session.phones[0].mask(session.values[0], Mailbox(sealed={1: bytes(82)}))
+        session.phones[0].mask(session.values[0], Mailbox(sealed={1: bytes(82)}), task=TASK)
     with pytest.raises(ProtocolError, match="too few"):
-        session.phones[0].mask(session.values[0], Mailbox(sealed={}))
+        session.phones[0].mask(session.values[0], Mailbox(sealed={}), task=TASK)
 
 
 def test_the_gateway_takes_each_message_once_and_from_its_sender_only() -> None:
@@ -186,7 +298,7 @@ def test_the_gateway_takes_each_message_once_and_from_its_sender_only() -> None:
     with pytest.raises(AggregationError):
         session.sum.add_masked(0, session.values[0][:2])
     with pytest.raises(AggregationError):
-        session.sum.add_signature(0, b"")
+        session.sum.add_signature(1, b"")
 
 
 def test_certificates_hold_for_their_region_and_their_time() -> None:
@@ -284,8 +396,13 @@ def test_the_largest_cohort_fits_the_ring() -> None:
 def test_masks_differ_by_round_and_pair() -> None:
     secret = bytes(32)
     masks = [
-        keys.pair_mask(secret, round_id=round_id, low=low, high=high, length=8).tobytes()
-        for round_id, low, high in (("a", 0, 1), ("b", 0, 1), ("a", 0, 2))
+        keys.pair_mask(secret, round_id=round_id, task=task, low=low, high=high, length=8).tobytes()
+        for round_id, task, low, high in (
+            ("a", b"t", 0, 1),
+            ("b", b"t", 0, 1),
+            ("a", b"t", 0, 2),
+            ("a", b"u", 0, 1),
+        )
     ]
-    assert len({*masks, keys.self_mask(secret, round_id="a", length=8).tobytes()}) == 4
-    assert SecureSum(round_id=ROUND_ID, adverts=[], length=1).count == 0
+    assert len({*masks, keys.self_mask(secret, round_id="a", length=8).tobytes()}) == 5
+    assert SecureSum(round_id=ROUND_ID, adverts=[], length=1, task=TASK).count == 0

@@ -17,8 +17,10 @@ import pytest
 from aiohttp import WSMsgType, web
 from aiohttp.test_utils import TestClient, TestServer
 
+from federation.device.enrolment import Enrolment, IdentityFile
 from federation.device.keystore import FileKeyStore
 from federation.device.outbox import Outbox
+from federation.device.store import DeviceStore
 from federation.device.training import LocalTraining
 from federation.flower.supervisor import free_ports
 from federation.gateway import visits
@@ -26,13 +28,16 @@ from federation.gateway.app import ROUND_KEY_FILE, build_app
 from federation.messages import PACKED, CheckIn, CheckInAnswer, Phase, RegionalSum, RoundPlan
 from federation.phones.delivery import Delivery
 from federation.phones.link import GatewayLink, Participation, RefusedError, UnsentError, Visit
+from federation.phones.single import Became, Taking
+from federation.secure_aggregation.identity import certified
 from federation.secure_aggregation.messages import Advert, MaskedUpdate
 from federation.settings import CohortSettings, GatewaySettings
+from infra.contracts.events import SensitiveEvent
 from infra.plumbing.clock import SystemClock
 from infra.plumbing.keys import RegionKeys, TrustDirectory
 from infra.plumbing.telemetry import TelemetrySettings, start_telemetry
 from infra.plumbing.tokens import issue_token
-from tests.unit.federation.building import RELEASE_ID, fixed_entropy, round_plan
+from tests.unit.federation.building import RELEASE_ID, fixed_entropy, round_plan, small_release
 from tests.unit.federation.secure import Certified
 
 COHORT = CohortSettings(
@@ -63,7 +68,7 @@ class _World:
         async with self.client.get(path, headers=headers) as answer:
             return msgspec.json.decode(await answer.read(), type=RegionalSum)
 
-    async def phone(self, user: str, *, breaks: bool = False) -> Participation:
+    async def phone(self, user: str, *, breaks: bool = False, leave_at: int = 3) -> Participation:
         async with self.link.visit(self.token(user)) as visit:
             device = self.devices.round(visit.greeting.session)
             answer = await _checked_in(visit, device.session, device.advert)
@@ -71,7 +76,7 @@ class _World:
                 await visit._socket.close()
             update = np.full((3, 3), 0.1, dtype=np.float32)
             trained = LocalTraining(update, 10, 1.0, 0.5, clipped=False)
-            return await visit.take_part(device, answer, lambda _plan: trained, leave_at=3)
+            return await visit.take_part(device, answer, lambda _plan: trained, leave_at=leave_at)
 
 
 async def _checked_in(visit: Visit, session: str, advert: Advert | None) -> CheckInAnswer:
@@ -99,6 +104,32 @@ async def world(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator
             devices = Certified(keys, now_ms=SystemClock().now_ms())
             yield _World(client, link, keys, (tmp_path / ROUND_KEY_FILE).read_text(), devices)
     telemetry.close()
+
+
+# Who hangs up before it shares or signs is known to be gone: nobody waits a minute for it.
+@pytest.mark.parametrize(
+    "world",
+    [{"goal_count": 5, "sharing_s": 60.0, "reporting_s": 60.0, "unmasking_s": 60.0, "check_ins_max": 8}],
+    indirect=True,
+)
+@pytest.mark.parametrize("leaves", [0, 2])
+async def test_who_hung_up_is_not_waited_for_until_the_clock_says_so(world: _World, leaves: int) -> None:
+    await world.start()
+    async with asyncio.timeout(30):
+        await asyncio.gather(*(world.phone(f"u{index}", leave_at=leaves if index == 0 else 3) for index in range(5)))
+        result = await world.result()
+    assert (result.phase, result.weight) == (Phase.CLOSED, 4 if leaves == 0 else 5)
+
+
+@pytest.mark.parametrize(
+    "world", [{"goal_count": 4, "over_selection": 1.25, "unmasking_s": 60.0, "check_ins_max": 8}], indirect=True
+)
+async def test_who_came_too_late_with_its_update_helps_to_unmask_the_others(world: _World) -> None:
+    await world.start()
+    parts = await asyncio.gather(*(world.phone(f"u{index}") for index in range(5)))
+    assert sum(part.reported for part in parts) == 4
+    result = await world.result()
+    assert (result.phase, result.weight) == (Phase.CLOSED, 4)
 
 
 @pytest.mark.parametrize("broken", [0, 1, 3])
@@ -217,6 +248,41 @@ async def test_a_reply_to_a_round_that_is_over_is_dropped(world: _World, tmp_pat
         _outbox(tmp_path).add_reply(update, ticket="t", until_ms=until_ms, now_ms=clock.now_ms())
         await Delivery(world.client.session, gateway=world.link.url).run(_outbox(tmp_path), clock=clock)
         assert (len(_outbox(tmp_path)), _outbox(tmp_path).dropped[why]) == (0, 1)
+
+
+def _taking(world: _World, directory: Path) -> Taking:
+    """A phone of its own with a little history, enrolled by the region's issuer."""
+    keys = FileKeyStore(directory / "phone.key", entropy=secrets.token_bytes)
+    store = DeviceStore(directory / "phone.phone", keys=keys)
+    for index in range(12):
+        store.add_sensitive(SensitiveEvent(item=f"i{index}", strength=4, at_ms=60_000 * index))
+    file, now_ms = IdentityFile(directory / "phone.identity", keys, secrets.token_bytes), SystemClock().now_ms()
+    certificate = certified(
+        file.public(), region="us-east", issuer_private=world.keys.issuer_private, expires_ms=now_ms + 10**7
+    )
+    enrolment = Enrolment(certificate=certificate, issuer_public=world.devices.trust.issuer_public)
+    return Taking(
+        link=world.link, token=world.token("me"), store=store, release=small_release(),
+        identity=file.enrolled(enrolment, now_ms=now_ms), trust=world.devices.trust, clock=SystemClock(),
+    )  # fmt: skip
+
+
+async def test_one_phone_takes_part_and_pays_for_it_from_its_days_steps(world: _World, tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    taking = _taking(world, tmp_path / "own")
+    nobody = await taking.join(wait_s=0.0)
+    assert (nobody.became, nobody.reason) == (Became.NO_TASK, "no-round")
+    await world.start()
+    joined, *_ = await asyncio.gather(taking.join(wait_s=20.0), world.phone("u1"), world.phone("u2"))
+    assert joined.became is Became.IN_SUM
+    assert joined.trained is not None
+    assert joined.trained.examples == 11
+    result = await world.result()
+    assert (result.phase, result.weight) == (Phase.CLOSED, 3)
+    stored = DeviceStore(
+        tmp_path / "own" / "phone.phone", keys=FileKeyStore(tmp_path / "own" / "phone.key", entropy=secrets.token_bytes)
+    )
+    assert stored._history.steps_spent > 11
 
 
 class _Held:

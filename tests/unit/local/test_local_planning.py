@@ -79,6 +79,7 @@ def test_every_process_has_settings_that_its_own_program_reads(tmp_path: Path) -
     edge = msgspec.json.decode(plan.files[east / "edge-1.json"], type=EdgeSettings)
     region = msgspec.json.decode(plan.files[east / "region.json"], type=RegionSettings)
     gateway = msgspec.json.decode(plan.files[east / "gateway.json"], type=GatewaySettings)
+    assert gateway.keys_file == str(east / "gateway-keys.json")  # not the region's, with the issuer's key in it
     assert gateway.silo is not None
     assert gateway.silo.region_url == edge.home_urls[0]
     assert gateway.silo.releases_directory == f"{region.state_directory}/releases"

@@ -21,7 +21,7 @@ class CohortSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     count_min: Count = 10
     """A round with fewer accepted updates is void: nothing leaves the region."""
-    goal_count: Count = 25
+    goal_count: Count = 35
     """The round closes as soon as so many updates were accepted (never early when phones are sampled)."""
     over_selection: Annotated[float, msgspec.Meta(ge=1.0, le=4.0)] = 1.3
     """Phones selected per update wanted, because some drop out (Bonawitz et al. 2019)."""

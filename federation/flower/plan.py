@@ -40,7 +40,9 @@ class TrainingPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """With ``items``: the slice is the items in any of these; empty: the whole catalogue."""
     rank: Count = 8
     """Directions of the item space in which the adapter may move; noise is spent on rank squared numbers."""
-    clipping_norm: Positive = 0.3
+    clipping_norm: Positive = 0.2
+    """Cuts more than half of the updates on MovieLens 100K (quartiles of their norms: .17, .21, .29), where the mean
+    keeps its direction (cosine .98) and 78 % of the length it has at .3, under noise of two thirds."""
     local_steps: Count = 8
     local_learning_rate: Positive = 0.05
     server_learning_rate: Positive = 1.0

@@ -153,9 +153,6 @@ class Gateway:
         """
         current = self._current()
         refusal = ineligible(phone, current)
-        if current is not None and phone.advert is not None and not refusal:
-            twice = phone.advert.certificate.device_key in current.devices
-            refusal = str(Selection.ALREADY) if twice else ""
         if current is None or refusal:
             self._count("check-in", refusal or "no-round")
             return CheckInAnswer(come_back_s=IDLE_COME_BACK_S, reason=refusal or "no-round", session=self._session)
@@ -257,7 +254,9 @@ class Gateway:
         subject = hashlib.blake2b(subject.encode(), key=current.key, digest_size=16).hexdigest()
         heads = coin(self._policy.sampling_probability, entropy=self._entropy)
         now_s = self._clock.monotonic_s()
-        selection = current.state.check_in(subject, ticket=ticket, heads=heads, now_s=now_s)
+        selection = Selection.ALREADY
+        if advert.certificate.device_key not in current.devices:
+            selection = current.state.check_in(subject, ticket=ticket, heads=heads, now_s=now_s)
         self._count("check-in", selection)
         if selection is not Selection.SELECTED:
             self._settle(current)

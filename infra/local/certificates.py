@@ -26,7 +26,7 @@ AUTHORITY = "authority.pem"
 AUTHORITY_LIFE = datetime.timedelta(days=5 * 365)
 LIFE = datetime.timedelta(days=30)
 LEFT_MIN = LIFE / 3
-"""A certificate with less left is made anew when the world starts."""
+"""A certificate of a process with less left is made anew when the world starts."""
 _SKEW = datetime.timedelta(minutes=5)
 _PEM = serialization.Encoding.PEM
 
@@ -38,12 +38,14 @@ class WorldAuthority:
         directory: holds `authority.pem`, `authority.key` and `<process>.pem` with dots for slashes.
         host: the address at which every process of the world is reached.
         clock: for the lives of certificates.
+        life: of every certificate; one with less than a third of it left is made anew by `ensure`.
 
     Raises:
         SettingsError: the authority's files cannot be read, or do not fit.
     """
 
-    def __init__(self, directory: Path, *, host: str, clock: Clock) -> None:
+    def __init__(self, directory: Path, *, host: str, clock: Clock, life: datetime.timedelta = LIFE) -> None:
+        self._life = life
         self._directory = directory
         self._host = ipaddress.ip_address(host)
         self._clock = clock
@@ -78,7 +80,7 @@ class WorldAuthority:
         ]  # fmt: skip
         usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
         certificate = (
-            self._builder(_subject(name), self._certificate.subject, key.public_key(), LIFE)
+            self._builder(_subject(name), self._certificate.subject, key.public_key(), self._life)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -98,7 +100,7 @@ class WorldAuthority:
             return False
         if ipaddress.ip_address(host) not in found.get_values_for_type(x509.IPAddress):
             return False
-        return certificate.not_valid_after_utc - self._now() > LEFT_MIN
+        return certificate.not_valid_after_utc - self._now() > self._life / 3
 
     def _make(self) -> None:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)

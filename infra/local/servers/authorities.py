@@ -6,6 +6,7 @@ authority (`infra.local.servers.plans.server_authority`) holds, beside the serve
 that may call it: Cassandra is called by its own region only, Kafka by all regions that have a topic there.
 """
 
+import datetime
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from infra.local.certificates import WorldAuthority
 from infra.local.records import Part, ProcessPlan
 from infra.local.servers.plans import ServerPlan, secured, server_authority
 from infra.plumbing.clock import Clock
+
+LIFE = datetime.timedelta(days=398)
+"""A server reads its certificate when it starts, Kafka only then: it must not run out under one that runs for long."""
 
 
 def region_client(region: str) -> str:
@@ -36,7 +40,7 @@ def ensure_certificates(
         SettingsError: an authority's files cannot be used.
     """
     for name, at in secured(plans).items():
-        authority = WorldAuthority(server_authority(tls, name), host=host, clock=clock)
+        authority = WorldAuthority(server_authority(tls, name), host=host, clock=clock, life=LIFE)
         authority.ensure([name, *clients[name]], hosts={name: at})
 
 
@@ -53,7 +57,7 @@ def renew_certificates(
         folder = server_authority(tls, process.name)
         if process.part not in (Part.STORE, Part.LOG) or not folder.exists():
             continue
-        authority = WorldAuthority(folder, host=host, clock=clock)
+        authority = WorldAuthority(folder, host=host, clock=clock, life=LIFE)
         for region in (process.region,) if process.region else regions:
             authority.issue(region_client(region))
             issued += 1

@@ -7,9 +7,11 @@ import ssl
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from infra.local.certificates import WorldAuthority, certificate_file
 from infra.local.records import Part, ProbeKind, ProcessPlan
@@ -314,6 +316,9 @@ def test_new_certificates_reach_callers_of_servers_and_cassandra(home: Home, tmp
     given = ServerInput(home=home, state=tmp_path, regions=("east",), java="/java", tls=tmp_path)
     plans = plan_servers(given)
     ensure_certificates(tmp_path, plans, {plan.name: ["east/api"] for plan in plans}, host="127.0.0.1", clock=CLOCK)
+    kafka = certificate_file(server_authority(tmp_path, "kafka"), "kafka")
+    left = x509.load_pem_x509_certificate(kafka.read_bytes()).not_valid_after_utc - datetime.now(UTC)
+    assert left.days > 300, "a broker that runs for months does not lose it"
     files = sorted(tmp_path.rglob("*.pem"))
     before = {path: path.read_bytes() for path in files}
     processes = [

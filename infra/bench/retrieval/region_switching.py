@@ -53,12 +53,12 @@ async def switched_region(node: Node, to_release: str, clock: Clock) -> dict[str
         promoting = asyncio.create_task(
             asyncio.to_thread(commands.promote, node.server.base, node.operator_key, release=to_release)
         )
-        during = await until(promoting, ask, clock)
-        during += await answers(ask, AFTER_ANSWERS, clock)
+        loading = await until(promoting, ask, clock)
+        after = await answers(ask, AFTER_ANSWERS, clock)
         # It builds them once a release, on a core; what is compared with is undisturbed.
         await _built_anew(session, node, built, clock)
-        calm += await answers(ask, max(0, len(during) - CALM_ANSWERS), clock)
-    return cost_of(during, calm) | {"promote_ms": promoting.result().took_ms}
+        calm += await answers(ask, max(0, len(loading) + len(after) - CALM_ANSWERS), clock)
+    return cost_of(loading, after, calm) | {"promote_ms": promoting.result().took_ms}
 
 
 def twin_of(release: Path, node: Node, number: int) -> str:

@@ -23,12 +23,14 @@ START_TIMEOUT_S = 900.0
 """Loading gives way to whatever else runs on the machine."""
 
 
-def cost_of(during: list[float], calm: list[float]) -> dict[str, float]:
-    """The figures of one switch; both in ms, and of calm answers as many as of the others."""
+def cost_of(loading: list[float], after: list[float], calm: list[float]) -> dict[str, float]:
+    """The figures of one switch: answers while it loads and those after it, in ms; of calm ones as many as of both."""
+    during = loading + after
     return {
         "switch_stall_ms": max(0.0, max(during) - max(calm)),
         "switch_p999_extra_ms": max(0.0, percentile(during, 0.999) - percentile(calm, 0.999)),
-        "switch_max_ms": max(during),
+        "switch_loading_max_ms": max(loading, default=0.0),
+        "switch_after_max_ms": max(after, default=0.0),
         "calm_max_ms": max(calm),
         "answers_during_switch": float(len(during)),
     }
@@ -52,13 +54,13 @@ async def switched_processes(
             release=release, socket=sockets / str(number), clock=clock, start_timeout_s=START_TIMEOUT_S, gives_way=True
         )
         starting = asyncio.create_task(coming.start())
-        during = await until(starting, partial(ask, active), clock)
+        loading = await until(starting, partial(ask, active), clock)
         closing = asyncio.create_task(active.close())
-        during += await answers(partial(ask, coming), AFTER_ANSWERS, clock)
+        after = await answers(partial(ask, coming), AFTER_ANSWERS, clock)
         await closing
         active = coming
-        calm += await answers(partial(ask, active), max(0, len(during) - CALM_ANSWERS), clock)
-        costs.append(cost_of(during, calm))
+        calm += await answers(partial(ask, active), max(0, len(loading) + len(after) - CALM_ANSWERS), clock)
+        costs.append(cost_of(loading, after, calm))
     await active.close()
     return costs
 

@@ -12,7 +12,8 @@ as in a retrieval process.
 
 `switch_stall_ms`: a region answers one list after the other while a release of this size is loaded and promoted; the
 longest answer then, less the longest of as many answers of the same round without, half of them before and half after.
-`switch_p999_extra_ms` is the same of the 99.9th percentile. Above 2 M items the answers are those of the retrieval
+`switch_p999_extra_ms` is the same of the 99.9th percentile; `switch_loading_max_ms`, `switch_after_max_ms` and
+`calm_max_ms` are the longest answers themselves. Above 2 M items the answers are those of the retrieval
 process alone, for which no whole release has to be made.
 
 Options: `items` (default 1000000; figures are called recall_10m at 10000000; several with commas: ratio and stall are

@@ -44,8 +44,8 @@ def make_delta(old: bytes, new: bytes) -> bytes | None:
     return MAGIC + _LENGTHS.pack(len(header), rows.shape[1]) + zlib.compress(inner, 6)
 
 
-def apply_delta(old: bytes, delta: bytes, *, length: int) -> bytes:
-    """The new file of `length` bytes.
+def apply_delta(old: bytes, delta: bytes, *, length: int) -> bytearray:
+    """The new file of `length` bytes. In memory together: both files and what the delta gives.
 
     Raises:
         DeltaError: the delta does not fit `old`, would give more or fewer bytes, or is damaged. Whatever it gives must
@@ -56,7 +56,8 @@ def apply_delta(old: bytes, delta: bytes, *, length: int) -> bytes:
         raise DeltaError("this is no delta between two arrays.")
     try:
         header_bytes, row_bytes = _LENGTHS.unpack_from(delta, len(MAGIC))
-        inner = _inflate(delta[len(MAGIC) + _LENGTHS.size :], room=2 * length + 8 * (length + 1) + 65_536)
+        packed = memoryview(delta)[len(MAGIC) + _LENGTHS.size :]
+        inner = _inflate(packed, room=2 * length + 8 * (length + 1) + 65_536)
         header, rest = inner[:header_bytes], memoryview(inner)[header_bytes:]
         (num_runs,) = struct.unpack_from("<I", rest)
         runs = np.frombuffer(rest, dtype=np.int32, count=2 * num_runs, offset=4).reshape(-1, 2)
@@ -64,28 +65,33 @@ def apply_delta(old: bytes, delta: bytes, *, length: int) -> bytes:
     except (struct.error, zlib.error, ValueError) as error:
         raise DeltaError(f"the delta is damaged: {error}.") from error
     rows = before[1]
-    if row_bytes != rows.shape[1] or len(header) + int(runs[:, 1].sum()) * row_bytes != length:
+    whole_bytes = len(header) + int(runs[:, 1].sum(dtype=np.int64)) * row_bytes
+    if row_bytes != rows.shape[1] or (runs[:, 1] < 0).any() or whole_bytes != length:
         raise DeltaError("the delta belongs to another file.")
-    return header + _assembled(rows, runs, given)
+    whole = bytearray(length)
+    whole[: len(header)] = header
+    _assemble(np.frombuffer(whole, dtype=np.uint8)[len(header) :], rows, runs, given)
+    return whole
 
 
-def _assembled(rows: Rows, runs: npt.NDArray[np.int32], given: Rows) -> bytes:
-    out, at, width = io.BytesIO(), 0, rows.shape[1]
+def _assemble(out: Rows, rows: Rows, runs: npt.NDArray[np.int32], given: Rows) -> None:
+    """Fill `out`, of all rows one behind the other."""
+    at, end, width = 0, 0, rows.shape[1]
     for first, count in runs.tolist():
-        if count < 0 or first < -1 or (first >= 0 and first + count > len(rows)):
+        if first < -1 or (first >= 0 and first + count > len(rows)):
             raise DeltaError("the delta names rows that the old file has not.")
+        begin, end = end, end + count * width
         if first >= 0:
-            out.write(rows[first : first + count].tobytes())
+            out[begin:end] = rows[first : first + count].reshape(-1)
             continue
         taken = given[at : at + count * width]
         if len(taken) != count * width:
             raise DeltaError("the delta lacks rows.")
-        out.write(taken.tobytes())
+        out[begin:end] = taken
         at += count * width
-    return out.getvalue()
 
 
-def _inflate(content: bytes, *, room: int) -> bytes:
+def _inflate(content: bytes | memoryview, *, room: int) -> bytes:
     """Decompress; a bomb is refused before it is large."""
     inflater = zlib.decompressobj()
     inner = inflater.decompress(content, room)

@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 
-def write_atomically(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+def write_atomically(path: Path, content: bytes | bytearray, *, mode: int = 0o644) -> None:
     """Write `content` under a temporary name in the same directory, sync it, then rename it to `path`.
 
     Raises:

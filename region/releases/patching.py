@@ -45,7 +45,7 @@ def patch(source: DeltaSource, entry: FileEntry, bases: Iterable[FileEntry], blo
     return None
 
 
-def _applied(base: Path, delta: bytes, entry: FileEntry) -> bytes | None:
+def _applied(base: Path, delta: bytes, entry: FileEntry) -> bytearray | None:
     try:
         content = apply_delta(base.read_bytes(), delta, length=entry.length)
     except (DeltaError, FileNotFoundError) as error:

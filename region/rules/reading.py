@@ -38,7 +38,7 @@ class RuleFileError(InvalidInputError):
         self.faults = faults
         more = f" (and {len(faults) - 5} more)" if len(faults) > 5 else ""
         super().__init__(
-            "the rules cannot be used: " + "; ".join(str(fault) for fault in faults[:5]) + more,
+            "the rules cannot be used: " + "; ".join(str(fault).rstrip(".") for fault in faults[:5]) + more + ".",
             fix="Mend the file; region/rules/README.md says what may stand in it.",
         )
 

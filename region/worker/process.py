@@ -70,6 +70,8 @@ class Worker:
         self._wiper = Wiper(epoch=log.erasures, parts=parts, tell=_nothing)
         self._wake = asyncio.Event()
         self._waiting_for: str | None = "the first look at the log"
+        self._said: dict[str, str] = {}
+        """Why each loop that puts off does so, as it was written down."""
         self._failures = Counter(
             "atoll_worker_failures", "Steps put off because a part did not answer.", ("loop",),
             registry=telemetry.registry,
@@ -95,6 +97,7 @@ class Worker:
                     started = True
                 applied = await self._step()
                 self._waiting_for = None
+                self._goes_on("stream")
                 pause_s = 0.0 if applied else min(POLL_MAX_S, max(POLL_MIN_S, 2 * pause_s))
             except UnavailableError as error:
                 self._put_off("stream", error)
@@ -119,6 +122,7 @@ class Worker:
         while not stop.is_set():
             try:
                 await self.expire_once()
+                self._goes_on("retain")
             except UnavailableError as error:
                 self._put_off("retain", error)
             await _first_of(RETENTION_INTERVAL_S, stop)
@@ -128,6 +132,7 @@ class Worker:
         while not stop.is_set():
             try:
                 await self._wiper.look()
+                self._goes_on("wipe")
             except (UnavailableError, OSError) as error:
                 self._put_off("wipe", error)
             await _first_of(WIPE_LOOK_S, stop)
@@ -160,8 +165,15 @@ class Worker:
         return applied
 
     def _put_off(self, loop: str, error: Exception) -> None:
+        """Count it, and write it down where it is news: a part that is away for a night must not fill the disk."""
         self._failures.labels(loop).inc()
-        self._telemetry.logger.warning("put off", extra={"fields": {"loop": loop, "reason": str(error)}})
+        if self._said.get(loop) != str(error):
+            self._said[loop] = str(error)
+            self._telemetry.logger.warning("put off", extra={"fields": {"loop": loop, "reason": str(error)}})
+
+    def _goes_on(self, loop: str) -> None:
+        if self._said.pop(loop, None) is not None:
+            self._telemetry.logger.info("goes on", extra={"fields": {"loop": loop}})
 
 
 async def run_worker(settings: RegionSettings, stop: asyncio.Event, *, clock: Clock | None = None) -> None:

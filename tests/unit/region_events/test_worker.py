@@ -1,4 +1,5 @@
 import asyncio
+import json
 import socket
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -103,18 +104,20 @@ async def test_it_is_woken_by_the_grid_and_polls_without(parts: Parts, monkeypat
     await asyncio.gather(*loops)
 
 
-async def test_it_puts_off_and_goes_on(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_it_puts_off_and_goes_on(parts: Parts, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(process_module, "RETRY_S", 0.001)
     parts.store.available = False
     stop = asyncio.Event()
     loop = asyncio.create_task(parts.worker.stream(stop))
-    await until(lambda: parts.counted("failures", loop="stream") > 0)
+    await until(lambda: parts.counted("failures", loop="stream") > 2)
     assert parts.worker.ready() == "StoreUnavailableError"
     await parts.log.append([logged(1)])
     parts.store.available = True
     await parts.store.until_applied(1)
     stop.set()
     await loop
+    told = [one["message"] for one in map(json.loads, (tmp_path / "log").read_text().splitlines()) if "loop" in one]
+    assert told == ["put off", "goes on"], "a part that is away for a night must not fill the disk"
 
 
 async def test_it_forgets_what_is_past_its_life(parts: Parts) -> None:

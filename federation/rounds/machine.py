@@ -8,9 +8,8 @@ Rules:
 * A subject is selected at most once in a round, and a ticket takes each step at most once, in order.
 * Who misses a phase's deadline has dropped out; the others go on. Who shared and was late with the update may still
   sign and give shares: it is not in the sum, but helps to take the masks off.
-* A phone that hung up is not waited for longer than HUNG_UP_S while phones share and sign, once most of the others
-  are done: a deadline is for phones that say nothing, not for those that are known to be gone. For updates it is
-  waited, which a phone can send later; and with sampling nobody's leaving ends the sharing.
+* A phone that hung up is not waited for longer than HUNG_UP_S once most of the others are done: a deadline is for
+  phones that say nothing, not for those that are known to be gone. With sampling it ends neither sharing nor reporting.
 * Without sampling, reporting ends at the goal count; with Poisson sampling never because of how many reported, since
   then one user's part would depend on another's, and the amplification could not be claimed.
 * A round below its minimum count is void: its sum is never given away.
@@ -24,8 +23,9 @@ from federation.messages import Phase
 from federation.settings import CohortSettings
 
 ORDER = (Phase.SELECTING, Phase.SHARING, Phase.REPORTING, Phase.CHECKING, Phase.UNMASKING)
-HUNG_UP_S = 1.0
-"""How long a phone that hung up has to come back when only such phones are missing."""
+HUNG_UP_S = {Phase.SHARING: 1.0, Phase.REPORTING: 5.0, Phase.CHECKING: 1.0}
+"""How long a phone that hung up has to come back when only such phones are missing; an update that could not be sent
+waits in the phone's outbox, and has longer."""
 MOST = 0.75
 """Share of the phones that must have done a step before those who hung up are given up: if more are gone, it is the
 network that is, and they will be back."""
@@ -219,12 +219,12 @@ class Round:
 
     def _hurry(self, now_s: float) -> None:
         """Give those who hung up a moment, when nobody else is waited for."""
-        given_up = (Phase.CHECKING,) if self.sampled else (Phase.SHARING, Phase.CHECKING)
-        if self.phase not in given_up or not self._gone or not self._due <= self._gone:
+        bound = self.sampled and self.phase is not Phase.CHECKING
+        if bound or self.phase not in HUNG_UP_S or not self._gone or not self._due <= self._gone:
             return
         done = self.count(self.phase)
         if done >= max(self.policy.count_min, MOST * (done + len(self._due))):
-            self.phase_ends_s = min(self.phase_ends_s, now_s + HUNG_UP_S)
+            self.phase_ends_s = min(self.phase_ends_s, now_s + HUNG_UP_S[self.phase])
 
     def _advance(self, now_s: float) -> None:
         """To the next phase, or to void when too few did this one's step."""

@@ -123,19 +123,21 @@ def test_who_was_late_with_the_update_may_sign_and_give_shares_and_is_not_in_the
 
 
 def test_who_hung_up_is_waited_for_a_moment_where_most_others_are_done() -> None:
-    one = _round(sharing_s=60.0)
+    one = _round(sharing_s=60.0, reporting_s=60.0, goal_count=5, over_selection=1.0)
     _select(one, "abcde")
     one.leave("t-e", now_s=100.1)
     one.leave("t-nobody", now_s=100.1)
     _take(one, Phase.SHARING, "abc", 100.5)
     assert one.phase_ends_s == 160.0  # d is there still
     _take(one, Phase.SHARING, "d", 101.0)
-    assert (one.phase, one.phase_ends_s) == (Phase.SHARING, 101.0 + HUNG_UP_S)
+    assert (one.phase, one.phase_ends_s) == (Phase.SHARING, 101.0 + HUNG_UP_S[Phase.SHARING])
     assert _take(one, Phase.SHARING, "e", 101.5) == [Verdict.ACCEPTED]  # it came back
     assert one.phase is Phase.REPORTING
     one.leave("t-e", now_s=101.6)
-    _take(one, Phase.REPORTING, "ab", 101.7)
-    assert one.phase_ends_s == 101.5 + POLICY.reporting_s  # an update can be sent later
+    _take(one, Phase.REPORTING, "abc", 101.7)
+    assert one.phase_ends_s == 101.5 + 60.0
+    _take(one, Phase.REPORTING, "d", 101.8)
+    assert one.phase_ends_s == 101.8 + HUNG_UP_S[Phase.REPORTING]  # an update can be sent later
 
 
 @pytest.mark.parametrize(("changes", "leave"), [({}, "cde"), ({"sampling_probability": 0.5}, "e")])

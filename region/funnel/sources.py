@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.ma  # `np.unique` imports it at its first call, which would be in somebody's list
 
 from infra.contracts.features import RECENT_EVENTS, FloatArray, IntArray
 from infra.contracts.messages import SLATE_ITEMS_MAX, Source

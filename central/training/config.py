@@ -73,7 +73,8 @@ class RankerConfig(msgspec.Struct, frozen=True, kw_only=True):
     hidden: int = 64
     epochs: int = 12
     batch_lists: int = 64
-    linear_rate: float = 3e-2
+    prior: float = 4.5
+    """How strongly the linear weights are drawn to zero: the penalty on their squares, for all lists together."""
     learning_rate: float = 3e-4
     weight_decay: float = 3e-2
     dropout: float = 0.2

@@ -42,17 +42,22 @@ class RankerNetwork(tf.Module):  # type: ignore[misc]
 
     def __call__(self, features: Any, *, training: bool) -> Any:
         """Logits `[n, num_heads]` of features `[n, num_inputs]`."""
-        level = (features - self.mean) / self.deviation
-        score = level[:, RETRIEVAL_SCORE : RETRIEVAL_SCORE + 1]
-        # What lies far outside of what was learned from must not be squared by every cross.
-        level = start = tf.clip_by_value(level, -CLIP, CLIP)
-        wide = self.linear(start)
+        level = start = self._clipped(features)
         for cross in self.crosses:
             level = cross(start, level)
         hidden = self.hidden(level)
         if training:
             hidden = tf.nn.dropout(hidden, self._dropout)
-        return score * tf.nn.softplus(self.score_weight) + wide + self.head(hidden)
+        return self.wide(features) + self.head(hidden)
+
+    def wide(self, features: Any) -> Any:
+        """The part of the logits that is linear in the features, `[n, num_heads]`: all there is at the start."""
+        score = ((features - self.mean) / self.deviation)[:, RETRIEVAL_SCORE : RETRIEVAL_SCORE + 1]
+        return score * tf.nn.softplus(self.score_weight) + self.linear(self._clipped(features))
+
+    def _clipped(self, features: Any) -> Any:
+        # What lies far outside of what was learned from must not be squared by every cross.
+        return tf.clip_by_value((features - self.mean) / self.deviation, -CLIP, CLIP)
 
     def probabilities(self, features: Any) -> Any:
         """Calibrated probabilities `[n, num_heads]`; head 0 is the one to rank by."""
@@ -64,10 +69,16 @@ class RankerNetwork(tf.Module):  # type: ignore[misc]
 
 
 class RankingModel(tfrs.Model):  # type: ignore[misc]
-    """The network under one loss over the candidates of a query, for each head; trains `variables` only."""
+    """The network under one loss over the candidates of a query, for each head; trains `variables` only.
 
-    def __init__(self, *, network: RankerNetwork, loss: str, variables: list[Any]) -> None:
+    `wide_only`: the linear part alone is asked, as long as the cross network says nothing.
+    """
+
+    def __init__(
+        self, *, network: RankerNetwork, loss: str, variables: list[Any], wide_only: bool = False
+    ) -> None:  # fmt: skip
         super().__init__()
+        self._wide_only = wide_only
         self.network = network
         self._variables_trained = variables
         self._loss = {LISTWISE: _listwise, PAIRWISE: _pairwise}.get(loss, _pointwise)
@@ -86,7 +97,8 @@ class RankingModel(tfrs.Model):  # type: ignore[misc]
         """
         features, target_at, counts = inputs
         lists, width = tf.shape(features)[0], features.shape[1]
-        logits = self.network(tf.reshape(features, [-1, features.shape[2]]), training=training)
+        flat = tf.reshape(features, [-1, features.shape[2]])
+        logits = self.network.wide(flat) if self._wide_only else self.network(flat, training=training)
         logits = tf.reshape(logits, [-1, width, len(HEADS)])
         labels = tf.one_hot(target_at, width)
         total = 0.0

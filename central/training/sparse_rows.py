@@ -34,13 +34,13 @@ def best_of_sparse(matrix: scipy.sparse.csr_matrix, length: int) -> ItemLinks:
     return ItemLinks(columns, values)
 
 
-def best_of_dense(matrix: npt.NDArray[np.floating], length: int) -> ItemLinks:
-    """As `best_of_sparse`, of a dense matrix; `length` at most the number of columns."""
+def furthest_of_dense(matrix: npt.NDArray[np.floating], length: int) -> ItemLinks:
+    """The `length` entries of every row that are furthest from zero, of both signs, furthest first, ties by column."""
     length = min(length, matrix.shape[1])
-    near = np.argpartition(-matrix, length - 1, axis=1)[:, :length]
-    order = np.lexsort((near, -np.take_along_axis(matrix, near, axis=1)), axis=1)
+    size = np.abs(matrix)
+    near = np.argpartition(-size, length - 1, axis=1)[:, :length]
+    order = np.lexsort((near, -np.take_along_axis(size, near, axis=1)), axis=1)
     columns = np.take_along_axis(near, order, axis=1)
     values = np.take_along_axis(matrix, columns, axis=1)
-    positive = values > 0.0
-    columns = np.where(positive, columns, -1)
-    return ItemLinks(columns.astype(np.int32), np.where(positive, values, 0.0).astype(np.float32))
+    columns = np.where(values == 0.0, -1, columns)
+    return ItemLinks(columns.astype(np.int32), values.astype(np.float32))

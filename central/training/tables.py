@@ -9,12 +9,13 @@ from central.datasets.interactions import Interactions
 from central.training.ease import ease_weights
 from central.training.popularity import first_seen, item_counts, log_share, mean_strength, recent_counts
 from central.training.similar import similar_items
-from central.training.sparse_rows import best_of_dense, bounded_length
+from central.training.sparse_rows import bounded_length, furthest_of_dense
 from central.training.transitions import follower_links, soon_links
 from infra.contracts.features import FloatArray, ItemLinks, ItemTables, QueryState
 
 EASE_NEIGHBOURS: Final = 128
-"""Weights that an item keeps: the largest. What lies behind them moves the sum over a history little."""
+"""Weights that an item keeps, those furthest from zero. What lies behind them moves the sum over a history little; what
+speaks against an item lies before them as often as what speaks for it."""
 
 
 def item_tables(
@@ -51,10 +52,10 @@ def query_state(data: Interactions, at: int, vector: FloatArray) -> QueryState:
 
 
 def _ease_links(data: Interactions, ends: npt.NDArray[np.int64], penalty: float) -> ItemLinks:
-    """The largest positive weights of every item, in catalogue rows."""
+    """The weights of every item that are furthest from zero, of both signs, in catalogue rows."""
     weights, chosen = ease_weights(data, ends, penalty)
     length = min(bounded_length(EASE_NEIGHBOURS, len(data.items)), chosen.size)
-    near = best_of_dense(weights, length)
+    near = furthest_of_dense(weights, length)
     rows = np.full((len(data.items), length), -1, dtype=np.int32)
     scores = np.zeros((len(data.items), length), dtype=np.float32)
     rows[chosen] = np.where(near.rows >= 0, chosen[near.rows], -1)

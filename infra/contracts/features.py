@@ -124,7 +124,7 @@ class ItemTables:
     """What a release knows about every item; see `infra.contracts.release` for shapes.
 
     `followers`: what comes next, by the class of the gap in time, `[num_items, GAP_CLASSES, length]`. `soon`: what
-    comes within a few events. `ease`: the largest weights of a linear autoencoder (Steck, 2019).
+    comes within a few events. `ease`: the weights of a linear autoencoder (Steck, 2019) that are furthest from zero.
     """
 
     vectors: FloatArray

@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from central.datasets.interactions import Interactions, leave_last_out
 from central.training import ease, sparse_rows
 from central.training.ease import PENALTIES, choose_penalty, ease_scores, ease_weights
-from central.training.sparse_rows import best_of_dense, best_of_sparse, bounded_length
+from central.training.sparse_rows import best_of_sparse, bounded_length, furthest_of_dense
 from central.training.tables import item_tables
 from central.training.transitions import follower_links, soon_links
 from infra.contracts.features import GAP_CLASSES, gap_class
@@ -20,7 +20,8 @@ from infra.contracts.features import GAP_CLASSES, gap_class
 
 @given(arrays(np.float64, (4, 6), elements=st.sampled_from([-1.0, 0.0, 0.5, 0.5, 2.0])), st.integers(1, 6))
 def test_sparse_and_dense_rows_agree(matrix: np.ndarray, length: int) -> None:
-    sparse, dense = best_of_sparse(scipy.sparse.csr_matrix(matrix), length), best_of_dense(matrix, length)
+    sparse = best_of_sparse(scipy.sparse.csr_matrix(matrix), length)
+    dense = furthest_of_dense(np.maximum(matrix, 0.0), length)
     assert np.array_equal(sparse.scores, dense.scores)
     for rows, scores in (sparse, dense):
         assert ((rows >= 0) == (scores > 0)).all()
@@ -85,6 +86,15 @@ def test_ease_solves_its_own_equations(data: Interactions) -> None:
     np.fill_diagonal(gradient, 0.0)
     assert np.abs(gradient).max() < 1e-3
     assert (np.diag(weights) == 0.0).all()
+
+
+def test_what_speaks_against_an_item_is_kept_as_what_speaks_for_it(data: Interactions) -> None:
+    kept = furthest_of_dense(np.array([[0.1, -0.5, 0.0, 0.3], [0.0, 0.0, -0.2, 0.0]]), 3)
+    assert kept.rows.tolist() == [[1, 3, 0], [2, -1, -1]]
+    assert kept.scores.tolist() == np.array([[-0.5, 0.3, 0.1], [-0.2, 0.0, 0.0]], dtype=np.float32).tolist()
+    tables = item_tables(data, leave_last_out(data).train_ends, np.zeros((40, 4), np.float32), ease_penalty=5.0)
+    assert (tables.ease.scores > 0.0).any()
+    assert (tables.ease.scores < 0.0).any()
 
 
 def test_only_popular_items_are_solved_for_in_a_large_catalogue(

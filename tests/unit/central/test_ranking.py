@@ -12,6 +12,7 @@ from central.training.ranking import (
     FOUND_MIN,
     _honest,
     calibrate,
+    fit_linear,
     head_counts,
     held_out_ndcg,
     ranker_logits,
@@ -46,6 +47,20 @@ def test_every_loss_finds_what_retrieval_does_not_know(loss: str) -> None:
     assert trained.held_out_ndcg10 > 1.3 * trained.held_out_retrieval_ndcg10
     assert trained.epochs[0] >= 1
     assert held_out_ndcg(trained.network, fresh) == pytest.approx(trained.held_out_ndcg10, abs=0.08)
+
+
+def test_the_linear_weights_are_brought_to_where_they_came_from() -> None:
+    """Targets are drawn from a softmax over one and two times a feature: these are the weights that are found."""
+    lists, config = lists_of(1500, 0), RankerConfig()
+    network = RankerNetwork(config=config, **moments(lists.features))
+    assert fit_linear(network, lists, config) > 1
+    click = HEADS.index("click")
+    level = np.zeros((3, len(RANKING_FEATURES)), dtype=np.float32)
+    level[1, RETRIEVAL_SCORE], level[2, SECRET] = 1.0, 1.0
+    none, score, secret = network.wide(level * network.deviation + network.mean).numpy()[:, click]
+    assert score - none == pytest.approx(1.0, abs=0.15)
+    assert secret - none == pytest.approx(2.0, abs=0.2)
+    assert fit_linear(network, lists, config) <= 3  # there already
 
 
 def test_where_there_is_nothing_to_learn_the_retrieval_order_stays() -> None:

@@ -63,8 +63,9 @@ WIPED_WITHIN_S = 60.0
 """Each process looks for erasures once a second, and wipes a second later (`region.keeping.wiping`): about 3 s on a
 machine that has time."""
 WIPE_LOOK_S = 1.0
-NAMING = frozenset({"store.sqlite", "subject-keys.sqlite", "served-samples.ndjson"})
-"""Files that hold subjects' names, under their encryption: the search before has to see into each."""
+NAMING = frozenset({"store.sqlite", "subject-keys.sqlite"})
+"""Files that hold everybody's names, under their encryption: the search before has to see into each. (Of a second's
+requests one is sampled, if its row is there: whose, and whether it is on the disk by then, is chance.)"""
 WORST = (
     "found", "plants_missed", "memory_unread_bytes", "found_in_memory", "found_raw_before", "found_in_backup",
     "seconds", "memory_wiped_s", "erases_repeated", "other_calls_repeated",

@@ -57,8 +57,8 @@ class SecureSum:
         self._unmaskings: set[int] = set()
         self._seed_shares: dict[int, dict[int, bytes]] = {}
         self._key_shares: dict[int, dict[int, bytes]] = {}
-        self._liars: set[int] = set()
-        """Who gave a wrong share, as far as it is known."""
+        self._doubted: set[int] = set()
+        """Holders of shares that were wrong."""
 
     @property
     def count(self) -> int:
@@ -221,22 +221,25 @@ class SecureSum:
         )
 
     def _joined(self, shares: Mapping[int, bytes], holds: Callable[[bytes], bool]) -> bytes:
-        """The secret that was committed to. A wrong share is looked for and left out, here and from then on.
+        """The secret that was committed to; one wrong share is looked for and left out.
+
+        Whose fault it is cannot be told, the holder's or the owner's who sealed it: the holder's other shares count.
 
         Raises:
             BelowThresholdError: too few shares, or more than one of them is wrong.
         """
-        believed = {holder: share for holder, share in shares.items() if holder not in self._liars}
-        if len(believed) < self._threshold:
+        if len(shares) < self._threshold:
             raise BelowThresholdError(
-                f"the sum is below its threshold: {len(believed)} shares, where {self._threshold} are needed"
+                f"the sum is below its threshold: {len(shares)} shares, where {self._threshold} are needed"
             )
-        for liar in (None, *sorted(believed)[: self._threshold]):
+        # Who gave a wrong one before is looked at first.
+        used = sorted(sorted(shares)[: self._threshold], key=lambda holder: holder not in self._doubted)
+        for doubted in (None, *used):
             try:
-                secret = join({one: believed[one] for one in believed if one != liar}, threshold=self._threshold)
+                secret = join({one: shares[one] for one in shares if one != doubted}, threshold=self._threshold)
             except ShareError:
                 continue
             if holds(secret):
-                self._liars |= set() if liar is None else {liar}
+                self._doubted |= set() if doubted is None else {doubted}
                 return secret
         raise BelowThresholdError("the shares of a secret do not give what was committed to")

@@ -3,6 +3,7 @@
 import base64
 import itertools
 import secrets
+from collections.abc import Callable
 
 import msgspec
 import numpy as np
@@ -11,9 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from federation.secure_aggregation import graph, keys, shamir
-from federation.secure_aggregation.client import ProtocolError, Trust
+from federation.secure_aggregation.client import ProtocolError, SecureClient, Trust
 from federation.secure_aggregation.identity import Certificates, IdentityError, enrol, verify_certificate
-from federation.secure_aggregation.messages import Mailbox, Signatures, Survivors, survivors_text, to_bits
+from federation.secure_aggregation.messages import (
+    Mailbox,
+    Roster,
+    SealedShares,
+    Signatures,
+    Survivors,
+    survivors_text,
+    to_bits,
+)
 from federation.secure_aggregation.ring import COHORT_MAX, STEPS, from_ring, from_wire, to_ring, to_wire
 from federation.secure_aggregation.server import AggregationError, BelowThresholdError, SecureSum
 from tests.unit.federation.secure import (
@@ -156,6 +165,29 @@ def _lying(session: Session, index: int) -> None:
 def test_a_wrong_share_is_left_out_and_the_sum_is_exact(liar: int) -> None:
     session = Session(_values(7))
     _lying(session, liar)
+    np.testing.assert_array_equal(session.run({6: BEFORE_UPDATE}), session.plain())
+
+
+def test_a_phone_that_seals_a_wrong_share_does_not_discredit_who_holds_it() -> None:
+    session = Session(_values(7))
+    for owner, holder in ((0, 1), (2, 3)):
+        bad, honest = session.phones[owner], session.phones[owner].share
+
+        def wrong(
+            roster: Roster,
+            bad: SecureClient = bad,
+            honest: Callable[[Roster], SealedShares] = honest,
+            owner: int = owner,
+            holder: int = holder,
+        ) -> SealedShares:
+            given = honest(roster)
+            sealed = keys.seal(
+                bad._secrets[holder], bytes(66), round_id=ROUND_ID, sender=owner, receiver=holder
+            )  # fmt: skip
+            return msgspec.structs.replace(given, sealed={**given.sealed, holder: sealed})
+
+        session.phones[owner].share = wrong  # type: ignore[method-assign]
+    # Six give shares and five are needed: were holders 1 and 3 believed in nothing, four would be left.
     np.testing.assert_array_equal(session.run({6: BEFORE_UPDATE}), session.plain())
 
 

@@ -8,7 +8,6 @@ from infra.cli.output import add_json_option, emit, progress_bar, table
 from infra.cli.servers import bring_servers
 
 STATE = Path(".atoll/world")
-REPOSITORY = Path(".atoll/repository")
 
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -24,7 +23,13 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     up.add_argument(
         "--config", type=Path, default=None, metavar="FILE", help="world.toml; the default has three regions"
     )
-    up.add_argument("--repository", type=Path, default=None, metavar="DIR", help="where the published releases are")
+    up.add_argument(
+        "--repository",
+        type=Path,
+        default=None,
+        metavar="DIR",
+        help="where the published releases are, if not where FILE says",
+    )
     up.add_argument(
         "--dataset", type=Path, default=None, metavar="DIR", help="fill the regions' stores from this dataset"
     )
@@ -97,8 +102,8 @@ def _up(arguments: argparse.Namespace) -> None:
         if kinds_of(configuration):
             bring_servers(progress)
         world = start_world(
-            configuration, arguments.state, repository=arguments.repository or REPOSITORY, dataset=arguments.dataset,
-            progress=progress,
+            configuration, arguments.state, dataset=arguments.dataset, progress=progress,
+            repository=arguments.repository or Path(configuration.directories.repository),
         )  # fmt: skip
     world.detach()
     _show(arguments, world, f"The world is up. {_where(world)}")

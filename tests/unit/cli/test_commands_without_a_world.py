@@ -35,6 +35,17 @@ def test_a_world_is_printed_before_it_is_started(capsys: pytest.CaptureFixture[s
     assert 'store = "' in printed
 
 
+def test_the_repository_is_where_the_file_says_or_the_option(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "world.toml"
+    file.write_text('[directories]\nrepository = "published"\n[[regions]]\nname = "us-east"\nedges = 1\n')
+    up = ("world", "up", "--config", str(file), "--state", str(tmp_path / "state"))
+    for words, named in (((), tmp_path / "published"), (("--repository", str(tmp_path / "other")), tmp_path / "other")):
+        assert main([*up, *words]) == 2
+        assert f"{named} is not a release repository" in capsys.readouterr().err
+
+
 def test_no_servers_are_said_to_be_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     code = main(["servers", "status", "--state", str(tmp_path), "--json", "-"])
     said = capsys.readouterr()

@@ -1,8 +1,9 @@
 """The arms of the two scenes, on what the central job left behind. NumPy only; phones by their own code.
 
-A phone's part is `federation.device.model.item_statistics` with `federation.privacy.clipping.clip`, the server's is
-`federation.rounds.aggregate.item_step`; noise comes from `federation.privacy.noise`, in full for every region. What is
-simulated is the transport: sums are taken in float64 instead of the ring, which is exact to 2**-18 of the norm.
+A phone's part is `federation.device.model` (in `phone.py`'s arrangement, which is held against it on some phones of
+every arm) with `federation.privacy.clipping.clip`, the server's is `federation.rounds.aggregate.item_step`; noise comes
+from `federation.privacy.noise`, in full for every region. What is simulated is the transport: sums are taken in float64
+instead of the ring, which is exact to 2**-18 of the norm.
 """
 
 from collections.abc import Iterator
@@ -12,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from federation.device.model import all_items, item_statistics, loss_and_gradients, moved_items
+from federation.device.model import moved_items
 from federation.privacy.clipping import clip
 from federation.privacy.noise import Entropy, gaussian
 from federation.rounds.aggregate import item_step
 from federation.rounds.directions import Directions, directions_of
+from infra.bench.federated.phone import Examples, PhoneSlice, personal_part
 from infra.bench.federated.scenes import CEILING, SENSITIVE, SILENT, Scenes
 from infra.bench.federated.tower import NumpyTower, Sequences, Vectors
 
@@ -26,7 +28,9 @@ BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.integer]
 
 TOP, CHUNK, EXAMPLES_MAX, QUERIES = 10, 512, 200, 6000
-PERSONAL_STEPS, PERSONAL_RATE, PERSONAL_DECAY = 15, 0.5, 0.2
+LOCAL_STEPS = 4
+CHECKED = 20
+"""Phones of every arm whose part is computed by the phone's own code too."""
 PARITY_MAX = 1e-3
 
 
@@ -74,6 +78,15 @@ class Scene:
             self.slice = np.arange(len(self.scenes.sensitive_items), dtype=np.int32)
             self.phones = self.users[self.scenes.silent[self.users]]
             self.asked = self.scenes.silent[self.users]
+        self._released: Vectors | None = None
+        self._queries: FloatArray | None = None
+
+    def released(self) -> Vectors:
+        """The released model's vectors over all that a phone holds, of every evaluated user; computed once."""
+        if self._released is None:
+            tower = self.towers[self.name]
+            self._released = tower.encode(self.events, self.users, tower.table)
+        return self._released
 
     def parity(self) -> float:
         """Largest difference of the NumPy tower from TensorFlow's own vectors."""
@@ -118,66 +131,70 @@ class Scene:
     def on_phone(self, table: FloatArray | None = None, *, which: str = "") -> Ranks:
         """A model over the whole history, with its own items or with `table`."""
         tower = self.towers[which or self.name]
+        if table is None and not which:
+            return self.ranked(self.released().last, tower.table)
         items = tower.table if table is None else table
         return self.ranked(tower.encode(self.events, self.users, items).last, items)
 
     def local_only(self) -> Ranks:
         """The released model over the whole history, plus the personal part that each phone makes for itself."""
-        tower = self.towers[self.name]
-        vectors = tower.encode(self.events, self.users, tower.table)
+        table, vectors = self.towers[self.name].table, self.released()
         moved = vectors.last.astype(np.float64)
-        nothing = np.zeros((tower.table.shape[1], 1), dtype=np.float32)
-        for line, (base, targets) in enumerate(self.examples(vectors, self.users)):
-            personal = np.zeros(tower.table.shape[1])
-            for _ in range(PERSONAL_STEPS if len(base) else 0):
-                found = loss_and_gradients(
-                    base, all_items(tower.table, targets), basis=nothing, core=np.zeros((1, 1)), personal=personal
-                )
-                personal -= PERSONAL_RATE * (found.personal + PERSONAL_DECAY * personal)
-            moved[line] += personal
-        return self.ranked(moved, tower.table)
+        for line, one in enumerate(self.examples(vectors, self.users)):
+            if len(one.base):
+                moved[line] += personal_part(one, table, check=line < CHECKED)
+        return self.ranked(moved, table)
 
-    def examples(self, vectors: Vectors, users: IntArray) -> Iterator[tuple[FloatArray, IntArray]]:
+    def examples(self, vectors: Vectors, users: IntArray) -> Iterator[Examples]:
         """Each user's newest examples: vectors before an event, and the event's item."""
         owners = self.owners[vectors.along_at]
         for user in users:
             begin, end = np.searchsorted(owners, (user, user + 1))
             begin = max(begin, end - EXAMPLES_MAX)
-            yield vectors.along[begin:end], self.events.rows[vectors.along_at[begin:end]]
+            yield Examples(vectors.along[begin:end], self.events.rows[vectors.along_at[begin:end]])
 
     def directions(self, rank: int) -> Directions:
         """From the vectors of the histories that central trained on itself."""
         tower = self.towers[self.name]
-        known = self.events.kept(self.visible)
-        several = np.flatnonzero(np.diff(known.starts) > 1)
-        along = tower.encode(known, several, tower.table).along
-        drawn = np.random.default_rng(0).permutation(len(along))[:QUERIES]
-        return directions_of(along[drawn], min(rank, along.shape[1]))
+        if self._queries is None:
+            known = self.events.kept(self.visible)
+            several = np.flatnonzero(np.diff(known.starts) > 1)
+            along = tower.encode(known, several, tower.table).along
+            self._queries = along[np.random.default_rng(0).permutation(len(along))[:QUERIES]]
+        return directions_of(self._queries, min(rank, self._queries.shape[1]))
 
     def ours(self, recipe: Recipe, *, entropy: Entropy) -> FloatArray:
         """The items after all rounds, `[num_items, dim]`."""
         tower, found = self.towers[self.name], self.directions(recipe.rank)
         core = np.zeros((len(self.slice), found.basis.shape[1]))
         table = tower.table
-        for _ in range(recipe.stages):
-            vectors = tower.encode(self.events, self.phones, table)
+        for stage in range(recipe.stages):
+            vectors = tower.encode(self.events, self.phones, table) if stage else self.released()
+            phones = self._phones(vectors, found)
             for _ in range(recipe.rounds):
-                mean, deviation = self._round(vectors, table, found, recipe, entropy)
+                mean, deviation = self._round(phones, core, recipe, entropy)
                 core = item_step(
                     core, mean, centre=found.centre, weight=len(self.phones), deviation=deviation,
                     learning_rate=recipe.learning_rate,
                 )  # fmt: skip
-                table = moved_items(tower.table, rows=self.slice, core=core, directions=found.basis)
+            table = moved_items(tower.table, rows=self.slice, core=core, directions=found.basis)
         return table
 
+    def _phones(self, vectors: Vectors, found: Directions) -> list[PhoneSlice]:
+        """What every phone that has something to say works on, in the stage whose vectors these are."""
+        table = self.towers[self.name].table
+        return [
+            PhoneSlice(one, table, rows=self.slice, directions=found.basis, check=line < CHECKED)
+            for line, one in enumerate(self.examples(vectors, self.phones)) if len(one.base)
+        ]  # fmt: skip
+
     def _round(
-        self, vectors: Vectors, table: FloatArray, found: Directions, recipe: Recipe, entropy: Entropy
+        self, phones: list[PhoneSlice], core: Float64Array, recipe: Recipe, entropy: Entropy
     ) -> tuple[Float64Array, float]:
-        total = np.zeros((len(self.slice), found.basis.shape[1] + 1))
-        for base, targets in self.examples(vectors, self.phones):
-            if len(base):
-                one = item_statistics(base, targets, vectors=table, rows=self.slice, directions=found.basis)
-                total += clip(one, recipe.clipping_norm) if recipe.clipping_norm else one
+        total = np.zeros((core.shape[0], core.shape[1] + 1))
+        for phone in phones:
+            one = phone.statistics(core)
+            total += clip(one, recipe.clipping_norm) if recipe.clipping_norm else one
         deviation = recipe.noise_multiplier * recipe.clipping_norm
         regions = len(np.unique(self.regions[self.phones]))
         for _ in range(regions if deviation else 0):
@@ -189,24 +206,13 @@ class Scene:
         """Federated averaging of the same slice: phones take local steps, the server takes the plain mean."""
         tower, found = self.towers[self.name], self.directions(rank)
         core = np.zeros((len(self.slice), found.basis.shape[1]))
-        vectors = tower.encode(self.events, self.phones, tower.table)
+        phones = self._phones(self.released(), found)
         for _ in range(rounds):
             mean = np.zeros_like(core)
-            for base, targets in self.examples(vectors, self.phones):
-                mean += _local(base, targets, tower.table, self.slice, found.basis, core, rate) / len(self.phones)
+            for phone in phones:
+                mean += (phone.stepped(core, rate=rate, steps=LOCAL_STEPS) - core) / len(self.phones)
             core = core + mean
         return moved_items(tower.table, rows=self.slice, core=core, directions=found.basis)
-
-
-def _local(
-    base: FloatArray, targets: IntArray, table: FloatArray, rows: IntArray, basis: FloatArray, core: Float64Array,
-    rate: float, steps: int = 4,
-) -> Float64Array:  # fmt: skip
-    own = core.copy()
-    for _ in range(steps if len(base) else 0):
-        moved = moved_items(table, rows=rows, core=own, directions=basis)
-        own += rate * item_statistics(base, targets, vectors=moved, rows=rows, directions=basis)[:, :-1] / len(base)
-    return own - core
 
 
 def scenes() -> tuple[str, str]:

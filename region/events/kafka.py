@@ -20,8 +20,9 @@ import asyncio
 import hashlib
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import NewTopic, RecordsToDelete
@@ -54,6 +55,13 @@ def partition_of(subject: str, partitions: int) -> int:
     """Where a subject's events are; the same in every process, whatever a client's default is."""
     digest = hashlib.blake2b(subject.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") % partitions
+
+
+def _placed(found: Mapping[TopicPartition, Sequence[Any]]) -> list[Placed]:
+    """What a consumer brought, in this project's count."""
+    return [
+        Placed(one.partition, record.offset + 1, record.value) for one, batch in found.items() for record in batch
+    ]  # fmt: skip
 
 
 class KafkaLog:
@@ -137,6 +145,8 @@ class KafkaLog:
     async def read(self, *, after: Position, limit: int) -> list[OffsetEvent]:
         """Records behind `after`; what is there now, without waiting for more."""
         async with self._reading, self._served("read", _READ_TIMEOUT_S):
+            if fetched := await self._fetched_ahead(after, limit):
+                return fetched
             starts, ends = await self._bounds()
             wanted = {
                 one: max(after[one.partition], starts[one])
@@ -238,6 +248,18 @@ class KafkaLog:
         starts, ends = await asyncio.gather(surveyor.beginning_offsets(self._all), surveyor.end_offsets(self._all))
         return starts, ends
 
+    async def _fetched_ahead(self, after: Position, limit: int) -> list[OffsetEvent]:
+        """What the watching fetch has brought of a position that follows on from the last: no question is needed."""
+        consumer = self._consumer
+        if consumer is None:
+            return []
+        watched, paused = [one for one in self._all if one.partition in after], consumer.paused()
+        for one in watched:
+            if one in paused or await consumer.position(one) != after[one.partition]:
+                return []
+        records = _placed(await consumer.getmany(*watched, timeout_ms=0, max_records=limit)) if watched else []
+        return await self._open(records) if records else []
+
     async def _fetch(
         self, consumer: AIOKafkaConsumer, wanted: dict[TopicPartition, int], after: Position, limit: int
     ) -> list[OffsetEvent]:
@@ -250,12 +272,7 @@ class KafkaLog:
                 consumer.seek(one, offset)
         while True:
             found = await consumer.getmany(*wanted, timeout_ms=round(_READ_TIMEOUT_S * 1000), max_records=limit)
-            records = [
-                Placed(one.partition, record.offset + 1, record.value)
-                for one, batch in found.items()
-                for record in batch
-            ]
-            if records:
+            if records := _placed(found):
                 return await self._open(records)
 
     async def _open(self, records: Sequence[Placed]) -> list[OffsetEvent]:

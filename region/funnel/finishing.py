@@ -203,10 +203,19 @@ class _Scored:
 
 
 def _ranked(draft: Draft, pool: Pool, recorder: Recorder) -> _Scored:
-    """The pool cut by L1 and scored by L2; by L1 alone without a ranker, by fused ranks without a vector."""
+    """The pool cut by L1 and scored by L2; by L1 alone without a ranker, by fused ranks without a vector.
+
+    A vector that came without a history (another region's user, with what the phone computed) says by itself all that
+    is known: both stages learned from histories, and rank worse than the vector where there is none.
+    """
     if draft.vector is None or not pool.rows.size:
         return _Scored(pool, pool.fused, {"fused": pool.fused})
     shape = draft.release.tables.shape
+    if not draft.history.size:
+        near = draft.release.tables.arrays.vectors[pool.rows] @ draft.vector
+        best = best_first(near, shape.ranker_batch)
+        pool, near = pool.take(best), near[best]
+        return _Scored(pool, near, {"fused": pool.fused, "vector": near})
     with recorder.stage("l1", candidates_in=pool.rows.size) as note:
         state = query_state(draft.history, draft.vector, now_s=draft.now_s)
         light = light_scores(pool, state, draft.release.tables)

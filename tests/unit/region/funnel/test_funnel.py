@@ -197,13 +197,25 @@ async def test_a_broken_table_source_is_left_out(world: World, monkeypatch: pyte
 async def test_the_callers_own_vector_takes_the_towers_place(world: World) -> None:
     await world.live.refresh()
     vector = tuple(float(number) for number in world.release.tables.arrays.vectors[17])
-    request = personal(vector=vector, vector_release=world.release.release_id, subject=None)
-    call = world.call(request)
+    request = personal(vector=vector, vector_release=world.release.release_id)
+    call = world.call(request, WARM)
     slate = await world.funnel.run(call)
     assert world.towers.ranked > 0
     assert call.recorder.degraded == []
     assert Source.ANN in {item.source for item in slate}
     assert "user-tower" not in {stage.stage for stage in call.recorder.stages}
+
+
+async def test_a_vector_without_a_history_ranks_by_itself(world: World) -> None:
+    """Another region's user, with what the phone computed: the ranker learned from histories and is not asked."""
+    await world.live.refresh()
+    vector = tuple(float(number) for number in world.release.tables.arrays.vectors[17])
+    call = world.call(personal(vector=vector, vector_release=world.release.release_id, subject=None, explain=True))
+    slate = await world.funnel.run(call)
+    assert world.towers.ranked == 0
+    assert call.recorder.degraded == []
+    near = [item.stages["vector"] for item in slate if "vector" in item.stages]
+    assert near[0] == max(near)
 
 
 async def test_a_vector_of_another_release_is_ignored_with_a_note(world: World) -> None:

@@ -1,6 +1,7 @@
 """`atoll region REGION ...`: the operator's day."""
 
 import argparse
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -298,12 +299,16 @@ def _trial_text(report: Any) -> str:
 
 
 def _audit(arguments: argparse.Namespace) -> None:
-    import msgspec
-
     from region.releases import commands
 
     answer = commands.audit(*door_of(arguments))
-    emit(arguments, answer, table([msgspec.to_builtins(entry) for entry in answer.entries]))
+    rows = [
+        {"at": datetime.fromtimestamp(entry.at_ms / 1000, tz=UTC).isoformat(" ", "seconds"), "operator": entry.operator,
+         "action": entry.action, "from": entry.from_release, "to": entry.to_release, "outcome": entry.outcome,
+         "detail": entry.detail}
+        for entry in answer.entries
+    ]  # fmt: skip
+    emit(arguments, answer, table(rows))
 
 
 def _withdraw(arguments: argparse.Namespace) -> None:

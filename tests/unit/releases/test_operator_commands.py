@@ -68,7 +68,9 @@ async def test_an_operators_day_at_the_terminal(
     await type_in("unfreeze")
     assert "active" in listed
     assert "previous" in listed
-    assert "freeze" in await type_in("audit")
+    audited = await type_in("audit")
+    assert "freeze" in audited
+    assert "+00:00  ada" in audited  # a moment that people read, and whose doing it was
     assert "out of bounds" in (said := await type_in("canary", two, "--share", "0.9", code=2)) or "share" in said
 
 

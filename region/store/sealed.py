@@ -112,6 +112,8 @@ class RowSeals:
 
 
 def _unavailable(error: Exception, timeout_s: float) -> StoreUnavailableError:
+    if isinstance(error.__cause__, StoreUnavailableError):
+        return error.__cause__  # keys come over the store's own connections: what these say, it says by itself
     if isinstance(error, KeysUnavailableError):
         return StoreUnavailableError(error.message, fix=error.fix)
     return StoreUnavailableError(f"the key of a row did not come within {timeout_s:g} s.")

@@ -51,7 +51,7 @@ def bound_for(release_bytes: int, beside_bytes: int, machine_bytes: int) -> Boun
     wanted, most = release_bytes + beside_bytes + SLACK_BYTES, int(MACHINE_SHARE * machine_bytes)
     needs = f"the active release's files need {wanted >> 20:,} MB"
     if wanted <= BOUND_BYTES_MIN:
-        return Bound(BOUND_BYTES_MIN, f"{needs}, and never is less allowed")
+        return Bound(BOUND_BYTES_MIN, f"{needs}, less than the least that is always allowed")
     if wanted <= most:
         return Bound(wanted, needs)
     bound = max(most, BOUND_BYTES_MIN)

@@ -126,7 +126,7 @@ class Scene:
         tower = self.towers[self.name]
         known = self.visible.copy()
         known[self.test_at] = True
-        return self.ranked(tower.encode(self.events.kept(known), self.users, tower.table).last, tower.table)
+        return self.ranked(tower.last(self.events.kept(known), self.users, tower.table), tower.table)
 
     def on_phone(self, table: FloatArray | None = None, *, which: str = "") -> Ranks:
         """A model over the whole history, with its own items or with `table`."""
@@ -134,7 +134,7 @@ class Scene:
         if table is None and not which:
             return self.ranked(self.released().last, tower.table)
         items = tower.table if table is None else table
-        return self.ranked(tower.encode(self.events, self.users, items).last, items)
+        return self.ranked(tower.last(self.events, self.users, items), items)
 
     def local_only(self) -> Ranks:
         """The released model over the whole history, plus the personal part that each phone makes for itself."""

@@ -4,6 +4,7 @@ A phone runs the tower in LiteRT, one history at a time; for thousands of simula
 computation is the same (central.training.towers), and the measurement compares it with TensorFlow's own vectors.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,27 +58,46 @@ class NumpyTower:
             self.check: FloatArray = arrays["check"]
         self._blocks = sum(name.endswith("_query") for name in self._weights)
 
+    def last(self, events: Sequences, users: IntArray, table: FloatArray) -> FloatArray:
+        """`encode(...).last`, without what comes before it: the last block is computed for one place of each user."""
+        found = np.empty((len(users), table.shape[1]), dtype=np.float32)
+        for places, inputs, known, _ in self._chunks(events, users):
+            found[places] = self._forward(inputs, known, table, only_last=True)[:, -1]
+        return found
+
     def encode(self, events: Sequences, users: IntArray, table: FloatArray) -> Vectors:
         """Vectors of `users`, each with at least one event; the last event is what is asked for, not read."""
+        last = np.empty((len(users), table.shape[1]), dtype=np.float32)
+        along: list[FloatArray] = [np.empty((0, table.shape[1]), dtype=np.float32)] * len(users)
+        along_at: list[npt.NDArray[np.int64]] = [np.empty(0, dtype=np.int64)] * len(users)
+        for places, inputs, known, index in self._chunks(events, users):
+            vectors = self._forward(inputs, known, table)
+            last[places] = vectors[:, -1]
+            for line, place in enumerate(places):
+                predicts = known[line, :-1]
+                along[place] = vectors[line, :-1][predicts]
+                along_at[place] = index[line, :-1][predicts] + 1
+        return Vectors(last, np.concatenate(along), np.concatenate(along_at))
+
+    def _chunks(
+        self, events: Sequences, users: IntArray
+    ) -> Iterator[tuple[IntArray, tuple[IntArray, ...], npt.NDArray[np.bool_], npt.NDArray[np.int64]]]:
+        """Users of about one length together: their places, inputs, which of these are there, and events' numbers."""
         length, columns = self.history_length, _columns(events)
-        last, along, along_at = [], [], []
+        order = np.argsort(events.starts[1:][users] - events.starts[users], kind="stable")
         for begin in range(0, len(users), _ROWS):
-            chunk = users[begin : begin + _ROWS]
+            places = order[begin : begin + _ROWS]
+            chunk = users[places]
             ends = events.starts[1:][chunk] - 1
             # Short histories need no padding up to the longest possible one.
             width = int(np.clip((ends - events.starts[chunk]).max(initial=1), 1, length))
             index = ends[:, None] - width + np.arange(width)
             known = index >= events.starts[chunk][:, None]
-            vectors = self._forward(
-                tuple(np.where(known, c[np.where(known, index, 0)], 0) for c in columns), known, table
-            )
-            last.append(vectors[:, -1])
-            predicts = known[:, :-1]
-            along.append(vectors[:, :-1][predicts])
-            along_at.append(index[:, :-1][predicts] + 1)
-        return Vectors(np.concatenate(last), np.concatenate(along), np.concatenate(along_at))
+            yield places, tuple(np.where(known, c[np.where(known, index, 0)], 0) for c in columns), known, index
 
-    def _forward(self, inputs: tuple[IntArray, ...], known: npt.NDArray[np.bool_], table: FloatArray) -> FloatArray:
+    def _forward(
+        self, inputs: tuple[IntArray, ...], known: npt.NDArray[np.bool_], table: FloatArray, *, only_last: bool = False
+    ) -> FloatArray:  # fmt: skip
         w = self._weights
         items, strengths, before, after = inputs
         dim = table.shape[1]
@@ -88,14 +108,16 @@ class NumpyTower:
         causal = np.tril(np.ones((known.shape[1], known.shape[1]), dtype=np.bool_))
         mask = np.where((known[:, :, None] == known[:, None, :]) & causal, np.float32(0.0), _MASKED)[:, None]
         for number in range(self._blocks):
-            hidden = self._block(hidden, mask, f"block{number}_")
+            asked = slice(-1, None) if only_last and number == self._blocks - 1 else slice(None)
+            hidden = self._block(hidden, mask[:, :, asked], f"block{number}_", asked)
         vectors: FloatArray = _norm(hidden, w["norm_scale"], w["norm_shift"]) @ w["adapter"]
         return vectors
 
-    def _block(self, hidden: FloatArray, mask: FloatArray, at: str) -> FloatArray:
+    def _block(self, hidden: FloatArray, mask: FloatArray, at: str, asked: slice) -> FloatArray:
         w = self._weights
         normed = _norm(hidden, w[at + "norm_attention_scale"], w[at + "norm_attention_shift"])
-        query, key, value = (self._split(normed @ w[at + name]) for name in ("query", "key", "value"))
+        key, value = (self._split(normed @ w[at + name]) for name in ("key", "value"))
+        hidden, query = hidden[:, asked], self._split(normed[:, asked] @ w[at + "query"])
         scores = query @ key.transpose(0, 1, 3, 2) / np.float32(np.sqrt(query.shape[-1])) + mask
         scores -= scores.max(axis=-1, keepdims=True)
         np.exp(scores, out=scores)
@@ -131,5 +153,5 @@ def _norm(tensor: FloatArray, scale: FloatArray, shift: FloatArray) -> FloatArra
 
 
 def _gelu(tensor: FloatArray) -> FloatArray:
-    inner = np.float32(0.7978845608) * (tensor + np.float32(0.044715) * tensor**3)
+    inner = np.float32(0.7978845608) * (tensor + np.float32(0.044715) * tensor * tensor * tensor)
     return np.asarray(np.float32(0.5) * tensor * (np.float32(1.0) + np.tanh(inner)), dtype=np.float32)

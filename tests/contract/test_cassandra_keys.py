@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,23 +147,30 @@ async def test_who_comes_back_has_a_new_key_with_a_worker_that_remembers_the_old
     assert await items_of(opened.store, people.alice) == await items_of(opened.other, people.alice) == ["after"]
 
 
+def before_the_first_write(
+    opened: Opened, happens: Callable[[str], Awaitable[object]], monkeypatch: pytest.MonkeyPatch
+) -> list[str]:
+    """Have something happen to a subject after its row was read and before it is written, once; to whom it did."""
+    save = opened.store._rows.save
+    happened: list[str] = []
+
+    async def late(subject: str, state: Any, revision: int | None) -> bool:
+        if not happened:
+            happened.append(subject)
+            await happens(subject)
+        return await save(subject, state, revision)
+
+    monkeypatch.setattr(opened.store._rows, "save", late)
+    return happened
+
+
 @pytest.mark.parametrize("opted_out", [True, False])
 async def test_a_choice_made_while_somebody_is_erased_holds(
     opened: Opened, people: People, opted_out: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await opened.store.apply([people.event(1, item="before")])
-    save = opened.store._rows.save
-    erased = 0
-
-    async def late(subject: str, state: Any, revision: int | None) -> bool:
-        nonlocal erased
-        if not erased:
-            erased += 1
-            # The key goes between the look and the write; the row stands as it stood.
-            await opened.erase_key(subject)
-        return await save(subject, state, revision)
-
-    monkeypatch.setattr(opened.store._rows, "save", late)
+    # The key goes between the look and the write; the row stands as it stood.
+    before_the_first_write(opened, opened.erase_key, monkeypatch)
     version = await opened.store.set_opt_out(people.alice, opted_out=opted_out)
     row = await opened.other.read(people.alice)
     assert row is not None
@@ -177,17 +184,9 @@ async def test_a_first_row_that_is_written_while_its_subject_is_erased_holds_not
     opened: Opened, people: People, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There is no row before and none behind the erasure, so no update finds that somebody else wrote it."""
-    save = opened.store._rows.save
-    erased = 0
-
-    async def late(subject: str, state: Any, revision: int | None) -> bool:
-        nonlocal erased
-        if not erased:
-            erased += 1
-            await opened.other.forget(subject, people.erasure(erased_ms=NOW_MS + 9))
-        return await save(subject, state, revision)
-
-    monkeypatch.setattr(opened.store._rows, "save", late)
+    erased = before_the_first_write(
+        opened, lambda subject: opened.other.forget(subject, people.erasure(erased_ms=NOW_MS + 9)), monkeypatch
+    )
     if kind == "choice":
         assert await opened.store.set_opt_out(people.alice, opted_out=True) == 2, "above what edges were told"
         assert await opened.other.holds(people.alice) == 1
@@ -197,7 +196,7 @@ async def test_a_first_row_that_is_written_while_its_subject_is_erased_holds_not
     else:
         history = (HistoryEntry(item="before", strength=5, at_ms=NOW_MS),)
         await opened.store.write_rows([UserRow(subject=people.alice, history=history)])
-    assert (erased, await opened.other.holds(people.alice)) == (1, 0)
+    assert (len(erased), await opened.other.holds(people.alice)) == (1, 0)
     assert await items_of(opened.other, people.alice) == []
 
 

@@ -3,7 +3,7 @@
 Threads that compute in Python at the same time do not compute faster: NumPy lets go of the interpreter hundreds of
 times in a list, and each time two threads hand it to each other by system calls (4.5 ms of CPU for a list that takes
 2.9 alone, and fewer lists a second). So one thread has the turn, and gives it away where it works without the
-interpreter for long: while a model runs (`aside`).
+interpreter for long: while a model runs (`without_turn`).
 """
 
 import asyncio
@@ -31,7 +31,7 @@ class ComputePool:
     """Runs blocking computations off the event loop; refuses instead of queueing without end.
 
     Args:
-        threads: computations that are under way at once: one has the turn, the others are `aside` or wait for it.
+        threads: computations that are under way at once: one has the turn, others are `without_turn` or wait for it.
         pending_max: computations running and waiting together.
         clock: times how long a computation waits to begin, and its result for the loop.
         registry: where that is counted.
@@ -100,7 +100,7 @@ class ComputePool:
             self._pending -= submitted.cancel()
 
     @contextmanager
-    def aside(self) -> Iterator[None]:
+    def without_turn(self) -> Iterator[None]:
         """Inside, another computation has the turn. Only in a computation of this pool, and not twice at a time.
 
         For what takes long and lets go of the interpreter: coming back means to wait for the turn again.

@@ -66,7 +66,7 @@ class Draft:
     exploring: Exploring | None = None
     """None: nothing is drawn."""
     follows: tuple[str, ...] = ()
-    aside: Callable[[], AbstractContextManager[None]] = nullcontext
+    without_turn: Callable[[], AbstractContextManager[None]] = nullcontext
     """Entered while the ranker runs: others compute meanwhile."""
 
 
@@ -240,7 +240,7 @@ def _ranked(draft: Draft, pool: Pool, recorder: Recorder) -> _Scored:
 def _ranker_scores(draft: Draft, vector: FloatArray, pool: Pool) -> FloatArray:
     state = query_state(draft.history, vector, now_s=draft.now_s)
     features = ranking_features(state, pool.rows, draft.release.tables.arrays)
-    with draft.aside():
+    with draft.without_turn():
         scores = draft.release.towers.rank(features)
     if not np.isfinite(scores).all():
         raise RankerError("the ranker gave a score that is not finite.")

@@ -105,7 +105,7 @@ class Funnel:
             await self._compute.run(self._knowing, facets, filters)
 
     def _knowing(self, facets: Facets, filters: ItemFilters) -> None:
-        with self._compute.aside():
+        with self._compute.without_turn():
             facets.allowed(filters)
 
     def _ruling(self, call: Call) -> Ruling:
@@ -216,7 +216,7 @@ class Funnel:
             return None
         try:
             with call.recorder.stage("user-tower", candidates_in=history.size) as note:
-                vector = _tower_vector(call, history, self._compute.aside)
+                vector = _tower_vector(call, history, self._compute.without_turn)
                 note.candidates_out = 1
         except Exception:
             call.recorder.degrade("user-tower")
@@ -313,7 +313,7 @@ class Funnel:
             explain=request.explain,
             locale=request.context.locale,
             follows=query.follows,
-            aside=self._compute.aside,
+            without_turn=self._compute.without_turn,
             exploring=(
                 Exploring.of(request, ruling.active.settings.exploration, self._tally(), tables) if explores else None
             ),
@@ -351,7 +351,7 @@ def _anchor_of(query: Query, source: Source) -> int | None:
 
 
 def _tower_vector(
-    call: Call, history: History, aside: Callable[[], AbstractContextManager[None]]
+    call: Call, history: History, without_turn: Callable[[], AbstractContextManager[None]]
 ) -> FloatArray:  # fmt: skip
     shape = call.release.tables.shape
     # A tower with a table inside has the release's own items only; what came after it counts in every other source
@@ -361,7 +361,7 @@ def _tower_vector(
         history.rows[known], history.strengths[known], history.times_s[known], now_s=call.now_s,
         length=shape.history_length,
     )  # fmt: skip
-    with aside():
+    with without_turn():
         vector = call.release.towers.user_vector(encoded)
     if not np.isfinite(vector).all():
         raise ValueError("the user tower gave a vector that is not finite.")

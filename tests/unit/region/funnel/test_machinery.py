@@ -68,7 +68,7 @@ async def test_one_computation_has_the_turn_and_gives_it_away_where_it_waits() -
     def first() -> list[str]:
         inside.append("first")
         entered.set()
-        with pool.aside():
+        with pool.without_turn():
             assert other_ran.wait(5.0)
         inside.append("first again")
         return list(inside)

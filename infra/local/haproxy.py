@@ -5,6 +5,7 @@ the embedded balancer does and this does not: a span of its own (the edge starts
 """
 
 import shutil
+from pathlib import Path
 
 from infra.local.balancer.routing import CLIENT_REGION_HEADER, OWNED_PATHS, build_routes
 from infra.local.balancer.settings import BalancedRegion, BalancerSettings
@@ -31,8 +32,8 @@ def find_haproxy(search_path: str | None = None) -> str:
     return found
 
 
-def render_haproxy(settings: BalancerSettings, *, control: str = "") -> str:
-    """The configuration file; `control` is the socket at which it takes new certificates while it runs.
+def render_haproxy(settings: BalancerSettings, *, control: Path) -> str:
+    """The configuration file; `control` is the socket at which it takes commands (`infra.local.haproxy_control`).
 
     Raises:
         SettingsError: the settings contradict themselves, or hold a name or network that HAProxy could misread.
@@ -48,14 +49,14 @@ def render_haproxy(settings: BalancerSettings, *, control: str = "") -> str:
     return "\n".join(lines) + "\n"
 
 
-def _global(settings: BalancerSettings, control: str) -> list[str]:
+def _global(settings: BalancerSettings, control: Path) -> list[str]:
     return [
         "# Written by `./atoll world up`; changes are lost at the next start.",
         "global",
         "    maxconn 4096",
         f"    tune.bufsize {_buffer_bytes(settings)}",
         "    stats timeout 5s",
-        *([f"    stats socket {control} mode 600 level admin"] if control else []),
+        f"    stats socket {control} mode 600 level admin",
         "",
         "defaults",
         "    mode http",
@@ -134,10 +135,10 @@ def _backend(region: BalancedRegion, regions: dict[str, BalancedRegion], setting
         + (f" slowstart {_ms(settings.slow_start_s)}" if settings.slow_start_s else ""),
     ]
     tls = _server_tls(settings)
-    lines += [f"    server {_server(edge.name)} {edge.host}:{edge.port}{tls}" for edge in region.edges]
+    lines += [f"    server {server_name(edge.name)} {edge.host}:{edge.port}{tls}" for edge in region.edges]
     for other in region.nearest:
         lines += [
-            f"    server {_server(edge.name)} {edge.host}:{edge.port} backup{tls}" for edge in regions[other].edges
+            f"    server {server_name(edge.name)} {edge.host}:{edge.port} backup{tls}" for edge in regions[other].edges
         ]
     return [*lines, ""]
 
@@ -162,8 +163,9 @@ def _server_tls(settings: BalancerSettings) -> str:
     return f" ssl verify required ca-file {tls.ca_file} crt {tls.certificate_file} ssl-min-ver TLSv1.2 check-ssl"
 
 
-def _server(name: str) -> str:
-    return name.replace("/", ".")
+def server_name(edge: str) -> str:
+    """What HAProxy calls an edge: it takes no slash in a name."""
+    return edge.replace("/", ".")
 
 
 def _ms(seconds: float) -> str:

@@ -381,8 +381,7 @@ def _balancer(given: PlanInput, files: dict[Path, bytes]) -> ProcessPlan:
 
 def _haproxy(given: PlanInput, files: dict[Path, bytes]) -> ProcessPlan:
     path = given.layout.state / "haproxy.cfg"
-    control = str(given.layout.haproxy) if given.configuration.tls else ""
-    files[path] = render_haproxy(balancer_settings(given), control=control).encode()
+    files[path] = render_haproxy(balancer_settings(given), control=given.layout.haproxy).encode()
     return ProcessPlan(
         name="balancer", part=Part.BALANCER, stage=2, probe=given.probe, address=_address(given, "balancer"),
         command=(given.haproxy, "-db", "-f", str(path)),

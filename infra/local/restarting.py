@@ -5,6 +5,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from infra.local.haproxy_control import HaproxyControlError, takes_calls
 from infra.local.records import Part, ProcessState
 from infra.local.scraping import open_connection
 from infra.local.world import World, WorldNotReadyError
@@ -17,8 +18,6 @@ ROLLING = {"edges": Part.EDGE, "api": Part.API, "worker": Part.WORKER, "gateway"
 TAKEN_BACK_WITHIN_S = 30.0
 _LOOK_S = 0.1
 _TIMEOUT_S = 2.0
-_PROBES_S = 1.5
-"""Of a balancer that does not say which edges are up: so long it has surely looked."""
 
 
 class NotTakenBackError(AtollError):
@@ -95,14 +94,23 @@ def _await_ready(world: World, process: str, clock: Clock) -> None:
 
 
 def _await_taken_back(world: World, edge: str, clock: Clock) -> None:
-    if world.configuration.balancer != "embedded":
-        time.sleep(_PROBES_S)
-        return
+    is_up = _is_up if world.configuration.balancer == "embedded" else _is_up_behind_haproxy
     end_s = clock.monotonic_s() + TAKEN_BACK_WITHIN_S
-    while not _is_up(world, edge):
+    while True:
+        why = "Look into the balancer's log."
+        try:
+            if is_up(world, edge):
+                return
+        except HaproxyControlError as error:
+            # It may be starting again itself.
+            why = str(error)
         if clock.monotonic_s() >= end_s:
-            raise NotTakenBackError(f"the balancer does not take {edge} back.", fix="Look into the balancer's log.")
+            raise NotTakenBackError(f"the balancer does not take {edge} back.", fix=why)
         time.sleep(_LOOK_S)
+
+
+def _is_up_behind_haproxy(world: World, edge: str) -> bool:
+    return takes_calls(world.layout.haproxy, edge)
 
 
 def _is_up(world: World, edge: str) -> bool:

@@ -8,31 +8,27 @@ import contextlib
 import socket
 import ssl
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
 from infra.local.certificates import WorldAuthority, certificate_file
 from infra.local.configuration import CENTRAL_FLOWER
+from infra.local.haproxy_control import CertificateNotTakenError, hand_to_haproxy
 from infra.local.layout import Layout
 from infra.local.planning import link_name, link_pairs
 from infra.local.records import ProbeKind, ProcessState, ProcessStatus, WorldRecord
 from infra.local.securing import BALANCER, OPERATOR, Securing, identities, link_identity
 from infra.local.servers.authorities import renew_certificates
 from infra.plumbing.clock import Clock
-from infra.plumbing.errors import AtollError, InvalidInputError
+from infra.plumbing.errors import InvalidInputError
 from infra.plumbing.http.tls import client_context
 from infra.plumbing.progress import Progress
 
 TAKEN_WITHIN_S = 20.0
 _HANDSHAKE_S = 2.0
 _LOOK_S = 0.2
-_ANSWER_BYTES_MAX = 64 << 10
-
-
-class CertificateNotTakenError(AtollError):
-    """A process that runs still shows its old certificate."""
 
 
 class Rotation(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,28 +127,3 @@ def own_certificate(path: Path) -> bytes:
     text = path.read_text()
     end = "-----END CERTIFICATE-----"
     return ssl.PEM_cert_to_DER_cert(text[: text.index(end) + len(end)])
-
-
-def hand_to_haproxy(control: Path, file: Path) -> None:
-    """Let HAProxy use a certificate that was replaced (management guide: "set ssl cert", "commit ssl cert").
-
-    Raises:
-        CertificateNotTakenError: it does not answer, or refuses.
-    """
-    commands: Mapping[str, str] = {
-        f"set ssl cert {file} <<\n{file.read_text().strip()}\n\n": "Transaction",
-        f"commit ssl cert {file}\n": "Success",
-    }
-    for command, expected in commands.items():
-        try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-                connection.settimeout(_HANDSHAKE_S)
-                connection.connect(str(control))
-                connection.sendall(command.encode())
-                answer = b""
-                while (chunk := connection.recv(_ANSWER_BYTES_MAX)) and len(answer) < _ANSWER_BYTES_MAX:
-                    answer += chunk
-        except OSError as error:
-            raise CertificateNotTakenError(f"HAProxy does not take commands: {error}.") from error
-        if expected not in answer.decode(errors="replace"):
-            raise CertificateNotTakenError(f"HAProxy refuses the certificate: {answer[:300].decode(errors='replace')}")

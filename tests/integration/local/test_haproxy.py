@@ -19,9 +19,10 @@ from infra.local.balancer.settings import AddressRange, BalancedRegion, Balancer
 from infra.local.certificates import WorldAuthority, certificate_file
 from infra.local.configuration import PortsConfiguration
 from infra.local.haproxy import render_haproxy
+from infra.local.haproxy_control import CertificateNotTakenError, HaproxyControlError, hand_to_haproxy, takes_calls
 from infra.local.packages import PackageMissingError, ensure_debian_package
 from infra.local.ports import assign_ports, is_port_free
-from infra.local.rotating import CertificateNotTakenError, hand_to_haproxy, own_certificate, shown_by
+from infra.local.rotating import own_certificate, shown_by
 from infra.local.securing import Securing, balancer_doors
 from infra.plumbing.clock import SystemClock
 from infra.plumbing.http.tls import client_context
@@ -91,7 +92,7 @@ def edges(ports: dict[str, int], tmp_path: Path) -> Iterator[dict[str, subproces
 
 def settings(ports: dict[str, int], securing: Securing | None = None) -> BalancerSettings:
     def edge(name: str) -> EdgeAddress:
-        return EdgeAddress(name=name, host="127.0.0.1", port=ports[name])
+        return EdgeAddress(name=name.replace("-", "/"), host="127.0.0.1", port=ports[name])
 
     securing = securing or Securing(Path("none"), enabled=False)
     return BalancerSettings(
@@ -131,7 +132,8 @@ def test_the_world_behind_haproxy(
     haproxy: str, ports: dict[str, int], edges: dict[str, subprocess.Popen[bytes]], tmp_path: Path
 ) -> None:
     file = tmp_path / "haproxy.cfg"
-    file.write_text(render_haproxy(settings(ports)))
+    control = tmp_path / "control"
+    file.write_text(render_haproxy(settings(ports), control=control))
     check = subprocess.run([haproxy, "-c", "-f", str(file)], capture_output=True, text=True, check=False)
     assert check.returncode == 0, check.stderr
     assert "WARNING" not in check.stderr, check.stderr
@@ -163,11 +165,17 @@ def test_the_world_behind_haproxy(
         assert len(away["headers"]["atoll-request-id"]) >= 8
         assert call(f"{url}/x", headers={"Atoll-Client-Region": "nowhere"})["edge"].startswith("east")
         assert "haproxy_" in call(f"{url}/metrics")["text"]
+        assert takes_calls(control, "east/1")
+        assert takes_calls(control, "west/1")
+        with pytest.raises(HaproxyControlError, match="knows no edge east/3"):
+            takes_calls(control, "east/3")
 
         # An edge that says that it drains loses its callers while it still answers, and gets them back later.
         (tmp_path / "drains-east-1").touch()
         assert eventually(lambda: answering() == {"east-2"})
+        assert not takes_calls(control, "east/1")
         (tmp_path / "drains-east-1").unlink()
+        assert eventually(lambda: takes_calls(control, "east/1"))
         assert eventually(lambda: answering() == {"east-1", "east-2"})
 
         # A killed edge costs nobody an answer, neither a list nor events; then the whole region.
@@ -191,7 +199,7 @@ def test_haproxy_speaks_tls_with_both_sides_and_takes_a_new_certificate(
     authority.ensure(["balancer", "east-1", "operator"])
     own, control = certificate_file(securing.directory, "balancer"), tmp_path / "control"
     file = tmp_path / "haproxy.cfg"
-    file.write_text(render_haproxy(settings(ports, securing), control=str(control)))
+    file.write_text(render_haproxy(settings(ports, securing), control=control))
     edge = subprocess.Popen(
         [sys.executable, "-c", FAKE_EDGE, "east-1", str(ports["east-1"]),
          str(certificate_file(securing.directory, "east-1")), str(authority.file)], stderr=subprocess.DEVNULL,

@@ -51,7 +51,9 @@ def layout(tmp_path: Path) -> Iterator[Layout]:
 def make_record(layout: Layout) -> Callable[..., WorldRecord]:
     """A record of two regions with an edge and an API each; `marker`: the first process fails at its first start."""
 
-    def make(*, marker: str = "-", command: tuple[str, ...] | None = None) -> WorldRecord:
+    def make(
+        *, marker: str = "-", command: tuple[str, ...] | None = None, balancer: str = "embedded"
+    ) -> WorldRecord:  # fmt: skip
         names = [f"{region}/{part}" for region in ("east", "west") for part in ("api", "edge-1")]
         ports = assign_ports(
             [*names, "balancer", "repository"],
@@ -66,6 +68,7 @@ def make_record(layout: Layout) -> Callable[..., WorldRecord]:
                 for region, name in zip(default_configuration().regions, ("east", "west"), strict=False)
             ),
             start_timeout_s=30.0,
+            balancer=balancer,
         )
         processes = tuple(
             ProcessPlan(

@@ -123,6 +123,7 @@ def test_a_world_behind_haproxy_runs_it(tmp_path: Path) -> None:
     assert f"server west.edge-1 127.0.0.1:{ports['west/edge-1']} backup" in text
     assert "str(east) if { src 10.0.0.0/8 }" in text
     assert "option redispatch 1" in text
+    assert f"stats socket {layout.haproxy} mode 600 level admin" in text
 
 
 def test_haproxy_is_looked_for_and_odd_names_are_refused(tmp_path: Path) -> None:
@@ -135,13 +136,13 @@ def test_haproxy_is_looked_for_and_odd_names_are_refused(tmp_path: Path) -> None
     edge = EdgeAddress(name="e", host="h", port=1)
     settings = BalancerSettings(port=1, regions=(BalancedRegion(name="a }\n", edges=(edge,)),))
     with pytest.raises(SettingsError, match="cannot take the region name"):
-        render_haproxy(settings)
+        render_haproxy(settings, control=tmp_path / "control")
     first_match = BalancerSettings(
         port=1,
         regions=(BalancedRegion(name="a", edges=(edge,)), BalancedRegion(name="b", edges=(edge,))),
         addresses=(AddressRange(network="10.1.0.0/16", region="a"), AddressRange(network="10.0.0.0/8", region="b")),
     )
-    text = render_haproxy(first_match)
+    text = render_haproxy(first_match, control=tmp_path / "control")
     assert text.index("src 10.0.0.0/8") < text.index("src 10.1.0.0/16")  # the later line overwrites
 
 

@@ -222,7 +222,10 @@ def _kafka(given: ServerInput, host: str) -> ServerPlan:
 
 
 def _cluster_id(state: Path) -> str:
-    return base64.urlsafe_b64encode(hashlib.sha256(str(state).encode()).digest()[:16]).decode().rstrip("=")
+    digest = hashlib.sha256(str(state).encode()).digest()
+    # The first of its letters stands for the six highest bits. Kafka's tool would take "-" there for an option.
+    digest = bytes([digest[0] & 0x7F]) + digest[1:16]
+    return base64.urlsafe_b64encode(digest).decode().rstrip("=")
 
 
 def _encoded(files: dict[Path, str]) -> dict[Path, bytes]:

@@ -62,6 +62,14 @@ def acting(home: Home, state: Path, program: str, *, name: str = "here/cassandra
 SERVING = f"import time; print({STARTED!r}); time.sleep(600)"
 
 
+def test_no_cluster_id_looks_like_an_option_wherever_the_state_lies(home: Home, tmp_path: Path) -> None:
+    plans = [plan for number in range(300) for plan in plans_of(home, tmp_path / str(number))]
+    ids = {command[command.index("-t") + 1] for plan in plans if (command := plan.format_command)}
+    assert len(ids) == 300
+    assert {len(one) for one in ids} == {22}
+    assert not [one for one in ids if one.startswith("-")]
+
+
 def test_every_server_has_an_address_of_its_own_and_two_states_never_meet(home: Home, tmp_path: Path) -> None:
     regions = ("us-east", "us-central", "us-west")
     plans = plans_of(home, tmp_path / "a", *regions)

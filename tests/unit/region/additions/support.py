@@ -74,6 +74,13 @@ async def until(holds: Any) -> None:
             await asyncio.sleep(0)
 
 
+async def until_shown(world: World, item: str, *, gone: str = "") -> None:
+    """What is listed, or no longer, is so at once, and in lists when the release has been given it."""
+    async with asyncio.timeout(10):
+        while item not in (listed := await shown(world)) or gone in listed:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0)
+
+
 class Door:
     """The doors over a world, as the application puts them together."""
 

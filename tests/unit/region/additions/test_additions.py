@@ -19,7 +19,7 @@ from region.additions.messages import ITEMS_PER_CALL_MAX, Addition, NewItem
 from region.additions.reading import read_items
 from region.exploration.counters import Tally
 from region.funnel.sampling import sample_of
-from tests.unit.region.additions.support import DRAMAS, Door, drama, hearing, keeper, shown, until
+from tests.unit.region.additions.support import DRAMAS, Door, drama, hearing, keeper, shown, until, until_shown
 from tests.unit.region.conftest import NewWorld
 from tests.unit.region.worlds import World, personal, row_of
 
@@ -145,9 +145,7 @@ async def test_nodes_tell_each_other_and_ask_after_they_were_away(new_world: New
         await second.put([drama("from-r2")], other.release)
         await until(lambda: len(first.listed(one.release).items) == 25)
     assert "new-0" not in {entry.item for entry in first.listed(one.release).items}
-    listed = await shown(other)
-    assert "new-0" not in listed
-    assert "new-1" in listed
+    await until_shown(other, "new-1", gone="new-0")
 
 
 async def test_edges_are_told_once_which_lists_to_make_anew(world: World, tmp_path: Path) -> None:

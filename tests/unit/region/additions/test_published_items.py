@@ -29,7 +29,7 @@ from region.additions.published import (
 )
 from region.additions.publisher import ItemPublisher
 from region.api.withdrawing import hear_withdrawals
-from tests.unit.region.additions.support import Door, drama, keeper, publisher, shown, until
+from tests.unit.region.additions.support import Door, drama, keeper, publisher, shown, until, until_shown
 from tests.unit.region.conftest import NewWorld
 from tests.unit.region.delegating import Delegating
 from tests.unit.region.worlds import World
@@ -141,7 +141,7 @@ async def test_other_nodes_take_it_over_once_it_verifies_and_edges_are_told(
     await until(lambda: second.edition == answer.edition)
     await until(lambda: "item-3" in other.withdrawals.items)
     await until(lambda: "new-1" in {item.item for item in mine.listed(other.release).items})
-    assert "new-1" in await shown(other)
+    await until_shown(other, "new-1")
     told = await anext(words)
     assert told is not None
     word = msgspec.json.decode(told, type=Invalidation)

@@ -20,9 +20,12 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     up = _leaf(
         verbs, "up", _up, "start it and wait until every process is ready", "./atoll world up --dataset data/ml-100k"
     )
+    # Of all verbs this one alone is told another folder by FILE; the others are told by --state.
+    up.set_defaults(state=None)
     up.add_argument(
-        "--config", type=Path, default=None, metavar="FILE", help="world.toml; the default has three regions"
-    )
+        "--config", type=Path, default=None, metavar="FILE",
+        help="world.toml; the default has three regions. --state goes before the state directory in FILE",
+    )  # fmt: skip
     up.add_argument(
         "--repository",
         type=Path,
@@ -102,11 +105,25 @@ def _up(arguments: argparse.Namespace) -> None:
         if kinds_of(configuration):
             bring_servers(progress)
         world = start_world(
-            configuration, arguments.state, dataset=arguments.dataset, progress=progress,
+            configuration, state_of(arguments), dataset=arguments.dataset, progress=progress,
             repository=arguments.repository or Path(configuration.directories.repository),
         )  # fmt: skip
     world.detach()
-    _show(arguments, world, f"The world is up. {_where(world)}")
+    _show(arguments, world, f"The world is up. {_where(world)}{_elsewhere(world.layout.state)}")
+
+
+def state_of(arguments: argparse.Namespace) -> Path:
+    """The folder of the world to start: by `--state`, else by the configuration's file, else STATE from here."""
+    from infra.local.configuration import named_state
+
+    if arguments.state is not None:
+        return Path(arguments.state)
+    return (named_state(arguments.config) if arguments.config else None) or STATE
+
+
+def _elsewhere(state: Path) -> str:
+    """What other commands have to be told of a world that is not where they look."""
+    return "" if state.resolve() == STATE.resolve() else f". Other commands find it with --state {state}"
 
 
 def _status(arguments: argparse.Namespace) -> None:

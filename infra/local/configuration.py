@@ -144,6 +144,24 @@ def load_configuration(path: Path) -> WorldConfiguration:
     return with_absolute_directories(configuration, path.resolve().parent)
 
 
+class _NamedDirectories(msgspec.Struct, frozen=True):
+    state: str | None = None
+
+
+class _Named(msgspec.Struct, frozen=True):
+    directories: _NamedDirectories = _NamedDirectories()
+
+
+def named_state(path: Path) -> Path | None:
+    """The state directory that a `world.toml` names, absolute; None: it leaves that to whoever starts the world.
+
+    Raises:
+        SettingsError: as `load_configuration`.
+    """
+    named = load_settings(path, _Named).directories.state
+    return None if named is None else path.resolve().parent / named
+
+
 def with_absolute_directories(configuration: WorldConfiguration, base: Path) -> WorldConfiguration:
     """`configuration` with its directories taken from `base` where they are relative."""
     directories = configuration.directories

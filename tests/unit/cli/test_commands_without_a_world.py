@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from infra.cli.__main__ import main
+from infra.cli.world import STATE
+from infra.plumbing.errors import InvalidInputError
 
 
 @pytest.mark.parametrize(
@@ -44,6 +46,28 @@ def test_the_repository_is_where_the_file_says_or_the_option(
     for words, named in (((), tmp_path / "published"), (("--repository", str(tmp_path / "other")), tmp_path / "other")):
         assert main([*up, *words]) == 2
         assert f"{named} is not a release repository" in capsys.readouterr().err
+
+
+def test_the_state_is_where_the_file_says_or_the_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    region = '[[regions]]\nname = "us-east"\nedges = 1\n'
+    (tmp_path / "named.toml").write_text(f'[directories]\nstate = "of-the-file"\n{region}')
+    (tmp_path / "silent.toml").write_text(region)
+    started: list[Path] = []
+
+    def start_world(_configuration: object, state: Path, **_options: object) -> None:
+        started.append(state)
+        raise InvalidInputError("this test starts no processes.")
+
+    monkeypatch.setattr("infra.local.world.start_world", start_world)
+    asked = str(tmp_path / "asked")
+    for words in (
+        ("--config", str(tmp_path / "named.toml")),
+        ("--config", str(tmp_path / "named.toml"), "--state", asked),
+        ("--config", str(tmp_path / "silent.toml")),
+        (),
+    ):
+        assert main(["world", "up", *words]) == 2
+    assert started == [tmp_path.resolve() / "of-the-file", Path(asked), STATE, STATE]
 
 
 def test_no_servers_are_said_to_be_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

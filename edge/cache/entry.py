@@ -40,6 +40,8 @@ class Entry:
     """Under which names `edge.hot.ready` holds answers made of it."""
     clear_of: int = -1
     """Epoch of purges up to which it is known that none concerns this list (`edge.cache.purges`)."""
+    before: "Entry | None" = None
+    """The list of the release before, should the region go back (`edge.cache.behind`); it has none itself."""
 
     def age_s(self, now_s: float) -> float:
         """Seconds since the region made the list."""
@@ -52,6 +54,7 @@ class Entry:
         self.pages[key] = page
 
     def size_bytes(self) -> int:
-        """About how much memory the entry takes once it holds a ready page."""
+        """About how much memory the entry takes once it holds a ready page, and what stands behind it."""
+        behind = 0 if self.before is None else self.before.size_bytes()
         text = sum(len(item.item) + len(item.title) + len(item.reason.text) for item in self.answer.items)
-        return _ENTRY_OVERHEAD_BYTES + 2 * text + _ITEM_OVERHEAD_BYTES * len(self.answer.items)
+        return behind + _ENTRY_OVERHEAD_BYTES + 2 * text + _ITEM_OVERHEAD_BYTES * len(self.answer.items)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from edge.background import Background
 from edge.cache.ages import RegionTime
+from edge.cache.behind import active_of, behind
 from edge.cache.coalescing import Coalescer
 from edge.cache.entry import Entry
 from edge.cache.invalidation import Ledger
@@ -120,7 +121,13 @@ class ListFiller:
         """The entry of `key` and what it is good for now."""
         self.hot_keys.note(key, 1, now_s=self._clock.monotonic_s())
         entry = self._cache.get(key)
-        return None if entry is None else (entry, self.judge(key, entry))
+        if entry is None:
+            return None
+        active = active_of(entry, key.subject, self._ledger, now_s=self._clock.monotonic_s())
+        if active is not entry:
+            entry.before, active.before = None, entry
+            active.is_held = self._cache.put(key, active)
+        return active, self.judge(key, active)
 
     def judge(self, key: ListKey, entry: Entry) -> Usability:
         """What `entry` is good for now."""
@@ -240,6 +247,7 @@ class ListFiller:
         return with_early_refresh(life, cost_s=cost_s, uniform=self._uniform, is_hot=self.hot_keys.is_hot(key))
 
     def _hold(self, key: ListKey, entry: Entry) -> None:
+        entry.before = behind(self._cache.peek(key), entry, self._ledger, now_s=self._clock.monotonic_s())
         entry.is_held = self._cache.put(key, entry)
 
     def _may_keep(self, key: ListKey, answer: HomeAnswer) -> bool:

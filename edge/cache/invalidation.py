@@ -64,8 +64,10 @@ class Ledger:
         self._no_trial_before_s = float("-inf")
         self._epochs = 0
         self._release_since_ms = 0
-        self._release_since_s = float("-inf")
-        self._release_before: str | None = None
+        self.release_since_s = float("-inf")
+        """Since when, by the monotonic clock, the region answers from `release`."""
+        self.release_before: str | None = None
+        """What it answered from before that."""
         self._purges = PurgeNotes()
         self._silent = False
         self.on_subject: Callable[[str], None] = lambda _subject: None
@@ -197,8 +199,8 @@ class Ledger:
         """The region answers from `release`; returns whether that is news."""
         if release == self.release:
             return False
-        self._release_before, self.release = self.release, release
-        self._release_since_ms, self._release_since_s = self._clock.now_ms(), self._clock.monotonic_s()
+        self.release_before, self.release = self.release, release
+        self._release_since_ms, self.release_since_s = self._clock.now_ms(), self._clock.monotonic_s()
         self._begin_edition()
         return True
 
@@ -218,8 +220,8 @@ class Ledger:
     def _is_outgoing(self, entry: Entry) -> bool:
         # A switch makes every list of the region old at once. For moments they are shown while they are made anew, or
         # else all callers would wait in one queue before the region.
-        lately = self._clock.monotonic_s() - self._release_since_s < SWITCH_GRACE_S
-        return lately and entry.answer.arm != TRIAL_ARM and entry.answer.release == self._release_before
+        lately = self._clock.monotonic_s() - self.release_since_s < SWITCH_GRACE_S
+        return lately and entry.answer.arm != TRIAL_ARM and entry.answer.release == self.release_before
 
     def _get(self, subject: str | None) -> SubjectNotes:
         return self._subjects.get(subject, _NOTHING) if subject is not None else _NOTHING

@@ -6,39 +6,44 @@ What happens to requests while a switch is under way::
     requests            A A A A A A A A A A A A A A A A A A A A A A A A A A A A A A A A A A A A|N N N N N N N N N N N
     roll-back target    P P P P P P P P| (P, from disk)                                        |A A A A A A A A A A A
 
+    roll_back()         |-- pages of P, READY_WITHIN_S at most --|swap|-- tell the edges, write state.json --|
+    requests            N N N N N N N N N N N N N N N N N N N N N N N N|P P P P P P P P P P P P P P P P P P P
+
+A roll-back to what stands by waits for no disk: a busy one takes a second and more to take a file for good. Its caller
+is answered when it is durable; a region that is killed before that comes back with what it was rolled back from.
+
 A request takes `lease()` once and works with that release to its end, so model and index of one answer are of the same
 release. A release is closed only when no request holds it any more, or after `close_grace_s`.
 
 Never more than two releases are in memory: the one before (P) makes room before another is loaded, to promote or to
-try it, and comes back when that is over without a promotion. A roll-back meanwhile loads it, and ends a trial for that.
+try it, and comes back when that is over without a promotion. A roll-back meanwhile loads it, and ends a trial for that;
+ending the trial alone (`region.releases.trials`) takes nothing from disk, as what is active never stopped answering.
 """
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from infra.plumbing.aside import aside
 from infra.plumbing.clock import Clock
 from region.releases.audit import AuditLog
 from region.releases.beside import Beside
+from region.releases.loading import Loader
 from region.releases.messages import PinAnswer, ReleasesAnswer, SwitchAnswer, unchanged
-from region.releases.operations import NoActiveReleaseError, Operations
+from region.releases.operations import REGION_ITSELF, NoActiveReleaseError, Operations
 from region.releases.retiring import Retirement
 from region.releases.slots import L, Operation, Slot, status_of
 from region.releases.standby import Standby
 from region.releases.state import RegionReleases, check_promotion, is_rolled_back, promoted, rolled_back
 from region.releases.store import ReleaseDirectory, ReleaseStore
+from region.releases.word import WORD_TIMEOUT_S, Word
 
-NOTIFY_TIMEOUT_S = 2.0
 CLOSE_GRACE_S = 10.0
-REGION_ITSELF = "region"
-"""Stands in the audit for what the region does by itself."""
+READY_WITHIN_S = 0.1
+"""How long a roll-back waits for pages of the release that it goes back to."""
 R = TypeVar("R")
-_log = logging.getLogger(__name__)
 
 
 class Activator(Generic[L]):
@@ -56,19 +61,20 @@ class Activator(Generic[L]):
 
     def __init__(
         self, *, store: ReleaseStore, load: Callable[[ReleaseDirectory], Awaitable[L]], audit: AuditLog, clock: Clock,
-        on_switch: Callable[[str], Awaitable[None]], notify_timeout_s: float = NOTIFY_TIMEOUT_S,
+        on_switch: Callable[[str], Awaitable[None]], notify_timeout_s: float = WORD_TIMEOUT_S,
         close_grace_s: float = CLOSE_GRACE_S,
     ) -> None:  # fmt: skip
         self._store = store
-        self._load = load
         self.operations = Operations(audit=audit, clock=clock)
+        self._loader: Loader[L] = Loader(
+            store=store, load=load, operations=self.operations, serving=lambda: self._active is not None
+        )
         self._clock = clock
-        self._on_switch = on_switch
-        self._notify_timeout_s = notify_timeout_s
+        self._word = Word(on_switch, timeout_s=notify_timeout_s)
         self._retirement: Retirement[L] = Retirement(grace_s=close_grace_s)
         self._beside: Beside[L] = Beside(store.holding)
         self._standby: Standby[L] = Standby(
-            retirement=self._retirement, load=self._load_again, wanted=self._to_stand_by, own=self._own
+            retirement=self._retirement, load=self._loader.load_again, wanted=self._to_stand_by, own=self._own
         )
         self.end_trial: Callable[[], Awaitable[None]] | None = None
         """Ends what is being tried, to make room for a roll-back; set by whoever tries."""
@@ -114,9 +120,9 @@ class Activator(Generic[L]):
         state = self._store.state
         with self.operations.exclusively(REGION_ITSELF, "start", state.active):
             if state.active is not None:
-                self._active = await self._try_to_load(state.active, action="start")
+                self._active = await self._loader.try_to_load(state.active, action="start")
             if self._active is None and state.previous is not None:
-                self._active = await self._try_to_load(state.previous, action="start")
+                self._active = await self._loader.try_to_load(state.previous, action="start")
             if self._active is not None and self._active.release_id != state.active:
                 await asyncio.to_thread(self._store.save_state, rolled_back(state, now_ms=self._clock.now_ms()))
         self._standby.come_back()
@@ -151,7 +157,7 @@ class Activator(Generic[L]):
         if release != self.active_release:
             self._beside.check_free()
             check_promotion(self._store.state, release)
-            await self._check(release)
+            await self._loader.check(release)
         return SwitchAnswer(
             action="promote", from_release=self.active_release, to_release=release, dry_run=True, notified=False,
             audited=False, took_ms=(self._clock.monotonic_s() - started_s) * 1000,
@@ -258,9 +264,13 @@ class Activator(Generic[L]):
         async with self.operations.recorded(action, operator, before, release):
             with self.operations.exclusively(operator, action, release), self._store.holding(release or ""):
                 state = self._next_state(action, release, following=following)
-                slot = await self._load_and_commit(state, ready)
-                self._swap(slot)
-                notified = await self._notify(slot.release_id)
+                slot = await self._standing_by(state.active) if action == "rollback" else None
+                if slot is not None:
+                    notified = await self._go_back(slot, state)
+                else:
+                    slot = await self._load_and_commit(state, ready)
+                    self._swap(slot)
+                    notified = await self._word.tell(slot.release_id)
         audited = await self.operations.record(
             action, operator, before, release, "done", "" if notified else "edges not told"
         )
@@ -287,9 +297,8 @@ class Activator(Generic[L]):
             self._beside.clear()
             return ready
         self._beside.check_free()
-        await self._standby.ready()
-        before = self._standby.slot
-        if before is not None and before.release_id == release:
+        before = await self._standing_by(release)
+        if before is not None:
             await self._commit(state, before)
             return before
         slot = await self._load_in_room(release)
@@ -300,17 +309,43 @@ class Activator(Generic[L]):
             raise
         return slot
 
+    async def _standing_by(self, release: str | None) -> Slot[L] | None:
+        """`release`, if it is what stands by in memory, or is on its way there."""
+        await self._standby.ready()
+        slot = self._standby.slot
+        return slot if slot is not None and slot.release_id == release else None
+
+    async def _go_back(self, slot: Slot[L], state: RegionReleases) -> bool:
+        """Switch to what stands by and tell the edges; durable when this returns. Returns whether they were told.
+
+        Raises:
+            DiskFullError, OSError: the state cannot be written; all is as it was, and the edges are told so.
+        """
+        before = self._active
+        await asyncio.wait((self._own(self._have_ready(slot)),), timeout=READY_WITHIN_S)
+        self._swap(slot)
+        saving = self._own(self._commit(state))
+        told = await self._word.tell(slot.release_id)
+        try:
+            await saving
+        except BaseException:
+            if before is not None:
+                self._swap(before)
+                await self._word.tell(before.release_id)
+            raise
+        return told
+
     async def _load_in_room(self, release: str) -> Slot[L]:
         """`release`, loaded with at most one other in memory; the one before comes back when that fails.
 
         Raises:
-            as `_load_slot`.
+            as `Loader.check` and `Loader.open`.
         """
         # What is not here or damaged costs nobody a warm release.
-        await self._check(release)
+        await self._loader.check(release)
         await self._standby.go_away()
         try:
-            return await self._open(release)
+            return await self._loader.open(release)
         except BaseException:
             self._standby.come_back()
             raise
@@ -325,62 +360,19 @@ class Activator(Generic[L]):
         await self.operations.record(action, operator, active, active, "done")
         return PinAnswer(pinned=self._store.state.pinned, frozen=self._store.state.frozen, active=active)
 
-    async def _load_slot(self, release: str) -> Slot[L]:
-        """Verify a release on disk, load it and warm it.
-
-        Raises:
-            NotFoundError, ReleaseDamagedError: it is not here, or its files changed since they were verified.
-        """
-        await self._check(release)
-        return await self._open(release)
-
-    async def _check(self, release: str) -> None:
-        """Hash its files anew; where lists are made meanwhile these come first."""
-        await (asyncio.to_thread if self._active is None else aside)(self._store.check, release)
-
-    async def _open(self, release: str) -> Slot[L]:
-        directory = await asyncio.to_thread(self._store.directory, release)
-        loaded = await self._load(directory)
-        try:
-            await loaded.warm()
-        except BaseException:
-            await loaded.close()
-            raise
-        return Slot(directory, loaded)
-
     async def _commit(self, state: RegionReleases, slot: Slot[L] | None = None) -> None:
-        if slot is not None and self.make_ready is not None:
-            await self.make_ready(slot.loaded)
+        if slot is not None:
+            await self._have_ready(slot)
         await asyncio.to_thread(self._store.save_state, state)
+
+    async def _have_ready(self, slot: Slot[L]) -> None:
+        if self.make_ready is not None:
+            await self.make_ready(slot.loaded)
 
     def _swap(self, slot: Slot[L]) -> None:
         """The switch itself: no await, so no request can see half of it."""
         before, self._active = self._active, slot
         self._standby.take(before, unless=slot)
-
-    async def _notify(self, release: str) -> bool:
-        try:
-            async with asyncio.timeout(self._notify_timeout_s):
-                await self._on_switch(release)
-        except Exception as error:
-            _log.warning("the edges could not be told of release %s: %r", release, error)
-            return False
-        return True
-
-    async def _try_to_load(self, release: str, *, action: str) -> Slot[L] | None:
-        try:
-            with self._store.holding(release):
-                slot = await self._load_slot(release)
-        except Exception as error:
-            # Whatever a loader raises, a region that starts must look for another release to run.
-            _log.exception("release %s could not be loaded", release)
-            await self.operations.record(action, REGION_ITSELF, None, release, "failed", str(error))
-            return None
-        await self.operations.record(action, REGION_ITSELF, None, release, "done")
-        return slot
-
-    async def _load_again(self, release: str) -> Slot[L] | None:
-        return await self._try_to_load(release, action="warm")
 
     def _to_stand_by(self) -> str | None:
         """The release before, unless what is being tried takes its room."""

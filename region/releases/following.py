@@ -13,8 +13,9 @@ from typing import Any
 
 from infra.plumbing.clock import Clock
 from infra.plumbing.errors import AtollError
-from region.releases.activation import REGION_ITSELF, Activator
+from region.releases.activation import Activator
 from region.releases.messages import PullAnswer
+from region.releases.operations import REGION_ITSELF
 from region.releases.state import check_not_frozen, to_follow
 from region.releases.store import ReleaseStore
 

@@ -11,6 +11,8 @@ from region.releases.audit import AuditLog
 from region.releases.messages import AuditEntry
 from region.releases.slots import Operation
 
+REGION_ITSELF = "region"
+"""Stands in the audit for what the region does by itself."""
 DETAIL_MAX = 500
 """Characters of what was done."""
 _log = logging.getLogger(__name__)

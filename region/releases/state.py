@@ -19,7 +19,10 @@ class Activation(GlobalMessage, frozen=True, kw_only=True):
 
 
 class RegionReleases(GlobalMessage, frozen=True, kw_only=True):
-    """What `state.json` holds. It is written before the switch that it describes."""
+    """What `state.json` holds.
+
+    It is written before the switch that it describes; that of a roll-back to what stands by while edges hear of it.
+    """
 
     active: Global[str | None] = None
     previous: Global[str | None] = None

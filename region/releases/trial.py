@@ -12,7 +12,10 @@ tests of their own, the k-th of which may spend alpha / (k (k + 1)): what goes w
 together spend alpha. The canary is rolled back when the mean of the four e-values of an hour reaches 5/4 k (k + 1) /
 alpha, or that of `ignored` 5 / alpha: by Ville's inequality for each, and the sum over all, a harmless release is
 rolled back with probability alpha at most, however often this looks. It is promoted when it has been shown not to lose
-more than `click_loss_max` of the clicks; when its time is over without either, it is held for a person.
+more than `click_loss_max` of the clicks (non-inferiority, at the same level and as often looked at); when its time is
+over without either, it is held for a person. How many subjects that takes is decided by the margin and the click rate,
+and `subjects_needed` says it while the canary runs: of a harmless one, with a fifth of the subjects in the bucket of
+whom a quarter takes something, about 2,200 at a margin of 0.1 and 500 at 0.2.
 """
 
 import enum
@@ -24,7 +27,7 @@ from typing import Annotated
 import msgspec
 
 from infra.contracts.residency import Global, GlobalMessage
-from region.releases.evidence import Block, Evidence, log_mean_e, weighed
+from region.releases.evidence import Block, Evidence, expected_gain, kept, log_mean_e, weighed
 
 QUALITY_WINDOW_S = 600.0
 PERIOD_S = 3600.0
@@ -143,16 +146,8 @@ def in_bucket(subject: str, release: str, share: float) -> bool:
     return int.from_bytes(digest, "big") < share * 2.0**64
 
 
-def looked_at(standing: Standing, control: Tally, trial: Tally, *, clicks_counted: int) -> Standing:
-    """`standing` after the outcomes since the last look.
-
-    Args:
-        standing: what was seen before.
-        control: outcomes of the active release.
-        trial: outcomes of the canary.
-        clicks_counted: the control's subjects of this block that clicked *and* were drawn with probability
-            1 - click_loss_max: their rate is what the canary must beat to have kept enough clicks.
-    """
+def looked_at(plan: TrialPlan, standing: Standing, control: Tally, trial: Tally) -> Standing:
+    """`standing` after the outcomes since the last look: `control` of the active release, `trial` of the canary."""
     harm = {
         name: weighed(
             standing.harm[name],
@@ -163,11 +158,23 @@ def looked_at(standing: Standing, control: Tally, trial: Tally, *, clicks_counte
         )
         for name in WATCHED
     }  # fmt: skip
-    block = Block(control.shown, clicks_counted, trial.shown, trial.shown - trial.ignored)
+    block = Block(control.shown, control.shown - control.ignored, trial.shown, trial.shown - trial.ignored)
     return replace(
-        standing, harm=harm, kept=weighed(standing.kept, block), looks=standing.looks + 1,
-        answers=standing.answers + trial.answers,
+        standing, harm=harm, kept=kept(standing.kept, block, share=1.0 - plan.click_loss_max),
+        looks=standing.looks + 1, answers=standing.answers + trial.answers,
     )  # fmt: skip
+
+
+def subjects_needed(plan: TrialPlan, seen: Evidence) -> int | None:
+    """About how many subjects of its own a harmless canary takes to be promoted, at the rate and the split seen so far.
+
+    None while nobody took anything, or one of the two has shown nothing.
+    """
+    sizes = Block(seen.count_a, 0, seen.count_b, 0)
+    rate = (seen.yes_a + seen.yes_b) / max(seen.count_a + seen.count_b, 1)
+    if not (0.0 < rate < 1.0 and seen.count_a and seen.count_b):
+        return None
+    return math.ceil(-math.log(plan.alpha) * seen.count_b / expected_gain(rate, 1.0 - plan.click_loss_max, sizes))
 
 
 def judge(plan: TrialPlan, standing: Standing, *, elapsed_s: float) -> Verdict:
@@ -181,22 +188,35 @@ def judge(plan: TrialPlan, standing: Standing, *, elapsed_s: float) -> Verdict:
             f"{harmed}: {seen.rate_b:.1%} of {seen.count_b} subjects against {seen.rate_a:.1%} of {seen.count_a} "
             f"of the active release (e-value {min(seen.e_value, 1e6):,.0f}).",
         )
-    kept = standing.kept
-    if kept.log_e >= math.log(needed) and standing.answers >= plan.answers_min:
+    seen = standing.kept
+    if seen.log_e >= math.log(needed) and standing.answers >= plan.answers_min:
         return Verdict(
             Decision.PROMOTE,
-            f"after {standing.answers} answers no harm was seen, and clicks of {kept.rate_b:.1%} of {kept.count_b} "
-            f"subjects show that not more than {plan.click_loss_max:.0%} of them are lost.",
+            f"after {standing.answers} answers no harm was seen, and clicks of {seen.rate_b:.1%} of {seen.count_b} "
+            f"subjects against {seen.rate_a:.1%} of {seen.count_a} show that not more than {plan.click_loss_max:.0%} "
+            "of them are lost.",
         )
     if elapsed_s >= plan.duration_s:
         return Verdict(
             Decision.HOLD,
-            f"its time is over: no harm was seen in {standing.answers} answers, but {kept.count_b} subjects are too "
-            f"few to show that clicks are kept (e-value {kept.e_value:.1f} of {needed:.0f}).",
+            f"its time is over: no harm was seen in {standing.answers} answers, but {_progress(plan, seen)}.",
         )
     worst = max(WATCHED, key=lambda name: standing.harm[name].log_e)
     sign = standing.harm[worst].e_value
-    return Verdict(Decision.GO_ON, f"{standing.answers} answers, strongest sign of harm: {worst} ({sign:.2g}).")
+    return Verdict(
+        Decision.GO_ON,
+        f"{standing.answers} answers, strongest sign of harm: {worst} ({sign:.2g}); {_progress(plan, seen)}.",
+    )
+
+
+def _progress(plan: TrialPlan, seen: Evidence) -> str:
+    """How far a canary is from being promoted, in words."""
+    needed = subjects_needed(plan, seen)
+    about = "nobody has taken anything yet" if needed is None else f"about {needed:,} do for a harmless release"
+    return (
+        f"{seen.count_b:,} of its subjects do not show yet that no more than {plan.click_loss_max:.0%} of the clicks "
+        f"are lost (e-value {min(seen.e_value, 1e6):.2g} of {1.0 / plan.alpha:.0f}; {about})"
+    )
 
 
 def _harmed(standing: Standing, needed: float) -> str | None:

@@ -19,10 +19,9 @@ from infra.contracts.residency import Global, GlobalMessage
 from infra.plumbing.clock import Clock
 from infra.plumbing.errors import AtollError, NotFoundError, UnavailableError
 from infra.plumbing.files import write_atomically
-from region.releases.activation import REGION_ITSELF
 from region.releases.exposures import Exposures, credit
 from region.releases.messages import SwitchAnswer
-from region.releases.operations import Operations
+from region.releases.operations import REGION_ITSELF, Operations
 from region.releases.slots import L, Slot
 from region.releases.trial import (
     Arm,
@@ -39,6 +38,7 @@ from region.releases.trial import (
     next_period,
     period_of,
 )
+from region.releases.word import WORD_TIMEOUT_S, Word
 
 LOOK_S = 1.0
 TOOK = frozenset({EventType.CLICK, EventType.WATCH, EventType.LIKE, EventType.CART, EventType.PURCHASE})
@@ -75,7 +75,6 @@ class Trial(Generic[L]):
     standing: Standing = field(default_factory=new_standing)
     answers: dict[Arm, int] = field(default_factory=lambda: dict.fromkeys(Arm, 0))
     tallies: dict[Arm, Tally] = field(default_factory=lambda: {arm: Tally() for arm in Arm})
-    clicks_counted: int = 0
     overlaps: int = 0
     overlap_sum: float = 0.0
     verdict: Verdict = field(default_factory=lambda: Verdict(Decision.GO_ON, "it has just begun."))
@@ -124,7 +123,7 @@ class Trials(Generic[L]):
         activator: which release answers; promotes what passed.
         marker: a file that says that a trial is under way, so that a restart can say that it ended.
         clock: for durations.
-        uniform: draws from [0, 1), for the control's clicks and for which calls a shadow is asked.
+        uniform: draws from [0, 1), for which calls a shadow is asked.
         ended: told that lists of the trial no longer hold.
     """
 
@@ -141,7 +140,7 @@ class Trials(Generic[L]):
         self._marker = marker
         self._clock = clock
         self._uniform = uniform
-        self._ended = ended
+        self._word = Word(ended, timeout_s=WORD_TIMEOUT_S)
         activator.end_trial = self.make_room
         self._trial: Trial[L] | None = None
         self._last: TrialReport | None = None
@@ -296,11 +295,8 @@ class Trials(Generic[L]):
         now_s = self._clock.monotonic_s()
         for arm, took in trial.exposures.run_out(now_s=now_s):
             credit(trial.tallies[arm], took=took)
-            if took and arm is Arm.CONTROL and self._uniform() >= trial.plan.click_loss_max:
-                trial.clicks_counted += 1
-        control, tried = trial.tallies[Arm.CONTROL], trial.tallies[Arm.TRIAL]
-        trial.standing = looked_at(trial.standing, control, tried, clicks_counted=trial.clicks_counted)
-        trial.tallies, trial.clicks_counted = {arm: Tally() for arm in Arm}, 0
+        trial.standing = looked_at(trial.plan, trial.standing, trial.tallies[Arm.CONTROL], trial.tallies[Arm.TRIAL])
+        trial.tallies = {arm: Tally() for arm in Arm}
         elapsed_s = now_s - trial.began_s
         trial.verdict = self._judged(trial, elapsed_s=elapsed_s)
         if trial.verdict.decision is not Decision.GO_ON:
@@ -322,16 +318,18 @@ class Trials(Generic[L]):
         if trial is None:
             raise NotFoundError("No release is being tried here.")
         trial.verdict = verdict
+        # From here on everybody is answered by the active release, which is loaded: the edges hear of it before a disk.
         self._last, self._trial = self._report_of(trial), None
-        await asyncio.to_thread(self._marker.unlink, missing_ok=True)
         active, release = self._activator.active_release, trial.plan.release
+        passed = verdict.decision is Decision.PROMOTE
+        if not passed:
+            self._activator.retire(trial.slot)
+            await self._word.tell(active or "")
+        await asyncio.to_thread(self._marker.unlink, missing_ok=True)
         action = f"{trial.kind.value} {verdict.decision.value}"
         await self._activator.operations.record(action, operator, active, release, "done", verdict.why)
-        if verdict.decision is not Decision.PROMOTE:
-            self._activator.retire(trial.slot)
-        elif await self._promoted(trial, operator=operator):
-            return self._last
-        await self._ended(active or "")
+        if passed and not await self._promoted(trial, operator=operator):
+            await self._word.tell(active or "")
         return self._last
 
     async def _promoted(self, trial: Trial[L], *, operator: str) -> bool:

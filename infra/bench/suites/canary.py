@@ -4,8 +4,10 @@ The region's own rooms (`region.releases.trials`, `region.api.trying`) run in vi
 simulated callers: subjects who differ in how often they ask and how inclined they are to click, one in CHRONIC of them
 with lists that are always slow and degraded, and callers without a subject, who are answered at once. Only loading and
 ranking are made up. Bad candidates: a random ranker (a fifth of the clicks), one that is 300 ms slower, one with empty
-lists. Harmless ones (A/A) are the active release again.
-Options: `trials` (of A/A, default 200), `calls` (of each trial, default 6000), `seed`.
+lists. Harmless ones (A/A) are the active release again, and ought to be promoted by themselves: with the margin that a
+region of so few people would set (`margin`, the share of clicks that may be lost). That the margin is kept is shown by
+candidates that lose just that share, which may be promoted as rarely as alpha says.
+Options: `trials` (of A/A, default 200), `calls` (of each trial at most, default 12000), `margin` (default 0.2), `seed`.
 """
 
 import asyncio
@@ -45,7 +47,7 @@ from region.releases.trial import Decision, TrialKind, TrialPlan
 from region.releases.trials import Trials
 
 BAD = ("random ranker", "300 ms slower", "empty lists")
-SUBJECTS = 4000
+SUBJECTS = 8000
 CALLS_PER_S = 40.0
 LOOK_S = 70.0
 """Virtual time between two looks, of which the calls take one second."""
@@ -126,7 +128,9 @@ class Switches:
         """Nothing to close."""
 
 
-async def play(candidate: Candidate, *, calls: int, seed: int, folder: Path) -> tuple[Decision, str, int]:
+async def play(
+    candidate: Candidate, *, calls: int, margin: float, seed: int, folder: Path
+) -> tuple[Decision, str, int]:  # fmt: skip
     """One canary over `calls` calls: its decision, why, and after how many calls. GO_ON when it came to none."""
     rng, clock = np.random.default_rng(seed), ManualClock()
     switches = Switches(AuditLog(folder / "audit.jsonl"), clock)
@@ -139,7 +143,7 @@ async def play(candidate: Candidate, *, calls: int, seed: int, folder: Path) -> 
     )
     recommender = cast("Recommender", SimulatedRecommender(candidate, clock, rng))
     desk = TrialDesk(recommender=recommender, trials=trials, clock=clock, registry=CollectorRegistry())
-    plan = TrialPlan(release=f"{seed:020x}", share=0.2, duration_s=7 * 86_400.0)
+    plan = TrialPlan(release=f"{seed:020x}", share=0.2, duration_s=7 * 86_400.0, click_loss_max=margin)
     await trials.begin(TrialKind.CANARY, plan, operator="bench")
     inclination, reach = rng.beta(2.0, 6.0, SUBJECTS), np.cumsum(1.0 + rng.pareto(1.5, SUBJECTS))
     for number in range(calls):
@@ -165,46 +169,58 @@ def _click(number: int) -> Event:
 
 
 def run(request: BenchRequest) -> Measured:
-    """Every bad candidate several times, and harmless ones."""
+    """Every bad candidate several times, harmless ones, and ones that lose as much as the margin allows."""
     harmless = int(request.number("trials", 40 if request.quick else 200))
-    calls, seed = int(request.number("calls", 6000)), int(request.number("seed", 0))
-    repeats = 2 if request.quick else 20
+    calls, seed = int(request.number("calls", 12_000)), int(request.number("seed", 0))
+    margin = request.number("margin", 0.2)
+    repeats, at_margin = (2, 10) if request.quick else (20, 60)
     with _quiet_disk(request.work) as folder:
-        caught: dict[str, list[int]] = {name: [] for name in BAD}
-        for index, name in enumerate(BAD):
-            for repeat in range(repeats):
-                outcome = asyncio.run(
-                    play(CANDIDATES[name], calls=calls, seed=seed + 10_000 * (index + 1) + repeat, folder=folder)
-                )
-                if outcome[0] is Decision.ROLL_BACK:
-                    caught[name].append(outcome[2])
-            request.progress.advance(index + 1, len(BAD), "bad candidates")
-        ends = []
-        for number in range(harmless):
-            ends.append(asyncio.run(play(Candidate(), calls=calls, seed=seed + number, folder=folder))[0])
-            request.progress.advance(number + 1, harmless, "harmless candidates")
-    share = sum(len(found) for found in caught.values()) / (repeats * len(BAD))
-    alarms = sum(end is Decision.ROLL_BACK for end in ends) / harmless
+
+        def ends(candidate: Candidate, count: int, first_seed: int, says: str) -> list[tuple[Decision, str, int]]:
+            found = []
+            for number in range(count):
+                played = play(candidate, calls=calls, margin=margin, seed=first_seed + number, folder=folder)
+                found.append(asyncio.run(played))
+                request.progress.advance(number + 1, count, says)
+            return found
+
+        bad = {
+            name: ends(CANDIDATES[name], repeats, seed + 10_000 * (index + 1), name) for index, name in enumerate(BAD)
+        }
+        good = ends(Candidate(), harmless, seed, "harmless candidates")
+        losing = ends(Candidate(clicks=1.0 - margin), at_margin, seed + 90_000, "candidates at the margin")
+    figures = {
+        "bad_rolled_back_share": float(np.mean([_share(found, Decision.ROLL_BACK) for found in bad.values()])),
+        "false_alarm_share": _share(good, Decision.ROLL_BACK),
+        "harmless_promoted_share": _share(good, Decision.PROMOTE),
+        "harmless_calls_p50": _calls(good, Decision.PROMOTE, calls),
+        "at_margin_promoted_share": _share(losing, Decision.PROMOTE),
+        **{f"{name.replace(' ', '_')}_calls_p50": _calls(found, Decision.ROLL_BACK, calls)
+           for name, found in bad.items()},
+    }  # fmt: skip
     return Measured(
-        figures={
-            "bad_rolled_back_share": share,
-            "false_alarm_share": alarms,
-            "harmless_promoted_share": sum(end is Decision.PROMOTE for end in ends) / harmless,
-            **{
-                f"{name.replace(' ', '_')}_calls_p50": float(np.median(found or [calls]))
-                for name, found in caught.items()
-            },
-        },
+        figures=figures,
         bars=(
-            at_least("bad candidates that were rolled back", share, 1.0, unit="share"),
-            at_most("harmless candidates that were rolled back", alarms, 0.05, unit="share"),
+            at_least("bad candidates that were rolled back", figures["bad_rolled_back_share"], 1.0, unit="share"),
+            at_most("harmless candidates that were rolled back", figures["false_alarm_share"], 0.05, unit="share"),
         ),
         notes=(
-            f"{repeats} canaries of each bad kind, {harmless} harmless ones, {calls} calls each in virtual time, a "
-            f"fifth of {SUBJECTS} subjects in the bucket; one subject in {CHRONIC} always has slow, degraded lists, "
-            f"{ANONYMOUS:.0%} of the calls name no subject.",
+            f"{repeats} canaries of each bad kind, {harmless} harmless ones and {at_margin} at the margin, {calls} "
+            f"calls each at most in virtual time, a fifth of {SUBJECTS} subjects in the bucket; one subject in "
+            f"{CHRONIC} always has slow, degraded lists, {ANONYMOUS:.0%} of the calls name no subject. A candidate is "
+            f"promoted when it has shown not to lose more than {margin:.0%} of the clicks (default of a region: "
+            f"{TrialPlan(release='').click_loss_max:.0%}); what came to no verdict is in neither share.",
         ),
-    )  # fmt: skip
+    )
+
+
+def _share(found: list[tuple[Decision, str, int]], decision: Decision) -> float:
+    return sum(end is decision for end, _, _ in found) / len(found)
+
+
+def _calls(found: list[tuple[Decision, str, int]], decision: Decision, calls: int) -> float:
+    """After how many calls half of those that came to `decision` did; `calls` where none did."""
+    return float(np.median([after for end, _, after in found if end is decision] or [calls]))
 
 
 @contextlib.contextmanager

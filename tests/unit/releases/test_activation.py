@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from region.releases.audit import AuditLog
 from region.releases.following import PAUSE_FIRST_S, PAUSE_MAX_S, Follower, pause_s
 from region.releases.messages import AuditEntry
 from region.releases.operations import NoActiveReleaseError
-from region.releases.state import PinnedError
+from region.releases.state import PinnedError, RegionReleases
 from region.releases.store import DiskFullError, ReleaseDamagedError, ReleaseDirectory, ReleaseStore
 from tests.support.repositories import StaticServer
 from tests.unit.releases.conftest import Central
@@ -406,13 +407,50 @@ async def test_a_state_that_cannot_be_written_switches_nothing(
         patch.setattr("region.releases.store.write_atomically", full)
         with pytest.raises(DiskFullError, match="state of the releases"):
             await activator.promote(releases[2], operator="ada")
+        told = len(world.switched)
         with pytest.raises(DiskFullError):
             await activator.roll_back(operator="ada")
+        assert world.switched[told:] == [releases[0], releases[1]]  # and back again
     assert [loaded.release for loaded in world.loads] == [*releases[:3], releases[0]]
     assert [loaded.closed for loaded in world.loads] == [True, False, True, False]
     assert in_use(activator) == releases[1]
     await activator.roll_back(operator="ada")
     assert in_use(activator) == releases[0]
+    await activator.close()
+
+
+async def test_a_roll_back_is_in_force_and_told_before_a_slow_disk_has_it(
+    world: World, releases: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    activator = world.activator()
+    for release in releases[:2]:
+        await activator.promote(release, operator="ada")
+    disk, save = threading.Event(), world.store.save_state
+
+    def slow(state: RegionReleases) -> None:
+        assert disk.wait(60)
+        save(state)
+
+    async def never_ready(_: Loaded) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(world.store, "save_state", slow)
+    activator.make_ready = never_ready
+    told = asyncio.Event()
+
+    async def heard(release: str) -> None:
+        assert release == in_use(activator) == releases[0]
+        told.set()
+
+    monkeypatch.setattr(activator._word, "_tell", heard)
+    rolling = asyncio.create_task(activator.roll_back(operator="ada"))
+    async with asyncio.timeout(60):
+        await told.wait()
+    assert not rolling.done()
+    assert world.store.state.active == releases[1]
+    disk.set()
+    assert (await rolling).to_release == releases[0]
+    assert world.store.state.active == releases[0]
     await activator.close()
 
 

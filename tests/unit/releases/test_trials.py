@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -42,6 +43,7 @@ from region.releases.trial import (
     looked_at,
     new_standing,
     next_period,
+    subjects_needed,
 )
 from region.releases.trials import Outcome, Trials
 from tests.unit.releases.conftest import Central
@@ -232,7 +234,7 @@ async def test_a_canary_without_feedback_is_held_when_its_time_is_over(scene: Sc
     verdict = await scene.trials.look()
     assert verdict is not None
     assert (verdict.decision, scene.activator.active_release) == (Decision.HOLD, scene.active)
-    assert "too few" in scene.trials.report().why
+    assert "nobody has taken anything yet" in scene.trials.report().why
 
 
 async def test_a_shadow_answers_nobody_and_is_compared(scene: Scene) -> None:
@@ -365,9 +367,47 @@ def test_nothing_is_promoted_on_few_answers():
     plan = TrialPlan(release="r", answers_min=500)
     standing = new_standing()
     for _ in range(100):
-        standing = looked_at(
-            standing, Tally(answers=4, shown=4, ignored=3), Tally(answers=4, shown=4), clicks_counted=1
-        )
+        standing = looked_at(plan, standing, Tally(answers=4, shown=4, ignored=3), Tally(answers=4, shown=4))
     assert standing.kept.e_value > 20
     assert judge(plan, standing, elapsed_s=1.0).decision is Decision.GO_ON
     assert Arm.TRIAL.value == TRIAL_ARM
+
+
+def play_clicks(plan: TrialPlan, kept: float, seed: int, subjects: int) -> tuple[Decision, int]:
+    """What a canary comes to that keeps `kept` of the clicks of a quarter of all subjects, and after how many of its
+    own: `subjects` at most, four of the control's to each."""
+    rng, standing, took = np.random.default_rng(seed), new_standing(), 0.25
+    for seen in range(10, subjects + 1, 10):
+        control = Tally(shown=40, answers=40, ignored=int(rng.binomial(40, 1.0 - took)))
+        trial = Tally(shown=10, answers=10, ignored=int(rng.binomial(10, 1.0 - took * kept)))
+        standing = looked_at(plan, standing, control, trial)
+        verdict = judge(plan, standing, elapsed_s=0.0)
+        if verdict.decision is not Decision.GO_ON:
+            return verdict.decision, seen
+    return Decision.GO_ON, subjects
+
+
+def test_a_harmless_release_is_promoted_in_a_bounded_number_of_subjects_and_one_at_the_margin_is_not() -> None:
+    plan = TrialPlan(release="r", click_loss_max=0.2, answers_min=1)
+    standing = looked_at(plan, new_standing(), Tally(shown=4000, ignored=3000), Tally(shown=1000, ignored=750))
+    needed = subjects_needed(plan, standing.kept)
+    assert needed is not None
+    assert 400 < needed < 700
+    ends = [play_clicks(plan, 1.0, seed, 3 * needed) for seed in range(40)]
+    assert sum(decision is Decision.PROMOTE for decision, _ in ends) >= 36  # the others may be false alarms
+    assert sorted(seen for _, seen in ends)[20] < 2 * needed
+    lost = [play_clicks(plan, 0.8, seed, 3 * needed)[0] for seed in range(100)]
+    assert sum(decision is Decision.PROMOTE for decision in lost) <= 0.05 * 100
+    narrow = subjects_needed(TrialPlan(release="r", click_loss_max=0.1), standing.kept)
+    assert narrow is not None
+    assert narrow > 3 * needed
+
+
+def test_how_far_a_canary_is_stands_in_its_verdict() -> None:
+    plan = TrialPlan(release="r", duration_s=60.0)
+    fresh = judge(plan, new_standing(), elapsed_s=1.0)
+    assert fresh.why.endswith("(e-value 1 of 20; nobody has taken anything yet).")
+    standing = looked_at(plan, new_standing(), Tally(shown=400, ignored=300), Tally(shown=100, ignored=75))
+    held = judge(plan, standing, elapsed_s=60.0)
+    assert held.decision is Decision.HOLD
+    assert f"about {subjects_needed(plan, standing.kept):,} do for a harmless release" in held.why

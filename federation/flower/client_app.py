@@ -16,6 +16,7 @@ from flwr.clientapp import ClientApp
 
 from infra.plumbing.clock import Clock, SystemClock
 from infra.plumbing.http.tls import ClientTls, client_context
+from infra.plumbing.private_files import read_private
 
 PLAN = "plan"
 RESULT = "result"
@@ -62,7 +63,7 @@ class Gateway:
     def __init__(self, *, url: str, round_key_file: Path, tls: ssl.SSLContext | None = None) -> None:
         self._url = url.rstrip("/")
         self._tls = tls
-        self._key = round_key_file.read_text().strip()
+        self._key = read_private(round_key_file).decode().strip()
 
     def run_round(self, plan: bytes, *, timeout_s: float, clock: Clock) -> bytes:
         """Open the round in `plan` (JSON of `RoundPlan`) and wait until it has ended.

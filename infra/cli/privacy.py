@@ -115,6 +115,7 @@ def _opt_out(arguments: argparse.Namespace) -> None:
 def _export(arguments: argparse.Namespace) -> None:
     import msgspec
 
+    from infra.plumbing.private_files import write_private
     from region.privacy import commands
 
     answer = commands.export(*door_of(arguments), user=arguments.user)
@@ -126,7 +127,8 @@ def _export(arguments: argparse.Namespace) -> None:
     if arguments.out is None:
         print(msgspec.json.format(msgspec.json.encode(answer), indent=2).decode())
         return
-    arguments.out.write_bytes(msgspec.json.encode(answer))
+    # All that there is of a person: theirs who asked, whatever the umask.
+    write_private(arguments.out, msgspec.json.encode(answer))
     counts = {"events": len(answer.events), "samples": len(answer.samples), "requests": len(answer.requests)}
     emit(arguments, counts, f"{len(answer.events)} events and all else are in {arguments.out}")
 

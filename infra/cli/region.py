@@ -137,7 +137,9 @@ def door_of(arguments: argparse.Namespace) -> "tuple[str, str, ClientTls | None]
 def _key_in(file: Path) -> str:
     """An operator's own key (one line of text), or the operator key in a region's file of keys."""
     from infra.plumbing.keys import RegionKeys
+    from infra.plumbing.private_files import check_private
 
+    check_private(file)
     try:
         with file.open(encoding="ascii") as opened:
             first = opened.read(KEY_CHARACTERS_MAX + 1).strip()

@@ -20,6 +20,7 @@ from infra.plumbing.clock import Clock
 from infra.plumbing.errors import SettingsError
 from infra.plumbing.files import write_atomically
 from infra.plumbing.http.identity import uri_of
+from infra.plumbing.private_files import read_private
 
 AUTHORITY = "authority.pem"
 """The authority's certificate, in its folder."""
@@ -122,7 +123,7 @@ class WorldAuthority:
 
     def _read(self) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
         try:
-            key = serialization.load_pem_private_key((self._directory / "authority.key").read_bytes(), password=None)
+            key = serialization.load_pem_private_key(read_private(self._directory / "authority.key"), password=None)
             certificate = x509.load_pem_x509_certificate(self.file.read_bytes())
         except (OSError, ValueError) as error:
             raise SettingsError(

@@ -20,6 +20,7 @@ from infra.plumbing.clock import Clock
 from infra.plumbing.errors import InvalidInputError
 from infra.plumbing.files import write_atomically
 from infra.plumbing.operators import RETIRED_MAX, check_operator_name
+from infra.plumbing.private_files import check_private
 from infra.plumbing.reloading import Reloading
 from infra.plumbing.settings import load_settings
 
@@ -173,8 +174,9 @@ class RegionKeys(msgspec.Struct, frozen=True, kw_only=True):
         """Read what `save` wrote.
 
         Raises:
-            SettingsError: the file is missing or is not a key file.
+            SettingsError: the file is missing, is not a key file, or may be read by others (`ExposedSecretError`).
         """
+        check_private(path)
         return load_settings(path, cls)
 
 

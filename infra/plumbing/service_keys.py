@@ -15,6 +15,7 @@ import msgspec
 from infra.plumbing.clock import Clock
 from infra.plumbing.errors import ForbiddenError, InvalidInputError, NotFoundError, SettingsError, UnauthorizedError
 from infra.plumbing.files import write_atomically
+from infra.plumbing.private_files import check_private
 from infra.plumbing.reloading import Reloading
 from infra.plumbing.settings import load_settings
 
@@ -106,8 +107,9 @@ class ServiceKeys(msgspec.Struct, frozen=True, kw_only=True):
         """Read what `save` wrote; a file that is not there holds no keys.
 
         Raises:
-            SettingsError: the file is not one of ours.
+            SettingsError: the file is not one of ours, or may be read by others (`ExposedSecretError`).
         """
+        check_private(path)
         return load_settings(path, cls) if path.exists() else cls()
 
 

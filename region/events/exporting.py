@@ -4,6 +4,7 @@ A file in the region for the region's own batch job; every line holds personal d
 processes reads it.
 """
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,6 +13,7 @@ import msgspec
 
 from infra.contracts.events import enters_history
 from infra.contracts.residency import Global, RegionalMessage
+from infra.plumbing.private_files import open_private, write_private
 from infra.plumbing.progress import Progress
 from region.events.port import Log
 from region.events.streaming import BATCH_MAX
@@ -108,7 +110,7 @@ async def _wanted(
 
 def _open(to: Path) -> BinaryIO:
     to.mkdir(parents=True, exist_ok=True)
-    return (to / EVENTS_FILE).open("wb")
+    return os.fdopen(open_private(to / EVENTS_FILE), "wb")
 
 
 def _write_about(to: Path, report: ExportReport) -> None:
@@ -116,4 +118,4 @@ def _write_about(to: Path, report: ExportReport) -> None:
 
 
 def _write_samples(path: Path, samples: Sequence[ServedSample]) -> None:
-    path.write_bytes(b"".join(msgspec.json.encode(sample) + b"\n" for sample in samples))
+    write_private(path, b"".join(msgspec.json.encode(sample) + b"\n" for sample in samples))

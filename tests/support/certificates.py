@@ -10,6 +10,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from infra.plumbing.private_files import write_private
+
 DAY = datetime.timedelta(days=1)
 
 
@@ -48,10 +50,11 @@ class Authority:
         )
         files = self.directory / f"{name}.pem", self.directory / f"{name}.key"
         files[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-        files[1].write_bytes(
+        write_private(
+            files[1],
             key.private_bytes(
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
+            ),
         )
         return files
 

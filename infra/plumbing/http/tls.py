@@ -15,6 +15,7 @@ import msgspec
 from infra.plumbing.clock import Clock
 from infra.plumbing.errors import SettingsError
 from infra.plumbing.http.identity import Refused, gate, untold
+from infra.plumbing.private_files import check_private
 from infra.plumbing.reloading import LOOK_EVERY_S, Reloading
 
 
@@ -134,7 +135,7 @@ def listen_context(settings: ListenTls, *, clock: Clock, refused: Refused = unto
     gate(context, names=settings.named, refused=refused)
 
     def fill(into: ssl.SSLContext) -> None:
-        into.load_cert_chain(settings.certificate_file, settings.key_file)
+        _load_pair(into, settings.certificate_file, settings.key_file)
         if settings.client_ca_file:
             into.load_verify_locations(settings.client_ca_file)
 
@@ -154,9 +155,14 @@ def client_context(settings: ClientTls, *, clock: Clock, refused: Refused = unto
     def fill(into: ssl.SSLContext) -> None:
         into.load_verify_locations(settings.ca_file)
         if settings.certificate_file:
-            into.load_cert_chain(settings.certificate_file, settings.key_file)
+            _load_pair(into, settings.certificate_file, settings.key_file)
 
     return TlsContext(context, fill, (settings.ca_file, settings.certificate_file, settings.key_file), clock)
+
+
+def _load_pair(into: ssl.SSLContext, certificate_file: str, key_file: str) -> None:
+    check_private(Path(key_file))
+    into.load_cert_chain(certificate_file, key_file)
 
 
 def _exists(path: Path) -> None:

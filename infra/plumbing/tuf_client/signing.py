@@ -1,7 +1,5 @@
 """Signing keys: Ed25519, one PEM file each, readable by their owner only, encrypted where a passphrase is given."""
 
-import os
-import stat
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -18,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from infra.plumbing.errors import InvalidInputError, SettingsError
 from infra.plumbing.files import write_atomically
+from infra.plumbing.private_files import ExposedSecretError, read_private
 from infra.plumbing.tuf_client.library import CryptoSigner, SSlibKey
 
 PASSPHRASE_BYTES_MIN, PASSPHRASE_BYTES_MAX = 8, 1024
@@ -47,12 +46,11 @@ def load_signer(path: Path, *, passphrase: bytes | None = None) -> CryptoSigner:
         KeysError: it may be read by others, is encrypted otherwise, or is no Ed25519 key.
     """
     try:
-        mode = stat.S_IMODE(os.stat(path).st_mode)
-        content = path.read_bytes()
+        content = read_private(path)
+    except ExposedSecretError as error:
+        raise KeysError(error.message, fix=error.fix) from error
     except OSError as error:
         raise KeysError(f"the key {path} cannot be read: {error.strerror}.", fix="Name the file of a key.") from error
-    if mode & 0o077:
-        raise KeysError(f"the key {path} may be read by others (mode {mode:04o}).", fix=f"Run: chmod 600 {path}")
     encrypted = b"ENCRYPTED" in content[:64]
     if encrypted and passphrase is None:
         raise KeysError(f"the key {path} is encrypted.", fix="Give the file that holds its passphrase.")

@@ -86,6 +86,7 @@ def gateway_url() -> Iterator[str]:
 def key_file(tmp_path: Path) -> Path:
     path = tmp_path / "round.key"
     path.write_text("the-key\n")
+    path.chmod(0o600)
     return path
 
 

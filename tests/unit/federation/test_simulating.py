@@ -24,6 +24,7 @@ from federation.settings import GatewaySettings
 from infra.plumbing.clock import ManualClock
 from infra.plumbing.errors import InvalidInputError, UnavailableError
 from infra.plumbing.keys import RegionKeys
+from infra.plumbing.private_files import write_private
 from infra.plumbing.settings import load_settings
 from tests.unit.federation.building import round_plan, write_dataset
 
@@ -32,7 +33,7 @@ REGIONS = ("us-east", "us-west")
 
 def _plan(tmp_path: Path) -> RunPlan:
     for region in REGIONS:
-        (tmp_path / f"{region}.key").write_text(f"key of {region}\n")
+        write_private(tmp_path / f"{region}.key", f"key of {region}\n".encode())
     return RunPlan(
         rounds=1, release_directory="r", outcome_directory=str(tmp_path / "outcome"),
         regions={

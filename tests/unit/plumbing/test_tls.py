@@ -110,6 +110,7 @@ async def test_a_new_certificate_is_taken_over_and_nobody_is_cut_off(
 
 def test_files_that_cannot_be_used_are_said_before_anything_is_served(authority: Authority, tmp_path: Path) -> None:
     good = listening(authority, mutual=False)
+    Path(good.certificate_file).chmod(0o600)
     for key_file in (str(tmp_path / "none"), good.certificate_file):
         with pytest.raises(SettingsError, match="TLS file"):
             listen_context(ListenTls(certificate_file=good.certificate_file, key_file=key_file), clock=CLOCK)

@@ -45,6 +45,8 @@ async def climb(hands: Hands, query: ListQuery, parts: Parts, *, deadline_s: flo
             outcome, got = await _attempt(_hand(hands, rung)(timeout_s))
             forwarded = forwarded or outcome is not Try.SHED
             situation = after(situation, rung, outcome)
+            if rung is Rung.FILL and entry is not None:
+                situation = replace(situation, entry=hands.judge(entry))
         elif got is not None and rung is not Rung.SERVE_STALE:
             return got
         elif entry is not None and rung is not Rung.SERVE_RELEASE:

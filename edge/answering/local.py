@@ -28,6 +28,7 @@ class LocalHands:
         self._parts = parts
         self._query = query
         self._key = list_key(query, caller)
+        self._viewer = caller.viewer
         self._opted_out = parts.ledger.has_opted_out(caller.viewer)
         self._attempts = parts.dispatcher.attempts(priority_of(query.surface))
         self._forwarded_why = URI_MISS if self._key.subject is None else MISS
@@ -48,6 +49,10 @@ class LocalHands:
             self._forwarded_why = STALE
         fill = Try.REFUSED if refused else Try.NOT_YET
         return entry, Situation(entry=usable, enough=enough, fill=fill, vector=vector)
+
+    def judge(self, entry: Entry) -> Usability:
+        """See `Hands.judge`."""
+        return self._parts.filler.judge(self._key, entry)
 
     def refresh(self) -> None:
         """See `Hands.refresh`."""
@@ -75,6 +80,8 @@ class LocalHands:
 
     async def ask_with_vector(self, timeout_s: float) -> Served:
         """See `Hands.ask_with_vector`."""
+        if not await self._parts.filler.may_use_vector(self._key, self._viewer):
+            raise RegionCallError(CallFailure.REFUSED)
         regions = self._parts.away_regions
         return await ask_regions_with_vector(self._parts, self._query, regions, self._attempts, timeout_s=timeout_s)
 

@@ -7,6 +7,7 @@ from typing import Protocol
 from edge.cache.entry import Entry
 from edge.cache.filling import ListFiller
 from edge.cache.invalidation import Ledger
+from edge.cache.policy import Usability
 from edge.calls import ListQuery
 from edge.limits.lag import LoopLag
 from edge.lists.release_lists import LoadedLists
@@ -65,6 +66,10 @@ class Hands(Protocol):
 
     def opening(self) -> tuple[Entry | None, Situation]:
         """The cached list, and the situation before anybody was asked."""
+        ...
+
+    def judge(self, entry: Entry) -> Usability:
+        """What the cached list is good for now that home was asked in vain: more may have been heard meanwhile."""
         ...
 
     def refresh(self) -> None:

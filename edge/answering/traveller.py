@@ -8,6 +8,7 @@ from edge.answering.parts import Parts, Served
 from edge.answering.relay import relay
 from edge.answering.requests import audience_query, can_use_vector, home_request
 from edge.cache.entry import Entry
+from edge.cache.policy import Usability
 from edge.cache.words import BYPASS, RELAYED, forwarded_status
 from edge.calls import Caller, ListQuery
 from edge.routing.concurrency import priority_of
@@ -31,6 +32,10 @@ class TravellerHands:
         vector = Try.NOT_YET if can_use_vector(self._query) else Try.POINTLESS
         fill = Try.NOT_YET if self._parts.dispatcher.reachable(self._home) else Try.POINTLESS
         return None, Situation(fill=fill, vector=vector)
+
+    def judge(self, _entry: Entry) -> Usability:
+        """See `Hands.judge`: nothing is kept."""
+        return Usability.NEVER
 
     def refresh(self) -> None:
         """See `Hands.refresh`: nothing is kept, so nothing is refreshed."""

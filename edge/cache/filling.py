@@ -16,7 +16,7 @@ from edge.cache.coalescing import Coalescer
 from edge.cache.entry import Entry
 from edge.cache.invalidation import Ledger
 from edge.cache.l1 import L1Cache
-from edge.cache.policy import Life, Usability, jittered_life, usability, with_early_refresh
+from edge.cache.policy import Life, Standing, Usability, jittered_life, usability, with_early_refresh
 from edge.cache.shared import SharedLists
 from edge.jitter import Uniform
 from edge.limits.buckets import CallerLimits, Rate
@@ -37,6 +37,7 @@ from infra.contracts.messages import (
 )
 from infra.plumbing.clock import Clock
 from infra.plumbing.errors import OverloadedError
+from infra.plumbing.grid.port import GridUnavailableError
 
 REFUSED_KEPT_S = 3.0
 REFUSED_MAX = 2_000
@@ -188,6 +189,7 @@ class ListFiller:
             reply = await self._desk.ask_home(request, deadline_s=started_s + self.fill_deadline_s, attempts=attempts)
         except RegionCallError as error:
             self._note_failed(key, error)
+            await self._hear_again(key)
             raise
         took_s = self._clock.monotonic_s() - started_s
         self._region_time.hear(reply.answer.generated_at_ms, asked_s=started_s)
@@ -216,9 +218,12 @@ class ListFiller:
             return None
         life = self._life(key, value.answer.lifetime, 0.0)
         age_s = self._region_time.age_s(value.answer.generated_at_ms)
+        is_of_known_age = age_s is not None
         if age_s is None:
             age_s = life.revalidate_until_s  # Of no known age: good for nothing while the region answers.
         entry = Entry(value.answer, life, made_s=self._clock.monotonic_s() - age_s, asked=value.asked)
+        if not await self._may_show(key, entry, is_of_known_age=is_of_known_age):
+            return None
         found = self.judge(key, entry)
         held = self._cache.peek(key)
         if held is not None and value.answer.generated_at_ms <= held.answer.generated_at_ms and held.asked >= asked:
@@ -230,6 +235,53 @@ class ListFiller:
         if found <= Usability.ON_ERROR and held is None:
             self._hold(key, entry)
         return None
+
+    async def _may_show(self, key: ListKey, entry: Entry, *, is_of_known_age: bool) -> bool:
+        """Whether a list out of the grid is not from before its subject opted out or was erased.
+
+        Of an edge that starts while its region is dark nobody else would say so: what it did not hear itself it reads
+        from the mark that the region put beside the lists. Where that cannot be read nobody knows, and it is not shown.
+        """
+        if key.subject is None or not entry.answer.personal:
+            return True
+        was_heard = is_of_known_age and not self._ledger.may_have_missed(entry.made_s)
+        if not was_heard and not await self._hear_choice(key.subject):
+            return False
+        if self._ledger.standing(entry, key.subject) is not Standing.FORBIDDEN:
+            return True
+        # Nor may it outlive the mark by being asked for, where the grid gives up what was not.
+        self._background.spawn(self._shared.discard(key))
+        return False
+
+    async def _hear_choice(self, subject: str) -> bool:
+        """Take the subject's choice from the grid; whether the grid could say."""
+        try:
+            mark = await self._shared.choice(subject)
+        except GridUnavailableError:
+            return False
+        if mark is not None:
+            self._ledger.take_choice(subject, mark)
+        return True
+
+    async def may_use_vector(self, key: ListKey, subject: str | None) -> bool:
+        """Whether a caller's own vector may be ranked with, now that home does not answer: not of who opted out.
+
+        Where the grid is away too, a list that home made since this edge last missed anything says that the caller had
+        not opted out then; of whom there is none nobody knows.
+        """
+        if subject is None:
+            return True
+        if not await self._hear_choice(subject):
+            held = self._cache.peek(key)
+            if held is None or not held.answer.personal or self._ledger.may_have_missed(held.made_s):
+                return False
+        return not self._ledger.has_opted_out(subject)
+
+    async def _hear_again(self, key: ListKey) -> None:
+        """Home does not answer, so a list of before may be shown: one that this edge may have missed a word about."""
+        held = self._cache.peek(key)
+        if key.subject is not None and held is not None and self._ledger.may_have_missed(held.made_s):
+            await self._hear_choice(key.subject)
 
     def _keep(self, key: ListKey, entry: Entry) -> None:
         if not self._may_keep(key, entry.answer) or entry.life.error_until_s <= 0:

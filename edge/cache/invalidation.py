@@ -17,6 +17,7 @@ from edge.cache.entry import Entry
 from edge.cache.policy import Standing
 from edge.cache.pulse import Pulse
 from edge.cache.purges import PurgeNotes
+from infra.contracts.lists import ChoiceMark
 from infra.contracts.messages import INVALIDATION_TOPIC, TRIAL_ARM, HomeAnswer, Invalidation
 from infra.plumbing.clock import Clock
 from infra.plumbing.grid.port import Grid, GridUnavailableError
@@ -39,6 +40,8 @@ class SubjectNotes:
     """What has been heard of one subject. `epoch` changes whenever its filters do."""
 
     version: int = 0
+    choice_version: int = 0
+    """Of the newest choice or erasure heard of: a word that comes late gives way to a later choice only."""
     opted_out: bool = False
     opted_out_version: int = 0
     """Personal lists below this version were made before the subject opted out or was erased."""
@@ -59,7 +62,7 @@ class Ledger:
         """By item: when the grid said so; -inf for what the region itself says."""
         self._distrusted_before_s = float("-inf")
         self._knows_since_s = clock.monotonic_s()
-        """Every word about every subject since then is known: none was missed before a start, none forgotten."""
+        """Every word about every subject since then is known: none was before the start, or forgotten, or lost."""
         self._other_rules_before_s = float("-inf")
         self._no_trial_before_s = float("-inf")
         self._epochs = 0
@@ -137,7 +140,7 @@ class Ledger:
 
     def distrust(self) -> None:
         """Messages may have been missed: personal lists made before now need the region's word again."""
-        self._distrusted_before_s = self._clock.monotonic_s()
+        self._distrusted_before_s = self._knows_since_s = self._clock.monotonic_s()
         self.release = None
         self._begin_edition()
 
@@ -162,6 +165,18 @@ class Ledger:
     def has_opted_out(self, subject: str | None) -> bool:
         """Whether the subject wants no personal lists, as far as this edge knows."""
         return self._get(subject).opted_out
+
+    def may_have_missed(self, made_s: float) -> bool:
+        """Whether a choice may have been made since `made_s` (monotonic) of which this edge does not know."""
+        return made_s < self._knows_since_s
+
+    def take_choice(self, subject: str, mark: ChoiceMark) -> None:
+        """What the region's mark in the grid says of a subject."""
+        self.apply(
+            Invalidation(
+                subject=subject, subject_version=mark.version, opted_out=mark.opted_out, erased=mark.opted_out is None
+            )
+        )
 
     def filter_epoch(self, subject: str | None) -> int:
         """Changes whenever `consumed` of the subject does."""
@@ -239,8 +254,10 @@ class Ledger:
 
     def _note_subject(self, message: Invalidation) -> None:
         notes = self._notes_for(str(message.subject))
-        newer = message.subject_version >= notes.version
+        newer = message.subject_version >= notes.choice_version
         notes.version = max(notes.version, message.subject_version)
+        if newer and (message.erased or message.opted_out is not None):
+            notes.choice_version = message.subject_version
         if message.erased and newer:
             notes.opted_out = False
         if message.opted_out is not None and newer:

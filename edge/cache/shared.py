@@ -11,7 +11,7 @@ from collections.abc import Callable
 import msgspec
 
 from edge.routing.breaker import Breaker, BreakerPolicy, allows, failed, succeeded, try_begins
-from infra.contracts.lists import GridValue, ListKey, grid_key
+from infra.contracts.lists import ChoiceMark, GridValue, ListKey, choice_key, grid_key
 from infra.plumbing.clock import Clock
 from infra.plumbing.grid.port import VALUE_BYTES_MAX, Grid, GridUnavailableError
 
@@ -45,6 +45,27 @@ class SharedLists:
             return None
         self._breaker = succeeded(self._breaker)
         return self._decoded(raw)
+
+    async def choice(self, subject: str) -> ChoiceMark | None:
+        """What the region's mark says that a subject chose last; None: nothing within CHOICE_LIFE_S.
+
+        Raises:
+            GridUnavailableError: the grid cannot be asked, or holds nonsense: nobody knows.
+        """
+        if not self._may_ask():
+            raise GridUnavailableError("the grid is left alone for a moment.")
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                raw = await self._grid.get(choice_key(subject))
+        except (TimeoutError, GridUnavailableError) as error:
+            self._note_failure()
+            raise GridUnavailableError("the grid does not say what was chosen.") from error
+        self._breaker = succeeded(self._breaker)
+        try:
+            return None if raw is None else msgspec.msgpack.decode(raw, type=ChoiceMark)
+        except msgspec.DecodeError as error:
+            self._counted("malformed")
+            raise GridUnavailableError("the grid's mark of a choice cannot be read.") from error
 
     async def write(self, key: ListKey, value: GridValue, *, ttl_s: float) -> None:
         """Put `value` for the other edges; quietly gives up when the grid does not take it in time."""

@@ -35,6 +35,24 @@ class GridValue(RegionalMessage, frozen=True, kw_only=True):
     asked: Global[int]
 
 
+class ChoiceMark(RegionalMessage, frozen=True, kw_only=True):
+    """What a subject chose last. It lies in the grid beside the lists, for an edge that was away when it was told."""
+
+    version: Regional[int]
+    """Personal lists below it are from before the choice, or before the erasure."""
+    opted_out: Regional[bool | None]
+    """None: the subject was erased and chose nothing."""
+
+
+CHOICE_LIFE_S = 7 * 86_400.0
+"""Longer than any list lies in the grid, a day at most: a list from before a choice never outlives its mark."""
+
+
+def choice_key(subject: str) -> str:
+    """The name of a subject's mark in the grid: a hash, as those of lists."""
+    return "choice:" + hashlib.blake2b(subject.encode(), digest_size=20).hexdigest()
+
+
 def grid_key(key: ListKey) -> str:
     """The key's name in the grid: a hash, so that no pseudonym stands in a key."""
     return "list:" + hashlib.blake2b(msgspec.msgpack.encode(key), digest_size=20).hexdigest()

@@ -6,8 +6,10 @@ such a word is owed to the edges until the grid takes it (`Announcer.insist`).
 
 from collections import OrderedDict
 
+import msgspec
 from prometheus_client import CollectorRegistry, Counter
 
+from infra.contracts.lists import CHOICE_LIFE_S, ChoiceMark, choice_key
 from infra.contracts.messages import INVALIDATION_TOPIC, Invalidation
 from infra.contracts.residency import encode_regional
 from infra.plumbing.errors import UnavailableError
@@ -32,12 +34,20 @@ class Announcer:
     async def tell(self, invalidation: Invalidation) -> bool:
         """Publish; whether the grid took it."""
         try:
+            await self._mark(invalidation)
             await self._grid.publish(INVALIDATION_TOPIC, encode_regional(invalidation))
         except UnavailableError:
             self._told.labels("failed").inc()
             return False
         self._told.labels("published").inc()
         return True
+
+    async def _mark(self, word: Invalidation) -> None:
+        """A choice lies in the grid before it is told: an edge that is away finds it there when it is back."""
+        if word.subject is None or not (word.erased or word.opted_out is not None):
+            return
+        mark = ChoiceMark(version=word.subject_version, opted_out=None if word.erased else word.opted_out)
+        await self._grid.put(choice_key(word.subject), msgspec.msgpack.encode(mark), ttl_s=CHOICE_LIFE_S)
 
     async def insist(self, invalidation: Invalidation) -> bool:
         """`tell`; what the grid does not take now is told by `catch_up`, as often as it takes."""

@@ -64,6 +64,7 @@ class FaultyRegions:
     clock: LoopClock = field(default_factory=LoopClock)
     calls: int = 0
     versions: dict[str, int] = field(default_factory=dict)
+    opted_out: set[str] = field(default_factory=set)
 
     def fault(self, url: str) -> str:
         now_s = self.clock.monotonic_s()
@@ -91,9 +92,10 @@ class FaultyRegions:
     async def recommend(self, url: str, request: HomeRequest, *, timeout_s: float) -> HomeAnswer:
         self.calls += 1
         fault = await self._network(url, timeout_s)
+        personal = request.subject is not None and request.subject not in self.opted_out
         return HomeAnswer(
             items=() if fault == "empty" else _HOME, release=RELEASE, region=self.regions[url],
-            personal=request.subject is not None, subject_version=self.versions.get(request.subject or "", 0),
+            personal=personal, subject_version=self.versions.get(request.subject or "", 0),
             lifetime=Lifetime(max_age_s=2.0, stale_while_revalidate_s=1.0, stale_if_error_s=5.0),
             generated_at_ms=self.clock.now_ms(),
         )  # fmt: skip

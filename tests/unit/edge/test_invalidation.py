@@ -33,11 +33,25 @@ def test_a_newer_version_overtakes_and_a_late_message_changes_nothing() -> None:
     assert ledger.standing(entry(5), "s") is Standing.CURRENT
     ledger.apply(Invalidation(subject="s", subject_version=3, opted_out=True))
     assert ledger.standing(entry(5), "s") is Standing.CURRENT
-    assert not ledger.has_opted_out("s")
     assert "x" in ledger.consumed("s")
     assert "x" not in ledger.consumed("other")
     assert "x" not in ledger.consumed(None)
     assert ledger.standing(entry(0), "other") is Standing.CURRENT
+
+
+def test_a_choice_that_comes_late_gives_way_to_a_later_choice_only() -> None:
+    ledger = Ledger(clock=ManualClock())
+    ledger.apply(Invalidation(subject="s", subject_version=5, consumed=("x",)))
+    ledger.apply(Invalidation(subject="s", subject_version=3, opted_out=True))  # told again until the grid took it
+    assert ledger.has_opted_out("s")
+    ledger.apply(Invalidation(subject="s", subject_version=7, opted_out=False))
+    ledger.apply(Invalidation(subject="s", subject_version=6, opted_out=True))
+    assert not ledger.has_opted_out("s")
+    ledger.apply(Invalidation(subject="s", subject_version=9, opted_out=True))
+    ledger.apply(Invalidation(subject="s", subject_version=8, erased=True))
+    assert ledger.has_opted_out("s")
+    ledger.apply(Invalidation(subject="s", subject_version=10, erased=True))
+    assert not ledger.has_opted_out("s")
 
 
 def test_lists_from_before_an_opt_out_are_forbidden() -> None:

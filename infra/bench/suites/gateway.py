@@ -4,8 +4,9 @@ One gateway process, 300 phones in one cohort, a tenth of which drop out after t
 gateway has to take their pair masks off. Each phone does the whole protocol in a visit of its own: keys, certificates,
 shares, masks, signatures. The update is a slice of items (rank 16). `device_rounds_per_s` is phones over the CPU
 seconds of the gateway process: what one gateway does on a core of its own, while the phones of this machine need the
-other core. The sum is compared with the plain sum. A phone's epoch, memory and bytes are measured in the device's own
-environment.
+other core. Phones have a processor each in the world, and here one for all: so they think (keys, shares, masks) one
+after the other while the gateway rests, and then talk all at once, as phones do whose round has moved on. The sum is
+compared with the plain sum. A phone's epoch, memory and bytes are measured in the device's own environment.
 Options: `phones` (default 300), `slice` (items in the slice, default 336).
 """
 
@@ -14,11 +15,12 @@ import json
 import os
 import secrets
 import subprocess
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar, cast
 
 import aiohttp
 import msgspec
@@ -44,6 +46,7 @@ from infra.plumbing.keys import RegionKeys, TrustDirectory
 from infra.plumbing.telemetry import TelemetrySettings
 from infra.plumbing.tokens import issue_token
 
+R = TypeVar("R")
 PHONES, SLICE, RANK, DIM = 300, 336, 16, 64
 DROPOUT_SHARE = 0.1
 CLIPPING_NORM = 10.0
@@ -165,7 +168,7 @@ async def _drive(
     headers = {"Authorization": f"Bearer {round_key}"}
     with ThreadPoolExecutor(1) as worker:
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as session:
-            link = GatewayLink(session, url, worker)
+            link = Crowd(session, url, worker, phones=phones)
             async with session.post(f"{url}/v1/rounds", data=msgspec.json.encode(plan), headers=headers) as answer:
                 answer.raise_for_status()
             before, began_s = gateway.cpu_times(), clock.monotonic_s()
@@ -182,19 +185,60 @@ async def _drive(
     }  # fmt: skip
 
 
-async def _take_part(phone: Phone, link: GatewayLink, trust: Trust, clock: Clock) -> None:
+class Crowd(GatewayLink):
+    """The way of many phones to one gateway, who think one after the other and then go on together."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str, worker: Executor, *, phones: int) -> None:
+        super().__init__(session, url, worker)
+        self._here = phones
+        self._thoughts: list[tuple[Callable[[], object], asyncio.Future[object]]] = []
+        self._thinking: asyncio.Task[None] | None = None
+
+    async def run(self, work: Callable[[], R]) -> R:
+        """See `GatewayLink.run`. Begins when every phone that is still here has something to think about."""
+        done: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        self._thoughts.append((work, done))
+        self._think_if_all()
+        return cast("R", await done)
+
+    def left(self) -> None:
+        """A phone has gone: nobody waits for it."""
+        self._here -= 1
+        self._think_if_all()
+
+    def _think_if_all(self) -> None:
+        if self._thoughts and len(self._thoughts) >= self._here:
+            thoughts, self._thoughts = self._thoughts, []
+            self._thinking = asyncio.create_task(self._think(thoughts))
+
+    async def _think(self, thoughts: Sequence[tuple[Callable[[], object], asyncio.Future[object]]]) -> None:
+        try:
+            found = await super().run(lambda: [work() for work, _ in thoughts])
+        except Exception as error:
+            # Honest phones, all of them: what one cannot do ends the measurement.
+            thoughts[0][1].set_exception(error)
+            return
+        for (_, done), result in zip(thoughts, found, strict=True):
+            done.set_result(result)
+
+
+async def _take_part(phone: Phone, link: Crowd, trust: Trust, clock: Clock) -> None:
     trained = LocalTraining(phone.update, 200, 0.0, 0.0, clipped=True)
     try:
         async with link.visit(phone.token) as visit:
-            device = DeviceRound(
-                visit.greeting.session, identity=phone.identity, trust=trust, now_ms=clock.now_ms(),
-                entropy=secrets.token_bytes,
-            )  # fmt: skip
+            session = visit.greeting.session
+            device = await link.run(
+                lambda: DeviceRound(
+                    session, identity=phone.identity, trust=trust, now_ms=clock.now_ms(), entropy=secrets.token_bytes
+                )
+            )
             asking = CheckIn(releases=(RELEASE,), session=device.session, advert=device.advert)
             answer = await visit.check_in(asking)
             await visit.take_part(device, answer, lambda _plan: trained, leave_at=1 if phone.leaves else 3)
     except RefusedError as error:
         raise BenchError(f"the gateway refused a phone: {error}.") from None
+    finally:
+        link.left()
 
 
 def make_phone(

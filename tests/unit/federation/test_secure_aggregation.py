@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 
 from federation.secure_aggregation import graph, keys, shamir
 from federation.secure_aggregation.client import ProtocolError, SecureClient, Trust
-from federation.secure_aggregation.identity import Certificates, IdentityError, enrol, verify_certificate
+from federation.secure_aggregation.identity import (
+    Certificates,
+    IdentityError,
+    enrol,
+    verify_certificate,
+    verify_signature,
+)
 from federation.secure_aggregation.messages import (
     Mailbox,
     Roster,
@@ -75,9 +81,12 @@ def test_a_hundred_phones_sampled_dropouts(seed: int) -> None:
     rng = np.random.default_rng(seed)
     session = Session(_values(100, 6, seed))
     moments = rng.choice([NEVER, BEFORE_SHARES, BEFORE_UPDATE, BEFORE_UNMASKING], size=100, p=[0.91, 0.03, 0.03, 0.03])
+    shamir._weights.cache_clear()
     total = session.run(dict(enumerate(moments.tolist())))
     np.testing.assert_array_equal(total, session.plain())
     assert 0 < len(session.sum.survivors) < 100
+    # Phones beside each other on the ring share most of their holders: what these weigh is worked out once for several.
+    assert 0 < shamir._weights.cache_info().misses < 50
 
 
 def test_below_the_threshold_nothing_is_given_and_it_is_said() -> None:
@@ -331,6 +340,19 @@ def test_the_gateway_takes_each_message_once_and_from_its_sender_only() -> None:
         session.sum.add_masked(0, session.values[0][:2])
     with pytest.raises(AggregationError):
         session.sum.add_signature(1, b"")
+
+
+def test_a_key_of_small_order_signs_nothing() -> None:
+    # The neutral point as key and as the signature's point: the equation of RFC 8032 then holds for every message.
+    neutral = b"\x01" + bytes(31)
+    with pytest.raises(IdentityError):
+        verify_signature(neutral, neutral + bytes(32), b"whatever")
+
+
+@pytest.mark.parametrize(("key", "signature"), [(bytes(31), bytes(64)), (bytes(32), bytes(63)), (b"", b"")])
+def test_keys_and_signatures_of_other_lengths_are_refused(key: bytes, signature: bytes) -> None:
+    with pytest.raises(IdentityError):
+        verify_signature(key, signature, b"whatever")
 
 
 def test_certificates_hold_for_their_region_and_their_time() -> None:

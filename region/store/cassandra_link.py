@@ -1,7 +1,11 @@
 """One process's way to a region's Cassandra: connected by a thread, asked from asyncio, and honest when it is gone.
 
-* The driver's completions arrive on its own thread. They go through one deque with one wake-up of the loop, however
-  many arrive at once: `asyncio.wrap_future` would wake it for each (9 times the CPU).
+* The driver's connections live on the loop that opens the link (`region.store.cassandra_loop`), so completions arrive
+  there. What completes on another thread (retries, the end of a connection), or is asked from another loop, goes
+  through one deque with one wake-up, however many arrive at once.
+* Protocol version 4: what 5 adds for us is a checksum around every frame, which the driver computes in Python (20 us a
+  read), and a row that is not what was written does not open under its key.
+* The driver keeps no schema, but the replication of the keyspace, without which it would not know whose row is where.
 * Connecting never holds anybody up: until it has succeeded, calls fail at once (the very first ones wait within their
   time). Later losses are the driver's to mend; calls fail as long as no node answers.
 * Only nodes of the region's own data centre are ever asked.
@@ -16,7 +20,14 @@ from contextlib import suppress
 from typing import Any
 
 from cassandra import ConsistencyLevel, DriverException, OperationTimedOut
-from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable, Session
+from cassandra.cluster import (
+    EXEC_PROFILE_DEFAULT,
+    Cluster,
+    DefaultConnection,
+    ExecutionProfile,
+    NoHostAvailable,
+    Session,
+)
 from cassandra.policies import DCAwareRoundRobinPolicy, ExponentialReconnectionPolicy, TokenAwarePolicy
 from cassandra.query import PreparedStatement, tuple_factory
 from prometheus_client import CollectorRegistry
@@ -27,6 +38,7 @@ from infra.plumbing.errors import SettingsError
 from infra.plumbing.http.tls import ClientTls, TlsContext, client_context
 from infra.plumbing.ids import new_request_id
 from infra.plumbing.reloading import LOOK_EVERY_S
+from region.store.cassandra_loop import LoopConnection
 from region.store.keyspace import (
     StoreSchemaError,
     check_keys,
@@ -44,6 +56,7 @@ _log = logging.getLogger(__name__)
 Row = tuple[Any, ...]
 IN_FLIGHT_MAX = 2048
 CONNECT_TIMEOUT_S = 5.0
+PROTOCOL_VERSION = 4
 _BACKOFF_MIN_S, _BACKOFF_MAX_S = 0.2, 2.0
 _IDEMPOTENT = frozenset(
     {"read_subject", "read_choice", "load_state", "load_trend", "load_item_day", "trending", "item_days",
@@ -54,24 +67,28 @@ _IDEMPOTENT = frozenset(
 
 
 class _Bridge:
-    """Completions from the driver's thread to one loop.
+    """Completions to one loop: at once where they arrive on its thread, else by waking it.
 
-    The interleaving: the driver's thread appends, then looks at `_woken`. The loop clears `_woken` before it empties
+    The interleaving: another thread appends, then looks at `_woken`. The loop clears `_woken` before it empties
     the deque, so an append that it does not see has seen a cleared flag and wakes it again.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
+        self._thread = threading.get_ident()
         self._done: deque[tuple[asyncio.Future[list[Row]], Any, Exception | None]] = deque()
         self._woken = False
 
     def succeeded(self, rows: Any, future: "asyncio.Future[list[Row]]") -> None:
-        """Called on the driver's thread."""
-        self._done.append((future, rows, None))
-        self._wake()
+        """Called wherever the driver is."""
+        if threading.get_ident() != self._thread:
+            self._done.append((future, rows, None))
+            self._wake()
+        elif not future.done():
+            future.set_result(rows or [])
 
     def failed(self, error: Exception, future: "asyncio.Future[list[Row]]") -> None:
-        """Called on the driver's thread."""
+        """Called wherever the driver is."""
         self._done.append((future, None, error))
         self._wake()
 
@@ -104,6 +121,9 @@ class CassandraLink:
         metrics: begins the names of the counts: a process may have more than one link.
         tls: how nodes are called; None: in plain. Its files are followed: new connections show and take new ones.
 
+    It connects on the loop that it is made in, else on that of its first call; when that has ended, anew on that of the
+    next call.
+
     Raises:
         SettingsError: a name in the address, or a TLS file, cannot be used.
     """
@@ -129,24 +149,33 @@ class CassandraLink:
         self._stop = threading.Event()
         self._center = center
         self._cluster: Cluster | None = None
-        self._thread = threading.Thread(target=self._keep_trying, name="cassandra-connect", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        with suppress(RuntimeError):  # no loop runs here: the first call begins
+            self._begin_connecting(asyncio.get_running_loop())
 
     @staticmethod
-    def make_cluster(address: PartAddress, center: str, tls: TlsContext | None = None) -> Cluster:
-        """A cluster object that asks nodes of `center` only; not connected yet."""
+    def make_cluster(
+        address: PartAddress, center: str, tls: TlsContext | None = None, *,
+        connections: type[Any] | None = None,
+    ) -> Cluster:  # fmt: skip
+        """A cluster object that asks nodes of `center` only; not connected yet.
+
+        `connections`: the class of its connections; None: the driver's own, on a thread of the driver.
+        """
         own_nodes = TokenAwarePolicy(DCAwareRoundRobinPolicy(center, used_hosts_per_remote_dc=0))
         profile = ExecutionProfile(
             load_balancing_policy=own_nodes, consistency_level=ConsistencyLevel.LOCAL_QUORUM,
             serial_consistency_level=ConsistencyLevel.LOCAL_SERIAL, row_factory=tuple_factory, request_timeout=10.0,
         )  # fmt: skip
         return Cluster(
-            [host for host, _ in address.hosts], port=address.hosts[0][1], protocol_version=5,
+            [host for host, _ in address.hosts], port=address.hosts[0][1], protocol_version=PROTOCOL_VERSION,
             execution_profiles={EXEC_PROFILE_DEFAULT: profile}, connect_timeout=CONNECT_TIMEOUT_S,
             control_connection_timeout=CONNECT_TIMEOUT_S, idle_heartbeat_interval=2, idle_heartbeat_timeout=2,
             reconnection_policy=ExponentialReconnectionPolicy(_BACKOFF_MIN_S, _BACKOFF_MAX_S),
             schema_metadata_enabled=False, token_metadata_enabled=True,
             ssl_context=tls.context if tls is not None else None,
+            connection_class=connections or DefaultConnection,
         )  # fmt: skip
 
     async def ask(self, query: str, values: Sequence[Any], *, timeout_s: float) -> list[Row]:
@@ -155,9 +184,7 @@ class CassandraLink:
         Raises:
             StoreUnavailableError: not connected, too much in flight, no answer in time, or Cassandra failed.
         """
-        if self._session is None:
-            await self._first_attempt(timeout_s)
-        session = self._session
+        session = await self._connected(timeout_s)
         if session is None:
             raise self._not_connected()
         if self._in_flight >= self._in_flight_max:
@@ -187,9 +214,7 @@ class CassandraLink:
         Raises:
             StoreUnavailableError: as `ask`.
         """
-        if self._session is None:
-            await self._first_attempt(timeout_s)
-        session = self._session
+        session = await self._connected(timeout_s)
         if session is None:
             raise self._not_connected()
         try:
@@ -207,22 +232,39 @@ class CassandraLink:
     async def close(self) -> None:
         """Let go of every connection."""
         self._stop.set()
-        await asyncio.to_thread(self._thread.join)
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join)
         if self._cluster is not None:
             await asyncio.to_thread(self._cluster.shutdown)
         self._session = None
 
-    async def _first_attempt(self, timeout_s: float) -> None:
-        if not self._attempted.is_set():
+    async def _connected(self, timeout_s: float) -> Session | None:
+        """The session; None when there is none by now."""
+        loop = self._loop
+        if (loop is None or loop.is_closed()) and not self._stop.is_set():
+            self._begin_connecting(asyncio.get_running_loop())
+        if self._session is None and not self._attempted.is_set():
             await asyncio.to_thread(self._attempted.wait, timeout_s)
+        return self._session
 
-    def _keep_trying(self) -> None:
+    def _begin_connecting(self, loop: asyncio.AbstractEventLoop) -> None:
+        before, self._cluster, self._session = self._cluster, None, None
+        self._loop = loop
+        self._attempted.clear()
+        self._thread = threading.Thread(
+            target=self._keep_trying, args=(LoopConnection.on(loop), before), name="cassandra-connect", daemon=True
+        )
+        self._thread.start()
+
+    def _keep_trying(self, connections: type[LoopConnection], before: Cluster | None) -> None:
+        if before is not None:
+            before.shutdown()
         backoff_s = _BACKOFF_MIN_S
-        while not self._stop.is_set():
+        while not (self._stop.is_set() or connections.loop.is_closed()):
             try:
                 if self._tls is not None:
                     self._tls.refresh()
-                self._connect()
+                self._connect(connections)
             except Exception as error:  # whatever it is, the callers are told
                 self._trouble = error
                 self._attempted.set()
@@ -231,13 +273,13 @@ class CassandraLink:
                 backoff_s = min(_BACKOFF_MAX_S, 2 * backoff_s)
             else:
                 self._attempted.set()
-                while self._tls is not None and not self._stop.wait(LOOK_EVERY_S):
+                while self._tls is not None and self._loop is connections.loop and not self._stop.wait(LOOK_EVERY_S):
                     self._tls.refresh()
                 return
 
-    def _connect(self) -> None:
+    def _connect(self, connections: type[LoopConnection]) -> None:
         # A cluster object whose first connection failed is shut down for ever: each attempt has its own.
-        cluster = self.make_cluster(self._address, self._center, self._tls)
+        cluster = self.make_cluster(self._address, self._center, self._tls, connections=connections)
         try:
             session = cluster.connect()
             if self._address.options.get("migrate") == "manual":
@@ -245,6 +287,7 @@ class CassandraLink:
             else:
                 migrate(session, self._address, holder=new_request_id())
             check_keys(session, self._keyspace)
+            cluster.refresh_keyspace_metadata(self._keyspace)
             session.set_keyspace(self._keyspace)
             for name, text in queries().items():
                 statement = session.prepare(text)

@@ -20,6 +20,7 @@ from region.store import cassandra as cassandra_store
 from region.store.__main__ import main
 from region.store.applying import ApplyRules
 from region.store.cassandra import CassandraStore
+from region.store.cassandra_loop import LoopConnection
 from region.store.keyspace import StoreSchemaError, migrate, migrations
 from region.store.memory import MemoryStore
 from region.store.port import OffsetEvent, Store, StoreUnavailableError
@@ -206,16 +207,36 @@ async def test_without_a_node_calls_fail_at_once_and_say_so() -> None:
         await store.close()
 
 
-async def test_no_answer_in_time_is_unavailable_and_the_next_call_is_served(keyspace: Keyspace) -> None:
+async def test_no_answer_in_time_is_unavailable_and_the_next_call_is_served(
+    keyspace: Keyspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     keyspace.empty()
     store = opened(keyspace.address)
     await store.apply([placed(1)])
-    store._read_timeout_s = 1e-6
-    with pytest.raises(StoreUnavailableError, match="did not answer within"):
-        await store.read(ALICE)
+    store._read_timeout_s = 0.01
+    with monkeypatch.context() as deaf:
+        deaf.setattr(LoopConnection, "process_io_buffer", lambda _connection: None)
+        with pytest.raises(StoreUnavailableError, match="did not answer within"):
+            await store.read(ALICE)
     store._read_timeout_s = 10.0
     assert await store.read(ALICE) is not None
     await store.close()
+
+
+async def test_the_driver_knows_whose_row_is_where(keyspace: Keyspace) -> None:
+    store = opened(keyspace.address)
+    await store.read(ALICE)
+    cluster = store._link._cluster
+    assert cluster is not None
+    assert [host.datacenter for host in cluster.metadata.get_replicas(keyspace.name, ALICE.encode())]
+    await store.close()
+
+
+def test_a_store_goes_on_when_its_loop_has_ended(keyspace: Keyspace) -> None:
+    store = opened(keyspace.address)  # no loop runs yet: it connects at the first call
+    for _ in range(2):
+        assert asyncio.run(store.applied_offsets()) is not None
+    asyncio.run(store.close())
 
 
 async def test_too_many_calls_are_refused(keyspace: Keyspace) -> None:

@@ -4,7 +4,8 @@ Both read the same partitions in the same order from one node, started for this 
 request can use, the driver's with the bytes as they lie, under their subject's key. Alone: one read after the other,
 with the keys at hand that a region's process remembers (20,000); `cold`: each key is read too, as that of somebody who
 was not seen for long. Throughput: IN_FLIGHT reads at any time, ours from asyncio, the driver's through its own
-callbacks. Options: `rows` (2000), `history` (100), `reads` (4000).
+callbacks. Both in one process with a region's settings of the garbage collector, over the same protocol version; the
+driver's on its own reactor, ours on the loop. Options: `rows` (2000), `history` (100), `reads` (4000).
 """
 
 import asyncio
@@ -47,6 +48,7 @@ def run(request: BenchRequest) -> Measured:
 
 async def _measure(request: BenchRequest, plan: ServerPlan) -> list[dict[str, float]]:
     # The region tier: loaded when it is measured.
+    from region import collecting  # noqa: PLC0415
     from region.keeping.sealing import Seals  # noqa: PLC0415
     from region.keeping.subject_keys_cassandra import CassandraSubjectKeys  # noqa: PLC0415
     from region.keeping.wrapping import FileWrapping  # noqa: PLC0415
@@ -70,6 +72,7 @@ async def _measure(request: BenchRequest, plan: ServerPlan) -> list[dict[str, fl
     runs: list[dict[str, float]] = []
     try:
         await _warm(store, session, statement, subjects)
+        collecting.settle()
         for number in range(request.runs):
             runs.append(await _pair(store, session, statement, subjects, reads, request.clock))
             request.progress.advance(number + 1, request.runs, "paired runs")

@@ -1,6 +1,7 @@
 """`atoll servers`: Cassandra, Hazelcast and Kafka on this machine, without containers."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,22 @@ def _start(arguments: argparse.Namespace) -> None:
     with progress_bar() as progress:
         started = start_servers(plans, state, clock=clock, progress=progress)
     timings = _note(state, round(clock.monotonic_s() - began_s, 2), cold=cold, any_started=_any_new(started))
-    _show(arguments, started, timings)
+    _show(arguments, started, timings, f"{_what_for(plans, given.regions)}\n")
+
+
+def _what_for(plans: list[Any], regions: Sequence[str]) -> str:
+    """What the settings of a region's processes call these servers. A world does not use them."""
+    from infra.local.servers.kinds import ServerKind
+    from infra.local.servers.plans import grid_address, log_address, store_address
+
+    lines = ["For regions that you run yourself (`./atoll world up --store cassandra ...` starts its own); settings:"]
+    for plan in plans:
+        if plan.kind is ServerKind.KAFKA:
+            lines += [f'  {region}: log = "{log_address(plan, region)}"' for region in regions]
+        else:
+            called = ("store", store_address) if plan.kind is ServerKind.CASSANDRA else ("grid", grid_address)
+            lines.append(f'  {plan.region}: {called[0]} = "{called[1](plan)}"')
+    return "\n".join(lines)
 
 
 def _any_new(started: list[Any]) -> bool:
@@ -161,7 +177,7 @@ def _status(arguments: argparse.Namespace) -> None:
     _show(arguments, status_of(state), {"cold_s": timings.cold_s, "warm_s": timings.warm_s})
 
 
-def _show(arguments: argparse.Namespace, servers: list[Any], timings: dict[str, float | None]) -> None:
+def _show(arguments: argparse.Namespace, servers: list[Any], timings: dict[str, float | None], head: str = "") -> None:
     rows = [
         {"server": one.name, "state": "running" if one.running else "gone", "address": one.address, "pid": one.pid,
          "seconds": one.seconds, "MB": round(one.rss_mb)}
@@ -169,6 +185,5 @@ def _show(arguments: argparse.Namespace, servers: list[Any], timings: dict[str, 
     ]  # fmt: skip
     together = round(sum(one.rss_mb for one in servers), 1)
     result = {"servers": servers, "rss_mb": together, **timings}
-    emit(
-        arguments, result, f"{table(rows)}\n{together:,.0f} MB together" if servers else "no servers were started here"
-    )
+    text = f"{table(rows)}\n{head}{together:,.0f} MB together" if servers else "no servers were started here"
+    emit(arguments, result, text)

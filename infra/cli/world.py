@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.cli.output import add_json_option, emit, progress_bar, table
+from infra.cli.servers import STATE as SERVERS_STATE
 from infra.cli.servers import bring_servers
 
 STATE = Path(".atoll/world")
@@ -94,7 +95,7 @@ def _configuration(arguments: argparse.Namespace) -> Any:
 
 def _up(arguments: argparse.Namespace) -> None:
     from infra.local.configuration import render_configuration
-    from infra.local.servers.of_world import kinds_of
+    from infra.local.servers.of_world import bystanders, kinds_of
     from infra.local.world import start_world
 
     configuration = _configuration(arguments)
@@ -109,7 +110,9 @@ def _up(arguments: argparse.Namespace) -> None:
             repository=arguments.repository or Path(configuration.directories.repository),
         )  # fmt: skip
     world.detach()
-    _show(arguments, world, f"The world is up. {_where(world)}{_elsewhere(world.layout.state)}")
+    beside = bystanders(configuration, SERVERS_STATE.resolve())
+    told = f"{_elsewhere(world.layout.state)}{beside and f'. {beside}'}"
+    _show(arguments, world, f"The world is up. {_where(world)}{told}")
 
 
 def state_of(arguments: argparse.Namespace) -> Path:

@@ -19,7 +19,7 @@ from infra.local.servers.plans import (
     plan_servers,
     store_address,
 )
-from infra.local.servers.running import check_ports, prepare_server, start_servers, stop_servers
+from infra.local.servers.running import check_ports, prepare_server, start_servers, status_of, stop_servers
 from infra.plumbing.clock import Clock, SystemClock
 from infra.plumbing.progress import Progress
 
@@ -78,6 +78,22 @@ def _input(configuration: WorldConfiguration, layout: Layout, kinds: frozenset[S
         regions=configuration.region_names, java=find_java(environments), kinds=kinds,
         tls=layout.tls if configuration.tls else None,
     )  # fmt: skip
+
+
+def bystanders(configuration: WorldConfiguration, state: Path) -> str:
+    """What to say of servers that `atoll servers start` started at `state`; "" where a world would start none.
+
+    A world has servers of its own: what lies in them is sealed under its keys and counted from its logs, so those that
+    were started by hand, and may hold another world's rows, are left alone.
+    """
+    running = [one for one in status_of(state) if one.running] if kinds_of(configuration) else []
+    if not running:
+        return ""
+    return (
+        f"{len(running)} servers of `./atoll servers start` ({sum(one.rss_mb for one in running):,.0f} MB) run beside "
+        "it and are not used: a world starts its own, which hold its rows under its keys. `./atoll servers stop` ends "
+        "them."
+    )
 
 
 @contextlib.contextmanager

@@ -10,16 +10,19 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import pytest
 from cryptography import x509
 
 from infra.local.certificates import WorldAuthority, certificate_file
+from infra.local.configuration import default_configuration, with_absolute_directories
 from infra.local.records import Part, ProbeKind, ProcessPlan
 from infra.local.servers import archiving, installing, running
 from infra.local.servers.authorities import ensure_certificates, region_client, renew_certificates
 from infra.local.servers.configuring import ServerFiles
 from infra.local.servers.installing import Home, check_disk, find_java, install, java_major
 from infra.local.servers.kinds import ServerError, ServerKind
+from infra.local.servers.of_world import bystanders
 from infra.local.servers.plans import (
     ServerInput,
     ServerPlan,
@@ -340,3 +343,17 @@ def test_new_certificates_reach_callers_of_servers_and_cassandra(home: Home, tmp
     assert changed == {
         "east.cassandra/east.api.pem", "east.cassandra/east.cassandra.pem", "kafka/east.api.pem"
     }  # fmt: skip
+
+
+def test_a_world_says_which_servers_it_leaves_alone(home: Home, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    real = with_absolute_directories(msgspec.structs.replace(default_configuration(), store="cassandra"), tmp_path)
+    assert bystanders(real, state) == ""
+    start_servers([acting(home, state, SERVING)], state, clock=CLOCK, progress=SILENT)
+    try:
+        assert "1 servers" in bystanders(real, state)
+        assert "./atoll servers stop" in bystanders(real, state)
+        assert bystanders(msgspec.structs.replace(real, store="sqlite"), state) == "", "it starts none"
+    finally:
+        stop_servers(state, clock=CLOCK)
+    assert bystanders(real, state) == ""

@@ -14,6 +14,7 @@ from edge.lists.release_lists import LoadedLists
 from edge.routing.concurrency import Priority
 from edge.routing.port import RegionCallError
 from infra.contracts.discovery import (
+    NO_WORDS,
     ChoiceCategory,
     ChoiceItem,
     ChoicesAnswer,
@@ -24,7 +25,7 @@ from infra.contracts.discovery import (
 )
 from infra.contracts.messages import Context
 from infra.plumbing.errors import OverloadedError, UnavailableError
-from infra.plumbing.text import folded
+from infra.plumbing.text import folded, lacks_words
 
 T = TypeVar("T")
 LOOKED_AT_MAX = 5_000
@@ -81,7 +82,7 @@ class DiscoveryDesk:
         async def ask() -> SuggestAnswer:
             return await self._ask(lambda url, timeout_s: self._parts.region.suggest(url, call, timeout_s=timeout_s))
 
-        key = (self._parts.ledger.edition, call.n, context, folded(call.q))
+        key = (self._parts.ledger.edition, call.n, context, NO_WORDS if lacks_words(call.q) else folded(call.q))
         try:
             told = Told(await ask(), _ANEW) if call.subject is not None else await self._suggested.get(key, ask)
         except (RegionCallError, TimeoutError, OverloadedError):
@@ -94,9 +95,11 @@ class DiscoveryDesk:
         lists = self._parts.lists()
         if lists is None:
             raise UnavailableError("no region answers, and this edge has seen no release yet.", fix="Try again soon.")
+        wordless = lacks_words(call.q)
         return SuggestAnswer(
-            suggestions=suggestions_in(lists, call), release=lists.release, region=lists.region, degraded=DEGRADED
-        )
+            suggestions=() if wordless else suggestions_in(lists, call), release=lists.release, region=lists.region,
+            degraded=(*DEGRADED, NO_WORDS) if wordless else DEGRADED,
+        )  # fmt: skip
 
     async def _ask(self, ask: Callable[[str, float], Awaitable[T]]) -> T:
         parts = self._parts

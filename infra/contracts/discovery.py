@@ -63,6 +63,10 @@ class Suggestion(GlobalMessage, frozen=True, kw_only=True):
     item: Global[str] = ""
 
 
+NO_WORDS = "no-words"
+"""In `SuggestAnswer.degraded`: what was typed holds no letter and no digit, so nothing begins with it."""
+
+
 class SuggestAnswer(RegionalMessage, frozen=True, kw_only=True):
     """Categories and brands first, then items, each the most popular first."""
 

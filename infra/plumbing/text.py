@@ -33,6 +33,11 @@ def folded(text: str) -> str:
     return " ".join(text.lower().translate(_ASCII_MARKS).split())
 
 
+def lacks_words(text: str) -> bool:
+    """Whether something was typed and none of it can be searched for: emoji, say, or marks."""
+    return bool(text.strip()) and not folded(text)
+
+
 def word_starts(text: str, *, limit: int) -> list[str]:
     """`text` (folded) from each of its first `limit` words on: what a prefix may match."""
     found, place = [text], text.find(" ")

@@ -7,11 +7,11 @@ from contextlib import AbstractContextManager
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter
 
-from infra.contracts.discovery import SuggestAnswer, SuggestCall, Suggestion
+from infra.contracts.discovery import NO_WORDS, SuggestAnswer, SuggestCall, Suggestion
 from infra.contracts.messages import HomeRequest, RecommendationType
 from infra.plumbing.clock import Clock
 from infra.plumbing.errors import UnavailableError
-from infra.plumbing.text import folded
+from infra.plumbing.text import folded, lacks_words
 from region.funnel.compute import ComputePool
 from region.funnel.funnel import Funnel
 from region.funnel.release import LoadedRelease
@@ -52,17 +52,18 @@ class Suggester:
         )
 
     async def answer(self, call: SuggestCall) -> SuggestAnswer:
-        """The suggestions for a call; none while the first index is being built, and `degraded` says so.
+        """The suggestions for a call; none while the first index is being built or for emoji, and `degraded` says so.
 
         Raises:
             UnavailableError: no release is active. OverloadedError: this node has too much to compute.
         """
         index, row = self._index(), await self._row(call)
         with self._lease() as release:
-            if index is None:
-                self._answers.labels("no index").inc()
+            nothing = NO_WORDS if lacks_words(call.q) else "suggest" if index is None else ""
+            if index is None or nothing:
+                self._answers.labels("no index" if index is None else "no words").inc()
                 return SuggestAnswer(
-                    suggestions=(), release=release.release_id, region=self._region, degraded=("suggest",)
+                    suggestions=(), release=release.release_id, region=self._region, degraded=(nothing,)
                 )
             found, shown = await self._compute.run(self._find, call, index, release, row)
         corrected = found.meant if _is_corrected(found, call.q) else ""

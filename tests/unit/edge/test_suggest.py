@@ -75,6 +75,8 @@ async def test_without_a_region_titles_of_the_release_are_looked_through(world: 
     answer = await client.get("/v1/suggest?q=&n=2")
     assert answer.status == 200
     assert (await answer.json())["degraded"] == ["region"]
+    wordless = await (await client.get("/v1/suggest", params={"q": "\U0001f389"})).json()
+    assert (wordless["suggestions"], wordless["degraded"]) == ([], ["region", "no-words"])
 
 
 async def test_the_client_asks_too(world: World) -> None:

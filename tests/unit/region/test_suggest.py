@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
 
-from infra.contracts.discovery import SuggestAnswer, SuggestCall
+from infra.contracts.discovery import NO_WORDS, SuggestAnswer, SuggestCall
 from infra.contracts.release import CatalogueItem
 from infra.plumbing.text import folded, is_typed, word_starts
 from region.api.suggesting import Suggester
@@ -145,6 +145,10 @@ async def test_items_and_names_are_suggested_and_nothing_withdrawn(world: World,
     assert (corrected.meant, items_of(corrected)[:1]) == ("title 1", ["item-1"])
     assert (await suggester.answer(SuggestCall(q="nothing like it"))).suggestions == ()
     assert len((await suggester.answer(SuggestCall(q="", n=5))).suggestions) == 5
+    for typed in ("\U0001f389", "\U0001fae8 !?"):
+        wordless = await suggester.answer(SuggestCall(q=typed))
+        assert (wordless.suggestions, wordless.degraded) == ((), (NO_WORDS,)), "not what is popular"
+    assert items_of(await suggester.answer(SuggestCall(q="\U0001f389 title 1"))), "beside words it is passed over"
 
 
 async def test_what_somebody_leans_to_comes_earlier(world: World, index: SuggestIndex) -> None:

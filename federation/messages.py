@@ -18,7 +18,7 @@ from infra.contracts.residency import Global, GlobalMessage, Regional, RegionalM
 from infra.plumbing.errors import InvalidInputError
 
 ROUND_ID_PATTERN = re.compile(r"[0-9a-f]{16,64}")
-PROTOCOL = 3
+PROTOCOL = 4
 """Version of what phones and gateway say to each other; a phone of another version is told to update. Masks and
 signatures cover the plan: a new field of `RoundPlan` is a new version."""
 PACKED = "atoll-visit-packed"
@@ -69,6 +69,9 @@ class RoundPlan(GlobalMessage, frozen=True, kw_only=True):
     """`[dim, rank]` float32."""
     core: Global[bytes]
     rows: Global[bytes] = b""
+    reads: Global[bytes] = b""
+    """``items``: for each of `rows` the catalogue row that a phone's tower reads in its place (little-endian int32):
+    itself, another item whose taste it has, or -1: not read at all."""
     clipping_norm: Global[float]
     noise_multiplier: Global[float]
     sampling_probability: Global[float] = 1.0
@@ -183,6 +186,21 @@ def from_bytes(raw: bytes, shape: tuple[int, int], *, what: str) -> Float32Array
     if not np.isfinite(array).all():
         raise InvalidInputError(f"the {what} holds a number that is not finite.", fix="Send finite numbers only.")
     return array.astype(np.float32, copy=False)
+
+
+def reads_of(plan: RoundPlan) -> npt.NDArray[np.int32]:
+    """What the tower reads in place of each of the plan's rows, `[rows] int32`; the rows themselves if it says nothing.
+
+    Raises:
+        InvalidInputError: not one for each row, or below -1.
+    """
+    rows = rows_of(plan)
+    if not plan.reads:
+        return rows
+    reads = np.frombuffer(plan.reads, dtype="<i4") if len(plan.reads) == len(plan.rows) else np.array([-2])
+    if reads.min(initial=0) < -1:
+        raise InvalidInputError("what is read does not fit the plan's rows.", fix="Name one row, or -1, for each.")
+    return reads.astype(np.int32, copy=False)
 
 
 def rows_of(plan: RoundPlan) -> npt.NDArray[np.int32]:

@@ -81,8 +81,12 @@ class LocalHistory:
 
     def served_only(self) -> "LocalHistory":
         """What the region knows too."""
-        keep = ~self.sensitive
-        return LocalHistory(self.rows[keep], self.strengths[keep], self.times_s[keep], self.sensitive[keep])
+        return self.read_as(np.where(self.sensitive, -1, self.rows))
+
+    def read_as(self, rows: npt.NDArray[np.int32]) -> "LocalHistory":
+        """The same events, each of the item at `rows [events]` in its place; those at -1 are left out."""
+        keep = rows >= 0
+        return LocalHistory(rows[keep], self.strengths[keep], self.times_s[keep], self.sensitive[keep])
 
 
 class DeviceStore:

@@ -77,7 +77,8 @@ class DeviceRelease:
     """What of a release a phone holds.
 
     `item_vectors`: `[num_items, dim] float32`; `rows`: catalogue row of each item id; `log_q`: `[num_items] float64`,
-    log of the chance with which an item is drawn as a negative where the catalogue is too large to use whole.
+    log of the chance with which an item is drawn as a negative where the catalogue is too large to use whole; `heard`:
+    `[num_items]`, how many events central's training had of each item.
     """
 
     release_id: str
@@ -85,6 +86,15 @@ class DeviceRelease:
     item_vectors: Float32Array
     rows: dict[str, int]
     log_q: npt.NDArray[np.float64]
+    heard: npt.NDArray[np.int64]
+
+    def reads(self, rows: npt.NDArray[np.int32], *, sensitive: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
+        """What the tower reads in place of each event's item: the item, or -1.
+
+        A sensitive event of an item that no training event was of is not read: the item's vector is what training has
+        made of a thing that never came up, and reading it costs every other recommendation.
+        """
+        return np.where(sensitive & (self.heard[rows] == 0), np.int32(-1), rows)
 
     def base_vector(self, rows: npt.ArrayLike, strengths: npt.ArrayLike, times_s: npt.ArrayLike, *, now_s: float) -> Float32Array:  # fmt: skip  # noqa: E501
         """The released tower's own vector of a history (oldest first) asked at `now_s`, `[dim] float32`."""
@@ -125,7 +135,9 @@ def device_release(release_id: str, tower: Tower, item_vectors: Float32Array, ca
     weight = catalogue.interactions.astype(np.float64) + 1.0
     ids = catalogue.ids.texts
     rows = {ids[row]: row for row in range(len(ids))}
-    return DeviceRelease(release_id, tower, item_vectors, rows, np.log(weight / weight.sum()))
+    return DeviceRelease(
+        release_id, tower, item_vectors, rows, np.log(weight / weight.sum()), catalogue.interactions
+    )  # fmt: skip
 
 
 def _input_index(details: list[dict[str, object]], field: str) -> int:

@@ -21,12 +21,13 @@ from federation.device.model import (
 )
 from federation.device.store import LocalHistory
 from federation.device.tower import DeviceRelease
-from federation.messages import Part, RoundPlan, from_bytes, rows_of
+from federation.messages import Part, RoundPlan, from_bytes, reads_of, rows_of
 from federation.privacy.clipping import clip
 from infra.plumbing.errors import AtollError
 
 Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int32]
 
 
 class TrainingError(AtollError):
@@ -85,17 +86,23 @@ def steps_of(plan: RoundPlan, history: LocalHistory, settings: LocalSettings) ->
     return calls + (1 if plan.part is Part.ITEMS else settings.personal_steps + plan.local_steps + 2)
 
 
-def examples_of(history: LocalHistory, release: DeviceRelease, settings: LocalSettings) -> Examples:
-    """The newest examples of a history: each event with the tower's vector of what came before it."""
+def examples_of(
+    history: LocalHistory, release: DeviceRelease, settings: LocalSettings, *, reads: IntArray | None = None
+) -> Examples:  # fmt: skip
+    """The newest examples of a history: each event with the tower's vector of what it reads of what came before.
+
+    `reads [num_items]` is the row that is read in place of each, or -1; by default what `release.reads` says.
+    """
+    read = reads[history.rows] if reads is not None else release.reads(history.rows, sensitive=history.sensitive)
     first = max(1, len(history) - settings.examples_max)
-    positions = range(first, len(history))
+    positions = [position for position in range(first, len(history)) if (read[:position] >= 0).any()]
     base = np.zeros((len(positions), release.tower.dim), dtype=np.float32)
     for index, position in enumerate(positions):
-        past = history.before(position)
+        past = history.before(position).read_as(read[:position])
         base[index] = release.base_vector(
             past.rows, past.strengths, past.times_s, now_s=float(history.times_s[position])
         )
-    return Examples(base, history.rows[first:].astype(np.int64))
+    return Examples(base, history.rows[positions].astype(np.int64))
 
 
 def reconstruct(
@@ -136,9 +143,10 @@ def train_round(
     """
     bounds = settings or LocalSettings()
     basis, start = _opened(plan, release)
-    examples = examples_of(history, release, bounds)
     if plan.part is Part.ITEMS:
+        examples = examples_of(history, release, bounds, reads=_reads(plan, release))
         return _items(plan, release, examples, basis, start)
+    examples = examples_of(history, release, bounds)
     core = start.copy()
     loss_before = loss_after = 0.0
     if len(examples) >= bounds.examples_min:
@@ -167,14 +175,22 @@ def _items(
 ) -> LocalTraining:
     """One look at the phone's own events for the items of the server's slice; the whole slice is answered for."""
     rows = rows_of(plan)
-    if len(rows) and rows.max() >= len(release.item_vectors):
-        raise TrainingError("the task names items that this release does not have.", fix="Fetch the release again.")
     found = np.zeros(plan.shape)
     if len(examples):
         vectors = moved_items(release.item_vectors, rows=rows, core=core, directions=directions)
         found = item_statistics(examples.base, examples.targets, vectors=vectors, rows=rows, directions=directions)
     too_long = bool(np.linalg.norm(found) > plan.clipping_norm)
     return LocalTraining(clip(found, plan.clipping_norm), len(examples), 0.0, 0.0, too_long)
+
+
+def _reads(plan: RoundPlan, release: DeviceRelease) -> npt.NDArray[np.int32]:
+    """What the tower reads in place of every item, `[num_items] int32`: as the plan says of its slice."""
+    rows, reads = rows_of(plan), reads_of(plan)
+    found = np.arange(len(release.item_vectors), dtype=np.int32)
+    if max(rows.max(initial=0), reads.max(initial=0)) >= len(found):
+        raise TrainingError("the task names items that this release does not have.", fix="Fetch the release again.")
+    found[rows] = reads
+    return found
 
 
 def candidates_for(

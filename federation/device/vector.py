@@ -43,10 +43,11 @@ def personal_part(
 def portable_vector(
     release: DeviceRelease, history: LocalHistory, *, now_s: float, personal: Float64Array | None = None
 ) -> PortableVector:
-    """The released tower over the phone's full history, plus the personal part.
+    """The released tower over what it can read of the phone's history (`DeviceRelease.reads`), plus the personal part.
 
     Without `personal` it is the vector that the home region's tower gives for the same history.
     """
-    base = release.base_vector(history.rows, history.strengths, history.times_s, now_s=now_s)
+    read = history.read_as(release.reads(history.rows, sensitive=history.sensitive))
+    base = release.base_vector(read.rows, read.strengths, read.times_s, now_s=now_s)
     vector = base if personal is None else (base + personal).astype(np.float32)
     return PortableVector(vector, release.release_id)

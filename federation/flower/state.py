@@ -21,6 +21,8 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     rounds: tuple[RoundOutcome, ...] = ()
     core: bytes = b""
     momentum: bytes = b""
+    reads: bytes = b""
+    """What phones' towers read in the present stage."""
     pending: RoundPlan | None = None
 
     @classmethod

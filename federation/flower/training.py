@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
 import numpy as np
 
 from federation.flower.plan import RunPlan
@@ -128,10 +129,14 @@ class TrainingRun:
 
     def _round_plan(self) -> RoundPlan:
         training = self._plan.training
+        if len(self._state.rounds) % training.stage_rounds == 0:
+            # What is read goes into the state with the plan, so that a run which goes on reads the same.
+            reads = self._part.reads().astype("<i4").tobytes()
+            self._state = msgspec.structs.replace(self._state, reads=reads)
         return RoundPlan(
             round_id=self._entropy(16).hex(), release=self._release_id, part=self._part.part, dim=self._part.dim,
             rank=self._part.rank, basis=to_bytes(self._part.basis), core=to_bytes(self._part.core),
-            rows=self._part.rows.astype("<i4").tobytes(), clipping_norm=training.clipping_norm,
+            rows=self._part.rows.astype("<i4").tobytes(), reads=self._state.reads, clipping_norm=training.clipping_norm,
             noise_multiplier=self._plan.privacy.noise_multiplier,
             sampling_probability=self._plan.privacy.sampling_probability, local_steps=training.local_steps,
             local_learning_rate=training.local_learning_rate,

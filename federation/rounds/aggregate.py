@@ -21,6 +21,8 @@ ITEM_PRIOR = 5.0
 """Events that an item is taken to have had at least, so that a single one does not move it far."""
 NOISE_FLOOR = 3.0
 """Deviations of the noise below which an item's mass is not believed."""
+POPULARITY_MAX = 50.0
+"""Beyond it, in either direction, an item's popularity is not put to the power."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,36 +135,52 @@ def server_step(
 
 
 def item_step(
-    core: Float64Array, mean: Float64Array, *, centre: Float64Array, weight: float, deviation: float,
-    learning_rate: float,
-) -> Float64Array:  # fmt: skip
+    state: ServerState, mean: Float64Array, *, centre: Float64Array, heard: npt.NDArray[np.integer], weight: float,
+    deviation: float, learning_rate: float, momentum: float, taste_region: float,
+) -> ServerState:  # fmt: skip
     """The items' parameters after one look at them: popularity by proportional fitting, tastes by a damped Newton step.
 
     How often an item came up and how often it was expected follow from the mass (their sum) and the gradient along
-    popularity (their difference). Popularity moves by the log of their ratio, which fits one item alone exactly and
-    cannot overshoot; tastes by gradient over mass, which is Newton's step to first order, tastes being whitened. A row
-    whose tastes its noise explains does not move in them (positive-part James-Stein, per row).
+    popularity (their difference). Popularity moves by the log of their ratio, which fits one item alone exactly;
+    tastes by gradient over mass, which is Newton's step to first order, tastes being whitened, but by no more than
+    `taste_region` an item: those who would take an item have more of its taste than all users on average, so the whole
+    step overshoots. A row whose tastes its noise explains does not move in them (positive-part James-Stein, per row).
+
+    What central has heard of an item holds it where it was released, as so many events would (a Gaussian prior of that
+    precision, tastes being whitened): phones' events of an item that central knows well would else be learned by heart.
+
+    All of it is post-processing of one sum whose sensitivity is the plan's clipping norm: a phone's rows, gradients
+    and masses together, are clipped as one vector.
 
     Args:
-        core: `[rows, rank]`, the last column popularity.
+        state: `[rows, rank]` each, the last column popularity. Only tastes have momentum.
         mean: `[rows, rank + 1]`, per user: gradients, and in the last column the mass.
         centre: `[rank - 1]`, the mean of the tastes' features.
+        heard: `[rows]`, events of each item that its released vector was trained on.
         weight: users in the mean.
         deviation: of the noise in each coordinate of `mean`.
-        learning_rate: of the tastes, and of the logarithm.
+        learning_rate: of the tastes.
+        momentum: of the tastes; 0 where noise would be carried from round to round.
+        taste_region: how far a taste moves at most, in whitened features: by so much the item's score changes for a
+            user a deviation away from the mean.
     """
     mass, excess = np.maximum(mean[:, -1], 0.0), mean[:, -2]
     floor = max(ITEM_PRIOR / max(weight, 1.0), NOISE_FLOOR * deviation)
     seen, expected = np.maximum((mass + excess) / 2.0, 0.0), np.maximum((mass - excess) / 2.0, 0.0)
-    popularity = np.log((seen + floor) / (expected + floor))
+    prior, popularity_now = heard / max(weight, 1.0), np.clip(state.core[:, -1], -POPULARITY_MAX, POPULARITY_MAX)
+    popularity = np.log((seen + floor + prior) / (expected + floor + prior * np.exp(popularity_now)))
     tastes = mean[:, :-2] - excess[:, None] * centre
-    lengths = np.maximum((tastes**2).sum(axis=1), np.finfo(np.float64).tiny)
+    squares = np.maximum((tastes**2).sum(axis=1), np.finfo(np.float64).tiny)
     # Taking the centre off brings the noise of `excess` along.
     variance = deviation**2 * (tastes.shape[1] + float(centre @ centre))
-    kept = np.maximum(0.0, 1.0 - variance / lengths)
-    taste_step = tastes * kept[:, None] / np.maximum(np.maximum(seen, expected), floor)[:, None]
-    step: Float64Array = learning_rate * np.column_stack([taste_step, popularity])
-    return core + step
+    kept = np.maximum(0.0, 1.0 - variance / squares)
+    pulled = tastes * kept[:, None] - prior[:, None] * state.core[:, :-1]
+    steps = learning_rate * pulled / (np.maximum(np.maximum(seen, expected), floor) + prior)[:, None]
+    lengths = np.maximum(np.linalg.norm(steps, axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    velocity = momentum * state.momentum
+    velocity[:, :-1] += steps * np.minimum(1.0, taste_region / lengths)
+    velocity[:, -1] = popularity
+    return ServerState(core=state.core + velocity, momentum=velocity)
 
 
 def principal_basis(item_vectors: npt.NDArray[np.floating], rank: int) -> npt.NDArray[np.float32]:

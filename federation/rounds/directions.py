@@ -19,6 +19,15 @@ _STRENGTH = 4
 _STEP_S = 600.0
 
 
+ITEMS_BYTES_MAX = 440_000
+"""Of the items' parameters that come down to a phone and the update that goes up, in sum."""
+
+
+def rank_for(rank: int, *, dim: int, rows: int) -> int:
+    """How many directions a slice of `rows` items is trained in: `rank`, or what there is or fits a phone's bytes."""
+    return max(2, min(rank, dim, ITEMS_BYTES_MAX // (8 * max(rows, 1))))
+
+
 def made_up_queries(release: DeviceRelease, *, count: int = QUERIES) -> npt.NDArray[np.float32]:
     """Vectors of made-up histories, `[count, dim]`; the same for the same release."""
     rng = np.random.default_rng(int.from_bytes(hashlib.sha256(release.release_id.encode()).digest()[:8], "big"))

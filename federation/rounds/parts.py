@@ -23,8 +23,9 @@ from federation.rounds.aggregate import (
     server_step,
     stepped_adapter,
 )
-from federation.rounds.directions import Directions, directions_of, made_up_queries
+from federation.rounds.directions import Directions, directions_of, made_up_queries, rank_for
 from federation.rounds.outcome import ItemMoves, OutcomeError, load_adapter
+from federation.rounds.reading import stand_ins, start_of
 from infra.contracts.release import FEDERATED_ADAPTER, ITEM_VECTORS
 from infra.plumbing.catalogue.reading import open_catalogue
 from infra.plumbing.errors import AtollError
@@ -85,6 +86,10 @@ class SharedPart(Protocol):
         """The adapter after these rounds."""
         ...
 
+    def reads(self) -> npt.NDArray[np.int32]:
+        """What phones' towers read in place of each of `rows`, as things stand; empty where no items are trained."""
+        ...
+
     def items(self) -> ItemMoves | None:
         """The items' moves after these rounds, if items are what is trained."""
         ...
@@ -126,6 +131,10 @@ class _Part:
         shape = self._state.core.shape
         self._state = ServerState(*(np.frombuffer(raw).reshape(shape).copy() for raw in (core, momentum)))
 
+    def reads(self) -> npt.NDArray[np.int32]:
+        """Empty, unless items are what is trained."""
+        return self.rows
+
     def items(self) -> ItemMoves | None:
         """None, unless items are what is trained."""
         return None
@@ -151,10 +160,14 @@ class CorePart(_Part):
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """What a step over items is judged on, all of it public: `vectors [items, dim]`, made-up `queries [n, dim]`."""
+    """What a step over items is judged on, all of it public.
+
+    `vectors [items, dim]`; made-up `queries [n, dim]`; `heard [items]`: how many events central's training had of each.
+    """
 
     vectors: Float32Array
     queries: Float32Array
+    heard: npt.NDArray[np.int64]
 
 
 class ItemsPart(_Part):
@@ -170,6 +183,11 @@ class ItemsPart(_Part):
         self.rows = rows
         self._centre = directions.centre
         self._catalogue = catalogue
+        core = start_of(
+            catalogue.vectors, rows=rows, rank=self.rank, heard=catalogue.heard > 0, queries=catalogue.queries
+        )  # fmt: skip
+        self._start = core
+        self._state = ServerState(core, np.zeros_like(core))
         share = len(rows) / len(catalogue.vectors)
         self._places_max = max(PLACES_FLOOR, PLACES_RATIO * share, self._places(self.core) + share)
 
@@ -179,24 +197,33 @@ class ItemsPart(_Part):
         Raises:
             ImplausibleStepError: the slice would crowd the other items out; nothing was changed.
         """
-        core = item_step(
-            self._state.core, mean, centre=self._centre, weight=weight, deviation=deviation,
-            learning_rate=self._training.server_learning_rate,
+        state = item_step(
+            self._state, mean, centre=self._centre, heard=self._catalogue.heard[self.rows], weight=weight,
+            deviation=deviation, learning_rate=self._training.server_learning_rate,
+            momentum=self._training.server_momentum, taste_region=self._training.taste_region,
         )  # fmt: skip
-        places = self._places(core)
+        places = self._places(state.core)
         if places > self._places_max:
             raise ImplausibleStepError(
                 f"after this step the slice's items would take {places:.0%} of the first {TOP} places of made-up users;"
                 f" no more than {self._places_max:.0%} is plausible.",
                 fix="Nothing was changed. Look for poisoned updates before the next round.",
             )
-        moved = float(np.linalg.norm(core - self._state.core))
-        self._state = ServerState(core, self._state.momentum)
+        moved = float(np.linalg.norm(state.core - self._state.core))
+        self._state = state
         return moved
 
     def adapter(self) -> Float32Array:
         """The adapter as it was released."""
         return self._released
+
+    def reads(self) -> npt.NDArray[np.int32]:
+        """The items themselves where central knows them; else nothing, and what stands in for them once they moved."""
+        catalogue = self._catalogue
+        return stand_ins(
+            catalogue.vectors, rows=self.rows, core=self.core, directions=self.basis, heard=catalogue.heard > 0,
+            queries=catalogue.queries,
+        )  # fmt: skip
 
     def _places(self, core: Float64Array) -> float:
         """The share of the first places of made-up users that the slice's items take after a step to `core`."""
@@ -206,8 +233,9 @@ class ItemsPart(_Part):
         return float(np.isin(top, self.rows).mean())
 
     def items(self) -> ItemMoves | None:
-        """How far each item of the slice has moved."""
-        return ItemMoves(self.rows, (self._state.core @ self.basis.T).astype(np.float32))
+        """How far each item of the slice has moved; nowhere where no round moved any."""
+        core = self._state.core * (not np.array_equal(self._state.core, self._start))
+        return ItemMoves(self.rows, (core @ self.basis.T).astype(np.float32))
 
 
 def shared_part(training: TrainingPlan, release: Path) -> SharedPart:
@@ -222,11 +250,12 @@ def shared_part(training: TrainingPlan, release: Path) -> SharedPart:
     if training.part is Part.CORE:
         return CorePart(training, released=released, basis=principal_basis(vectors, rank), rows=rank)
     rows = slice_rows(release, training.categories)
-    queries = made_up_queries(load_device_release(release))
-    catalogue = Catalogue(vectors.astype(np.float32), queries)
+    held = load_device_release(release)
+    catalogue = Catalogue(vectors.astype(np.float32), made_up_queries(held), held.heard)
     return ItemsPart(
-        training, released=released, directions=directions_of(queries, rank), rows=rows, catalogue=catalogue
-    )
+        training, released=released, rows=rows, catalogue=catalogue,
+        directions=directions_of(catalogue.queries, rank_for(training.rank, dim=vectors.shape[1], rows=len(rows))),
+    )  # fmt: skip
 
 
 def slice_rows(release: Path, categories: Sequence[str]) -> npt.NDArray[np.int32]:

@@ -203,15 +203,12 @@ def _silos(arguments: argparse.Namespace, world: Any) -> frozenset[str]:
 
 
 def _training(arguments: argparse.Namespace) -> Any:
-    from federation.flower.plan import TrainingPlan
+    from federation.flower.plan import TrainingPlan, items_training
     from federation.messages import Part
 
     if arguments.train == Part.CORE:
         return TrainingPlan()
-    # An items update is a sum over a phone's events, so its norm is of another size.
-    return TrainingPlan(
-        part=Part.ITEMS, categories=tuple(arguments.category), rank=16, clipping_norm=10.0, server_learning_rate=0.3
-    )
+    return items_training(tuple(arguments.category), noise_multiplier=arguments.noise)
 
 
 @contextmanager

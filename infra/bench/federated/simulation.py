@@ -7,17 +7,19 @@ instead of the ring, which is exact to 2**-18 of the norm.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from federation.device.model import moved_items
+from federation.flower.plan import TrainingPlan
 from federation.privacy.clipping import clip
 from federation.privacy.noise import Entropy, gaussian
-from federation.rounds.aggregate import item_step
-from federation.rounds.directions import Directions, directions_of
+from federation.rounds.aggregate import ServerState, item_step
+from federation.rounds.directions import Directions, directions_of, rank_for
+from federation.rounds.reading import NOT_READ, stand_ins, start_of
 from infra.bench.federated.phone import Examples, PhoneSlice, personal_part
 from infra.bench.federated.scenes import CEILING, SENSITIVE, SILENT, Scenes
 from infra.bench.federated.tower import NumpyTower, Sequences, Vectors
@@ -36,15 +38,19 @@ PARITY_MAX = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How ours is trained: stages of rounds; after a stage phones read the new items in their towers (a release)."""
+    """How ours is trained: as `federate round` does by this plan, in so many rounds."""
 
-    rank: int
-    stages: int
+    training: TrainingPlan
     rounds: int
-    learning_rate: float
-    clipping_norm: float = 0.0
-    """0: no clipping."""
     noise_multiplier: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What rounds leave: the items, `[num_items, dim]`, and what is read in place of each, `[num_items]`."""
+
+    table: FloatArray
+    reads: IntArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +84,41 @@ class Scene:
             self.slice = np.arange(len(self.scenes.sensitive_items), dtype=np.int32)
             self.phones = self.users[self.scenes.silent[self.users]]
             self.asked = self.scenes.silent[self.users]
+        seen = self.visible.copy()
+        seen[self.test_at] = False
+        self.heard = np.bincount(self.events.rows[seen], minlength=len(self.scenes.sensitive_items))
         self._released: Vectors | None = None
         self._queries: FloatArray | None = None
 
     def released(self) -> Vectors:
-        """The released model's vectors over all that a phone holds, of every evaluated user; computed once."""
+        """The released model's vectors over what it can read of each phone, of every evaluated user; computed once."""
         if self._released is None:
-            tower = self.towers[self.name]
-            self._released = tower.encode(self.events, self.users, tower.table)
+            rows = np.arange(len(self.heard))
+            self._released = self.reading(np.where(self.heard > 0, rows, NOT_READ))
         return self._released
+
+    def reading(self, reads: IntArray) -> Vectors:
+        """The released tower's vectors where `reads [num_items]` is read in place of each item; NOT_READ: nothing.
+
+        An event's vector is that of all that is read of what came before it. Where events in between are not read, the
+        gap that the tower is told of is that to the next event that is.
+        """
+        tower, rows = self.towers[self.name], reads[self.events.rows]
+        known = rows >= 0
+        known[self.test_at] = True
+        read = replace(self.events, rows=np.maximum(rows, 0)).kept(known)
+        found = tower.encode(read, self.users, tower.table)
+        place = np.full(len(read.rows), -1, dtype=np.int64)
+        place[found.along_at] = np.arange(len(found.along_at))
+        place[read.starts[1:][self.users] - 1] = len(found.along) + np.arange(len(self.users))
+        before = place[np.minimum(np.cumsum(known) - known, len(read.rows) - 1)]
+        ends = self.events.starts[1:][self.owners] - 1
+        numbers = np.arange(len(rows))
+        wanted = np.isin(self.owners, self.users) & (numbers < ends) & (numbers >= ends - EXAMPLES_MAX)
+        # Who has nothing before an event that is read has no example there.
+        wanted &= (before >= 0) & (np.cumsum(known) - known > read.starts[:-1][self.owners])
+        at = np.flatnonzero(wanted)
+        return Vectors(found.last, np.concatenate([found.along, found.last])[before[at]], at)
 
     def parity(self) -> float:
         """Largest difference of the NumPy tower from TensorFlow's own vectors."""
@@ -128,13 +160,16 @@ class Scene:
         known[self.test_at] = True
         return self.ranked(tower.last(self.events.kept(known), self.users, tower.table), tower.table)
 
-    def on_phone(self, table: FloatArray | None = None, *, which: str = "") -> Ranks:
-        """A model over the whole history, with its own items or with `table`."""
-        tower = self.towers[which or self.name]
-        if table is None and not which:
-            return self.ranked(self.released().last, tower.table)
-        items = tower.table if table is None else table
-        return self.ranked(tower.last(self.events, self.users, items), items)
+    def on_phone(self, learned: Learned | None = None) -> Ranks:
+        """The released model over what it can read of the whole history, with its own items or those learned."""
+        if learned is None:
+            return self.ranked(self.released().last, self.towers[self.name].table)
+        return self.ranked(self.reading(learned.reads).last, learned.table)
+
+    def ceiling(self) -> Ranks:
+        """The model that saw everything, over the whole history."""
+        tower = self.towers[CEILING]
+        return self.ranked(tower.last(self.events, self.users, tower.table), tower.table)
 
     def local_only(self) -> Ranks:
         """The released model over the whole history, plus the personal part that each phone makes for itself."""
@@ -154,31 +189,51 @@ class Scene:
             yield Examples(vectors.along[begin:end], self.events.rows[vectors.along_at[begin:end]])
 
     def directions(self, rank: int) -> Directions:
-        """From the vectors of the histories that central trained on itself."""
+        """Of the user vectors of the histories that central trained on itself."""
+        queries = self._some_queries()
+        return directions_of(queries, rank_for(rank, dim=queries.shape[1], rows=len(self.slice)))
+
+    def _some_queries(self) -> FloatArray:
         tower = self.towers[self.name]
         if self._queries is None:
             known = self.events.kept(self.visible)
             several = np.flatnonzero(np.diff(known.starts) > 1)
             along = tower.encode(known, several, tower.table).along
             self._queries = along[np.random.default_rng(0).permutation(len(along))[:QUERIES]]
-        return directions_of(self._queries, min(rank, self._queries.shape[1]))
+        return self._queries
 
-    def ours(self, recipe: Recipe, *, entropy: Entropy) -> FloatArray:
-        """The items after all rounds, `[num_items, dim]`."""
-        tower, found = self.towers[self.name], self.directions(recipe.rank)
-        core = np.zeros((len(self.slice), found.basis.shape[1]))
-        table = tower.table
-        for stage in range(recipe.stages):
-            vectors = tower.encode(self.events, self.phones, table) if stage else self.released()
-            phones = self._phones(vectors, found)
-            for _ in range(recipe.rounds):
-                mean, deviation = self._round(phones, core, recipe, entropy)
-                core = item_step(
-                    core, mean, centre=found.centre, weight=len(self.phones), deviation=deviation,
-                    learning_rate=recipe.learning_rate,
-                )  # fmt: skip
-            table = moved_items(tower.table, rows=self.slice, core=core, directions=found.basis)
-        return table
+    def ours(self, recipe: Recipe, *, entropy: Entropy) -> Learned:
+        """The items after all rounds."""
+        training, tower = recipe.training, self.towers[self.name]
+        found = self.directions(training.rank)
+        start = start_of(
+            tower.table, rows=self.slice, rank=found.basis.shape[1], heard=self.heard > 0, queries=self._some_queries()
+        )  # fmt: skip
+        state, vectors = ServerState(start, np.zeros_like(start)), self.released()
+        reads = self._reads(start, found)
+        for number in range(recipe.rounds):
+            if number % training.stage_rounds == 0:
+                if number and not self.heard[self.slice].all():
+                    reads = self._reads(state.core, found)
+                    vectors = self.reading(reads)
+                phones = self._phones(vectors, found)
+            mean, deviation = self._round(phones, state.core, recipe, entropy)
+            state = item_step(
+                state, mean, centre=found.centre, heard=self.heard[self.slice], weight=len(self.phones),
+                deviation=deviation, learning_rate=training.server_learning_rate, momentum=training.server_momentum,
+                taste_region=training.taste_region,
+            )  # fmt: skip
+        table = moved_items(tower.table, rows=self.slice, core=state.core, directions=found.basis)
+        return Learned(table, reads)
+
+    def _reads(self, core: Float64Array, found: Directions) -> IntArray:
+        """What is read in place of each item once the slice has moved by `core`, as the server says it."""
+        reads = np.where(self.heard > 0, np.arange(len(self.heard)), NOT_READ)
+        reads[self.slice] = stand_ins(
+            self.towers[self.name].table, rows=self.slice, core=core, directions=found.basis, heard=self.heard > 0,
+            queries=self._some_queries(),
+        )  # fmt: skip
+        return reads
 
     def _phones(self, vectors: Vectors, found: Directions) -> list[PhoneSlice]:
         """What every phone that has something to say works on, in the stage whose vectors these are."""
@@ -193,16 +248,15 @@ class Scene:
     ) -> tuple[Float64Array, float]:
         total = np.zeros((core.shape[0], core.shape[1] + 1))
         for phone in phones:
-            one = phone.statistics(core)
-            total += clip(one, recipe.clipping_norm) if recipe.clipping_norm else one
-        deviation = recipe.noise_multiplier * recipe.clipping_norm
+            total += clip(phone.statistics(core), recipe.training.clipping_norm)
+        deviation = recipe.noise_multiplier * recipe.training.clipping_norm
         regions = len(np.unique(self.regions[self.phones]))
         for _ in range(regions if deviation else 0):
             total += deviation * gaussian(total.shape, entropy=entropy)
         count = max(1, len(self.phones))
         return total / count, deviation * regions**0.5 / count
 
-    def fedavg(self, *, rounds: int, rank: int, rate: float) -> FloatArray:
+    def fedavg(self, *, rounds: int, rank: int, rate: float) -> Learned:
         """Federated averaging of the same slice: phones take local steps, the server takes the plain mean."""
         tower, found = self.towers[self.name], self.directions(rank)
         core = np.zeros((len(self.slice), found.basis.shape[1]))
@@ -212,7 +266,8 @@ class Scene:
             for phone in phones:
                 mean += (phone.stepped(core, rate=rate, steps=LOCAL_STEPS) - core) / len(self.phones)
             core = core + mean
-        return moved_items(tower.table, rows=self.slice, core=core, directions=found.basis)
+        table = moved_items(tower.table, rows=self.slice, core=core, directions=found.basis)
+        return Learned(table, self._reads(np.zeros_like(core), found))
 
 
 def scenes() -> tuple[str, str]:

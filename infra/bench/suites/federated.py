@@ -6,8 +6,9 @@ ties by catalogue row; central's towers, its own training. Arms: popularity; the
 knows; the same tower on the phone over everything; that with a personal part (local only); federated averaging; ours
 without noise, at epsilon 8 and at epsilon 2 (user level, delta 1e-6, towards central, each of three regions adding its
 noise in full, all phones in every round, no amplification claimed); and the ceiling. Ours is `--train items`: a slice
-of items that the server chose, moved in popularity and taste by secure sums. Each seed draws its silent users anew and
-trains three central models; figures are means over seeds with standard errors among the figures.
+of items that the server chose, moved in popularity and taste by secure sums, by the very plans that `federate round`
+makes (`items_training`). A phone's tower reads no item that central never heard of until rounds have moved it. Each
+seed draws its silent users anew and trains three central models; figures are means over seeds with standard errors.
 Options: `archive` (what `atoll data import` takes; default ml-100k), `epochs` (of central's models, default its own),
 `seeds` (default: `--runs`), `made` (`seed-N` folders that an earlier run left), `keep` (where to leave them),
 `out` (folder for the plot; default: none is drawn).
@@ -20,9 +21,10 @@ from pathlib import Path
 
 import numpy as np
 
+from federation.flower.plan import items_training
 from federation.privacy.accountant import noise_for
 from infra.bench.catalogue import BenchRequest
-from infra.bench.federated.scenes import CEILING, SENSITIVE, SILENT
+from infra.bench.federated.scenes import SENSITIVE, SILENT
 from infra.bench.federated.simulation import PARITY_MAX, Ranks, Recipe, Scene
 from infra.bench.results import Measured, at_least
 from infra.local.tiers import source_root, tier_python
@@ -30,8 +32,8 @@ from infra.plumbing.environment import environment_with
 from infra.plumbing.errors import AtollError
 
 DELTA = 1e-6
-PLAIN = Recipe(rank=32, stages=3, rounds=3, learning_rate=0.5)
-PRIVATE_RANK, PRIVATE_ROUNDS, PRIVATE_RATE, CLIPPING_NORM = 16, 2, 0.8, 10.0
+PLAIN_ROUNDS, PRIVATE_ROUNDS = {SENSITIVE: 30, SILENT: 5}, 2
+FEDAVG_RANK, FEDAVG_ROUNDS = 32, 9
 JOB_S = 3 * 3600.0
 ARMS = ("popularity", "released", "on_phone", "local_only", "fedavg", "ours", "ours_eps8", "ours_eps2", "ceiling")
 
@@ -78,17 +80,14 @@ def _of_scene(scene: Scene) -> dict[str, float]:
     arms: dict[str, Ranks] = {
         "popularity": scene.popularity(), "released": scene.served(), "on_phone": scene.on_phone(),
         "local_only": scene.local_only(),
-        "fedavg": scene.on_phone(scene.fedavg(rounds=PLAIN.stages * PLAIN.rounds, rank=PLAIN.rank, rate=1.0)),
-        "ours": scene.on_phone(scene.ours(PLAIN, entropy=secrets.token_bytes)),
-        "ceiling": scene.on_phone(which=CEILING),
+        "fedavg": scene.on_phone(scene.fedavg(rounds=FEDAVG_ROUNDS, rank=FEDAVG_RANK, rate=1.0)),
+        "ours": scene.on_phone(scene.ours(_plain(scene.name), entropy=secrets.token_bytes)),
+        "ceiling": scene.ceiling(),
     }  # fmt: skip
     if scene.name == SENSITIVE:
         for epsilon in (8.0, 2.0):
             noise = noise_for(epsilon, delta=DELTA, rounds=PRIVATE_ROUNDS)
-            recipe = Recipe(
-                rank=PRIVATE_RANK, stages=1, rounds=PRIVATE_ROUNDS, learning_rate=PRIVATE_RATE,
-                clipping_norm=CLIPPING_NORM, noise_multiplier=noise,
-            )  # fmt: skip
+            recipe = Recipe(items_training((), noise_multiplier=noise), PRIVATE_ROUNDS, noise)
             arms[f"ours_eps{epsilon:.0f}"] = scene.on_phone(scene.ours(recipe, entropy=secrets.token_bytes))
     return {
         f"{scene.name}_{part}_{what}/{arm}": float(values[mask].mean())
@@ -96,6 +95,11 @@ def _of_scene(scene: Scene) -> dict[str, float]:
         for what, values in (("ndcg10", ranks.ndcg), ("hr10", ranks.hits))
         for part, mask in (("asked", scene.asked), ("others", ~scene.asked))
     }
+
+
+def _plain(scene: str) -> Recipe:
+    """What `federate round --train items` does where hardly any noise is added, without any."""
+    return Recipe(items_training((), noise_multiplier=0.0), PLAIN_ROUNDS[scene])
 
 
 def _headline(one: Mapping[str, float]) -> dict[str, float]:

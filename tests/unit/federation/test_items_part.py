@@ -11,18 +11,20 @@ from federation.device.tower import load_device_release
 from federation.device.training import TrainingError, train_round
 from federation.flower.plan import PrivacyPlan, RegionLink, RunPlan, TrainingPlan
 from federation.flower.training import TrainingRun
-from federation.messages import Part, Phase, RegionalSum, RoundPlan, rows_of, to_bytes
+from federation.messages import Part, Phase, RegionalSum, RoundPlan, reads_of, rows_of, to_bytes
 from federation.privacy.ledger import read_ledger
-from federation.rounds.aggregate import item_step
+from federation.rounds.aggregate import ServerState, item_step
 from federation.rounds.directions import directions_of, made_up_queries
 from federation.rounds.outcome import OutcomeError
 from federation.rounds.parts import ImplausibleStepError, shared_part, slice_rows
+from federation.rounds.reading import stand_ins
 from infra.plumbing.clock import ManualClock
 from infra.plumbing.errors import InvalidInputError
 from tests.unit.federation.building import DIM, ITEMS, fixed_entropy, history, round_plan, small_release, write_release
 
 ROWS = np.arange(0, ITEMS, 4, dtype=np.int32)
 RANK = 3
+TASTE_REGION = 0.15
 
 
 def _plan(**changes):
@@ -88,19 +90,30 @@ def test_steps_recover_items_that_the_release_does_not_know() -> None:
     chances /= chances.sum(axis=1, keepdims=True)
     targets = np.array([rng.choice(ITEMS, p=row) for row in chances])
     found = directions_of(base, DIM)
-    core = np.zeros((len(ROWS), DIM))
+    state = ServerState(np.zeros((len(ROWS), DIM)), np.zeros((len(ROWS), DIM)))
 
     def loss(vectors: np.ndarray) -> float:
         scores = base[3000:] @ vectors.T
         return float(np.mean(np.log(np.exp(scores).sum(axis=1)) - scores[np.arange(1000), targets[3000:]]))
 
     for _ in range(25):
-        vectors = moved_items(start, rows=ROWS, core=core, directions=found.basis)
+        vectors = moved_items(start, rows=ROWS, core=state.core, directions=found.basis)
         total = item_statistics(base[:3000], targets[:3000], vectors=vectors, rows=ROWS, directions=found.basis)
-        core = item_step(core, total / 3000, centre=found.centre, weight=3000, deviation=0.0, learning_rate=0.3)
-    after = loss(moved_items(start, rows=ROWS, core=core, directions=found.basis))
+        state = item_step(
+            state, total / 3000, centre=found.centre, heard=np.zeros(len(ROWS), np.int64), weight=3000, deviation=0.0,
+            learning_rate=0.2, momentum=0.7, taste_region=0.15,
+        )  # fmt: skip
+    after = loss(moved_items(start, rows=ROWS, core=state.core, directions=found.basis))
     before, best = loss(start), loss(truth)
     assert (before - after) / (before - best) > 0.8
+
+
+def _stepped(mean: np.ndarray, *, weight: float, deviation: float, heard: int = 0) -> np.ndarray:
+    start = ServerState(np.zeros((len(mean), RANK)), np.zeros((len(mean), RANK)))
+    return item_step(
+        start, mean, centre=np.zeros(RANK - 1), heard=np.full(len(mean), heard), weight=weight, deviation=deviation,
+        learning_rate=1.0, momentum=0.7, taste_region=TASTE_REGION,
+    ).core  # fmt: skip
 
 
 def test_popularity_is_fitted_and_cannot_overshoot() -> None:
@@ -108,15 +121,67 @@ def test_popularity_is_fitted_and_cannot_overshoot() -> None:
     expected, seen = 0.5, 0.5 * np.e
     mean = np.zeros((1, RANK + 1))
     mean[0, -2], mean[0, -1] = seen - expected, seen + expected
-    core = item_step(np.zeros((1, RANK)), mean, centre=np.zeros(RANK - 1), weight=1e9, deviation=0.0, learning_rate=1.0)
+    core = _stepped(mean, weight=1e9, deviation=0.0)
     np.testing.assert_allclose(core, [[0.0, 0.0, 1.0]], atol=1e-6)
+
+
+def test_a_taste_moves_no_further_than_its_region_whatever_phones_say() -> None:
+    mean = np.zeros((2, RANK + 1))
+    mean[0, 0], mean[1, 0], mean[:, -1] = 1e9, 0.05, 1.0
+    core = _stepped(mean, weight=1e9, deviation=0.0)
+    assert np.linalg.norm(core[0, :-1]) == pytest.approx(TASTE_REGION)
+    assert core[1, 0] == pytest.approx(0.1)
+
+
+def test_what_central_has_heard_of_an_item_holds_it_where_it_was() -> None:
+    mean = np.zeros((1, RANK + 1))
+    mean[0, 0], mean[0, -2], mean[0, -1] = 0.05, 0.2, 1.0
+    free, held = (_stepped(mean, weight=100, deviation=0.0, heard=heard) for heard in (0, 300))
+    assert (np.abs(held[0, [0, -1]]) > 0.0).all()
+    assert (np.abs(held[0, [0, -1]]) < 0.3 * np.abs(free[0, [0, -1]])).all()
+
+
+def test_items_that_central_has_not_heard_of_are_not_read_until_they_moved_and_then_by_what_is_alike() -> None:
+    rng = np.random.default_rng(2)
+    vectors, queries = rng.normal(size=(ITEMS, DIM)).astype(np.float32), rng.normal(size=(50, DIM)).astype(np.float32)
+    rows = np.array([3, 5, 7], dtype=np.int32)
+    heard = np.ones(ITEMS, dtype=np.bool_)
+    heard[rows[:2]] = False
+    core = np.zeros((3, DIM))
+
+    def reads() -> object:
+        found = stand_ins(
+            vectors, rows=rows, core=core, directions=np.eye(DIM, dtype=np.float32), heard=heard, queries=queries
+        )
+        return found.tolist()
+
+    assert reads() == [-1, -1, 7]
+    core[0] = vectors[11] - vectors[3]
+    assert reads() == [11, -1, 7]
+
+
+def test_a_phone_reads_what_the_plan_says() -> None:
+    release, known = small_release(), history(60)
+    as_released, stood_in, nothing = (
+        train_round(_plan(reads=one), release, known, rng=np.random.default_rng(0)).update
+        for one in (b"", (ROWS + 1).astype("<i4").tobytes(), np.full(len(ROWS), -1, "<i4").tobytes())
+    )
+    assert not np.array_equal(as_released, stood_in)
+    assert not np.array_equal(as_released, nothing)
+    for wrong in (b"123", np.full(len(ROWS), -2, "<i4").tobytes()):
+        with pytest.raises(InvalidInputError, match="read"):
+            reads_of(_plan(reads=wrong))
+    with pytest.raises(TrainingError, match="items"):
+        train_round(
+            _plan(reads=np.full(len(ROWS), ITEMS, "<i4").tobytes()), release, known, rng=np.random.default_rng(0)
+        )
 
 
 def test_rows_that_noise_explains_do_not_move_in_their_tastes() -> None:
     mean = np.zeros((4, RANK + 1))
     mean[0, : RANK - 1], mean[:, -1] = 5.0, 1.0
     mean[1, : RANK - 1] = 0.01
-    core = item_step(np.zeros((4, RANK)), mean, centre=np.zeros(RANK - 1), weight=100, deviation=0.1, learning_rate=1.0)
+    core = _stepped(mean, weight=100, deviation=0.1)
     assert (core[0, :-1] > 0.0).all()
     np.testing.assert_array_equal(core[1:, :-1], 0.0)
 
@@ -151,11 +216,11 @@ def _statistics(rows: int, rank: int, *, excess: float) -> np.ndarray:
 
 def test_a_step_that_crowds_the_other_items_out_is_not_made(tmp_path: Path) -> None:
     release = write_release(tmp_path)
-    training = TrainingPlan(part=Part.ITEMS, categories=("quiet",), rank=RANK, server_learning_rate=5.0)
+    training = TrainingPlan(part=Part.ITEMS, categories=("quiet",), rank=RANK)
     part = shared_part(training, release)
     before = part.core.copy()
     with pytest.raises(ImplausibleStepError, match="first 10 places"):
-        part.step(_statistics(len(part.rows), part.rank, excess=10.0), weight=100.0, deviation=0.0)
+        part.step(_statistics(len(part.rows), part.rank, excess=1000.0), weight=100.0, deviation=0.0)
     assert np.array_equal(part.core, before)
     assert part.step(_statistics(len(part.rows), part.rank, excess=1e-4), weight=100.0, deviation=0.0) > 0.0
     assert not np.array_equal(part.core, before)
@@ -167,7 +232,7 @@ def test_a_poisoned_round_is_void_though_its_sums_came_and_stays_booked(tmp_path
     class Regions:
         def ask(self, plan: RoundPlan, *, timeout_s: float) -> list[RegionalSum]:
             assert timeout_s > 0.0
-            total = 30 * _statistics(*plan.core_shape, excess=10.0 if poisoned else 1e-4)
+            total = 30 * _statistics(*plan.core_shape, excess=1000.0 if poisoned else 1e-4)
             return [
                 RegionalSum(
                     round_id=plan.round_id, region="us-east", phase=Phase.CLOSED, shape=plan.shape,
@@ -179,7 +244,7 @@ def test_a_poisoned_round_is_void_though_its_sums_came_and_stays_booked(tmp_path
     plan = RunPlan(
         rounds=1, regions={"us-east": RegionLink(gateway_url="http://x", round_key_file="k")},
         release_directory=str(write_release(tmp_path)), outcome_directory=str(tmp_path / "outcome"),
-        training=TrainingPlan(part=Part.ITEMS, categories=("quiet",), rank=RANK, server_learning_rate=5.0),
+        training=TrainingPlan(part=Part.ITEMS, categories=("quiet",), rank=RANK),
         privacy=PrivacyPlan(ledger_file=str(tmp_path / "ledger"), population="phones", noise_multiplier=4.0),
     )  # fmt: skip
     outcome = TrainingRun(plan, regions=Regions(), clock=ManualClock(), entropy=fixed_entropy()).run()

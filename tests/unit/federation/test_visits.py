@@ -254,7 +254,7 @@ def _taking(world: _World, directory: Path) -> Taking:
     """A phone of its own with a little history, enrolled by the region's issuer."""
     keys = FileKeyStore(directory / "phone.key", entropy=secrets.token_bytes)
     store = DeviceStore(directory / "phone.phone", keys=keys)
-    for index in range(12):
+    for index in range(1, 13):
         store.add_sensitive(SensitiveEvent(item=f"i{index}", strength=4, at_ms=60_000 * index))
     file, now_ms = IdentityFile(directory / "phone.identity", keys, secrets.token_bytes), SystemClock().now_ms()
     certificate = certified(

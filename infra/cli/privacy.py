@@ -256,5 +256,11 @@ def _text(receipt: Any) -> str:
     state = "complete" if receipt.complete else "NOT complete: see `after` and `remains`"
     seconds = (receipt.finished_ms - receipt.erased_ms) / 1000
     told = "" if receipt.edges_told else "\nthe grid does not answer: edges hear of it when it does"
+    deposits = [
+        {"place": one.place, "deposit": deposit.where, "fate": deposit.fate.value, "until": deposit.until,
+         "proof": deposit.proof}
+        for one in receipt.places for deposit in one.deposits or ()
+    ]  # fmt: skip
+    lies = f"\n{table(deposits)}" if deposits else ""
     untouched = "\n".join(f"not touched: {one}" for one in receipt.not_reached)
-    return f"{table(rows)}\n{state}, in {seconds:.2f} s, mark {receipt.mark}{told}\n{untouched}"
+    return f"{table(rows)}{lies}\n{state}, in {seconds:.2f} s, mark {receipt.mark}{told}\n{untouched}"

@@ -17,6 +17,7 @@ from infra.contracts.events import LoggedEvent
 from infra.contracts.residency import Global, Regional, RegionalMessage
 from region.events.port import Log, LogUnavailableError
 from region.events.records import decode_record
+from region.keeping.deposits import Deposit, in_file
 from region.keeping.files import FileKeys
 from region.keeping.sealing import Seals
 from region.privacy.bulk import Touch, untouched
@@ -70,6 +71,7 @@ class DeadLetters:
         self._seals = seals
         registry = registry if registry is not None else CollectorRegistry()
         DEAD_LETTERS.prepare(path, keys)
+        self._remains = ""
         self._queries = DEAD_LETTERS.queries()
         self._letters_max = letters_max
         self._lane = Lane(
@@ -139,7 +141,12 @@ class DeadLetters:
 
     async def scrub(self) -> str:
         """See `region.store.database.scrub`."""
-        return await self._lane.call(scrub, timeout_s=_TIMEOUT_S)
+        self._remains = await self._lane.call(scrub, timeout_s=_TIMEOUT_S)
+        return self._remains
+
+    async def deposits(self, *, erased_ms: int) -> tuple[Deposit, ...]:  # noqa: ARG002
+        """The file, as the last scrub left it. Letters are in no topic: whatever the log is, they lie here only."""
+        return in_file("the dead letters' file and its write-ahead log", remains=self._remains)
 
     async def expire(self, *, before_ms: int) -> int:
         """Forget those noted before a moment; returns how many."""

@@ -20,9 +20,8 @@ import asyncio
 import hashlib
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import NewTopic, RecordsToDelete
@@ -33,10 +32,12 @@ from infra.contracts.events import LoggedEvent
 from infra.plumbing.addresses import PartAddress
 from infra.plumbing.errors import OverloadedError, SettingsError
 from infra.plumbing.http.tls import ClientTls
-from region.events.kafka_clients import KafkaClients
+from region.events.kafka_clients import KafkaClients, placed
+from region.events.kafka_deposits import read_topic, segment_deposits
 from region.events.port import AppendResult, LogForgotten, LogUnavailableError
 from region.events.records import decode_record
 from region.events.sqlite import SEAL_TRIES_MAX
+from region.keeping.deposits import Deposit
 from region.keeping.sealing import Placed, SealedRecord, Seals, plain
 from region.store.port import OffsetEvent, Position
 
@@ -55,13 +56,6 @@ def partition_of(subject: str, partitions: int) -> int:
     """Where a subject's events are; the same in every process, whatever a client's default is."""
     digest = hashlib.blake2b(subject.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") % partitions
-
-
-def _placed(found: Mapping[TopicPartition, Sequence[Any]]) -> list[Placed]:
-    """What a consumer brought, in this project's count."""
-    return [
-        Placed(one.partition, record.offset + 1, record.value) for one, batch in found.items() for record in batch
-    ]  # fmt: skip
 
 
 class KafkaLog:
@@ -202,6 +196,16 @@ class KafkaLog:
             return "Kafka deletes no single record: kept until retention"
         return await self._seals.keys.scrub()
 
+    async def deposits(self, subject: str, *, erased_ms: int) -> tuple[Deposit, ...]:
+        """Segments, by what the broker says of the topic."""
+        facts = await read_topic(self._clients, self._topic)
+        readable = await self.count_of(subject)
+        return segment_deposits(facts, erased_ms=erased_ms, sealed=self._seals is not None, readable=readable)
+
+    async def key_deposits(self, *, erased_ms: int) -> tuple[Deposit, ...]:
+        """Of where keys are kept."""
+        return () if self._seals is None else await self._seals.keys.deposits(erased_ms=erased_ms)
+
     async def expire(self, *, before_ms: int) -> int:
         """Forget each partition's records up to the first one received at `before_ms` or later."""
         async with self._reading, self._served("expire", _READ_TIMEOUT_S):
@@ -257,7 +261,7 @@ class KafkaLog:
         for one in watched:
             if one in paused or await consumer.position(one) != after[one.partition]:
                 return []
-        records = _placed(await consumer.getmany(*watched, timeout_ms=0, max_records=limit)) if watched else []
+        records = placed(await consumer.getmany(*watched, timeout_ms=0, max_records=limit)) if watched else []
         return await self._open(records) if records else []
 
     async def _fetch(
@@ -272,7 +276,7 @@ class KafkaLog:
                 consumer.seek(one, offset)
         while True:
             found = await consumer.getmany(*wanted, timeout_ms=round(_READ_TIMEOUT_S * 1000), max_records=limit)
-            if records := _placed(found):
+            if records := placed(found):
                 return await self._open(records)
 
     async def _open(self, records: Sequence[Placed]) -> list[OffsetEvent]:
@@ -371,7 +375,11 @@ class KafkaLog:
         """
         if self._topic_is_there:
             return
-        settings = {"retention.ms": str(self._retention_ms), "message.timestamp.type": "CreateTime"}
+        settings = {
+            "retention.ms": str(self._retention_ms),
+            "message.timestamp.type": "CreateTime",
+            "cleanup.policy": "delete",
+        }
         topic = NewTopic(
             self._topic, num_partitions=self._partitions, replication_factor=self._address.number("copies", 1),
             topic_configs=settings,

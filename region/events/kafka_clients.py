@@ -4,17 +4,18 @@ Certificates are read again when their files change: connections from then on sh
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from infra.plumbing.addresses import PartAddress
 from infra.plumbing.clock import SystemClock
 from infra.plumbing.http.tls import ClientTls, client_context
+from region.keeping.sealing import Placed
 
 _FETCH_WAIT_MS = 250
 """How long a fetch waits at the broker for records: longer is less work while nothing happens."""
@@ -87,3 +88,10 @@ async def _started(client: Any) -> Any:
             await client.stop()
         raise
     return client
+
+
+def placed(found: Mapping[TopicPartition, Sequence[Any]]) -> list[Placed]:
+    """What a consumer brought, in this project's count."""
+    return [
+        Placed(one.partition, record.offset + 1, record.value) for one, batch in found.items() for record in batch
+    ]  # fmt: skip

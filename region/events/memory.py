@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from infra.contracts.events import LoggedEvent
 from infra.plumbing.errors import OverloadedError
 from region.events.port import AppendResult, LogForgotten, LogUnavailableError
+from region.keeping.deposits import Deposit, in_memory
 from region.store.port import OffsetEvent, Position
 
 
@@ -80,6 +81,14 @@ class MemoryLog:
     async def scrub(self) -> str:
         """Nothing is on a disk."""
         return ""
+
+    async def deposits(self, subject: str, *, erased_ms: int) -> tuple[Deposit, ...]:  # noqa: ARG002
+        """Nothing is on a disk."""
+        return in_memory()
+
+    async def key_deposits(self, *, erased_ms: int) -> tuple[Deposit, ...]:  # noqa: ARG002
+        """There are no keys."""
+        return ()
 
     async def expire(self, *, before_ms: int) -> int:
         """Forget the oldest records, up to the first one received at `before_ms` or later."""

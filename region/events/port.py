@@ -6,6 +6,7 @@ from typing import Protocol
 from infra.contracts.events import LoggedEvent
 from infra.contracts.residency import Global, RegionalMessage
 from infra.plumbing.errors import UnavailableError
+from region.keeping.deposits import Deposit
 from region.store.port import OffsetEvent, Position
 
 
@@ -85,6 +86,14 @@ class Log(Protocol):
 
     async def scrub(self) -> str:
         """Have the bytes of what was forgotten leave the log's files too; returns what cannot, "" if all did."""
+        ...
+
+    async def deposits(self, subject: str, *, erased_ms: int) -> tuple[Deposit, ...]:
+        """Where bytes of records of a subject that was erased at a moment may still lie, and what they are good for."""
+        ...
+
+    async def key_deposits(self, *, erased_ms: int) -> tuple[Deposit, ...]:
+        """The same of the subject's key; () in a log without keys."""
         ...
 
     async def erasures(self) -> object:

@@ -12,6 +12,7 @@ from infra.plumbing.errors import SettingsError
 from region.events.group_commit import GroupCommitter
 from region.events.port import AppendResult, LogForgotten, LogUnavailableError
 from region.events.records import decode_record
+from region.keeping.deposits import COPIES_OF_THE_LOG, Deposit, in_file
 from region.keeping.files import FileKeys
 from region.keeping.sealing import Placed, SealedRecord, Seals, plain
 from region.store.database import BUSY_TIMEOUT_S, Database, scrub, transaction
@@ -50,6 +51,7 @@ class SqliteLog:
         registry = registry if registry is not None else CollectorRegistry()
         LOG_DATABASE.prepare(path, keys)
         self._seals = seals
+        self._remains = ""
         self._queries = LOG_DATABASE.queries()
         groups = Histogram(
             "atoll_log_group_events", "Events written by one commit.", buckets=_GROUP_BUCKETS, registry=registry
@@ -143,11 +145,21 @@ class SqliteLog:
     async def scrub(self) -> str:
         """See `region.store.database.scrub`."""
         if self._seals is None:
-            return await self._deletes.call(scrub, timeout_s=_TIMEOUT_S)
-        records, keys = await asyncio.gather(
+            self._remains = await self._deletes.call(scrub, timeout_s=_TIMEOUT_S)
+            return self._remains
+        self._remains, keys = await asyncio.gather(
             self._deletes.call(scrub, timeout_s=_TIMEOUT_S), self._seals.keys.scrub()
         )  # fmt: skip
-        return keys or records
+        return keys or self._remains
+
+    async def deposits(self, subject: str, *, erased_ms: int) -> tuple[Deposit, ...]:  # noqa: ARG002
+        """The file, as the last scrub left it."""
+        own = in_file("the log's file and its write-ahead log", remains=self._remains)
+        return own if self._seals is None else (*own, COPIES_OF_THE_LOG)
+
+    async def key_deposits(self, *, erased_ms: int) -> tuple[Deposit, ...]:
+        """Of where keys are kept."""
+        return () if self._seals is None else await self._seals.keys.deposits(erased_ms=erased_ms)
 
     async def expire(self, *, before_ms: int) -> int:
         """Forget the oldest records, up to the first one received at `before_ms` or later."""

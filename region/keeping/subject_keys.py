@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from region.keeping.deposits import Deposit
 from region.keeping.wrapping import KEY_BYTES, KeysUnavailableError, Wrapping
 
 T = TypeVar("T")
@@ -71,6 +72,10 @@ class SubjectKeys(Protocol):
 
     async def scrub(self) -> str:
         """Have the bytes of erased keys leave the files too; returns what cannot, "" if all did."""
+        ...
+
+    async def deposits(self, *, erased_ms: int) -> tuple[Deposit, ...]:
+        """Where bytes of a key that was erased at a moment may still lie, and what they are good for."""
         ...
 
     async def renew(self) -> None:

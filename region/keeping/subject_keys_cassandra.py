@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from infra.plumbing.addresses import parse_address
 from infra.plumbing.errors import UnavailableError
+from region.keeping.deposits import Deposit
 from region.keeping.subject_keys import (
     DAY_MS,
     USED_STEP_DAYS,
@@ -27,6 +28,7 @@ from region.keeping.subject_keys import (
 )
 from region.keeping.wrapping import KeysUnavailableError, Wrapping
 from region.settings import RegionSettings
+from region.store.cassandra_deposits import key_deposits, read_facts
 from region.store.cassandra_link import CassandraLink, Row
 
 A = TypeVar("A")
@@ -112,6 +114,10 @@ class CassandraSubjectKeys:
             "minutes while they are below 160 MB a node, else with `nodetool garbagecollect`; the commit log and "
             "system.paxos when those are written over"
         )
+
+    async def deposits(self, *, erased_ms: int) -> tuple[Deposit, ...]:
+        """Data files, commit log, hints, Paxos and snapshots, by what the nodes say of themselves."""
+        return key_deposits(await read_facts(self._link), erased_ms=erased_ms)
 
     async def renew(self) -> None:
         """Nothing is held that could be let go of from here."""

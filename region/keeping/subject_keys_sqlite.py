@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 from infra.plumbing.errors import UnavailableError
 from infra.plumbing.files import write_atomically
 from region.events.group_commit import GroupCommitter
+from region.keeping.deposits import Deposit, in_file
 from region.keeping.files import FileKeys
 from region.keeping.subject_keys import (
     USED_STEP_DAYS,
@@ -57,6 +58,7 @@ class SqliteSubjectKeys:
         SUBJECT_KEYS.prepare(path, files)
         self._wrapping = wrapping
         self._epoch = directory / "subject-keys.epoch"
+        self._remains = ""
         self._queries = SUBJECT_KEYS.queries()
         metrics = LaneMetrics(registry if registry is not None else CollectorRegistry(), "atoll_keys")
         self._reads, self._writes = (
@@ -129,7 +131,12 @@ class SqliteSubjectKeys:
 
     async def scrub(self) -> str:
         """See `region.store.database.scrub`."""
-        return await self._writes.call(scrub, timeout_s=_TIMEOUT_S)
+        self._remains = await self._writes.call(scrub, timeout_s=_TIMEOUT_S)
+        return self._remains
+
+    async def deposits(self, *, erased_ms: int) -> tuple[Deposit, ...]:  # noqa: ARG002
+        """The file, as the last scrub left it."""
+        return in_file("the keys' file and its write-ahead log", remains=self._remains)
 
     async def renew(self) -> None:
         """Open connections anew: what they held in memory is freed."""

@@ -8,7 +8,7 @@ way put back meanwhile goes in another round. Who breaks off in between repeats 
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 
 from infra.contracts.messages import Invalidation
@@ -16,6 +16,7 @@ from infra.plumbing.clock import Clock
 from infra.plumbing.errors import OverloadedError
 from region.api.announcing import Announcer
 from region.events.port import Log
+from region.keeping.deposits import Deposit
 from region.privacy.accesses import AccessHead
 from region.privacy.messages import ErasureReceipt, PlaceReceipt, SignedReceipt
 from region.privacy.places import NOT_REACHED, Place, keys_place, log_place, store_place
@@ -90,6 +91,7 @@ class Eraser:
             removed[log] = max(removed[log], before[log] - after[log])
             if not any(count for name, count in after.items() if not remains[name]):
                 break
+        deposits = dict(zip(after, await asyncio.gather(*self._deposits(subject, erased_ms)), strict=True))
         head = await asyncio.to_thread(self._accesses) if self._accesses is not None else None
         return ErasureReceipt(
             region=self._region, node=self._node, mark=erasure_mark(subject), erased_ms=erased_ms,
@@ -98,7 +100,7 @@ class Eraser:
             places=tuple(
                 PlaceReceipt(
                     place=place.name, what=place.what, before=before[place.name], removed=removed[place.name],
-                    after=after[place.name], remains=remains[place.name],
+                    after=after[place.name], remains=remains[place.name], deposits=deposits[place.name],
                 )
                 for place in self._all
             ),
@@ -113,6 +115,9 @@ class Eraser:
         gone |= {place.name: await place.forget(subject) for place in self._places}
         gone[self._places[0].name] = records.keys
         return records.kept_ms, gone
+
+    def _deposits(self, subject: str, erased_ms: int) -> list[Awaitable[tuple[Deposit, ...]]]:
+        return [place.deposits(subject, erased_ms) for place in self._all]
 
     async def _tell(self, subject: str) -> bool:
         kept = await self._store.erasure(subject)

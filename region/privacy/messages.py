@@ -1,9 +1,12 @@
 """What is said about one subject: only inside its region, and to itself."""
 
+import msgspec
+
 from infra.contracts.events import LoggedEvent
 from infra.contracts.messages import HomeRequest
 from infra.contracts.residency import Global, Regional, RegionalMessage
 from region.exploration.exposures import Exposure
+from region.keeping.deposits import Deposit
 from region.privacy.accesses import Access, AccessHead
 from region.sampling.served import ServedSample
 from region.store.port import Erasure, UserRow
@@ -84,6 +87,9 @@ class PlaceReceipt(RegionalMessage, frozen=True, kw_only=True):
     """Counted anew, by a read of its own, when everything was done."""
     remains: Regional[str] = ""
     """What cannot be made to go at once, and when it will."""
+    deposits: Regional[tuple[Deposit, ...] | msgspec.UnsetType] = msgspec.UNSET
+    """Where bytes of it may lie beside the place that was emptied, each with its proof. Receipts of before have none,
+    and are written as they were signed."""
 
 
 class ErasureReceipt(RegionalMessage, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -10,6 +10,7 @@ from region.events.port import Log
 from region.exploration.exposures import ExposureLog
 from region.funnel.contexts import ContextTastes
 from region.funnel.dry_run import RequestLog
+from region.keeping.deposits import Deposit, in_lines, in_memory
 from region.keeping.sealing import Seals
 from region.precompute.making import Precomputer
 from region.privacy.explaining import Rehearsing, TitleOf
@@ -41,6 +42,22 @@ async def _nothing() -> str:
     return ""
 
 
+async def _unsaid(_subject: str, _erased_ms: int) -> tuple[Deposit, ...]:
+    return ()
+
+
+async def _memory_only(_subject: str, _erased_ms: int) -> tuple[Deposit, ...]:
+    return in_memory()
+
+
+async def _made_ahead(_subject: str, _erased_ms: int) -> tuple[Deposit, ...]:
+    return in_memory("memory of this process, and of the grid, which was told to delete them")
+
+
+async def _lines(_subject: str, _erased_ms: int) -> tuple[Deposit, ...]:
+    return in_lines("the journal on this node's disk")
+
+
 async def _nobody() -> Collection[str]:
     return ()
 
@@ -49,6 +66,7 @@ async def _nobody() -> Collection[str]:
 class Place:
     """A place. `forget` may be repeated; `scrub` has the bytes go too, and says what cannot.
 
+    `deposits` says, for a subject and the moment of its erasure, where bytes may lie beside what was emptied.
     `names` says whom it knows, `forget_before` forgets what it has of subjects from before a moment each: for a node
     that missed an erasure. Both are left out where what lies there opens no more without the subject's key, or where
     all nodes share it.
@@ -59,6 +77,7 @@ class Place:
     count: Callable[[str], Awaitable[int]]
     forget: Callable[[str], Awaitable[int]]
     scrub: Callable[[], Awaitable[str]] = _nothing
+    deposits: Callable[[str, int], Awaitable[tuple[Deposit, ...]]] = _unsaid
     names: Callable[[], Awaitable[Collection[str]]] = _nobody
     forget_before: Callable[[Mapping[str, int]], Awaitable[int]] | None = None
 
@@ -110,8 +129,12 @@ def log_place(log: Log) -> Place:
     async def forget(subject: str) -> int:
         return (await log.forget(subject)).records
 
+    async def deposits(subject: str, erased_ms: int) -> tuple[Deposit, ...]:
+        return await log.deposits(subject, erased_ms=erased_ms)
+
     return Place(
-        name="event log", what="records", count=log.count_of, forget=forget, scrub=Scrubber(log.scrub).run
+        name="event log", what="records", count=log.count_of, forget=forget, scrub=Scrubber(log.scrub).run,
+        deposits=deposits,
     )  # fmt: skip
 
 
@@ -121,7 +144,12 @@ def keys_place(log: Log) -> Place:
     async def forget(_subject: str) -> int:
         return 0
 
-    return Place(name="key of the event log", what="keys", count=log.count_keys, forget=forget)
+    async def deposits(_subject: str, erased_ms: int) -> tuple[Deposit, ...]:
+        return await log.key_deposits(erased_ms=erased_ms)
+
+    return Place(
+        name="key of the event log", what="keys", count=log.count_keys, forget=forget, deposits=deposits
+    )  # fmt: skip
 
 
 def store_place(store: Store) -> Place:
@@ -131,7 +159,12 @@ def store_place(store: Store) -> Place:
         kept = await store.erasure(subject) or Erasure(erased_ms=0, through={})
         return (await store.forget(subject, kept)).rows
 
-    return Place(name="store", what="rows", count=store.holds, forget=forget, scrub=Scrubber(store.scrub).run)
+    async def deposits(_subject: str, erased_ms: int) -> tuple[Deposit, ...]:
+        return await store.deposits(erased_ms=erased_ms)
+
+    return Place(
+        name="store", what="rows", count=store.holds, forget=forget, scrub=Scrubber(store.scrub).run, deposits=deposits
+    )  # fmt: skip
 
 
 def letters_place(letters: DeadLetters) -> Place:
@@ -140,8 +173,12 @@ def letters_place(letters: DeadLetters) -> Place:
     async def forget(subject: str) -> int:
         return await letters.forget(subject)
 
+    async def deposits(_subject: str, erased_ms: int) -> tuple[Deposit, ...]:
+        return await letters.deposits(erased_ms=erased_ms)
+
     return Place(
-        name="dead letters", what="letters", count=letters.count_of, forget=forget, scrub=Scrubber(letters.scrub).run
+        name="dead letters", what="letters", count=letters.count_of, forget=forget, scrub=Scrubber(letters.scrub).run,
+        deposits=deposits,
     )  # fmt: skip
 
 
@@ -172,7 +209,9 @@ def _journal(name: str, what: str, journal: "Journal[Any]") -> Place:
 
         return await asyncio.to_thread(journal.drop, goes)
 
-    return Place(name=name, what=what, count=count, forget=forget, names=names, forget_before=forget_before)
+    return Place(
+        name=name, what=what, count=count, forget=forget, names=names, forget_before=forget_before, deposits=_lines
+    )  # fmt: skip
 
 
 def memory_places(
@@ -201,7 +240,7 @@ def precompute_place(precomputer: Precomputer) -> Place:
 
     return Place(
         name="lists made ahead", what="entries", count=count, forget=precomputer.forget, names=names,
-        forget_before=_each(precomputer.forget),
+        forget_before=_each(precomputer.forget), deposits=_made_ahead,
     )  # fmt: skip
 
 
@@ -221,7 +260,8 @@ def _memory(
         return subjects()
 
     return Place(
-        name=name, what=what, count=counted, forget=forgot, names=names, forget_before=_each(forgot)
+        name=name, what=what, count=counted, forget=forgot, names=names, forget_before=_each(forgot),
+        deposits=_memory_only,
     )  # fmt: skip
 
 

@@ -32,6 +32,7 @@ from infra.contracts.features import ITEM_BUCKET_MS, TREND_BUCKET_MS
 from infra.plumbing.addresses import PartAddress
 from infra.plumbing.clock import Clock
 from infra.plumbing.http.tls import ClientTls
+from region.keeping.deposits import Deposit
 from region.keeping.sealing import Seals
 from region.store.aggregates import (
     EVERYTHING,
@@ -45,6 +46,7 @@ from region.store.aggregates import (
     sum_counters,
 )
 from region.store.applying import COUNTS_LIFE_MS, ApplyRules, apply_events, choose, replace_state
+from region.store.cassandra_deposits import read_facts, row_deposits
 from region.store.cassandra_link import CassandraLink, Row
 from region.store.cassandra_rows import FIRST_REVISION, CassandraRows, Loaded
 from region.store.port import (
@@ -250,6 +252,10 @@ class CassandraStore:
             "deleted; what rows said opens no more without their keys; that there were rows leaves Cassandra's data "
             "files with compaction after gc_grace_seconds"
         )
+
+    async def deposits(self, *, erased_ms: int) -> tuple[Deposit, ...]:
+        """Data files, commit log, hints, Paxos and snapshots, by what the nodes say of themselves."""
+        return row_deposits(await read_facts(self._link), erased_ms=erased_ms, sealed=self._rows.are_sealed)
 
     async def expire(
         self, *, sessions_before_ms: int, counts_before_ms: int, users_before_ms: int = 0, erasures_before_ms: int = 0  # noqa: ARG002

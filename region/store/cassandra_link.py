@@ -57,6 +57,8 @@ Row = tuple[Any, ...]
 IN_FLIGHT_MAX = 2048
 CONNECT_TIMEOUT_S = 5.0
 PROTOCOL_VERSION = 4
+NODES_MAX = 64
+"""Asked one behind the other by `ask_nodes`."""
 _BACKOFF_MIN_S, _BACKOFF_MAX_S = 0.2, 2.0
 _IDEMPOTENT = frozenset(
     {"read_subject", "read_choice", "load_state", "load_trend", "load_item_day", "trending", "item_days",
@@ -228,6 +230,34 @@ class CassandraLink:
             raise self._error("unreachable", "has no node that answers") from error
         except DriverException as error:
             raise self._refused(error) from error
+
+    @property
+    def keyspace(self) -> str:
+        """The region's keyspace."""
+        return self._keyspace
+
+    async def ask_nodes(self, text: str, *, timeout_s: float) -> tuple[dict[str, list[Row]], dict[str, str]]:
+        """Ask every node of the region's data centre about itself; answers by address, and why others gave none.
+
+        Raises:
+            StoreUnavailableError: not connected.
+        """
+        session = await self._connected(timeout_s)
+        if session is None:
+            raise self._not_connected()
+        nodes = [one for one in session.cluster.metadata.all_hosts() if one.datacenter == self._center][:NODES_MAX]
+
+        def ask() -> tuple[dict[str, list[Row]], dict[str, str]]:
+            answers: dict[str, list[Row]] = {}
+            silent: dict[str, str] = {}
+            for node in nodes:
+                try:
+                    answers[str(node.address)] = list(session.execute(text, timeout=timeout_s, host=node))
+                except (DriverException, NoHostAvailable, OperationTimedOut) as error:
+                    silent[str(node.address)] = type(error).__name__
+            return answers, silent
+
+        return await asyncio.to_thread(ask)
 
     async def close(self) -> None:
         """Let go of every connection."""

@@ -42,6 +42,11 @@ class CassandraRows:
         self._rules = rules
         self._timeout_s = timeout_s
 
+    @property
+    def are_sealed(self) -> bool:
+        """Whether what rows say lies under their subjects' keys."""
+        return self._seals.are_on
+
     async def read(self, subject: str, *, timeout_s: float) -> UserRow | None:
         """The row as readers see it; None when there is none that opens."""
         found = await self._link.ask("read_subject", (subject,), timeout_s=timeout_s)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from infra.contracts.features import ITEM_BUCKET_MS, TREND_BUCKET_MS
 from infra.plumbing.clock import Clock
+from region.keeping.deposits import Deposit, in_memory
 from region.store.aggregates import EVERYTHING, ITEM, TREND, AggregateKey, counted_anew, merge_trends, sum_counters
 from region.store.applying import ApplyRules, apply_events, bare_state, choose, replace_state
 from region.store.port import (
@@ -135,6 +136,10 @@ class MemoryStore:
     async def scrub(self) -> str:
         """Nothing is on a disk."""
         return ""
+
+    async def deposits(self, *, erased_ms: int) -> tuple[Deposit, ...]:  # noqa: ARG002
+        """Nothing is on a disk."""
+        return in_memory()
 
     async def expire(
         self, *, sessions_before_ms: int, counts_before_ms: int, users_before_ms: int = 0, erasures_before_ms: int = 0

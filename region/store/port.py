@@ -12,6 +12,7 @@ from infra.contracts.events import LoggedEvent
 from infra.contracts.features import SESSION_GAP_MS, DecayedValue
 from infra.contracts.residency import Regional, RegionalMessage
 from infra.plumbing.errors import UnavailableError
+from region.keeping.deposits import Deposit
 from region.store.subjects import is_session
 
 
@@ -271,6 +272,10 @@ class Store(Protocol):
 
     async def scrub(self) -> str:
         """Have the bytes of what was forgotten leave the store's files too; returns what cannot, "" if all did."""
+        ...
+
+    async def deposits(self, *, erased_ms: int) -> tuple[Deposit, ...]:
+        """Where bytes of the row of a subject that was erased at a moment may still lie, and what they are good for."""
         ...
 
     async def renew(self) -> None:

@@ -45,6 +45,11 @@ class RowSeals:
             registry=registry,
         )  # fmt: skip
 
+    @property
+    def are_on(self) -> bool:
+        """Whether values lie under keys at all."""
+        return self._seals is not None
+
     async def keep_up(self, *, timeout_s: float) -> object:
         """Let go of keys if anybody was erased since the last look; the epoch, compared for equality only.
 

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from infra.contracts.features import ITEM_BUCKET_MS, TREND_BUCKET_MS
 from infra.plumbing.clock import Clock
+from region.keeping.deposits import Deposit, in_file
 from region.keeping.files import FileKeys
 from region.store.aggregates import EVERYTHING, ITEM, TREND, AggregateKey, counted_anew, merge_trends, sum_counters
 from region.store.applying import ApplyRules, apply_events, bare_state, choose, replace_state
@@ -81,6 +82,7 @@ class SqliteStore:
         queue_max: int = 1000, keys: FileKeys | None = None,
     ) -> None:  # fmt: skip
         STORE_DATABASE.prepare(path, keys)
+        self._remains = ""
         self._queries = STORE_DATABASE.queries()
         self._clock = clock
         self._rules = rules if rules is not None else ApplyRules(history_max=history_max)
@@ -231,7 +233,12 @@ class SqliteStore:
 
     async def scrub(self) -> str:
         """See `region.store.database.scrub`."""
-        return await self._write(scrub)
+        self._remains = await self._write(scrub)
+        return self._remains
+
+    async def deposits(self, *, erased_ms: int) -> tuple[Deposit, ...]:  # noqa: ARG002
+        """The file, as the last scrub left it."""
+        return in_file("the store's file and its write-ahead log", remains=self._remains)
 
     async def expire(
         self, *, sessions_before_ms: int, counts_before_ms: int, users_before_ms: int = 0, erasures_before_ms: int = 0

@@ -16,6 +16,7 @@ from infra.contracts.events import EventType
 from infra.plumbing.addresses import PartAddress
 from infra.plumbing.clock import ManualClock, SystemClock
 from infra.plumbing.errors import SettingsError
+from region.keeping.deposits import Fate
 from region.store import cassandra as cassandra_store
 from region.store.__main__ import main
 from region.store.applying import ApplyRules
@@ -237,6 +238,18 @@ def test_a_store_goes_on_when_its_loop_has_ended(keyspace: Keyspace) -> None:
     for _ in range(2):
         assert asyncio.run(store.applied_offsets()) is not None
     asyncio.run(store.close())
+
+
+async def test_the_nodes_say_themselves_where_bytes_of_a_row_may_lie(keyspace: Keyspace, tmp_path: Path) -> None:
+    store = opened(keyspace.address, seals=row_seals(tmp_path))
+    await store.read(ALICE)
+    found = {one.where: one for one in await store.deposits(erased_ms=NOW_MS)}
+    assert Fate.UNKNOWN not in {one.fate for one in found.values()}, found
+    assert "gc_grace_seconds=864000" in found["data files of rows: what they say"].until
+    assert "commitlog_total_space=" in found["commit log"].proof
+    assert "hinted_handoff_enabled=" in found["hints for nodes that were away"].proof
+    assert found["snapshots"].fate is Fate.GONE
+    await store.close()
 
 
 async def test_too_many_calls_are_refused(keyspace: Keyspace) -> None:

@@ -14,6 +14,7 @@ from region.events.memory import MemoryLog
 from region.events.port import Log
 from region.events.records import SHREDDED
 from region.events.sqlite import SqliteLog
+from region.keeping.deposits import Fate
 from region.keeping.sealing import Seals
 from tests.contract.building import ALICE, BOB, NOW_MS, logged, stands_in_files
 from tests.support.keeping import file_keys, seals
@@ -155,14 +156,21 @@ async def test_the_records_of_one_subject_are_read_and_erased_and_no_offset_is_g
         assert (forgotten.records, forgotten.kept_ms > 0) == (0, True)
         assert await log.count_of(ALICE) == 3
         assert "retention" in await log.scrub()
+        segments = (await log.deposits(ALICE, erased_ms=NOW_MS))[0]
+        assert (segments.fate, "retention.ms=" in segments.proof) == (Fate.READABLE, True)
         return  # it deletes no single record, and says so
     if isinstance(log, KafkaLog):
         assert (forgotten.records, forgotten.kept_ms, await log.count_of(ALICE), await log.scrub()) == (0, 0, 0, "")
+        segments = (await log.deposits(ALICE, erased_ms=NOW_MS))[0]
+        assert (segments.fate, segments.until.endswith("at the latest")) == (Fate.SHREDDED, True), segments
+        assert "cleanup.policy=delete" in segments.proof
+        assert [one.fate for one in await log.key_deposits(erased_ms=NOW_MS)] == [Fate.GONE]
         read = await log.read(after={0: 0}, limit=10)
         assert [(one.offset, one.broken) for one in read if one.broken] == [(1, SHREDDED), (3, SHREDDED), (5, SHREDDED)]
         assert [one.logged.subject for one in read if not one.broken] == [BOB, BOB]
         return
     assert (forgotten.records, forgotten.kept_ms) == (3, 0)
+    assert (await log.deposits(ALICE, erased_ms=NOW_MS))[0].fate is Fate.GONE
     assert await log.count_of(ALICE) == 0
     assert await log.scrub() == ""
     assert [one.offset for one in await log.read(after={0: 0}, limit=10)] == [2, 4]

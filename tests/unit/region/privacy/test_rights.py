@@ -42,6 +42,7 @@ from region.events.streaming import Streaming
 from region.exploration.exposures import Exposure, ExposureLog
 from region.funnel.contexts import ContextTastes
 from region.funnel.dry_run import RequestLog
+from region.keeping.deposits import Fate
 from region.keeping.opening import open_file_keys
 from region.precompute.making import Precomputer
 from region.precompute.visitors import Visitors
@@ -219,6 +220,10 @@ async def test_erasing_leaves_nothing_of_the_subject_and_all_of_the_others(regio
         "lists made ahead": (1, 1, 0),
     }  # fmt: skip
     assert receipt.complete
+    deposits = {one.place: one.deposits or () for one in receipt.places}
+    assert all(deposits.values()), "of every place it is said what became of its bytes"
+    assert {one.fate for place in deposits.values() for one in place} == {Fate.GONE, Fate.SHREDDED}
+    assert [one.where for one in deposits["event log"] if one.fate is Fate.SHREDDED] == ["copies of the log"]
     assert not stands_in_files(region.state, ALICE)
     assert await region.log.count_of(BOB) == 1
     assert await region.store.holds(BOB) == 1

@@ -54,10 +54,17 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         parser = _leaf(verbs, name, run, says, f"./atoll world {name} us-east")
         parser.add_argument("region")
         parser.add_argument("--part", default="all", help="all, core, edges, grid, store, api, worker or gateway")
-    _leaf(
+    rotate = _leaf(
         verbs, "rotate-certificates", _rotate, "new certificates for every process of a world with TLS, while it runs",
-        "./atoll world rotate-certificates",
+        "./atoll world rotate-certificates --authority",
     )  # fmt: skip
+    which = rotate.add_mutually_exclusive_group()
+    which.add_argument(
+        "--authority", action="store_true", help="by a new authority, which is trusted beside the old one"
+    )
+    which.add_argument(
+        "--drop-old-authority", action="store_true", help="the second step: trust the new authority only"
+    )
     restart = _leaf(
         verbs, "restart", _restart, "restart a region's processes one by one while it serves; edges drain first",
         "./atoll world restart us-east",
@@ -185,8 +192,25 @@ def _restart(arguments: argparse.Namespace) -> None:
 def _rotate(arguments: argparse.Namespace) -> None:
     from infra.local.world import open_world
 
+    world = open_world(arguments.state)
+    if arguments.drop_old_authority:
+        world.drop_old_authority()
+        emit(
+            arguments, {"authority": str(world.layout.tls / "authority.pem")},
+            "Only the new authority is trusted by what starts from now on; what runs forgets the old one when it is "
+            "started anew: ./atoll world restart REGION --part edges|api|worker|gateway",
+        )  # fmt: skip
+        return
     with progress_bar() as progress:
-        done = open_world(arguments.state).rotate_certificates(progress=progress)
+        make = world.succeed_authority if arguments.authority else world.rotate_certificates
+        done = make(progress=progress)
+    if arguments.authority:
+        emit(
+            arguments, done,
+            f"{done.issued} certificates by a new authority, {done.seconds} s; both are trusted. Give callers "
+            f"{world.layout.tls / 'authority.pem'}, then: ./atoll world rotate-certificates --drop-old-authority",
+        )  # fmt: skip
+        return
     emit(arguments, done, f"{done.issued} new certificates; {done.listeners} listeners show theirs, {done.seconds} s")
 
 

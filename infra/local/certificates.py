@@ -7,6 +7,7 @@ its own authority and gives its processes files of the same kind (`infra.plumbin
 
 import datetime
 import ipaddress
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -18,12 +19,13 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from infra.plumbing.clock import Clock
 from infra.plumbing.errors import SettingsError
-from infra.plumbing.files import write_atomically
+from infra.plumbing.files import sync_directory, write_atomically
 from infra.plumbing.http.identity import uri_of
 from infra.plumbing.private_files import read_private
 
 AUTHORITY = "authority.pem"
-"""The authority's certificate, in its folder."""
+"""The authority's certificate, in its folder; two while one takes the other's place: whom everybody trusts."""
+AUTHORITY_KEY, NEXT_KEY = "authority.key", "authority.next.key"
 AUTHORITY_LIFE = datetime.timedelta(days=5 * 365)
 LIFE = datetime.timedelta(days=30)
 LEFT_MIN = LIFE / 3
@@ -40,17 +42,22 @@ class WorldAuthority:
         host: the address at which every process of the world is reached.
         clock: for the lives of certificates.
         life: of every certificate; one with less than a third of it left is made anew by `ensure`.
+        key_name: of the file with its key: of NEXT_KEY the authority signs that is about to take the other's place.
 
     Raises:
         SettingsError: the authority's files cannot be read, or do not fit.
     """
 
-    def __init__(self, directory: Path, *, host: str, clock: Clock, life: datetime.timedelta = LIFE) -> None:
+    def __init__(
+        self, directory: Path, *, host: str, clock: Clock, life: datetime.timedelta = LIFE,
+        key_name: str = AUTHORITY_KEY,
+    ) -> None:  # fmt: skip
         self._life = life
+        self._key_file = directory / key_name
         self._directory = directory
         self._host = ipaddress.ip_address(host)
         self._clock = clock
-        if not (directory / AUTHORITY).exists():
+        if not (directory / AUTHORITY).exists() or (key_name == NEXT_KEY and not self._is_begun()):
             self._make()
         self._key, self._certificate = self._read()
 
@@ -58,6 +65,25 @@ class WorldAuthority:
     def file(self) -> Path:
         """The authority's certificate: whom everybody trusts."""
         return self._directory / AUTHORITY
+
+    @property
+    def trusted(self) -> int:
+        """How many authorities everybody trusts."""
+        return len(x509.load_pem_x509_certificates(self.file.read_bytes()))
+
+    def take_over(self) -> None:
+        """The authority that was about to take the other's place signs from now on; both are trusted."""
+        os.replace(self._key_file, self._directory / AUTHORITY_KEY)
+        self._key_file = self._directory / AUTHORITY_KEY
+        sync_directory(self._directory)
+
+    def drop_others(self) -> None:
+        """Trust this authority only."""
+        write_atomically(self.file, self._certificate.public_bytes(_PEM))
+
+    def foreign(self, names: Iterable[str]) -> list[str]:
+        """Those of `names` whose certificate is not this authority's."""
+        return [name for name in names if not self._is_own(name)]
 
     def ensure(self, names: Iterable[str], *, hosts: Mapping[str, str] | None = None) -> list[str]:
         """Make the certificates that are not there, are near their end, or are another authority's; returns whose.
@@ -72,8 +98,11 @@ class WorldAuthority:
             self.issue(name, host=at[name])
         return made
 
-    def issue(self, name: str, *, host: str = "") -> Path:
-        """A new key and certificate for the process `name`, in the place of what it had; `host`: its own address."""
+    def issue(self, name: str, *, host: str = "", to: Path | None = None) -> Path:
+        """A new key and certificate for the process `name`, in the place of what it had; `host`: its own address.
+
+        `to`: another place than its own.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         names = [
             x509.UniformResourceIdentifier(uri_of(name)), x509.IPAddress(ipaddress.ip_address(host or str(self._host))),
@@ -88,9 +117,26 @@ class WorldAuthority:
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
             .sign(self._key, hashes.SHA256())
         )
-        path = certificate_file(self._directory, name)
+        path = to or certificate_file(self._directory, name)
         write_atomically(path, certificate.public_bytes(_PEM) + _private(key), mode=0o600)
         return path
+
+    def _is_begun(self) -> bool:
+        """Whether the key is there and its certificate is trusted: a kill may have come between the two."""
+        try:
+            key = serialization.load_pem_private_key(read_private(self._key_file), password=None)
+            certificates = x509.load_pem_x509_certificates((self._directory / AUTHORITY).read_bytes())
+        except (FileNotFoundError, ValueError):
+            return False
+        return any(one.public_key() == key.public_key() for one in certificates)
+
+    def _is_own(self, name: str) -> bool:
+        try:
+            certificate = x509.load_pem_x509_certificate(certificate_file(self._directory, name).read_bytes())
+            certificate.verify_directly_issued_by(self._certificate)
+        except (OSError, ValueError, TypeError, InvalidSignature):
+            return False
+        return True
 
     def _holds(self, name: str, host: str) -> bool:
         try:
@@ -118,21 +164,23 @@ class WorldAuthority:
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
             .sign(key, hashes.SHA256())
         )
-        write_atomically(self._directory / "authority.key", _private(key), mode=0o600)
-        write_atomically(self.file, certificate.public_bytes(_PEM))
+        trusted = self.file.read_bytes() if self.file.exists() else b""
+        write_atomically(self._key_file, _private(key), mode=0o600)
+        write_atomically(self.file, trusted + certificate.public_bytes(_PEM))
 
     def _read(self) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
         try:
-            key = serialization.load_pem_private_key(read_private(self._directory / "authority.key"), password=None)
-            certificate = x509.load_pem_x509_certificate(self.file.read_bytes())
+            key = serialization.load_pem_private_key(read_private(self._key_file), password=None)
+            certificates = x509.load_pem_x509_certificates(self.file.read_bytes())
         except (OSError, ValueError) as error:
             raise SettingsError(
                 f"the world's authority cannot be read: {error}.",
                 fix=f"Remove {self._directory}: it is made anew at the next start.",
             ) from error
-        if not isinstance(key, ec.EllipticCurvePrivateKey) or certificate.public_key() != key.public_key():
+        own = [one for one in certificates if one.public_key() == key.public_key()]
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or not own:
             raise SettingsError("the world's authority and its key do not fit.", fix=f"Remove {self._directory}.")
-        return key, certificate
+        return key, own[0]
 
     def _builder(
         self, subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, life: datetime.timedelta

@@ -81,9 +81,22 @@ def hand_to_haproxy(control: Path, file: Path) -> None:
     Raises:
         CertificateNotTakenError: it does not answer, or refuses.
     """
+    _hand_over(control, "cert", file)
+
+
+def hand_authorities_to_haproxy(control: Path, file: Path) -> None:
+    """The same for the file of authorities that it trusts (management guide: "set ssl ca-file", "commit ssl ca-file").
+
+    Raises:
+        CertificateNotTakenError: it does not answer, or refuses.
+    """
+    _hand_over(control, "ca-file", file)
+
+
+def _hand_over(control: Path, kind: str, file: Path) -> None:
     commands: Mapping[str, str] = {
-        f"set ssl cert {file} <<\n{file.read_text().strip()}\n\n": "Transaction",
-        f"commit ssl cert {file}\n": "Success",
+        f"set ssl {kind} {file} <<\n{file.read_text().strip()}\n\n": "Transaction",
+        f"commit ssl {kind} {file}\n": "Success",
     }
     for command, expected in commands.items():
         try:
@@ -91,4 +104,4 @@ def hand_to_haproxy(control: Path, file: Path) -> None:
         except HaproxyControlError as error:
             raise CertificateNotTakenError(error.message, fix=error.fix) from error
         if expected not in answer:
-            raise CertificateNotTakenError(f"HAProxy refuses the certificate: {answer[:300]}")
+            raise CertificateNotTakenError(f"HAProxy refuses the {kind}: {answer[:300]}")

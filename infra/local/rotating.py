@@ -71,7 +71,7 @@ def rotate(
     issued = len(names) + renew_certificates(
         layout.tls, record.processes, configuration.region_names, host=configuration.host, clock=clock
     )  # fmt: skip
-    waiting = dict(_listeners(record, processes))
+    waiting = dict(listeners_of(record, processes))
     total = len(waiting)
     while waiting:
         _drop_followed(waiting, configuration.host, layout, clock)
@@ -86,7 +86,7 @@ def rotate(
     return Rotation(issued=issued, listeners=total, seconds=round(clock.monotonic_s() - began_s, 2))
 
 
-def _listeners(record: WorldRecord, processes: tuple[ProcessStatus, ...]) -> Iterator[tuple[str, int]]:
+def listeners_of(record: WorldRecord, processes: tuple[ProcessStatus, ...]) -> Iterator[tuple[str, int]]:
     """Name in the certificate and port of everything that runs and listens with TLS."""
     secured = {plan.name for plan in record.processes if plan.probe is ProbeKind.HTTPS}
     up = {one.name: one for one in processes if one.state in (ProcessState.LIVE, ProcessState.READY)}

@@ -27,6 +27,7 @@ from infra.local.records import ProcessState, ProcessStatus, WorldRecord, WorldS
 from infra.local.rotating import Rotation, rotate
 from infra.local.scraping import FEDERATION_TARGETS, scrape
 from infra.local.securing import OPERATOR, Securing, supernode_of
+from infra.local.succeeding import drop_old_authority, succeed
 from infra.local.supervisor import is_locked, read_record
 from infra.local.wan.shaping import LinkShape
 from infra.plumbing.clock import Clock, SystemClock
@@ -269,6 +270,14 @@ class World:
     def rotate_certificates(self, *, progress: Progress = _SILENT, clock: Clock = _CLOCK) -> Rotation:
         """New certificates for every process, taken over while they run; see `infra.local.rotating.rotate`."""
         return rotate(self._record, self._layout, self.status().processes, clock=clock, progress=progress)
+
+    def succeed_authority(self, *, progress: Progress = _SILENT, clock: Clock = _CLOCK) -> Rotation:
+        """Another authority beside the old one, and everybody's certificates by it; see `infra.local.succeeding`."""
+        return succeed(self._record, self._layout, self.status().processes, clock=clock, progress=progress)
+
+    def drop_old_authority(self, *, clock: Clock = _CLOCK) -> None:
+        """Trust the new authority only; see `infra.local.succeeding`."""
+        drop_old_authority(self._record, self._layout, clock=clock)
 
     def detach(self) -> None:
         """Let the world outlive this process."""

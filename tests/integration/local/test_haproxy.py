@@ -16,16 +16,22 @@ from typing import Any
 import pytest
 
 from infra.local.balancer.settings import AddressRange, BalancedRegion, BalancerSettings, EdgeAddress
-from infra.local.certificates import WorldAuthority, certificate_file
+from infra.local.certificates import NEXT_KEY, WorldAuthority, certificate_file
 from infra.local.configuration import PortsConfiguration
 from infra.local.haproxy import render_haproxy
-from infra.local.haproxy_control import CertificateNotTakenError, HaproxyControlError, hand_to_haproxy, takes_calls
+from infra.local.haproxy_control import (
+    CertificateNotTakenError,
+    HaproxyControlError,
+    hand_authorities_to_haproxy,
+    hand_to_haproxy,
+    takes_calls,
+)
 from infra.local.packages import PackageMissingError, ensure_debian_package
 from infra.local.ports import assign_ports, is_port_free
 from infra.local.rotating import own_certificate, shown_by
 from infra.local.securing import Securing, balancer_doors
 from infra.plumbing.clock import SystemClock
-from infra.plumbing.http.tls import client_context
+from infra.plumbing.http.tls import ClientTls, client_context
 
 FAKE_EDGE = """
 import http.server, json, os, ssl, sys
@@ -222,6 +228,14 @@ def test_haproxy_speaks_tls_with_both_sides_and_takes_a_new_certificate(
         after = shown_by("127.0.0.1", ports["balancer"], caller)
         assert after == own_certificate(own) != before
         assert call(f"{url}/x", tls=caller)["edge"] == "east-1"
+        # Another authority beside its own: who shows a certificate of that one is let in from then on.
+        successor = WorldAuthority(securing.directory, host="127.0.0.1", clock=clock, key_name=NEXT_KEY)
+        by_successor = str(successor.issue("operator", to=tmp_path / "by-successor.pem"))
+        later = ClientTls(ca_file=str(authority.file), certificate_file=by_successor, key_file=by_successor)
+        with pytest.raises((urllib.error.URLError, ConnectionError)):
+            call(f"{url}/metrics", tls=client_context(later, clock=clock).context)
+        hand_authorities_to_haproxy(control, authority.file)
+        assert "haproxy_" in call(f"{url}/metrics", tls=client_context(later, clock=clock).context)["text"]
         own.write_text("nonsense")
         with pytest.raises(CertificateNotTakenError, match="refuses"):
             hand_to_haproxy(control, own)

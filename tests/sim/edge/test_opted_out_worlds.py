@@ -24,7 +24,7 @@ from tests.sim.edge.faulty import RELEASE, FaultyGrid, FaultyRegions, Outage
 from tests.sim.edge.virtual import LoopClock, run_virtually
 from tests.sim.edge.worlds import DEADLINE_S, NODES, make_edge, stop
 
-SEEDS = range(60) if "ATOLL_SIM_SEED" not in os.environ else [int(os.environ["ATOLL_SIM_SEED"])]
+SEEDS = range(30) if "ATOLL_SIM_SEED" not in os.environ else [int(os.environ["ATOLL_SIM_SEED"])]
 SUBJECTS = [f"u{number}" for number in range(3)]
 STEP_S = 0.05
 

@@ -51,6 +51,8 @@ class RetrievalConfig(msgspec.Struct, frozen=True, kw_only=True):
     ema: float = 0.998
     positions: bool = True
     """Whether the tower knows the order of a history; without timestamps there is none."""
+    distances: bool = False
+    """Whether attention weighs an event by how many events ago it was; a model that says nothing of it does not."""
     context: bool = True
     """Whether the tower reads strengths and gaps, or the items only."""
     full_softmax: bool = True
@@ -153,6 +155,7 @@ def default_config(
         # The schedule ends at zero, and the last third of it brings the most: only a long standstill ends a run.
         patience=max(5, epochs // 2),
         positions=data.card.has_times,
+        distances=data.card.has_times,
         context=context,
         full_softmax=len(data.items) <= FULL_SOFTMAX_ITEMS_MAX,
         bfloat16=bfloat16,

@@ -1,8 +1,9 @@
 """The two towers: a causal transformer over the history, and an item tower over id and metadata.
 
-The user tower follows SASRec (Kang and McAuley, 2018) with the gaps in time as further inputs; both towers share the
-item vectors. Its last operation is `vector = hidden @ adapter`, and nothing behind it: federated rounds train the
-adapter alone, and a release with another adapter is the same tower otherwise.
+The user tower follows SASRec (Kang and McAuley, 2018) with the gaps in time as further inputs, and with a learned bias
+of attention by the distance between two events (Raffel et al., 2020, "T5", 2.1; here each block has its own). Both
+towers share the item vectors. Its last operation is `vector = hidden @ adapter`, and nothing behind it: federated
+rounds train the adapter alone, and a release with another adapter is the same tower otherwise.
 """
 
 from typing import Any, Final, NamedTuple
@@ -19,6 +20,9 @@ from infra.contracts.features import GAP_BUCKETS, FloatArray
 YEAR_BUCKETS: Final = 32
 _FIRST_YEAR: Final = 1900
 _YEARS_PER_BUCKET: Final = 5
+DISTANCE_BUCKETS: Final = 32
+_DISTANCES_EXACT: Final = 16
+_BUCKETS_PER_DOUBLING: Final = 4
 _MASKED: Final = -1e9
 _INIT_STDDEV: Final = 0.02
 
@@ -41,6 +45,19 @@ def year_buckets(years: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Five years to a bucket, 0 for unknown. Same shape, int32."""
     bucket = np.clip((years - _FIRST_YEAR) // _YEARS_PER_BUCKET + 1, 1, YEAR_BUCKETS - 1)
     return np.where(years > 0, bucket, 0).astype(np.int32)
+
+
+def distance_buckets(length: int) -> np.ndarray[Any, Any]:
+    """`[length, length] int32`: in which bucket lies how far column's event is before the row's; 0 for none and later.
+
+    One for each of the nearest, then four to a doubling: 16 to 19, 20 to 22, ..., 216 and further.
+    """
+    places = np.arange(length)
+    back = np.maximum(places[:, None] - places[None, :], 0)
+    far = _DISTANCES_EXACT + _BUCKETS_PER_DOUBLING * np.log2(np.maximum(back, _DISTANCES_EXACT) / _DISTANCES_EXACT)
+    bucket = np.where(back < _DISTANCES_EXACT, back, np.floor(far))
+    capped: np.ndarray[Any, Any] = np.minimum(bucket, DISTANCE_BUCKETS - 1).astype(np.int32)
+    return capped
 
 
 class ItemTower(tf.Module):  # type: ignore[misc]
@@ -168,10 +185,16 @@ class _Block(tf.Module):  # type: ignore[misc]
         self.widen_bias = tf.Variable(tf.zeros([4 * dim]), name="widen_bias")
         self.narrow = _glorot("narrow", (4 * dim, dim))
         self.narrow_bias = tf.Variable(tf.zeros([dim]), name="narrow_bias")
+        self.nearness: Tensor = None
+        if config.distances:
+            self.nearness = tf.Variable(tf.zeros([DISTANCE_BUCKETS, config.heads]), name="nearness")
+            self._distances = distance_buckets(config.history_length)
 
     def __call__(self, hidden: Tensor, mask: Tensor, *, training: bool, last_only: bool) -> Tensor:
         normed = self.norm_attention(hidden)
         asking = normed
+        if self.nearness is not None:
+            mask += self._by_distance()
         if last_only:
             hidden, asking, mask = hidden[:, -1:], normed[:, -1:], mask[:, :, -1:]
         attended = self._attend(asking, normed, mask, training=training)
@@ -180,6 +203,14 @@ class _Block(tf.Module):  # type: ignore[misc]
         wide = tf.nn.gelu(wide, approximate=True)
         narrow = self._multiply(wide, self.narrow, training=training) + self.narrow_bias
         return hidden + _dropout(narrow, self.config.dropout, training=training)
+
+    def _by_distance(self) -> Tensor:
+        """`[1, heads, length, length] float32`: what is added to the scores of attention."""
+        # A product with ones and zeros, whose gradient is one too: a gather's adds up row by row.
+        length = len(self._distances)
+        places = tf.one_hot(self._distances.ravel(), DISTANCE_BUCKETS)
+        bias = tf.matmul(self.nearness, places, transpose_a=True, transpose_b=True)
+        return tf.reshape(bias, [1, self.config.heads, length, length])
 
     def _attend(self, asking: Tensor, normed: Tensor, mask: Tensor, *, training: bool) -> Tensor:
         query = self._split(self._multiply(asking, self.query, training=training))

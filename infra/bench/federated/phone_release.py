@@ -27,7 +27,7 @@ def main() -> int:
     parser.add_argument("--history", type=int, default=100)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True)
-    config = RetrievalConfig(dim=arguments.dim, history_length=arguments.history)
+    config = RetrievalConfig(dim=arguments.dim, history_length=arguments.history, distances=True)
     shares = np.ones(arguments.items, dtype=np.float32) / arguments.items
     model = TwoTowerModel(config=config, data=_nobody(arguments.items), item_shares=shares)
     (arguments.out / USER_TOWER).write_bytes(export_user_tower(model))

@@ -102,7 +102,7 @@ def _build_coarse_index(vectors: FloatArray, folder: Path) -> None:
 
 
 def _write_models(items: Items, vectors: FloatArray, folder: Path, *, outside: bool) -> None:
-    config = RetrievalConfig(dim=DIM, history_length=HISTORY, layers=2, heads=2)
+    config = RetrievalConfig(dim=DIM, history_length=HISTORY, layers=2, heads=2, distances=True)
     shares = np.full(len(items), 1.0 / len(items), dtype=np.float32)
     model = TwoTowerModel(config=config, data=cast("Interactions", SimpleNamespace(items=items)), item_shares=shares)
     model.items.ids.assign(vectors[: len(items)])

@@ -15,7 +15,14 @@ from central.training.ranking_data import candidate_lists, retrieve
 from central.training.retrieval import TwoTowerModel
 from central.training.runtime import prefers_bfloat16, tf
 from central.training.tables import item_tables
-from central.training.towers import ItemTower, PackedInput, packed_from_history, year_buckets
+from central.training.towers import (
+    DISTANCE_BUCKETS,
+    ItemTower,
+    PackedInput,
+    distance_buckets,
+    packed_from_history,
+    year_buckets,
+)
 from central.training.windows import epoch_batches, event_table
 from infra.contracts.features import RANKING_FEATURES
 
@@ -40,9 +47,24 @@ def test_the_full_softmax_equals_tensorflows_own(bfloat16: bool, tolerance: floa
         assert np.abs(mine_part.numpy() - wanted_part.numpy()).max() < tolerance
 
 
-def test_packed_windows_and_single_histories_give_the_same_vectors(data: Interactions) -> None:
+def test_every_distance_has_a_bucket_and_nearer_ones_have_their_own() -> None:
+    buckets = distance_buckets(300)
+    last = buckets[-1][::-1]  # by how far back
+    assert last[:16].tolist() == list(range(16))
+    assert (np.diff(last) >= 0).all()
+    assert last[-1] == DISTANCE_BUCKETS - 1
+    assert len(np.unique(last)) == DISTANCE_BUCKETS
+    assert (np.triu(buckets) == 0).all()
+    assert buckets[40, 7] == buckets[140, 107]
+
+
+@pytest.mark.parametrize("distances", [False, True])
+def test_packed_windows_and_single_histories_give_the_same_vectors(data: Interactions, distances: bool) -> None:
     """A window packed beside others sees nothing of them, and is what serving computes for it alone."""
-    model = TwoTowerModel(config=TINY, data=data, item_shares=np.ones(40, dtype=np.float32))
+    config = msgspec.structs.replace(TINY, distances=distances)
+    model = TwoTowerModel(config=config, data=data, item_shares=np.ones(40, dtype=np.float32))
+    for block in model.users.blocks if distances else ():
+        block.nearness.assign(np.random.default_rng(0).normal(size=block.nearness.shape))
     table = model.items.table()
     split = leave_last_out(data)
     batch = epoch_batches(

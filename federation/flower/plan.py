@@ -68,7 +68,7 @@ def items_training(categories: tuple[str, ...], *, noise_multiplier: float) -> T
             server_momentum=0.7, stage_rounds=15,
         )  # fmt: skip
     return TrainingPlan(
-        part=Part.ITEMS, categories=categories, rank=16, clipping_norm=10.0, server_learning_rate=0.8,
+        part=Part.ITEMS, categories=categories, rank=32, clipping_norm=10.0, server_learning_rate=0.8,
         taste_region=3.0,
     )  # fmt: skip
 

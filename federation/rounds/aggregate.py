@@ -176,9 +176,9 @@ def item_step(
     kept = np.maximum(0.0, 1.0 - variance / squares)
     pulled = tastes * kept[:, None] - prior[:, None] * state.core[:, :-1]
     steps = learning_rate * pulled / (np.maximum(np.maximum(seen, expected), floor) + prior)[:, None]
-    lengths = np.maximum(np.linalg.norm(steps, axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    lengths = np.maximum(np.linalg.norm(steps, axis=1, keepdims=True), taste_region)
     velocity = momentum * state.momentum
-    velocity[:, :-1] += steps * np.minimum(1.0, taste_region / lengths)
+    velocity[:, :-1] += steps * (taste_region / lengths)
     velocity[:, -1] = popularity
     return ServerState(core=state.core + velocity, momentum=velocity)
 

@@ -173,10 +173,17 @@ class Scene:
 
     def local_only(self) -> Ranks:
         """The released model over the whole history, plus the personal part that each phone makes for itself."""
-        table, vectors = self.towers[self.name].table, self.released()
-        moved = vectors.last.astype(np.float64)
+        return self._personal(self.released(), self.towers[self.name].table)
+
+    def personal(self, learned: Learned) -> Ranks:
+        """What was learned, plus the personal part that each phone makes for itself."""
+        return self._personal(self.reading(learned.reads), learned.table)
+
+    def _personal(self, vectors: Vectors, table: FloatArray) -> Ranks:
+        moved, of = vectors.last.astype(np.float64), np.isin(self.users, self.phones)
         for line, one in enumerate(self.examples(vectors, self.users)):
-            if len(one.base):
+            # Whose events central has anyway uses no phone.
+            if of[line] and len(one.base):
                 moved[line] += personal_part(one, table, check=line < CHECKED)
         return self.ranked(moved, table)
 

@@ -81,7 +81,7 @@ def _of_scene(scene: Scene) -> dict[str, float]:
         "popularity": scene.popularity(), "released": scene.served(), "on_phone": scene.on_phone(),
         "local_only": scene.local_only(),
         "fedavg": scene.on_phone(scene.fedavg(rounds=FEDAVG_ROUNDS, rank=FEDAVG_RANK, rate=1.0)),
-        "ours": scene.on_phone(scene.ours(_plain(scene.name), entropy=secrets.token_bytes)),
+        "ours": _ours(scene),
         "ceiling": scene.ceiling(),
     }  # fmt: skip
     if scene.name == SENSITIVE:
@@ -95,6 +95,12 @@ def _of_scene(scene: Scene) -> dict[str, float]:
         for what, values in (("ndcg10", ranks.ndcg), ("hr10", ranks.hits))
         for part, mask in (("asked", scene.asked), ("others", ~scene.asked))
     }
+
+
+def _ours(scene: Scene) -> Ranks:
+    """Without noise; silent users' phones add their personal part, whose owners have nothing else of their own."""
+    learned = scene.ours(_plain(scene.name), entropy=secrets.token_bytes)
+    return scene.personal(learned) if scene.name == SILENT else scene.on_phone(learned)
 
 
 def _plain(scene: str) -> Recipe:

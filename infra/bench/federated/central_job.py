@@ -64,6 +64,8 @@ def _scene(scene: str, data: Interactions, scenes: Scenes, users: Int64Array, ar
     is_test[data.starts[1:][users] - 1] = True
     seen = _kept(data, scenes.visible(scene, data.users, data.rows) & ~is_test)
     config = default_config(data, seed=arguments.seed, bfloat16=prefers_bfloat16())
+    # The measurement's tower in NumPy does not know attention by distance.
+    config = msgspec.structs.replace(config, distances=False)
     if arguments.epochs:
         config = msgspec.structs.replace(config, epochs=arguments.epochs)
     trained = train_retrieval(seen, _split(seen), config, clock=SystemClock(), progress=SilentProgress())

@@ -75,7 +75,8 @@ def divide(
     adverts: Mapping[str, Advert], *, session: str, plan: RoundPlan, policy: CohortSettings, rng: np.random.Generator
 ) -> Cohorts | None:
     """The cohorts over `adverts` (by ticket), in random order; None when they are too few, or too many, for one."""
-    tickets = [list(adverts)[at] for at in rng.permutation(len(adverts))]
+    selected = list(adverts)
+    tickets = [selected[at] for at in rng.permutation(len(selected))]
     # With sampling the number of cohorts must not tell how many the coins took.
     crowd = policy.expected_count if policy.sampling_probability < 1.0 else len(tickets)
     parts = max(1, min(policy.cohorts, crowd // max(policy.count_min, COHORT_MIN)))

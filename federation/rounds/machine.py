@@ -244,9 +244,12 @@ class Round:
         return None
 
     def _lasts_s(self, phase: Phase) -> float:
-        lasts = {
-            Phase.SELECTING: self.policy.selection_s, Phase.SHARING: self.policy.sharing_s,
-            Phase.REPORTING: self.policy.reporting_s, Phase.CHECKING: self.policy.unmasking_s,
-            Phase.UNMASKING: self.policy.unmasking_s,
-        }  # fmt: skip
-        return lasts[phase]
+        match phase:
+            case Phase.SELECTING:
+                return self.policy.selection_s
+            case Phase.SHARING:
+                return self.policy.sharing_s
+            case Phase.REPORTING:
+                return self.policy.reporting_s
+            case _:
+                return self.policy.unmasking_s

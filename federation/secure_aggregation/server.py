@@ -53,6 +53,8 @@ class SecureSum:
         self._total: RingArray = np.zeros(length, dtype=np.uint32)
         self.sharers: set[int] = set()
         self.survivors: set[int] = set()
+        self._told: Survivors | None = None
+        """What all phones are told of the survivors; made once for all of them."""
         self._signatures: dict[int, bytes] = {}
         self._unmaskings: set[int] = set()
         self._seed_shares: dict[int, dict[int, bytes]] = {}
@@ -103,10 +105,13 @@ class SecureSum:
             raise AggregationError("the masked update is of another length, of nobody who shared, or a second one")
         self._total += values
         self.survivors.add(index)
+        self._told = None
 
     def survivors_message(self) -> Survivors:
         """Whose updates are in the sum, once nobody can report any more."""
-        return Survivors(survivor_bits=to_bits(self.survivors, self.count))
+        if self._told is None:
+            self._told = Survivors(survivor_bits=to_bits(self.survivors, self.count))
+        return self._told
 
     def add_signature(self, index: int, signature: bytes) -> None:
         """Take a signature under the survivors to pass it on.

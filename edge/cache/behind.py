@@ -45,7 +45,7 @@ def _may_return(one: Entry, entry: Entry, ledger: Ledger, *, now_s: float) -> bo
     if one.answer.arm == TRIAL_ARM or one.age_s(now_s) >= one.life.revalidate_until_s:
         return False
     if one.answer.release == ledger.release:
-        return entry.answer.arm == TRIAL_ARM
+        return not _is_active(entry, ledger)  # of a trial, or of a fill that began before the switch
     recent = now_s - ledger.release_since_s < KEPT_BEHIND_S
     return recent and one.answer.release == ledger.release_before and entry.answer.release == ledger.release
 

@@ -55,6 +55,18 @@ def test_going_back_shows_the_list_of_before_and_going_on_that_of_after() -> Non
     assert scene.shown is again
 
 
+def test_a_fill_that_comes_late_does_not_take_the_active_list_away() -> None:
+    scene = Scene()
+    old = scene.fill(OLD)
+    scene.tell(release=NEW)
+    scene.fill(NEW)
+    scene.tell(release=OLD)
+    assert scene.shown is old
+    scene.held, scene.shown.before = scene.shown, None  # as `ListFiller.find` leaves it
+    late = scene.fill(NEW)
+    assert (scene.held, scene.shown) == (late, old)
+
+
 def test_a_third_release_leaves_one_list_behind() -> None:
     scene = Scene()
     old = scene.fill(OLD)

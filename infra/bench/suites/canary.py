@@ -7,7 +7,7 @@ ranking are made up. Bad candidates: a random ranker (a fifth of the clicks), on
 lists. Harmless ones (A/A) are the active release again, and ought to be promoted by themselves: with the margin that a
 region of so few people would set (`margin`, the share of clicks that may be lost). That the margin is kept is shown by
 candidates that lose just that share, which may be promoted as rarely as alpha says.
-Options: `trials` (of A/A, default 200), `calls` (of each trial at most, default 12000), `margin` (default 0.2), `seed`.
+Options: `trials` (of A/A, default 200), `calls` (of each trial at most, default 24000), `margin` (default 0.2), `seed`.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ from region.releases.trial import Decision, TrialKind, TrialPlan
 from region.releases.trials import Trials
 
 BAD = ("random ranker", "300 ms slower", "empty lists")
-SUBJECTS = 8000
+SUBJECTS = 16_000
 CALLS_PER_S = 40.0
 LOOK_S = 70.0
 """Virtual time between two looks, of which the calls take one second."""
@@ -171,7 +171,7 @@ def _click(number: int) -> Event:
 def run(request: BenchRequest) -> Measured:
     """Every bad candidate several times, harmless ones, and ones that lose as much as the margin allows."""
     harmless = int(request.number("trials", 40 if request.quick else 200))
-    calls, seed = int(request.number("calls", 12_000)), int(request.number("seed", 0))
+    calls, seed = int(request.number("calls", 24_000)), int(request.number("seed", 0))
     margin = request.number("margin", 0.2)
     repeats, at_margin = (2, 10) if request.quick else (20, 60)
     with _quiet_disk(request.work) as folder:

@@ -95,13 +95,13 @@ def hand_authorities_to_haproxy(control: Path, file: Path) -> None:
 
 def _hand_over(control: Path, kind: str, file: Path) -> None:
     commands: Mapping[str, str] = {
-        f"set ssl {kind} {file} <<\n{file.read_text().strip()}\n\n": "Transaction",
-        f"commit ssl {kind} {file}\n": "Success",
+        f"set ssl {kind} {file} <<\n{file.read_text().strip()}\n\n": "transaction",
+        f"commit ssl {kind} {file}\n": "success",
     }
     for command, expected in commands.items():
         try:
             answer = ask_haproxy(control, command)
         except HaproxyControlError as error:
             raise CertificateNotTakenError(error.message, fix=error.fix) from error
-        if expected not in answer:
+        if expected not in answer.lower():
             raise CertificateNotTakenError(f"HAProxy refuses the {kind}: {answer[:300]}")

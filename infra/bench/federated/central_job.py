@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from central.datasets.interactions import Interactions, Split, load_dataset
-from central.training.config import default_config
+from central.training.config import RetrievalConfig, default_config
 from central.training.retrieval import TwoTowerModel, encode_histories, train_retrieval
 from central.training.runtime import prefers_bfloat16
+from central.training.towers import distance_buckets
 from central.training.windows import event_table
 from infra.bench.federated.scenes import CEILING, SENSITIVE, SILENT, Scenes, draw_scenes
 from infra.plumbing.clock import SystemClock
@@ -64,8 +65,6 @@ def _scene(scene: str, data: Interactions, scenes: Scenes, users: Int64Array, ar
     is_test[data.starts[1:][users] - 1] = True
     seen = _kept(data, scenes.visible(scene, data.users, data.rows) & ~is_test)
     config = default_config(data, seed=arguments.seed, bfloat16=prefers_bfloat16())
-    # The measurement's tower in NumPy does not know attention by distance.
-    config = msgspec.structs.replace(config, distances=False)
     if arguments.epochs:
         config = msgspec.structs.replace(config, epochs=arguments.epochs)
     trained = train_retrieval(seen, _split(seen), config, clock=SystemClock(), progress=SilentProgress())
@@ -74,7 +73,7 @@ def _scene(scene: str, data: Interactions, scenes: Scenes, users: Int64Array, ar
     )  # fmt: skip
     np.savez(
         arguments.out / f"{scene}.npz", allow_pickle=False, table=trained.model.items.table().numpy(), check=check,
-        history_length=config.history_length, heads=config.heads, **_weights(trained.model),
+        history_length=config.history_length, heads=config.heads, **_weights(trained.model), **_distances(config),
     )  # fmt: skip
     sys.stderr.write(f"{scene}: {trained.epochs} epochs, {trained.train_s:.0f} s, {max(trained.curve):.4f}\n")
 
@@ -98,6 +97,11 @@ def _split(data: Interactions) -> Split:
     return Split(users=users, valid_at=last, test_at=last, train_ends=ends)
 
 
+def _distances(config: RetrievalConfig) -> dict[str, npt.NDArray[np.int32]]:
+    """Of a tower whose attention weighs events by distance: the bucket of each two places, `[length, length]`."""
+    return {"distances": distance_buckets(config.history_length)} if config.distances else {}
+
+
 def _weights(model: TwoTowerModel) -> dict[str, npt.NDArray[np.float32]]:
     """The user tower's weights by their places in it, as `infra.bench.federated.tower` reads them."""
     users = model.users
@@ -107,7 +111,8 @@ def _weights(model: TwoTowerModel) -> dict[str, npt.NDArray[np.float32]]:
         "norm_shift": users.norm.shift,
     }  # fmt: skip
     for number, block in enumerate(users.blocks):
-        for name in ("query", "key", "value", "out", "widen", "widen_bias", "narrow", "narrow_bias"):
+        nearness = ("nearness",) if block.nearness is not None else ()
+        for name in ("query", "key", "value", "out", "widen", "widen_bias", "narrow", "narrow_bias", *nearness):
             found[f"block{number}_{name}"] = getattr(block, name)
         for name in ("norm_attention", "norm_feed"):
             found[f"block{number}_{name}_scale"] = getattr(block, name).scale

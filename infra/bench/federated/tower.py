@@ -56,6 +56,8 @@ class NumpyTower:
             self.history_length, self._heads = int(arrays["history_length"]), int(arrays["heads"])
             self.table: FloatArray = arrays["table"]
             self.check: FloatArray = arrays["check"]
+            # Of a tower whose attention weighs events by distance: the bucket of each two places.
+            self._distances: IntArray | None = arrays["distances"] if "distances" in arrays.files else None
         self._blocks = sum(name.endswith("_query") for name in self._weights)
 
     def last(self, events: Sequences, users: IntArray, table: FloatArray) -> FloatArray:
@@ -119,6 +121,9 @@ class NumpyTower:
         key, value = (self._split(normed @ w[at + name]) for name in ("key", "value"))
         hidden, query = hidden[:, asked], self._split(normed[:, asked] @ w[at + "query"])
         scores = query @ key.transpose(0, 1, 3, 2) / np.float32(np.sqrt(query.shape[-1])) + mask
+        if self._distances is not None:
+            length = key.shape[2]
+            scores += w[at + "nearness"].T[:, self._distances[:length, :length][asked]]
         scores -= scores.max(axis=-1, keepdims=True)
         np.exp(scores, out=scores)
         scores /= scores.sum(axis=-1, keepdims=True)

@@ -1,31 +1,20 @@
 """One region node: every room composed once, served until it is told to stop."""
 
 import asyncio
-import itertools
-import weakref
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from aiohttp import web
 
-from infra.contracts.messages import Invalidation
-from infra.contracts.release import Manifest
 from infra.plumbing.clock import Clock, SystemClock
-from infra.plumbing.errors import SettingsError, UnavailableError
-from infra.plumbing.grid.connect import connect_grid
-from infra.plumbing.grid.port import Grid
+from infra.plumbing.errors import SettingsError
 from infra.plumbing.http.middleware import frame, operations_routes
 from infra.plumbing.http.serving import serve
-from infra.plumbing.ids import uniform
 from infra.plumbing.keys import LiveTrust, RegionKeys
 from infra.plumbing.telemetry import Telemetry, start_telemetry
-from infra.plumbing.tuf_client.client import ReleaseClient
 from region.additions.doors import AdditionDoors
-from region.additions.keeper import Additions
-from region.additions.opening import open_new_items
-from region.additions.publisher import ItemPublisher
-from region.api.announcing import CATCH_UP_S, Announcer
+from region.api.announcing import CATCH_UP_S
 from region.api.choices import Choices
 from region.api.discovery import DiscoveryDoors
 from region.api.doors import Door, either_door, live_operator_door, service_door
@@ -38,71 +27,35 @@ from region.api.resident_doors import ResidentDoors
 from region.api.routes import CallerDoors
 from region.api.rule_doors import RuleDoors, hear_rules
 from region.api.suggesting import Suggester
-from region.api.targets import METRICS_HOST, RetrievalPages
+from region.api.targets import RetrievalPages
 from region.api.trying import CountedEvents, TrialDesk
 from region.api.withdrawing import hear_withdrawals
 from region.background import Background
 from region.events.intake import Intake
-from region.events.opening import open_log, open_seals
-from region.events.port import Log
 from region.events.schema_check import check_event_schema
-from region.events.waking import Waker
+from region.funnel.keeping_out import REFRESH_S as KEPT_OUT_REFRESH_S
+from region.funnel.keeping_out import KeptOutItems
 from region.funnel.labels import labels_of, title_of
-from region.funnel.opening import COMPUTE_THREADS, Answers, open_answers
-from region.funnel.release import LoadedRelease, open_release
-from region.keeping.sealing import Seals
+from region.funnel.opening import Answers, open_answers
+from region.funnel.release import LoadedRelease
 from region.logs import rooms_logging_to
 from region.privacy.bulk import open_bulk_reads
 from region.privacy.late import LateEvents
 from region.privacy.opening import Privacy, open_accesses, open_privacy
 from region.privacy.places import Known
-from region.publishing.proving import DelegatedProof
 from region.releases.activation import Activator
-from region.releases.audit import AuditLog
 from region.releases.following import Follower
 from region.releases.opening import open_client
 from region.releases.operator_api import operator_routes
-from region.releases.store import ReleaseDirectory, ReleaseStore
-from region.releases.trials import LOOK_S, Trials
-from region.retrieval.process import RetrievalProcess
-from region.rules.book import RULES_FILE, RuleBook, load_rules
-from region.rules.regional import Withdrawals
+from region.releases.trials import LOOK_S
+from region.rooms import Data, Releases, open_data, open_releases
 from region.settings import RegionSettings
-from region.store.opening import apply_rules, open_store
-from region.store.port import Store
+from region.store.opening import apply_rules
 from region.suggest.keeping import SuggestKeeper
 
 HEAR_RETRY_S = 1.0
 ADDITIONS_TIDY_S = 2.0
 SUGGEST_REFRESH_S = 1.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Data:
-    """What the node keeps and whom it tells."""
-
-    grid: Grid
-    store: Store
-    log: Log
-    seals: Seals
-    waker: Waker
-    announcer: Announcer
-    withdrawals: Withdrawals
-    book: RuleBook
-    additions: Additions
-    publisher: ItemPublisher
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Releases:
-    """The releases of the node, on disk and in memory."""
-
-    store: ReleaseStore
-    audit: AuditLog
-    activator: Activator[LoadedRelease]
-    trials: Trials[LoadedRelease]
-    retrievals: "weakref.WeakSet[RetrievalProcess]"
-    """The retrieval processes of the releases in memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +67,7 @@ class Node:
     releases: Releases
     answers: Answers
     board: NoticeBoard
+    kept_out: KeptOutItems
     privacy: Privacy
     suggestions: SuggestKeeper
 
@@ -137,6 +91,7 @@ async def run(settings: RegionSettings, stop: asyncio.Event, *, clock: Clock | N
             {
                 **node.answers.work(background, clock),
                 **node.privacy.work(background, node.data.grid),
+                "kept-out": background.repeat("kept-out", node.kept_out.refresh, every_s=KEPT_OUT_REFRESH_S),
                 "suggestions": background.repeat("suggestions", node.suggestions.refresh, every_s=SUGGEST_REFRESH_S),
                 "log": background.repeat("log", node.data.log.connect, every_s=HEAR_RETRY_S),
                 "withdrawals": background.repeat(
@@ -175,8 +130,8 @@ async def open_node(settings: RegionSettings, stack: AsyncExitStack, telemetry: 
     if keys.region != settings.region:
         raise SettingsError(f"the key file is of region {keys.region}, the settings of {settings.region}.")
     client = open_client(settings, stack, clock)
-    data = await _open_data(settings, stack, telemetry, clock, client)
-    releases = _open_releases(settings, stack, data, clock, client)
+    data = await open_data(settings, stack, telemetry, clock, client)
+    releases = open_releases(settings, stack, data, clock, client)
     answers = _open_answers(settings, stack, data, releases, telemetry, clock)
     releases.activator.make_ready = answers.pager.prepare
     lists = TrialDesk(recommender=answers.recommender, trials=releases.trials, clock=clock, registry=telemetry.registry)
@@ -194,13 +149,7 @@ async def open_node(settings: RegionSettings, stack: AsyncExitStack, telemetry: 
         operators_only=operators_only,
     )  # fmt: skip
     app = web.Application(middlewares=[frame(telemetry, clock)], client_max_size=settings.body_bytes_max)
-    board = NoticeBoard(
-        clock=clock, withdrawals=data.withdrawals, release=lambda: releases.activator.active_release
-    )  # fmt: skip
-    notices = NoticeDoors(
-        board=board, announcer=data.announcer, home_only=home_only, operators_only=operators_only,
-        operations=releases.activator.operations, body_bytes_max=settings.body_bytes_max,
-    )  # fmt: skip
+    kept_out, board, notices = _telling(settings, data, releases, answers, home_only, operators_only, clock)
     known = Known(
         store=data.store, log=data.log, samples=answers.samples, exposures=answers.exposures,
         requests=answers.requests, pages=answers.rulings.pages, trials=releases.trials, tastes=answers.tastes,
@@ -228,8 +177,34 @@ async def open_node(settings: RegionSettings, stack: AsyncExitStack, telemetry: 
     app.add_routes(operations_routes(telemetry, lambda: waits_for(releases.activator)))
     app.add_routes(RetrievalPages(settings.region, releases.retrievals).routes())
     return Node(
-        app=app, data=data, releases=releases, answers=answers, board=board, privacy=privacy, suggestions=suggestions
+        app=app,
+        data=data,
+        releases=releases,
+        answers=answers,
+        board=board,
+        kept_out=kept_out,
+        privacy=privacy,
+        suggestions=suggestions,
     )
+
+
+def _telling(
+    settings: RegionSettings, data: Data, releases: Releases, answers: Answers, home_only: Door, operators_only: Door,
+    clock: Clock,
+) -> tuple[KeptOutItems, NoticeBoard, NoticeDoors]:  # fmt: skip
+    """What edges ask for, lest they miss a word: purges, withdrawals, what rules keep out."""
+    kept_out = KeptOutItems(
+        rulings=answers.rulings, lease=releases.activator.lease, tell=data.announcer.tell, clock=clock
+    )
+    board = NoticeBoard(
+        clock=clock, withdrawals=data.withdrawals, release=lambda: releases.activator.active_release,
+        kept_out=lambda: kept_out.groups,
+    )  # fmt: skip
+    notices = NoticeDoors(
+        board=board, announcer=data.announcer, home_only=home_only, operators_only=operators_only,
+        operations=releases.activator.operations, body_bytes_max=settings.body_bytes_max,
+    )  # fmt: skip
+    return kept_out, board, notices
 
 
 def _caller_doors(
@@ -287,74 +262,6 @@ async def keep_release(
             failed=lambda _error: background.count_failure("following"),
         )  # fmt: skip
         await follower.run(interval_s=settings.poll_interval_s, stop=stop)
-
-
-async def _open_data(
-    settings: RegionSettings, stack: AsyncExitStack, telemetry: Telemetry, clock: Clock, client: ReleaseClient
-) -> Data:  # fmt: skip
-    registry, state = telemetry.registry, Path(settings.state_directory)
-    withdrawals = Withdrawals(state)
-    proof = DelegatedProof(client, RULES_FILE, region=settings.region, clock=clock)
-    book = RuleBook(state / "rules", region=settings.region, first=load_rules(settings.rules_file), proof=proof)
-    grid = connect_grid(settings.grid, clock=clock, registry=registry)
-    stack.push_async_callback(grid.close)
-    store = open_store(settings, clock=clock, registry=registry)
-    stack.push_async_callback(store.close)
-    seals = open_seals(settings, clock=clock, registry=registry)
-    log = open_log(settings, registry=registry, seals=seals)
-    stack.push_async_callback(log.close)
-    waker = Waker(grid=grid, registry=registry)
-    stack.push_async_callback(waker.close)
-    announcer = Announcer(grid=grid, registry=registry)
-    additions, publisher = await open_new_items(
-        settings, client, withdrawals=withdrawals, grid=grid, announcer=announcer, clock=clock
-    )  # fmt: skip
-    return Data(
-        grid=grid, store=store, log=log, seals=seals, waker=waker, announcer=announcer, withdrawals=withdrawals,
-        book=book, additions=additions, publisher=publisher,
-    )  # fmt: skip
-
-
-def _open_releases(
-    settings: RegionSettings, stack: AsyncExitStack, data: Data, clock: Clock, client: ReleaseClient
-) -> Releases:  # fmt: skip
-    state = Path(settings.state_directory)
-    store, audit = ReleaseStore(state, source=client, clock=clock), AuditLog(state / "audit.jsonl")
-    numbers = itertools.count()
-    retrievals: weakref.WeakSet[RetrievalProcess] = weakref.WeakSet()
-
-    async def start_retrieval(directory: Path, _manifest: Manifest) -> RetrievalProcess:
-        # A path of its own for each process, and a short one: the kernel takes 107 bytes.
-        socket = Path(settings.run_directory or state) / f"ann-{settings.port}-{next(numbers)}.sock"
-        process = RetrievalProcess(
-            release=directory, socket=socket, clock=clock, metrics_host=METRICS_HOST, gives_way=bool(len(retrievals))
-        )
-        retrievals.add(process)
-        await process.start()
-        return process
-
-    async def load(directory: ReleaseDirectory) -> LoadedRelease:
-        release = await open_release(
-            directory.path, directory.manifest, region=settings.region, tower_sets=COMPUTE_THREADS,
-            start_retrieval=start_retrieval,
-        )  # fmt: skip
-        try:
-            await data.additions.attach(release)
-        except BaseException:
-            await release.close()
-            raise
-        return release
-
-    async def on_switch(release: str) -> None:
-        if not await data.announcer.tell(Invalidation(release=release)):
-            raise UnavailableError("the grid does not answer.")
-
-    activator = Activator(store=store, load=load, audit=audit, clock=clock, on_switch=on_switch)
-    stack.push_async_callback(activator.close)
-    trials = Trials(
-        activator=activator, marker=state / "trial", clock=clock, uniform=lambda: uniform(0.0, 1.0), ended=on_switch
-    )
-    return Releases(store=store, audit=audit, activator=activator, trials=trials, retrievals=retrievals)
 
 
 def _learning(settings: RegionSettings, timely: LateEvents, answers: Answers, releases: Releases) -> LearnedEvents:

@@ -14,9 +14,11 @@ from dataclasses import dataclass
 import msgspec
 
 from edge.cache.entry import Entry
+from edge.cache.kept_out import KeptOut
 from edge.cache.policy import Standing
 from edge.cache.pulse import Pulse
 from edge.cache.purges import PurgeNotes
+from infra.contracts.kept_out import ItemsKeptOut
 from infra.contracts.lists import ChoiceMark
 from infra.contracts.messages import INVALIDATION_TOPIC, TRIAL_ARM, HomeAnswer, Invalidation
 from infra.plumbing.clock import Clock
@@ -72,6 +74,7 @@ class Ledger:
         self.release_before: str | None = None
         """What it answered from before that."""
         self._purges = PurgeNotes()
+        self.kept_out = KeptOut()
         self._silent = False
         self.on_subject: Callable[[str], None] = lambda _subject: None
         """Told every subject of which something was heard."""
@@ -138,6 +141,11 @@ class Ledger:
         self._begin_withdrawals()
         return True
 
+    def keep_out(self, groups: Iterable[ItemsKeptOut]) -> None:
+        """What the region's hard rules keep out from now on."""
+        if self.kept_out.replace(groups):
+            self._begin_withdrawals()
+
     def distrust(self) -> None:
         """Messages may have been missed: personal lists made before now need the region's word again."""
         self._distrusted_before_s = self._knows_since_s = self._clock.monotonic_s()
@@ -185,6 +193,11 @@ class Ledger:
     def consumed(self, subject: str | None) -> Container[str]:
         """Items that must not be shown to the subject any more."""
         return self._get(subject).consumed or ()
+
+    @property
+    def rules_since_s(self) -> float:
+        """Since when the region's rules of now hold (monotonic): lists made before have not passed them."""
+        return self._other_rules_before_s
 
     @property
     def withdrawn(self) -> Collection[str]:
@@ -298,7 +311,8 @@ class Ear:
     """Who else listens.
 
     pulse: for the pulses of `node`.
-    missed: called when messages may have been lost, and when items were withdrawn or restored, which is written down.
+    missed: called when messages may have been lost, when items were withdrawn or restored, which is written down, and
+    when others are kept out, which have to be asked for.
     """
 
     node: str
@@ -344,7 +358,7 @@ async def follow_invalidations(
                     _take(message, ledger, counted, on_release)
                     if message.subject is not None and (message.erased or message.opted_out):
                         (on_erased if message.erased else on_opted_out)(message.subject)
-                    if ear is not None and (message.withdrawn or message.restored):
+                    if ear is not None and (message.withdrawn or message.restored or message.kept_out):
                         ear.missed()
         except GridUnavailableError:
             counted("lost")

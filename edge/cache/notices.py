@@ -13,6 +13,7 @@ from edge.cache.invalidation import Ledger
 from edge.cache.pulse import PULSE_S, Pulse
 from edge.jitter import Uniform
 from edge.routing.port import RegionCallError, RegionPort
+from infra.contracts.kept_out import ItemsKeptOut
 from infra.contracts.messages import INVALIDATION_TOPIC, Invalidation, Notices, NoticesCall
 from infra.contracts.residency import encode_regional
 from infra.plumbing.clock import Clock
@@ -24,6 +25,8 @@ ANXIOUS_S = 0.5
 """Time between two askings while the grid is silent or nobody has answered yet."""
 JITTER = 0.2
 FILE = "withdrawn.json"
+KEPT_OUT_FILE = "kept-out.json"
+_KEPT_OUT = tuple[ItemsKeptOut, ...]
 
 
 class NoticeKeeper:
@@ -53,6 +56,10 @@ class NoticeKeeper:
         self._withdrawn: dict[str, frozenset[str]] = {}
         """By node, of the nodes that answered last time."""
         self._digests: dict[str, str] = {}
+        self._kept_out: dict[str, tuple[str, _KEPT_OUT]] = {}
+        """By node: the digest of what its rules keep out, and that."""
+        self._kept_out_file = directory / KEPT_OUT_FILE
+        self._kept_out_written: frozenset[ItemsKeptOut] | None = None
         self._seen: dict[str, tuple[str, int]] = {}
         """By node: its boot, and the number of the newest purge taken from it."""
         self._written: frozenset[str] | None = None
@@ -70,6 +77,7 @@ class NoticeKeeper:
             kept = ()
         self._written = frozenset(kept)
         self._ledger.replace_withdrawn(kept)
+        await self._read_kept_out()
         await self.ask()
 
     def hurry(self) -> None:
@@ -101,15 +109,21 @@ class NoticeKeeper:
             self._take_purges(url, notices)
             if notices.withdrawn is not None:
                 self._withdrawn[url], self._digests[url] = frozenset(notices.withdrawn), notices.withdrawn_digest
+            if notices.kept_out is not None:
+                self._kept_out[url] = (notices.kept_out_digest, notices.kept_out)
         # Of a node that did not answer nothing is held on to: what it had withdrawn may have been restored.
         self._withdrawn = {url: items for url, items in self._withdrawn.items() if url in answered}
         self._digests = {url: digest for url, digest in self._digests.items() if url in answered}
         self._ledger.replace_withdrawn(frozenset().union(*self._withdrawn.values()))
+        self._kept_out = {url: kept for url, kept in self._kept_out.items() if url in answered}
+        if self._kept_out:
+            await self._keep_out(frozenset(group for _, groups in self._kept_out.values() for group in groups))
         await self._write_down()
         return True
 
     async def _ask_node(self, url: str) -> Notices | None:
-        call = NoticesCall(withdrawn_digest=self._digests.get(url, ""))
+        known, _ = self._kept_out.get(url, ("", ()))
+        call = NoticesCall(withdrawn_digest=self._digests.get(url, ""), kept_out_digest=known)
         try:
             return await self._region.notices(url, call, timeout_s=ASK_TIMEOUT_S)
         except RegionCallError:
@@ -127,6 +141,31 @@ class NoticeKeeper:
         self._seen[url] = (notices.boot, number)
         if notices.release is not None and self._ledger.silent and self._ledger.switch(notices.release):
             self._on_release(notices.release)
+
+    async def _read_kept_out(self) -> None:
+        """Take what rules kept out when this edge last ran."""
+        try:
+            kept = msgspec.json.decode(await asyncio.to_thread(self._kept_out_file.read_bytes), type=_KEPT_OUT)
+        except FileNotFoundError:
+            return
+        except (OSError, msgspec.DecodeError):
+            self._counted("unkept")
+            return
+        self._kept_out_written = frozenset(kept)
+        self._ledger.keep_out(kept)
+
+    async def _keep_out(self, groups: frozenset[ItemsKeptOut]) -> None:
+        """Take what rules keep out now, and keep it for the next start."""
+        self._ledger.keep_out(groups)
+        if groups == self._kept_out_written:
+            return
+        content = msgspec.json.encode(sorted(groups, key=lambda one: (one.surfaces, one.items)))
+        try:
+            await asyncio.to_thread(write_atomically, self._kept_out_file, content)
+        except OSError:
+            self._counted("unkept")
+        else:
+            self._kept_out_written = groups
 
     async def _write_down(self) -> None:
         """Keep what is withdrawn now for the next start."""

@@ -1,7 +1,7 @@
 """What to choose from and what letters mean: asked of the region once for everybody, or of the release's lists."""
 
 import itertools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -23,7 +23,7 @@ from infra.contracts.discovery import (
     SuggestCall,
     Suggestion,
 )
-from infra.contracts.messages import Context
+from infra.contracts.messages import Context, Surface
 from infra.plumbing.errors import OverloadedError, UnavailableError
 from infra.plumbing.text import folded, lacks_words
 
@@ -87,8 +87,8 @@ class DiscoveryDesk:
             told = Told(await ask(), _ANEW) if call.subject is not None else await self._suggested.get(key, ask)
         except (RegionCallError, TimeoutError, OverloadedError):
             told = self._suggested.stale(key) or Told(self._suggest_from_lists(call), _FROM_LISTS)
-        withdrawn = self._parts.ledger.withdrawn
-        kept = tuple(one for one in told.answer.suggestions if not one.item or one.item not in withdrawn)
+        hidden = self._hidden(told.answer.degraded)
+        kept = tuple(one for one in told.answer.suggestions if not any(one.item in group for group in hidden))
         return replace(told, answer=msgspec.structs.replace(told.answer, suggestions=kept))
 
     def _suggest_from_lists(self, call: SuggestCall) -> SuggestAnswer:
@@ -117,12 +117,19 @@ class DiscoveryDesk:
             categories=choices_in(lists, call), release=lists.release, region=lists.region, degraded=DEGRADED
         )  # fmt: skip
 
+    def _hidden(self, degraded: Sequence[str]) -> tuple[Collection[str], ...]:
+        """What nobody may be shown; of the release's lists also what the region's rules would have kept out."""
+        ledger = self._parts.ledger
+        return (ledger.withdrawn, ledger.kept_out.on(Surface.HOME)) if "region" in degraded else (ledger.withdrawn,)
+
     def _without_withdrawn(self, answer: ChoicesAnswer) -> ChoicesAnswer:
-        withdrawn = self._parts.ledger.withdrawn
-        if not withdrawn:
+        hidden = self._hidden(answer.degraded)
+        if not any(hidden):
             return answer
         kept = [
-            msgspec.structs.replace(one, items=tuple(item for item in one.items if item.item not in withdrawn))
+            msgspec.structs.replace(
+                one, items=tuple(item for item in one.items if not any(item.item in group for group in hidden))
+            )
             for one in answer.categories
         ]
         return msgspec.structs.replace(answer, categories=tuple(one for one in kept if one.items))

@@ -1,7 +1,7 @@
 """Lists as HTTP answers: pages cut under the viewer's filters, ready bytes where they can be kept, honest headers."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 import msgspec
 from aiohttp import web
@@ -9,6 +9,7 @@ from aiohttp import web
 from edge.answering.parts import Parts, Served
 from edge.cache.entry import Page
 from edge.cache.filters import Slate, cut_page
+from edge.cache.kept_out import is_unruled
 from edge.cache.words import caller_control
 from edge.calls import FILTERS_RELAXED, PAGE_MAX, SPARE_FACTOR, Caller, ListQuery, list_key
 from edge.hot.ready import Offer
@@ -59,7 +60,10 @@ def _page(parts: Parts, query: ListQuery, caller: Caller, served: Served) -> Pag
     epoch = parts.ledger.filter_epoch(caller.viewer)
     key = (query.n, parts.ledger.withdrawn_epoch, epoch)
     # A list of another region, or of everybody, may stand in for one of another type: its bytes are not this call's.
-    if served.step is DegradationStep.FAILOVER:
+    # And one from before the rules of now is cut otherwise than it was.
+    if served.step is DegradationStep.FAILOVER or is_unruled(
+        served.step, entry, rules_since_s=parts.ledger.rules_since_s
+    ):
         return _make_page(parts, query, caller, served)
     page = entry.pages.get(key)
     if page is None:
@@ -98,15 +102,19 @@ def _make_page(parts: Parts, query: ListQuery, caller: Caller, served: Served) -
 
 def _slate(parts: Parts, query: ListQuery, caller: Caller, served: Served) -> Slate:
     shown = frozenset(query.shown)
-    lists = parts.lists()
+    lists, ledger = parts.lists(), parts.ledger
+    blocked: list[Container[str]] = [ledger.withdrawn, ledger.consumed(caller.viewer), query.exclude]
+    kept_out = ledger.kept_out.on(query.surface)
+    if is_unruled(served.step, served.entry, rules_since_s=ledger.rules_since_s):
+        blocked.append(kept_out)
 
     def cut(filler: Iterable[SlateItem]) -> Slate:
         return cut_page(
             served.answer.items,
             n=query.n,
-            blocked=(parts.ledger.withdrawn, parts.ledger.consumed(caller.viewer), query.exclude),
+            blocked=blocked,
             is_shown=lambda item: bool(shown) and item_fingerprint(item) in shown,
-            filler=filler,
+            filler=(one for one in filler if one.item not in kept_out),
         )
 
     if query.filters is None:

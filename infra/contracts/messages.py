@@ -7,6 +7,7 @@ import enum
 
 import msgspec
 
+from infra.contracts.kept_out import ItemsKeptOut
 from infra.contracts.residency import Global, GlobalMessage, Regional, RegionalMessage
 
 SLATE_ITEMS_MAX = 200
@@ -305,6 +306,8 @@ class Invalidation(RegionalMessage, frozen=True, kw_only=True):
     purged: Global[tuple[str, ...]] = ()
     """Names as in `HomeAnswer.tags`, `item:` for single items: lists made before that carry one, or hold the item,
     need the region's word."""
+    kept_out: Global[str | None] = None
+    """Digest of the items that hard rules keep out now (`infra.contracts.kept_out`): edges ask for them."""
     pulse: Global[str | None] = None
     """A listener's word to itself: nothing has changed, and the grid carries messages."""
 
@@ -321,6 +324,7 @@ class NoticesCall(GlobalMessage, frozen=True, kw_only=True):
     """An edge asks a node of its region what it may have missed. `withdrawn_digest` says which withdrawals it knows."""
 
     withdrawn_digest: Global[str] = ""
+    kept_out_digest: Global[str] = ""
 
 
 class Purge(GlobalMessage, frozen=True, kw_only=True):
@@ -341,6 +345,9 @@ class Notices(GlobalMessage, frozen=True, kw_only=True):
     """Every item withdrawn; None when the asker knows them."""
     withdrawn_digest: Global[str]
     purges: Global[tuple[Purge, ...]]
+    kept_out: Global[tuple[ItemsKeptOut, ...] | None] = None
+    """None when the asker knows them."""
+    kept_out_digest: Global[str] = ""
 
 
 class OptOutCall(RegionalMessage, frozen=True, kw_only=True):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import msgspec
 from aiohttp import web
 
+from infra.contracts.kept_out import ItemsKeptOut, kept_out_digest
 from infra.contracts.messages import (
     INVALIDATION_TOPIC,
     PURGED_NAMES_MAX,
@@ -42,8 +43,13 @@ CALL_BYTES_MAX = 4 << 10
 class NoticeBoard:
     """Purges that this node heard of, the newest PURGES_MAX and at most KEPT_S old. The event loop's only."""
 
-    def __init__(self, *, clock: Clock, withdrawals: Withdrawals, release: Callable[[], str | None]) -> None:
+    def __init__(
+        self, *, clock: Clock, withdrawals: Withdrawals, release: Callable[[], str | None],
+        kept_out: Callable[[], tuple[ItemsKeptOut, ...] | None] = lambda: None,
+    ) -> None:  # fmt: skip
         self._clock = clock
+        self._kept_out = kept_out
+        self._named: tuple[tuple[ItemsKeptOut, ...] | None, str] = (None, "")
         self._withdrawals = withdrawals
         self._release = release
         self._boot = new_request_id()
@@ -65,6 +71,9 @@ class NoticeBoard:
         if items is not self._digested[0]:
             self._digested = (items, withdrawn_digest(items))
         digest = self._digested[1]
+        kept_out = self._kept_out()
+        if kept_out is not self._named[0]:
+            self._named = (kept_out, "" if kept_out is None else kept_out_digest(kept_out))
         return Notices(
             boot=self._boot,
             release=self._release(),
@@ -74,6 +83,8 @@ class NoticeBoard:
                 Purge(number=number, age_ms=(now_s - at_s) * 1000, purged=purged)
                 for number, at_s, purged in self._purges
             ),
+            kept_out=None if call.kept_out_digest == self._named[1] else kept_out,
+            kept_out_digest=self._named[1],
         )
 
 

@@ -62,7 +62,7 @@ class Rulings:
             remembered: whether the subject's last pages may count.
             proposed: edition and rules to try in place of the published ones.
         """
-        bound = self._bound(release, proposed)
+        bound = self.bound(release, proposed)
         values = request_values(request)
         active = bound.rules.active(request.surface, values, now_s=now_s)
         subject = request.subject if remembered else None
@@ -84,7 +84,14 @@ class Rulings:
             page = Page(now_s, release.release_id, request.surface.value, rows[: request.n].astype(np.int32))
             self.pages.remember(request.subject, page)
 
-    def _bound(self, release: LoadedRelease, proposed: tuple[str, RuleFile] | None) -> Binding:
+    @property
+    def edition(self) -> str:
+        """Which rules the region has published."""
+        current = self._book.current
+        return current.name if current else DEFAULTS_EDITION
+
+    def bound(self, release: LoadedRelease, proposed: tuple[str, RuleFile] | None = None) -> Binding:
+        """The published rules, or those `proposed`, bound to a release. The first time takes milliseconds."""
         current = self._book.current
         edition = proposed[0] if proposed else current.name if current else DEFAULTS_EDITION
         seats = release.tables.seats

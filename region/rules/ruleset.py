@@ -44,7 +44,7 @@ class Compiled(Generic[R]):
         rule: AnyRule = self.rule
         if rule.surfaces and surface not in rule.surfaces:
             return False
-        if (rule.from_date and today < rule.from_date) or (rule.until_date and today > rule.until_date):
+        if not self.is_in_time(today):
             return False
         if self.when is None:
             return True
@@ -53,6 +53,13 @@ class Compiled(Generic[R]):
         except ConditionError:
             return isinstance(rule, HardRule)
         return value is True
+
+    def is_in_time(self, today: dt.date) -> bool:
+        """Whether `today` is one of its days."""
+        rule: AnyRule = self.rule
+        return (rule.from_date is None or today >= rule.from_date) and (
+            rule.until_date is None or today <= rule.until_date
+        )
 
 
 def compile_rule(rule: R) -> Compiled[R]:

@@ -32,7 +32,7 @@ from infra.plumbing.grid.memory import MemoryGrid
 from infra.plumbing.keys import RegionKeys, TrustDirectory
 from infra.plumbing.telemetry import TelemetrySettings
 from infra.plumbing.tuf_client.signing import create_signer
-from region import app as region_app
+from region import rooms
 from region.__main__ import main
 from region.additions import commands
 from region.api.withdrawing import hear_withdrawals
@@ -85,7 +85,7 @@ def free_port() -> int:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
-    monkeypatch.setattr(region_app, "RetrievalProcess", ExactProcess)
+    monkeypatch.setattr(rooms, "RetrievalProcess", ExactProcess)
     init_repository(repository=tmp_path / "repository", keys=tmp_path / "keys", clock=SystemClock())
     (tmp_path / "root.json").write_bytes(trusted_root(tmp_path / "keys"))
     keys = RegionKeys.generate("us-east")

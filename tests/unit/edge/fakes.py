@@ -22,6 +22,7 @@ from infra.contracts.discovery import (
     Suggestion,
 )
 from infra.contracts.events import EventAck, EventBatch
+from infra.contracts.kept_out import ItemsKeptOut
 from infra.contracts.messages import (
     AwayAnswer,
     AwayRequest,
@@ -158,6 +159,7 @@ class FakeRegion:
     relay_status: int = 200
     tls: ssl.SSLContext | None = None
     withdrawn: tuple[str, ...] = ()
+    kept_out: tuple[ItemsKeptOut, ...] | None = None
     purges: list[tuple[str, ...]] = field(default_factory=list)
     notices_read: int = 0
     _server: TestServer | None = None
@@ -226,6 +228,7 @@ class FakeRegion:
         now = Notices(
             boot="boot", release=None, withdrawn=self.withdrawn, withdrawn_digest=str(hash(self.withdrawn)),
             purges=tuple(Purge(number=n + 1, age_ms=0.0, purged=names) for n, names in enumerate(self.purges)),
+            kept_out=self.kept_out, kept_out_digest=str(hash(self.kept_out)),
         )  # fmt: skip
         return web.Response(body=encode_global(now))
 

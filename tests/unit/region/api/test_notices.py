@@ -10,6 +10,7 @@ import pytest
 from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestServer
 
+from infra.contracts.kept_out import ItemsKeptOut
 from infra.contracts.messages import (
     INVALIDATION_TOPIC,
     MORE_TAGS,
@@ -107,6 +108,21 @@ async def test_what_an_operator_withdraws_restores_and_purges_stands_in_the_audi
         ("operator", "purge", "done", "2: item:item-4 category:drama"),
     ]
     assert len(node.audit.latest(9)[0].detail) == DETAIL_MAX
+
+
+async def test_what_rules_keep_out_is_sent_to_who_does_not_know_it(world: World) -> None:
+    kept: list[tuple[ItemsKeptOut, ...] | None] = [None]
+    board = NoticeBoard(
+        clock=world.clock, withdrawals=world.withdrawals, release=lambda: None, kept_out=lambda: kept[0]
+    )  # fmt: skip
+    nothing_yet = board.read(NoticesCall())
+    assert (nothing_yet.kept_out, nothing_yet.kept_out_digest) == (None, ""), "not that nothing is kept out"
+    kept[0] = (ItemsKeptOut(surfaces=("cart",), items=("a", "b")),)
+    notices = board.read(NoticesCall())
+    assert notices.kept_out == kept[0]
+    assert board.read(NoticesCall(kept_out_digest=notices.kept_out_digest)).kept_out is None
+    kept[0] = ()
+    assert board.read(NoticesCall(kept_out_digest=notices.kept_out_digest)).kept_out == ()
 
 
 async def test_withdrawals_are_sent_to_who_does_not_know_them(node: Node) -> None:

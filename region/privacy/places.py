@@ -26,6 +26,8 @@ NOT_REACHED = (
     "what lay under the subject's key opens for none of them",
     "device gateway: that somebody checked in to the round under way, in memory, by a name that nobody can tell",
     "edges: the pseudonym as the name of a version or of a rate limit, in memory, the oldest first out",
+    "the grid: that somebody chose or was erased, under a hash of the pseudonym, for seven days: an edge that was away "
+    "reads there that no list of before may be shown",
     "anonymous sessions: nothing says whose they are; they run out with their pause",
     "extracts made for central before, under keys that nobody else can make, and models trained on them: the next "
     "extract is made from a store without the subject",

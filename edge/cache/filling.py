@@ -183,13 +183,13 @@ class ListFiller:
         from_grid = await self._from_grid(key, request.n)
         if from_grid is not None:
             return Filled(from_grid, DegradationStep.GRID)
+        await self._hear_again(key)
         self.count_call(key)
         started_s = self._clock.monotonic_s()
         try:
             reply = await self._desk.ask_home(request, deadline_s=started_s + self.fill_deadline_s, attempts=attempts)
         except RegionCallError as error:
             self._note_failed(key, error)
-            await self._hear_again(key)
             raise
         took_s = self._clock.monotonic_s() - started_s
         self._region_time.hear(reply.answer.generated_at_ms, asked_s=started_s)
@@ -278,7 +278,7 @@ class ListFiller:
         return not self._ledger.has_opted_out(subject)
 
     async def _hear_again(self, key: ListKey) -> None:
-        """Home does not answer, so a list of before may be shown: one that this edge may have missed a word about."""
+        """Home may not answer in time, and then a list of before is shown: a word about that may have been missed."""
         held = self._cache.peek(key)
         if key.subject is not None and held is not None and self._ledger.may_have_missed(held.made_s):
             await self._hear_choice(key.subject)

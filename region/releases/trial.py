@@ -15,7 +15,7 @@ rolled back with probability alpha at most, however often this looks. It is prom
 more than `click_loss_max` of the clicks (non-inferiority, at the same level and as often looked at); when its time is
 over without either, it is held for a person. How many subjects that takes is decided by the margin and the click rate,
 and `subjects_needed` says it while the canary runs: of a harmless one, with a fifth of the subjects in the bucket of
-whom a quarter takes something, about 2,200 at a margin of 0.1 and 500 at 0.2.
+whom a quarter takes something, about 2,100 at a margin of 0.1 and 500 at 0.2.
 """
 
 import enum

@@ -3,8 +3,8 @@
 1. The new authority's certificate is put beside the old one's in the file that everybody trusts, which every process
    follows. That listeners have taken it over is seen: each lets in who shows a certificate of the new one. Calls out
    and links follow the same file at the same pace; they are given `SETTLE_S` more.
-2. Every process gets a key and certificate of the new authority, one after the other, each only when the listener
-   before shows its own: whoever calls trusts both. A run that was killed goes on where it was.
+2. Every process gets a key and certificate of the new authority: one listener first, the others when it shows its
+   own; whoever calls trusts both. A run that was killed goes on where it was.
 3. The old one leaves the file (`drop_old_authority`), when callers outside of the world have the new one. A process
    that runs learns authorities from its file and forgets none: it forgets the old one when it is started anew.
 """
@@ -74,12 +74,17 @@ class Succession:
             self._await_trusted(successor)
             successor.take_over()
             current = successor
-        waiting = current.foreign(self._names)
-        for number, name in enumerate(waiting, 1):
-            current.issue(name)
-            self._handed(name)
-            self._await_shown(name)
-            progress.advance(number, len(waiting), "certificates of the new authority")
+        # One listener first, by itself.
+        waiting = sorted(current.foreign(self._names), key=lambda name: name not in self._listeners)
+        done = 0
+        for some in (waiting[:1], waiting[1:]):
+            for name in some:
+                current.issue(name)
+                self._handed(name)
+            for name in some:
+                self._await_shown(name)
+                done += 1
+                progress.advance(done, len(waiting), "certificates of the new authority")
         return len(waiting)
 
     def _await_trusted(self, successor: WorldAuthority) -> None:

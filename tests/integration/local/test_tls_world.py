@@ -169,7 +169,8 @@ async def load(world: World) -> AsyncIterator[Counter[int]]:
     done = asyncio.Event()
     trusting = world.caller_tls
     assert trusting is not None
-    context = client_context(trusting, clock=CLOCK).context
+    following = client_context(trusting, clock=CLOCK)
+    context = following.context
 
     async def calls(number: int) -> None:
         # Half of the callers make a new connection for each call, which is a handshake each.
@@ -185,11 +186,14 @@ async def load(world: World) -> AsyncIterator[Counter[int]]:
                     outcomes[0] += 1
 
     loads = [asyncio.create_task(calls(number)) for number in range(CALLS_AT_ONCE)]
+    follow = asyncio.create_task(following.follow())  # who trusts an authority has to hear of the next one
     try:
         yield outcomes
     finally:
         done.set()
         await asyncio.gather(*loads)
+        follow.cancel()
+        await asyncio.gather(follow, return_exceptions=True)
 
 
 async def test_new_certificates_under_load_cost_nobody_an_answer(world: World) -> None:
@@ -205,14 +209,22 @@ async def test_new_certificates_under_load_cost_nobody_an_answer(world: World) -
     assert 'why="bad-certificate"' not in "".join(world.metrics().values())
 
 
-async def test_edges_are_restarted_one_by_one_under_load_and_cost_nobody_an_answer(world: World) -> None:
+async def test_edges_are_restarted_one_by_one_and_forget_the_authority_before_and_cost_nobody_an_answer(
+    world: World,
+) -> None:
+    old = shown(world, "operator")
     before = {process.name: process.pid for process in world.status().processes}
     async with load(world) as outcomes:
+        assert await asyncio.to_thread(atoll, world, "rotate-certificates", "--authority") == 0
+        assert await asyncio.to_thread(atoll, world, "rotate-certificates", "--drop-old-authority") == 0
         assert await asyncio.to_thread(atoll, world, "restart", "here") == 0
     after = {process.name: process.pid for process in world.status().processes}
     assert [name for name, pid in before.items() if after[name] != pid] == ["here/edge-1", "here/edge-2"]
     assert outcomes.keys() == {200}, outcomes
     assert outcomes[200] > 50
+    # What was started anew knows the new authority only.
+    with pytest.raises((ssl.SSLError, ConnectionError, http.client.HTTPException)):
+        status_of(world.edge_urls("here")[0], "GET", "/health/live", old)
     # Each was taken out at its own word, before a call had to fail for it.
     metrics = world.metrics()["balancer"]
     broken = re.findall(r'atoll_balancer_attempts_total\{edge="here/edge-\d",outcome="broken"\} (\S+)', metrics)

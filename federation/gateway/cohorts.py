@@ -12,6 +12,7 @@ from federation.secure_aggregation.server import BelowThresholdError, SecureSum
 from federation.settings import CohortSettings
 
 TOO_LONG = "a phone in it sent more than the clipping norm"
+TOO_FEW = "fewer than half of the cohorts can be summed, and those left would decide alone"
 
 
 class Cohorts:
@@ -50,7 +51,8 @@ class Cohorts:
     ) -> tuple[list[CohortSum], list[str]]:
         """The sums that can be unmasked, each with the region's noise in full, and why the others are lost.
 
-        With sampling, `weight` (fixed beforehand) is divided evenly; without, each sum counts its own phones.
+        With sampling, `weight` (fixed beforehand) is divided evenly; without, each sum counts its own phones. With
+        fewer than half of them there are none: who spoils most cohorts must not choose whose updates remain.
         """
         sums, lost = [], []
         for one in self._sums:
@@ -68,6 +70,8 @@ class Cohorts:
             )
             share = max(1, weight // len(self._sums)) if sampled else len(one.survivors)
             sums.append(CohortSum(total=to_bytes(noised.reshape(plan.shape)), weight=share))
+        if 2 * len(sums) < len(self._sums):
+            return [], [*lost, *[TOO_FEW] * len(sums)]
         return sums, lost
 
 

@@ -192,23 +192,40 @@ def test_too_few_shares_void_the_round_and_it_is_said(world: _Gateway) -> None:
 
 def test_a_phone_beyond_its_norm_voids_its_cohort_and_only_that(tmp_path: Path) -> None:
     world = _Gateway(tmp_path, goal_count=8, cohorts=2)
+    result = _cheated(world, cheats_in=(0,))
+    assert (result.phase, result.weight) == (Phase.CLOSED, 4)
+    assert "norm" in result.reason
+    assert world.counts[("cohort", "a phone in it sent more than the clipping norm")] == 1
+
+
+def test_with_most_cohorts_lost_the_round_is_void(tmp_path: Path) -> None:
+    world = _Gateway(tmp_path, goal_count=12, cohorts=3)
+    result = _cheated(world, cheats_in=(0, 2))
+    assert (result.phase, result.weight, result.cohorts) == (Phase.VOID, 0, ())
+    assert "fewer than half of the cohorts" in result.reason
+    assert "norm" in result.reason
+
+
+def _cheated(world: _Gateway, *, cheats_in: tuple[int, ...]) -> RegionalSum:
+    """A round of as many phones as are wanted, one of each of these cohorts far beyond its norm."""
     plan = round_plan()
     world.gateway.start(plan)
-    devices = world.select(*(f"s{index}" for index in range(8)))
+    devices = world.select(*(f"s{index}" for index in range(world.policy.goal_count)))
     world.share(devices)
-    cheat = next(iter(devices))
+    cohorts = world.gateway._open.cohorts if world.gateway._open else None
+    assert cohorts is not None
+    cheats = {
+        next(ticket for ticket in devices if cohorts.sum_of(ticket) is cohorts._sums[which]) for which in cheats_in
+    }
     for ticket, device in devices.items():
         mailbox = world.gateway.mailbox(ticket)
         assert mailbox is not None
         device.receive(mailbox)
-        values = np.full(9, 1000 * STEPS if ticket == cheat else 5, dtype=np.uint32)
+        values = np.full(9, 1000 * STEPS if ticket in cheats else 5, dtype=np.uint32)
         masked = device._client.mask(values, mailbox, task=plan.digest())
         world.gateway.update(ticket, MaskedUpdate(round_id=ROUND, masked=to_wire(masked)))
     world.unmask(devices)
-    result = world.gateway.standing(ROUND)
-    assert (result.phase, result.weight) == (Phase.CLOSED, 4)
-    assert "norm" in result.reason
-    assert world.counts[("cohort", "a phone in it sent more than the clipping norm")] == 1
+    return world.gateway.standing(ROUND)
 
 
 def test_cohorts_are_kept_apart_for_central_to_trim(tmp_path: Path) -> None:

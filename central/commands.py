@@ -60,6 +60,8 @@ class Built(msgspec.Struct, frozen=True, kw_only=True):
     """Of what the release does: the same for the same data, code and seed on one machine."""
     counted: tuple[CountedRegion, ...] = ()
     """Regions whose lists are by their own counts."""
+    stand_ins: int = 0
+    """Items that central never heard of, in whose place phones' towers read a known one."""
 
 
 def import_dataset(*, source: str, out: Path, name: str | None = None, progress: Progress | None = None) -> DatasetCard:
@@ -375,7 +377,7 @@ def _built(bundle: "Bundle") -> Built:
     return Built(
         release=bundle.release_id, path=str(bundle.path), origin=manifest.origin, parent=manifest.parent,
         metrics=manifest.metrics, gates=manifest.gates, sentences=bundle.verdict.sentences,
-        content_sha256=manifest.content_sha256,
+        content_sha256=manifest.content_sha256, stand_ins=bundle.stand_ins,
     )  # fmt: skip
 
 

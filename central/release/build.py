@@ -33,6 +33,7 @@ from infra.plumbing.clock import Clock
 from infra.plumbing.errors import AtollError
 from infra.plumbing.files import sync_directory
 from infra.plumbing.progress import Progress
+from infra.plumbing.releases.stand_ins import StandIns
 from infra.plumbing.tuf_client.manifests import MANIFEST_FILE
 
 RANKER_BATCH: Final = 300
@@ -60,6 +61,8 @@ class Bundle:
     release_id: str
     manifest: names.Manifest
     verdict: Verdict
+    stand_ins: int = 0
+    """Items in whose place phones' towers read another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +83,8 @@ class Candidate:
     """What regions counted for themselves, for their lists."""
     lists: names.ReleaseLists | None = None
     """The parent's lists, which follow from the data and not from a model; None: made of the data and `counted`."""
+    stand_ins: StandIns | None = None
+    """What phones' towers read in place of items that central never heard of; a file where there are any."""
 
 
 def build_bundle(
@@ -118,7 +123,10 @@ def build_bundle(
         path = _place(staged, out / manifest.release_id)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
-    return Bundle(path=path, release_id=manifest.release_id, manifest=manifest, verdict=verdict)
+    return Bundle(
+        path=path, release_id=manifest.release_id, manifest=manifest, verdict=verdict,
+        stand_ins=len(candidate.stand_ins or ()),
+    )  # fmt: skip
 
 
 def judge_candidate(candidate: Candidate) -> Verdict:
@@ -148,6 +156,7 @@ def _write_files(candidate: Candidate, verdict: Verdict, folder: Path, progress:
         lambda: _write(folder / names.ITEM_TOWER, export_item_tower(_metadata(candidate))),
         lambda: _write(folder / names.RANKER, export_ranker(model.ranker, batch=RANKER_BATCH)),
         lambda: _write_tables(outcome.tables, _adapter(candidate), folder),
+        lambda: _write_stand_ins(candidate.stand_ins, folder),
         lambda: build_index(outcome.tables.vectors, folder / names.SCANN_PREFIX, parent=parent_index(candidate.before)),
         lambda: _write_texts(candidate, verdict, folder),
     ]
@@ -189,6 +198,11 @@ def _write_tables(tables: ItemTables, adapter: FloatArray, folder: Path) -> None
     for (rows, scores), links in zip(LINK_FILES, (similar, tables.followers, tables.soon, tables.ease), strict=True):
         _save_array(folder / rows, links.rows, np.int32)
         _save_array(folder / scores, links.scores, np.float32)
+
+
+def _write_stand_ins(stand_ins: StandIns | None, folder: Path) -> None:
+    if stand_ins is not None and len(stand_ins):
+        _write(folder / names.STAND_INS, stand_ins.encoded())
 
 
 def _save_array(path: Path, array: npt.NDArray[np.generic], kind: type[np.generic]) -> None:

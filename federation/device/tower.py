@@ -12,6 +12,7 @@ from infra.contracts.features import HistoryInput, encode_history
 from infra.contracts.release import ITEM_VECTORS, RELEASE_ID_PATTERN, USER_TOWER
 from infra.plumbing.catalogue.reading import Catalogue, CatalogueError, open_catalogue
 from infra.plumbing.errors import AtollError
+from infra.plumbing.releases.stand_ins import StandIns, StandInsError, read_stand_ins
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -78,7 +79,8 @@ class DeviceRelease:
 
     `item_vectors`: `[num_items, dim] float32`; `rows`: catalogue row of each item id; `log_q`: `[num_items] float64`,
     log of the chance with which an item is drawn as a negative where the catalogue is too large to use whole; `heard`:
-    `[num_items]`, how many events central's training had of each item.
+    `[num_items]`, how many events central's training had of each item; `reading`: `[num_items] int32`, the row that is
+    read in place of each item where only this phone knows of an event: its own, its stand-in's, or -1.
     """
 
     release_id: str
@@ -87,14 +89,17 @@ class DeviceRelease:
     rows: dict[str, int]
     log_q: npt.NDArray[np.float64]
     heard: npt.NDArray[np.int64]
+    reading: npt.NDArray[np.int32]
 
     def reads(self, rows: npt.NDArray[np.int32], *, sensitive: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
-        """What the tower reads in place of each event's item: the item, or -1.
+        """What the tower reads in place of each event's item: the item, another, or -1.
 
-        A sensitive event of an item that no training event was of is not read: the item's vector is what training has
-        made of a thing that never came up, and reading it costs every other recommendation.
+        A sensitive event of an item that no training event was of is not read as such: the item's vector is what
+        training has made of a thing that never came up, and reading it costs every other recommendation. Rounds over
+        items find one that central knows and whose taste is alike; it stands in. Served events are read as they are:
+        the region reads them so.
         """
-        return np.where(sensitive & (self.heard[rows] == 0), np.int32(-1), rows)
+        return np.where(sensitive, self.reading[rows], rows)
 
     def base_vector(self, rows: npt.ArrayLike, strengths: npt.ArrayLike, times_s: npt.ArrayLike, *, now_s: float) -> Float32Array:  # fmt: skip  # noqa: E501
         """The released tower's own vector of a history (oldest first) asked at `now_s`, `[dim] float32`."""
@@ -106,7 +111,7 @@ def load_device_release(directory: Path, *, release_id: str = "") -> DeviceRelea
     """The release in `directory`; its id is the folder's name unless given.
 
     Raises:
-        DeviceReleaseError: a file is missing or damaged, or tower, vectors and catalogue do not fit together.
+        DeviceReleaseError: a file is missing or damaged, or its tower, vectors, catalogue and stand-ins do not fit.
     """
     name = release_id or directory.name
     if not RELEASE_ID_PATTERN.fullmatch(name):
@@ -116,12 +121,18 @@ def load_device_release(directory: Path, *, release_id: str = "") -> DeviceRelea
         catalogue = open_catalogue(directory)
     except (OSError, ValueError, CatalogueError) as error:
         raise DeviceReleaseError(f"the release in {directory} cannot be read: {error}.") from error
+    try:
+        stand_ins = read_stand_ins(directory, heard=catalogue.interactions)
+    except StandInsError as error:
+        raise DeviceReleaseError(error.message, fix=error.fix) from None
     tower = LiteRTTower(directory / USER_TOWER, vectors)
-    return device_release(name, tower, vectors, catalogue)
+    return device_release(name, tower, vectors, catalogue, stand_ins)
 
 
-def device_release(release_id: str, tower: Tower, item_vectors: Float32Array, catalogue: Catalogue) -> DeviceRelease:
-    """Put the parts of a release together.
+def device_release(
+    release_id: str, tower: Tower, item_vectors: Float32Array, catalogue: Catalogue, stand_ins: StandIns | None = None
+) -> DeviceRelease:
+    """Put the parts of a release together; `stand_ins` have been checked.
 
     Raises:
         DeviceReleaseError: they do not fit together.
@@ -132,11 +143,13 @@ def device_release(release_id: str, tower: Tower, item_vectors: Float32Array, ca
             f"tower {tower.dim}.",
             fix="Fetch the release again.",
         )
-    weight = catalogue.interactions.astype(np.float64) + 1.0
+    heard = catalogue.interactions
+    weight = heard.astype(np.float64) + 1.0
     ids = catalogue.ids.texts
     rows = {ids[row]: row for row in range(len(ids))}
     return DeviceRelease(
-        release_id, tower, item_vectors, rows, np.log(weight / weight.sum()), catalogue.interactions
+        release_id, tower, item_vectors, rows, np.log(weight / weight.sum()), heard,
+        (stand_ins or StandIns.none()).reading(heard),
     )  # fmt: skip
 
 

@@ -184,9 +184,9 @@ def _items(
 
 
 def _reads(plan: RoundPlan, release: DeviceRelease) -> npt.NDArray[np.int32]:
-    """What the tower reads in place of every item, `[num_items] int32`: as the plan says of its slice."""
+    """What the tower reads in place of every item, `[num_items]`: by the plan in its slice, else by the release."""
     rows, reads = rows_of(plan), reads_of(plan)
-    found = np.arange(len(release.item_vectors), dtype=np.int32)
+    found = release.reading.copy()
     if max(rows.max(initial=0), reads.max(initial=0)) >= len(found):
         raise TrainingError("the task names items that this release does not have.", fix="Fetch the release again.")
     found[rows] = reads

@@ -144,7 +144,8 @@ class TrainingRun:
 
     def _finish(self, rounds: Sequence[RoundOutcome], stopped: str) -> RunOutcome:
         entries = self._ledger.entries()
-        items = self._part.items()
+        # What was read while it was learned, and not what a further round would read.
+        items = self._part.items(np.frombuffer(self._state.reads, dtype="<i4").astype(np.int32))
         outcome = RunOutcome(
             release=self._release_id, population=self._plan.privacy.population, rounds=tuple(rounds),
             devices=sum(region.weight for one in rounds for region in one.regions), ok=any(one.ok for one in rounds),

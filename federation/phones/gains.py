@@ -17,7 +17,8 @@ from federation.device.tower import DeviceRelease
 
 TOP = 10
 ARMS = ("served", "on_phone", "personal", "adapted", "adapted_personal")
-"""served: the region's view (no sensitive events); on_phone: the whole history through the released tower; personal:
+"""served: the region's view (no sensitive events); on_phone: the whole history, as a phone reads it
+(`DeviceRelease.reads`), through the released tower; personal:
 with the personal part; adapted: with the federated adapter; adapted_personal: with both."""
 
 

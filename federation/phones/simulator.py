@@ -325,7 +325,7 @@ class Simulator:
         def base(of: LocalHistory) -> Float32Array:
             return self._release.base_vector(of.rows, of.strengths, of.times_s, now_s=now_s)
 
-        whole = base(history)
+        whole = base(history.read_as(self._release.reads(history.rows, sensitive=history.sensitive)))
         personal = personal_part(self._release, history, rng=phone.rng, settings=self._local)
         vectors: dict[str, Float32Array | Float64Array] = {
             "served": base(served), "on_phone": whole, "personal": whole + personal, "adapted": whole @ step,

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from infra.contracts.release import FEDERATED_ADAPTER, MOVED_ROWS, MOVES
+from infra.contracts.release import FEDERATED_ADAPTER, MOVED_READS, MOVED_ROWS, MOVES
 from infra.contracts.residency import Global, GlobalMessage
 from infra.plumbing.errors import AtollError
 from infra.plumbing.files import write_atomically
@@ -19,10 +19,14 @@ ITEM_MOVES_FILE = "items.npz"
 
 @dataclass(frozen=True, slots=True)
 class ItemMoves:
-    """How far the vectors of some items move: `rows [moved]` of the catalogue, `moves [moved, dim] float32`."""
+    """What rounds make of some items: `rows [moved]` of the catalogue, and how far they move, `moves [moved, dim]`.
+
+    `reads [moved]`: the row that phones' towers read in place of each, -1: nothing, as they did while it was learned.
+    """
 
     rows: npt.NDArray[np.int32]
     moves: npt.NDArray[np.float32]
+    reads: npt.NDArray[np.int32]
 
 
 class OutcomeError(AtollError):
@@ -70,7 +74,7 @@ class RunOutcome(GlobalMessage, frozen=True, kw_only=True):
     adapter_path: Global[str]
     """The new adapter, relative to the outcome's own folder."""
     items_path: Global[str] = ""
-    """The items' moves (`rows`, `moves`), likewise; empty when items were not what was trained."""
+    """The items' moves (`rows`, `moves`, `reads`), likewise; empty when items were not what was trained."""
     stopped: Global[str] = ""
     """Why the run ended early; empty when it did not."""
 
@@ -91,7 +95,8 @@ def save_outcome(
     if items is not None:
         named = msgspec.structs.replace(named, items_path=ITEM_MOVES_FILE)
         moved = io.BytesIO()
-        np.savez(moved, allow_pickle=False, **{MOVED_ROWS: items.rows, MOVES: items.moves})
+        arrays = {MOVED_ROWS: items.rows, MOVES: items.moves, MOVED_READS: items.reads}
+        np.savez(moved, allow_pickle=False, **arrays)
         write_atomically(directory / ITEM_MOVES_FILE, moved.getvalue())
     path = directory / OUTCOME_FILE
     write_atomically(path, msgspec.json.encode(named))

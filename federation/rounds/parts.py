@@ -90,8 +90,8 @@ class SharedPart(Protocol):
         """What phones' towers read in place of each of `rows`, as things stand; empty where no items are trained."""
         ...
 
-    def items(self) -> ItemMoves | None:
-        """The items' moves after these rounds, if items are what is trained."""
+    def items(self, reads: npt.NDArray[np.int32]) -> ItemMoves | None:
+        """The items' moves after these rounds, if items are what is trained; `reads` as the last round's plan says."""
         ...
 
 
@@ -135,7 +135,7 @@ class _Part:
         """Empty, unless items are what is trained."""
         return self.rows
 
-    def items(self) -> ItemMoves | None:
+    def items(self, reads: npt.NDArray[np.int32]) -> ItemMoves | None:  # noqa: ARG002 (of the protocol)
         """None, unless items are what is trained."""
         return None
 
@@ -162,12 +162,14 @@ class CorePart(_Part):
 class Catalogue:
     """What a step over items is judged on, all of it public.
 
-    `vectors [items, dim]`; made-up `queries [n, dim]`; `heard [items]`: how many events central's training had of each.
+    `vectors [items, dim]`; made-up `queries [n, dim]`; `heard [items]`: how many events central's training had of each,
+    `reading [items]`: what the release itself reads in place of each; None: as one without stand-ins.
     """
 
     vectors: Float32Array
     queries: Float32Array
     heard: npt.NDArray[np.int64]
+    reading: npt.NDArray[np.int32] | None = None
 
 
 class ItemsPart(_Part):
@@ -184,7 +186,8 @@ class ItemsPart(_Part):
         self._centre = directions.centre
         self._catalogue = catalogue
         core = start_of(
-            catalogue.vectors, rows=rows, rank=self.rank, heard=catalogue.heard > 0, queries=catalogue.queries
+            catalogue.vectors, rows=rows, rank=self.rank, heard=catalogue.heard > 0, queries=catalogue.queries,
+            released=catalogue.reading,
         )  # fmt: skip
         self._start = core
         self._state = ServerState(core, np.zeros_like(core))
@@ -218,11 +221,11 @@ class ItemsPart(_Part):
         return self._released
 
     def reads(self) -> npt.NDArray[np.int32]:
-        """The items themselves where central knows them; else nothing, and what stands in for them once they moved."""
+        """The items themselves where central knows them; else what stands in, once they moved or by the release."""
         catalogue = self._catalogue
         return stand_ins(
             catalogue.vectors, rows=self.rows, core=self.core, directions=self.basis, heard=catalogue.heard > 0,
-            queries=catalogue.queries,
+            queries=catalogue.queries, released=catalogue.reading,
         )  # fmt: skip
 
     def _places(self, core: Float64Array) -> float:
@@ -232,10 +235,10 @@ class ItemsPart(_Part):
         top = np.argpartition(-scores, min(TOP, scores.shape[1]) - 1, axis=1)[:, :TOP]
         return float(np.isin(top, self.rows).mean())
 
-    def items(self) -> ItemMoves | None:
+    def items(self, reads: npt.NDArray[np.int32]) -> ItemMoves | None:
         """How far each item of the slice has moved; nowhere where no round moved any."""
         core = self._state.core * (not np.array_equal(self._state.core, self._start))
-        return ItemMoves(self.rows, (core @ self.basis.T).astype(np.float32))
+        return ItemMoves(self.rows, (core @ self.basis.T).astype(np.float32), reads)
 
 
 def shared_part(training: TrainingPlan, release: Path) -> SharedPart:
@@ -251,7 +254,7 @@ def shared_part(training: TrainingPlan, release: Path) -> SharedPart:
         return CorePart(training, released=released, basis=principal_basis(vectors, rank), rows=rank)
     rows = slice_rows(release, training.categories)
     held = load_device_release(release)
-    catalogue = Catalogue(vectors.astype(np.float32), made_up_queries(held), held.heard)
+    catalogue = Catalogue(vectors.astype(np.float32), made_up_queries(held), held.heard, held.reading)
     return ItemsPart(
         training, released=released, rows=rows, catalogue=catalogue,
         directions=directions_of(catalogue.queries, rank_for(training.rank, dim=vectors.shape[1], rows=len(rows))),

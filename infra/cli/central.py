@@ -100,7 +100,11 @@ def _register_release(commands: Any) -> None:
     )  # fmt: skip
     derive.add_argument("--adapter", type=Path, required=True, metavar="FILE")
     derive.add_argument(
-        "--items", type=Path, default=None, metavar="FILE", help="items.npz of a run with --train items"
+        "--items",
+        type=Path,
+        default=None,
+        metavar="FILE",
+        help="items.npz of a run with --train items: how far items move, and what phones read in their place",
     )
     derive.add_argument(
         "--parent", type=Path, required=True, metavar="BUNDLE", help="bundle that the adapter was trained on"
@@ -234,7 +238,8 @@ def _built(built: Any) -> str:
         for one in built.counted
     ]
     head = f"{built.release} in {built.path}, content {built.content_sha256[:16]}"
-    return "\n".join([head, *built.sentences, *counted])
+    read = [f"phones read {built.stand_ins} items as others, whose taste is alike"] if built.stand_ins else []
+    return "\n".join([head, *built.sentences, *counted, *read])
 
 
 def _list(arguments: argparse.Namespace) -> None:

@@ -49,7 +49,7 @@ def check_diff_options(arguments: argparse.Namespace) -> None:
 def inspection_text(
     release: str, *, gates: Mapping[str, bool], stages: Mapping[str, Mapping[str, float]],
     intervals: "Mapping[str, Mapping[str, Interval]]", sizes: Mapping[str, int], content_sha256: str,
-    files: "Mapping[str, FileEntry]", note: str,
+    files: "Mapping[str, FileEntry]", note: str, stand_ins: int = 0,
 ) -> str:  # fmt: skip
     """One release."""
     passed = ", ".join(f"{name} {'passed' if passed else 'FAILED'}" for name, passed in gates.items())
@@ -62,8 +62,9 @@ def inspection_text(
         {"file": name, "bytes": entry.length, "sha256": entry.sha256[:16]} for name, entry in sorted(files.items())
     ]
     parts = ", ".join(f"{part} {size:,}" for part, size in sizes.items())
+    read = f"phones read {stand_ins} items as others, whose taste is alike\n" if stand_ins else ""
     return (
-        f"{release}: {passed}\n{note or table(figures)}\nbytes: {parts}\n"
+        f"{release}: {passed}\n{note or table(figures)}\nbytes: {parts}\n{read}"
         f"content {content_sha256}: of all but the index and the reports; the same data, code and seed on one machine "
         "give the same. The index follows from the vectors, and ScaNN builds another each time; the release's name "
         f"covers that too, and the moment of the build\n{table(listed)}"

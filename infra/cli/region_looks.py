@@ -28,7 +28,7 @@ def register_region_looks(verbs: Any, leaf: Leaf, door_of: DoorOf) -> None:
         text = inspection_text(
             f"{found.release}{f' ({role})' if role else ''}", gates=found.gates, stages=found.stages,
             intervals=found.intervals, sizes=found.sizes, content_sha256=found.content_sha256, files=found.files,
-            note=found.note,
+            note=found.note, stand_ins=found.stand_ins,
         )  # fmt: skip
         emit(arguments, found, text)
 

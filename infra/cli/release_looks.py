@@ -38,8 +38,9 @@ def _inspect(arguments: argparse.Namespace) -> None:
 
     found = inspect_release(**_place(arguments), release=arguments.release)
     contents = release_contents(**_place(arguments), release=arguments.release)
-    note, stages, intervals, evaluation = "", {}, {}, None
+    note, stages, intervals, evaluation, stand_ins = "", {}, {}, None, 0
     try:
+        stand_ins = contents.stand_ins
         figures, evaluation = contents.evaluation, contents.evaluation_json
         stages, intervals = {**figures.stage, **figures.baselines}, figures.intervals
     except ContentError as error:
@@ -47,8 +48,9 @@ def _inspect(arguments: argparse.Namespace) -> None:
     text = inspection_text(
         arguments.release, gates=found.manifest.gates, stages=stages, intervals=intervals, sizes=found.sizes,
         content_sha256=found.content_sha256, files=found.manifest.files, note=note,
+        stand_ins=stand_ins,
     )  # fmt: skip
-    emit(arguments, {**msgspec.to_builtins(found), "evaluation": evaluation}, text)
+    emit(arguments, {**msgspec.to_builtins(found), "evaluation": evaluation, "stand_ins": stand_ins}, text)
 
 
 def _diff(arguments: argparse.Namespace) -> None:

@@ -89,9 +89,13 @@ EVALUATION = "evaluation.json"
 MODEL_CARD = "model_card.md"
 RULES = "rules.json"  # Rules
 FEDERATED_ADAPTER = "adapter.npy"  # [dim, dim] float32: the tower's last linear map, which federated rounds train
+STAND_INS = "stand_ins.npy"
+"""`[2, n] int32`: catalogue rows of items that central never heard of, ascending, and of the known items that phones'
+towers read in their place (`infra.plumbing.releases.stand_ins`). Without it phones leave such items out."""
 
-MOVED_ROWS, MOVES = "rows", "moves"
-"""Arrays of the `items.npz` that a federated run over items leaves: catalogue rows, and `[moved, dim]` to be added."""
+MOVED_ROWS, MOVES, MOVED_READS = "rows", "moves", "reads"
+"""Arrays of the `items.npz` that a federated run over items leaves: catalogue rows, `[moved, dim]` to be added, and the
+rows that towers read in their place (-1: nothing), missing in what older runs left."""
 
 REQUIRED_FILES = frozenset(
     {

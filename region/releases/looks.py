@@ -99,8 +99,9 @@ class Looks:
         contents, manifest = open_contents(directory.path), directory.manifest
         stages: dict[str, dict[str, float]] = {}
         intervals: dict[str, dict[str, Interval]] = {}
-        note = ""
+        note, stand_ins = "", 0
         try:
+            stand_ins = contents.stand_ins
             figures = contents.evaluation
             stages, intervals = {**figures.stage, **figures.baselines}, figures.intervals
         except ContentError as error:
@@ -110,7 +111,7 @@ class Looks:
             dataset_sha256=manifest.dataset_sha256, parent=manifest.parent, content_sha256=manifest.content_sha256,
             gates=manifest.gates, metrics=manifest.metrics, stages=stages, intervals=intervals, sizes=contents.sizes,
             bytes_total=total_bytes(manifest), files=manifest.files, active=release == self._active(),
-            previous=release == self._store.state.previous, note=note,
+            previous=release == self._store.state.previous, note=note, stand_ins=stand_ins,
         )  # fmt: skip
 
 

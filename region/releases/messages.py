@@ -78,6 +78,8 @@ class InspectAnswer(GlobalMessage, frozen=True, kw_only=True):
     active: Global[bool]
     previous: Global[bool]
     note: Global[str] = ""
+    stand_ins: Global[int] = 0
+    """Items that central never heard of, in whose place phones' towers read a known one."""
 
 
 class DiffAnswer(GlobalMessage, frozen=True, kw_only=True):

@@ -19,10 +19,11 @@ from federation.privacy.clipping import clip
 from federation.privacy.noise import Entropy, gaussian
 from federation.rounds.aggregate import ServerState, item_step
 from federation.rounds.directions import Directions, directions_of, rank_for
-from federation.rounds.reading import NOT_READ, stand_ins, start_of
+from federation.rounds.reading import stand_ins, start_of
 from infra.bench.federated.phone import Examples, PhoneSlice, personal_part
 from infra.bench.federated.scenes import CEILING, SENSITIVE, SILENT, Scenes
 from infra.bench.federated.tower import NumpyTower, Sequences, Vectors
+from infra.plumbing.releases.stand_ins import NOT_READ
 
 FloatArray = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]

@@ -28,7 +28,6 @@ from federation.flower.plan import items_training
 from federation.messages import Part, RoundPlan, to_bytes
 from federation.rounds.aggregate import judged, mean_update, noise_deviation
 from federation.rounds.parts import Catalogue, ImplausibleStepError, ItemsPart
-from federation.rounds.reading import NOT_READ
 from federation.secure_aggregation.ring import STEPS, RingArray
 from infra.bench.catalogue import BenchRequest
 from infra.bench.federated.phone import PhoneSlice
@@ -39,6 +38,7 @@ from infra.bench.results import Bar, Measured, at_most
 from infra.local.tiers import source_root, tier_python
 from infra.plumbing.environment import environment_with
 from infra.plumbing.errors import AtollError
+from infra.plumbing.releases.stand_ins import NOT_READ
 
 NOISE = 1e-6
 """So little noise that it is none: what is measured is the attack."""

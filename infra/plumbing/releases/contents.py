@@ -26,7 +26,7 @@ from infra.plumbing.errors import AtollError
 from infra.plumbing.releases.messages import Interval
 
 PARTS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
-    ("towers", (names.USER_TOWER, names.ITEM_TOWER, names.FEDERATED_ADAPTER)),
+    ("towers", (names.USER_TOWER, names.ITEM_TOWER, names.FEDERATED_ADAPTER, names.STAND_INS)),
     ("ranker", (names.RANKER, names.LIGHT)),
     ("index", (names.SCANN_PREFIX, names.INDEX_REPORT)),
     ("vectors", (names.ITEM_VECTORS,)),
@@ -142,6 +142,20 @@ class ReleaseContents:
             followers=self._links(names.FOLLOWER_ROWS, names.FOLLOWER_SCORES),
             soon=self._links(names.SOON_ROWS, names.SOON_SCORES), ease=self._links(names.EASE_ROWS, names.EASE_SCORES),
         )  # fmt: skip
+
+    @property
+    def stand_ins(self) -> int:
+        """Items that central never heard of, in whose place phones' towers read a known one.
+
+        Raises:
+            ContentError: the array of them does not read.
+        """
+        if names.STAND_INS not in self.manifest.files:
+            return 0
+        array = self.array(names.STAND_INS)
+        if array.ndim != 2:
+            raise ContentError(f"{names.STAND_INS} of release {self.manifest.release_id} is no pair of rows.")
+        return int(array.shape[1])
 
     def array(self, name: str) -> npt.NDArray[Any]:
         """The array in the file `name`.

@@ -21,10 +21,13 @@ from central.release.tuning import exact_neighbours, recall_of
 from central.training import config as configuration
 from central.training import retrieval
 from central.training.config import ModelCard, ModelError, read_model_card
+from central.training.popularity import item_counts
+from federation.device.tower import load_device_release
 from federation.rounds.outcome import ItemMoves, RunOutcome, save_outcome
 from infra.contracts import release as names
 from infra.contracts.features import HistoryInput, encode_history, title_slots
 from infra.plumbing.catalogue.reading import open_catalogue
+from infra.plumbing.catalogue.writing import write_catalogue
 from infra.plumbing.clock import ManualClock
 from infra.plumbing.errors import ConflictError, InvalidInputError
 from infra.plumbing.progress import SilentProgress
@@ -249,21 +252,43 @@ def test_a_derived_release_differs_by_its_adapter_alone(
     assert [path.name for path in tmp_path.iterdir()] == [built.release]
 
 
+def _without_events_of(rows: tuple[int, ...], bundle: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of `bundle` as if central had no event of some items, and so it is for what is built from now on."""
+    parent = folder / bundle.name
+    shutil.copytree(bundle, parent)
+
+    def fewer(data: Interactions, ends: np.ndarray) -> np.ndarray:
+        counts = item_counts(data, ends)
+        counts[list(rows)] = 0
+        return counts
+
+    monkeypatch.setattr(building, "item_counts", fewer)
+    catalogue = open_catalogue(bundle)
+    items = [
+        msgspec.structs.replace(catalogue[row], interactions=0) if row in rows else catalogue[row]
+        for row in range(len(catalogue))
+    ]
+    shutil.rmtree(parent / names.CATALOGUE)
+    write_catalogue(parent, items, np.load(bundle / names.ITEM_POPULARITY))
+    return parent
+
+
 def test_items_that_a_round_moved_move_in_vectors_index_and_tower_alike(
-    bundle: Path, model: Path, dataset_folder: Path, tmp_path: Path
+    bundle: Path, model: Path, dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     adapter, old = np.load(bundle / names.FEDERATED_ADAPTER), np.load(bundle / names.ITEM_VECTORS)
     rows = np.array([3, 7, 11], dtype=np.int32)
     moves = 1e-2 * np.random.default_rng(0).normal(size=(3, old.shape[1])).astype(np.float32)
+    parent = _without_events_of((3, 7), bundle, tmp_path / "parents", monkeypatch)
 
-    def moved(chosen: np.ndarray, by: np.ndarray) -> Built:
-        left = save_outcome(tmp_path / "run", RUN, adapter, items=ItemMoves(chosen, by)).parent
+    def moved(chosen: np.ndarray, by: np.ndarray, reads: np.ndarray, parent: Path = parent) -> Built:
+        left = save_outcome(tmp_path / "run", RUN, adapter, items=ItemMoves(chosen, by, reads)).parent
         return derive_release(
-            parent=bundle, model=model, dataset=dataset_folder, adapter=adapter, items=left / "items.npz",
+            parent=parent, model=model, dataset=dataset_folder, adapter=adapter, items=left / "items.npz",
             out=tmp_path / "out", clock=ManualClock(),
         )  # fmt: skip
 
-    built = moved(rows, moves)
+    built = moved(rows, moves, np.array([5, -1, 11]))
     child = Path(built.path)
     assert (built.origin, built.parent) == ("federated", bundle.name)
     new = np.load(child / names.ITEM_VECTORS)
@@ -285,12 +310,29 @@ def test_items_that_a_round_moved_move_in_vectors_index_and_tower_alike(
         return not np.allclose(before, after, atol=1e-5)
 
     assert (differs(3 + 1), differs(4 + 1)) == (True, False)
+    # What phones read in place of items that central never heard of; a further run starts from there.
+    assert (built.stand_ins, names.STAND_INS in manifest_of(parent).files) == (1, False)
+    assert manifest_of(child).files[names.STAND_INS].length < 200
+    inside, before = (
+        ReleaseContents(manifest_of(one), lambda name: (child / name).read_bytes()) for one in (child, parent)
+    )
+    assert (inside.stand_ins, before.stand_ins) == (1, 0)
+    assert load_device_release(child).reading[[3, 5, 7, 11]].tolist() == [5, 5, -1, 11]
+    further = moved(np.array([7, 12], dtype=np.int32), moves[:2], np.array([9, 12]), child)
+    assert (further.parent, further.stand_ins) == (built.release, 2)
+    assert load_device_release(Path(further.path)).reading[[3, 7, 12]].tolist() == [5, 9, 12]
+    newest = np.load(Path(further.path) / names.ITEM_VECTORS) - old
+    assert np.allclose(newest[[3, 7, 11, 12]], [moves[0], moves[1] + moves[0], moves[2], moves[1]], atol=1e-6)
+    assert not np.delete(newest, [3, 7, 11, 12], axis=0).any()
     with pytest.raises(GateError, match="does not pass"):
         # The other way round the ring: whoever read on is now sent back.
-        moved(np.arange(len(old), dtype=np.int32), old[::-1] - old)
+        moved(np.arange(len(old), dtype=np.int32), old[::-1] - old, np.full(len(old), -1))
     for wrong, by in ((rows + 1000, moves), (rows[[0, 0, 1]], moves), (rows, moves[:, :2]), (rows, moves * np.nan)):
         with pytest.raises(ParentError, match="moves"):
-            moved(wrong, by)
+            moved(wrong, by, rows)
+    for reads, why in (([7, -1, 11], "in place of items"), ([5, -1], "in their place")):
+        with pytest.raises(ParentError, match=why):
+            moved(rows, moves, np.array(reads))
     with pytest.raises(ParentError, match="does not hold"):
         derive_release(
             parent=bundle, model=model, dataset=dataset_folder, adapter=adapter, items=model / "card.json",

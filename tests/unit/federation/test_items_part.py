@@ -198,7 +198,7 @@ def test_the_part_is_made_of_the_release_and_goes_on_where_it_was(tmp_path: Path
     assert part.step(np.ones((ITEMS // 4, RANK + 1)), weight=10, deviation=0.0) > 0.0
     again.restore(*part.saved())
     np.testing.assert_array_equal(again.core, part.core)
-    moves = part.items()
+    moves = part.items(part.reads())
     assert moves is not None
     assert moves.moves.shape == (ITEMS // 4, DIM)
     queries = made_up_queries(load_device_release(release), count=20)

@@ -17,7 +17,7 @@ from infra.plumbing.errors import AtollError
 
 IntArray = npt.NDArray[np.int32]
 NOT_READ: Final = -1
-_DAMAGED: Final = (OSError, ValueError, EOFError, OverflowError, TokenError)
+_DAMAGED: Final = (ValueError, EOFError, OverflowError, TokenError)
 """What NumPy raises at a header that is none, by where it gives up."""
 
 
@@ -99,15 +99,23 @@ def read_stand_ins(bundle: Path, *, heard: npt.NDArray[np.integer]) -> StandIns:
     if not path.exists():
         return StandIns.none()
     try:
-        # Mapped: a header that promises more than the file has is refused before any memory is taken.
-        held = np.load(path, mmap_mode="r", allow_pickle=False)
-        if held.dtype != np.dtype("<i4") or held.ndim != 2 or len(held) != 2:
-            raise StandInsError(f"it holds {held.dtype} {held.shape}, and not [2, n] int32.")
-        found = StandIns(np.array(held[0], dtype=np.int32), np.array(held[1], dtype=np.int32))
+        found = StandIns(*_content(path))
         found.check(heard)
-    except (*_DAMAGED, StandInsError) as error:
+    except (OSError, StandInsError) as error:
         raise StandInsError(
             f"{STAND_INS} of the release in {bundle} cannot be used ({str(error).rstrip('.')}).",
             fix="Fetch the release again.",
         ) from None
     return found
+
+
+def _content(path: Path) -> tuple[IntArray, IntArray]:
+    try:
+        # Mapped: a header that promises more than the file has is refused before any memory is taken.
+        held = np.load(path, mmap_mode="r", allow_pickle=False)
+    except _DAMAGED:
+        # NumPy's own words would send the reader to less careful ways of opening it.
+        raise StandInsError("it is no array, or not all of one") from None
+    if held.dtype != np.dtype("<i4") or held.ndim != 2 or len(held) != 2:
+        raise StandInsError(f"it holds {held.dtype} {held.shape}, and not [2, n] int32")
+    return np.array(held[0], dtype=np.int32), np.array(held[1], dtype=np.int32)

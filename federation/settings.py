@@ -95,6 +95,39 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     telemetry: TelemetrySettings = TelemetrySettings()
 
 
+class SuperlinkSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A SuperLink that stands for as long as its world does."""
+
+    host: str = "127.0.0.1"
+    port: Port
+    state_directory: str
+    """Home of Flower's programs here."""
+    credentials_directory: str
+    """Its certificate and whom SuperNodes trust; made at the first start where they are not there."""
+
+
+class SupernodeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A region's SuperNode that stands for as long as its world does."""
+
+    region: str
+    host: str = "127.0.0.1"
+    port: Port
+    """Where its ClientApps find it."""
+    superlink: str
+    """host:port at which it finds the SuperLink: the region's link to central."""
+    registry: str
+    """host:port at which its key is told to the SuperLink, which is central's business: not over the link."""
+    gateway_url: str
+    """Base address of the region's gateway; with `/silo` behind it for a region without phones."""
+    gateway_tls: ClientTls | None = None
+    round_key_file: str
+    """The gateway's `round.key`."""
+    state_directory: str
+    """Home of Flower's programs here, and the key by which the SuperLink knows this start of it."""
+    credentials_directory: str
+    """The SuperLink's; nothing but the authority's certificate is read."""
+
+
 class PhonesSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A simulator of many phones in one process; each talks to the gateway of its own region."""
 

@@ -1,7 +1,8 @@
 """Keys of one deployment: a certificate for the SuperLink, and a key pair per SuperNode that it knows them by.
 
-Made anew for each run, valid for a day, readable by their owner only. The authority's private key is not kept: it
-signs the SuperLink's certificate and is forgotten.
+Made anew for each run (valid for a day), or for as long as a SuperLink stands, readable by their owner only. The
+authority's private key is not kept: it signs the SuperLink's certificate and is forgotten. Flower looks at addresses in
+certificates and not at names, so an authority that signed anything else would make SuperLinks of its holders.
 """
 
 import datetime
@@ -18,6 +19,8 @@ from infra.plumbing.clock import Clock
 from infra.plumbing.files import write_atomically
 
 LIFE = datetime.timedelta(days=1)
+STANDING_LIFE = datetime.timedelta(days=398)
+"""Of a standing SuperLink's: it reads them when it starts, and its SuperNodes trust this authority alone."""
 _SKEW = datetime.timedelta(minutes=5)
 
 
@@ -51,31 +54,34 @@ class Credentials:
         return self.directory / f"supernode-{region}-{start}.pub"
 
 
-def make_credentials(directory: Path, *, host: str, regions: Sequence[str], clock: Clock) -> Credentials:
+def make_credentials(
+    directory: Path, *, host: str, regions: Sequence[str], clock: Clock, life: datetime.timedelta = LIFE
+) -> Credentials:
     """Fresh keys and certificates in `directory`, for a SuperLink at the address `host` and these regions."""
     made = Credentials(directory)
     now = datetime.datetime.fromtimestamp(clock.now_ms() / 1000.0, tz=datetime.UTC)
     authority = ec.generate_private_key(ec.SECP256R1())
     issuer = _name("atoll federation")
     root = (
-        _builder(issuer, issuer, authority.public_key(), now)
+        _builder(issuer, issuer, authority.public_key(), now, life)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .sign(authority, hashes.SHA256())
     )
     server = ec.generate_private_key(ec.SECP256R1())
     names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(host)), x509.DNSName("localhost")])
     certificate = (
-        _builder(_name("superlink"), issuer, server.public_key(), now)
+        _builder(_name("superlink"), issuer, server.public_key(), now, life)
         .add_extension(names, critical=False)
         .sign(authority, hashes.SHA256())
     )
     pem = serialization.Encoding.PEM
-    write_atomically(made.authority, root.public_bytes(pem))
     write_atomically(made.certificate, certificate.public_bytes(pem))
     write_atomically(
         made.key,
         server.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()), mode=0o600,
     )  # fmt: skip
+    # Last: where it lies, the others do.
+    write_atomically(made.authority, root.public_bytes(pem))
     for region in regions:
         make_node_keys(made, region)
     return made
@@ -93,11 +99,12 @@ def make_node_keys(made: Credentials, region: str, start: int = 0) -> None:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, now: datetime.datetime
-) -> x509.CertificateBuilder:
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, now: datetime.datetime,
+    life: datetime.timedelta,
+) -> x509.CertificateBuilder:  # fmt: skip
     return (
         x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key)
-        .serial_number(x509.random_serial_number()).not_valid_before(now - _SKEW).not_valid_after(now + LIFE)
+        .serial_number(x509.random_serial_number()).not_valid_before(now - _SKEW).not_valid_after(now + life)
     )  # fmt: skip
 
 

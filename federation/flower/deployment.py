@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 import federation
-from federation.flower.plan import DeploymentPlan, PrivacyPlan, RegionLink, RunPlan, TrainingPlan
+from federation.flower.plan import DeploymentPlan, PrivacyPlan, RegionLink, RunPlan, StandingLink, TrainingPlan
 from federation.flower.supervisor import FAILURE_FILE, free_ports
 from federation.flower.watching import steps, steps_done
 from federation.rounds.outcome import OUTCOME_FILE, RunOutcome, load_outcome
@@ -35,6 +35,7 @@ class RunOptions:
     tls: whether SuperLink and SuperNodes speak TLS and SuperNodes prove who they are.
     engine: interpreter of an environment with Flower's simulation engine, which then stands for SuperLink's network
         and SuperNodes; None: a deployment.
+    standing: a SuperLink that runs already, with the regions' SuperNodes; None: the run starts its own.
     progress: told of every process that is up and every round that is over.
     """
 
@@ -44,6 +45,7 @@ class RunOptions:
     restarts_max: int = 20
     tls: bool = True
     engine: Path | None = None
+    standing: StandingLink | None = None
     progress: Progress = field(default_factory=SilentProgress)
 
 
@@ -59,6 +61,7 @@ def run_rounds(
 
     The gateways must be running; everything else (SuperLink, one SuperNode per region, the ServerApp) is started
     here, on the loopback, and has ended when this returns, by an outcome, an error, or because the caller was killed.
+    With `options.standing` SuperLink and SuperNodes run already and go on; the ServerApp is the standing SuperLink's.
 
     Args:
         state_directory: logs, Flower's home and the outcome (in `outcome/`).
@@ -83,7 +86,7 @@ def run_rounds(
         run=run, state_directory=str(state), superlink_port=options.superlink_port or free_ports(1)[0],
         import_root=str(Path(federation.__file__).resolve().parents[1]), timeout_s=options.timeout_s,
         tls=options.tls and options.engine is None, simulated=options.engine is not None,
-        restarts_max=options.restarts_max,
+        standing=options.standing, restarts_max=options.restarts_max,
     )  # fmt: skip
     plan_file = state / "deployment-plan.json"
     write_atomically(plan_file, msgspec.json.encode(plan))

@@ -101,12 +101,24 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     round_timeout_s: Positive = 60.0
 
 
+class StandingLink(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A SuperLink that stands already, with a SuperNode of each region at it."""
+
+    address: str
+    """host:port."""
+    authority: str
+    """Certificate (PEM) of whom to trust there."""
+
+
 class DeploymentPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One run with its SuperLink and SuperNodes."""
 
     run: RunPlan
     state_directory: str
     superlink_port: int
+    """Of the SuperLink that is started for this run."""
+    standing: StandingLink | None = None
+    """Runs over these; then no SuperLink and no SuperNode is started."""
     tls: bool = True
     """Whether SuperLink and SuperNodes speak TLS and SuperNodes prove who they are; off only where traffic is read."""
     restarts_max: Annotated[int, msgspec.Meta(ge=0, le=100)] = 20

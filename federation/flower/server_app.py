@@ -30,10 +30,14 @@ app = ServerApp()
 @app.main()  # type: ignore[untyped-decorator]
 def main(grid: Grid, context: Context) -> None:
     """Run the plan that the run configuration names; what goes wrong is written where the supervisor looks."""
-    plan = load_settings(Path(str(context.run_config["plan"])), RunPlan)
+    file = Path(str(context.run_config["plan"]))
+    plan = load_settings(file, RunPlan)
     outcome_directory = Path(plan.outcome_directory)
     outcome_directory.mkdir(parents=True, exist_ok=True)
     write_atomically(outcome_directory / SERVER_APP_FILE, str(os.getpid()).encode())
+    if not file.exists():
+        # Called back in this moment: first the plan goes, then whoever says that it runs it is ended.
+        return
     try:
         run_plan(plan, grid, clock=SystemClock())
     except Exception as error:

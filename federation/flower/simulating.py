@@ -21,7 +21,8 @@ import msgspec
 
 from federation.flower.deployment import RunOptions, run_rounds
 from federation.flower.plan import PrivacyPlan, RegionLink, TrainingPlan
-from federation.flower.supervisor import HOST, free_ports
+from federation.flower.programs import HOST
+from federation.flower.supervisor import free_ports
 from federation.rounds.outcome import RunOutcome
 from federation.settings import CohortSettings, GatewaySettings, PhonesSettings
 from infra.plumbing.clock import Clock

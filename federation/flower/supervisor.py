@@ -4,6 +4,7 @@ It is a process of its own because it needs what a library must not take: the ma
 the adoption of orphans.
 """
 
+import contextlib
 import os
 import signal
 import socket
@@ -19,19 +20,28 @@ from types import FrameType
 import msgspec
 
 from federation.flower.certificates import Credentials, make_credentials, make_node_keys
+from federation.flower.exporter import kind_of
 from federation.flower.plan import PROGRESS_FILE, SERVER_APP_FILE, TARGETS, DeploymentPlan
 from federation.flower.processes import ProcessError, adopt_orphans, die_with_parent, end_descendants, start
+from federation.flower.programs import (
+    CONNECTION,
+    HOST,
+    flower_environment,
+    register_command,
+    superlink_command,
+    supernode_command,
+    tools_directory,
+    write_connection,
+)
 from federation.rounds.outcome import ITEM_MOVES_FILE, OUTCOME_FILE
 from infra.contracts.release import FEDERATED_ADAPTER
 from infra.plumbing.clock import Clock
 from infra.plumbing.errors import AtollError
 from infra.plumbing.files import write_atomically
 
-HOST = "127.0.0.1"
 FAILURE_FILE = "failure.txt"
 PLAN_FILE = "run-plan.json"
 _LOOK_S = 0.1
-_CONNECTION = "atoll"
 
 _APP = """\
 [build-system]
@@ -92,8 +102,11 @@ def supervise(plan: DeploymentPlan, *, parent: int, environment: Mapping[str, st
     # Ray's sockets lie in a folder whose name has to be short, and which it does not clear away.
     with tempfile.TemporaryDirectory(prefix="atoll-ray-", ignore_cleanup_errors=True) as sockets:
         try:
-            _run(plan, flower_environment(plan, environment) | {"RAY_TMPDIR": sockets}, clock)
+            seen = flower_environment(Path(plan.state_directory), plan.import_root, environment)
+            _run(plan, seen | {"RAY_TMPDIR": sockets}, clock)
         finally:
+            if plan.standing is not None and not (Path(plan.run.outcome_directory) / OUTCOME_FILE).exists():
+                _recall(plan)
             end_descendants(clock=clock)
             _targets_file(plan).unlink(missing_ok=True)
 
@@ -106,16 +119,17 @@ def _run(plan: DeploymentPlan, environment: Mapping[str, str], clock: Clock) -> 
     state = Path(plan.state_directory)
     regions = sorted(plan.run.regions)
     keys = None
-    if plan.tls:
+    if plan.standing is None and plan.tls:
         keys = make_credentials(state / "credentials", host=HOST, regions=regions, clock=clock)
     _prepare(plan, state, keys)
     run = _Deployment(plan, environment, keys, Deadline(clock, plan.timeout_s))
     run.start_exporter()
-    run.start_superlink()
-    # One after the other: each takes an interpreter's start, but together they would write one configuration.
-    for region, port in [] if plan.simulated else zip(regions, free_ports(len(regions)), strict=True):
-        run.register_node(region)
-        run.start_supernode(region, port)
+    if plan.standing is None:
+        run.start_superlink()
+        # One after the other: each takes an interpreter's start, but together they would write one configuration.
+        for region, port in [] if plan.simulated else zip(regions, free_ports(len(regions)), strict=True):
+            run.register_node(region)
+            run.start_supernode(region, port)
     run.submit()
     run.wait_for_outcome()
 
@@ -132,7 +146,6 @@ class _Deployment:
         self._deadline = deadline
         self._state = Path(plan.state_directory)
         self._outcome = Path(plan.run.outcome_directory)
-        self._tools = Path(sys.executable).parent
         self._superlink: subprocess.Popen[bytes] | None = None
         self._supernodes: dict[str, tuple[subprocess.Popen[bytes], int]] = {}
         self._submitted: subprocess.Popen[bytes] | None = None
@@ -150,12 +163,18 @@ class _Deployment:
 
     def start_superlink(self) -> None:
         """Start it and wait until it listens."""
-        self._superlink = self._start(superlink_command(self._tools, self._plan, self._keys), "superlink.log")
+        command = superlink_command(self._keys, port=self._plan.superlink_port, simulated=self._plan.simulated)
+        self._superlink = self._start(command, "superlink.log")
+        self._await_superlink()
+
+    def _await_superlink(self) -> None:
+        """Until it listens; a standing one may be on its way back."""
+        host, _, port = superlink_address(self._plan).rpartition(":")
         while True:
             self._require_time()
             with socket.socket() as probe:
                 probe.settimeout(1.0)
-                if probe.connect_ex((HOST, self._plan.superlink_port)) == 0:
+                if probe.connect_ex((host, int(port))) == 0:
                     return
             time.sleep(_LOOK_S)
 
@@ -164,8 +183,7 @@ class _Deployment:
         if self._keys is None:
             return
         public = self._keys.node_public(region, self._starts.get(region, 0))
-        command = [str(self._tools / "flwr"), "supernode", "register", str(public), _CONNECTION]
-        registering = self._start(command, "register.log")
+        registering = self._start(register_command(public), "register.log")
         while (code := registering.poll()) is None:
             self._require_time()
             time.sleep(_LOOK_S)
@@ -174,8 +192,12 @@ class _Deployment:
 
     def start_supernode(self, region: str, port: int) -> None:
         """Start one region's SuperNode."""
-        key = None if self._keys is None else self._keys.node_key(region, self._starts.get(region, 0))
-        command = supernode_command(self._tools, region, self._plan, port, self._keys, key)
+        keys = self._keys
+        command = supernode_command(
+            self._plan.run.regions[region], superlink=superlink_address(self._plan), port=port,
+            authority=None if keys is None else keys.authority,
+            key=None if keys is None else keys.node_key(region, self._starts.get(region, 0)),
+        )  # fmt: skip
         self._supernodes[region] = (self._start(command, f"supernode-{region}.log"), port)
 
     def _start_supernode_again(self, region: str, port: int) -> None:
@@ -189,8 +211,10 @@ class _Deployment:
     def submit(self) -> None:
         """Submit the run: Flower starts the ServerApp."""
         (self._outcome / SERVER_APP_FILE).unlink(missing_ok=True)
+        if self._plan.standing is not None:
+            self._await_superlink()
         command = [
-            str(self._tools / "flwr"), "run", str(self._state / "app"), _CONNECTION, "--run-config",
+            str(tools_directory() / "flwr"), "run", str(self._state / "app"), CONNECTION, "--run-config",
             f'plan="{self._state / PLAN_FILE}"',
         ]  # fmt: skip
         if self._plan.simulated:
@@ -255,66 +279,27 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def superlink_command(tools: Path, plan: DeploymentPlan, keys: Credentials | None) -> list[str]:
-    """The SuperLink; with keys it speaks TLS only and lets in only SuperNodes that were registered."""
-    secured = ["--insecure"]
-    if keys is not None:
-        secured = [
-            "--ssl-certfile", str(keys.certificate), "--ssl-keyfile", str(keys.key), "--ssl-ca-certfile",
-            str(keys.authority), "--enable-supernode-auth",
-        ]  # fmt: skip
-    if plan.simulated:
-        secured.append("--simulation")
-    return [
-        str(tools / "flower-superlink"), *secured, "--host", HOST, "--port", str(plan.superlink_port),
-        "--disable-runtime-dependency-installation",
-    ]  # fmt: skip
+def superlink_address(plan: DeploymentPlan) -> str:
+    """host:port of the SuperLink of a run."""
+    return f"{HOST}:{plan.superlink_port}" if plan.standing is None else plan.standing.address
+
+
+def _recall(plan: DeploymentPlan) -> None:
+    """End the ServerApp of a run without an outcome: it is the child of a SuperLink that goes on.
+
+    First the plan goes: a ServerApp that starts only now finds none, and one that says it runs was seen here.
+    """
+    (Path(plan.state_directory) / PLAN_FILE).unlink(missing_ok=True)
+    with contextlib.suppress(OSError, ValueError):
+        pid = int((Path(plan.run.outcome_directory) / SERVER_APP_FILE).read_text())
+        # The number may be another process's by now, but then hardly a ServerApp's.
+        if kind_of(Path(f"/proc/{pid}/cmdline").read_bytes()) == "serverapp":
+            os.kill(pid, signal.SIGKILL)
 
 
 def engine_config(supernodes: int) -> str:
     """What Flower's simulation engine is told: every simulated SuperNode waits for its gateway, all at once."""
     return f"num-supernodes={supernodes} client-resources-num-cpus=1 init-args-num-cpus={supernodes}"
-
-
-def flower_environment(plan: DeploymentPlan, inherited: Mapping[str, str]) -> dict[str, str]:
-    """What Flower's processes see: no telemetry, no update check, no installer, their own home, our packages."""
-    state = Path(plan.state_directory)
-    tools = Path(sys.executable).parent
-    # Flower starts about fifteen interpreters a run; without byte code each one compiles its 40 MB of imports anew.
-    kept = {name: value for name, value in inherited.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    return kept | {
-        "PATH": f"{tools}{os.pathsep}{inherited.get('PATH', os.defpath)}",
-        "PYTHONPATH": plan.import_root,
-        "HOME": str(state),
-        "FLWR_HOME": str(state / "flower"),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "NO_PROXY": HOST,
-        "no_proxy": HOST,
-    }
-
-
-def supernode_command(
-    tools: Path, region: str, plan: DeploymentPlan, port: int, keys: Credentials | None, key: Path | None = None
-) -> list[str]:
-    """The SuperNode of one region; its ClientApp learns the gateway and where its key lies, not the key."""
-    link = plan.run.regions[region]
-    superlink = link.superlink_address or f"{HOST}:{plan.superlink_port}"
-    config = f"gateway={_quoted(link.gateway_url)} round-key-file={_quoted(link.round_key_file)}"
-    if link.gateway_tls is not None:
-        tls = link.gateway_tls
-        config += f" gateway-ca={_quoted(tls.ca_file)} gateway-names={_quoted(','.join(tls.server_names))}"
-        config += f" certificate={_quoted(tls.certificate_file)} key={_quoted(tls.key_file)}"
-    secured = ["--insecure"]
-    if keys is not None and key is not None:
-        secured = ["--root-certificates", str(keys.authority), "--auth-supernode-private-key", str(key)]
-    return [
-        str(tools / "flower-supernode"), *secured, "--superlink", superlink, "--host", HOST, "--port", str(port),
-        "--node-config", config,
-    ]  # fmt: skip
 
 
 def free_ports(count: int) -> list[int]:
@@ -329,21 +314,15 @@ def free_ports(count: int) -> list[int]:
             one.close()
 
 
-def _quoted(text: str) -> str:
-    if '"' in text or "\n" in text:
-        raise ProcessError("a path or address with quotes cannot be given to Flower.", fix="Choose another path.")
-    return f'"{text}"'
-
-
 def _prepare(plan: DeploymentPlan, state: Path, keys: Credentials | None) -> None:
     outcome = Path(plan.run.outcome_directory)
     outcome.mkdir(parents=True, exist_ok=True)
     for name in (OUTCOME_FILE, FAILURE_FILE, PROGRESS_FILE, FEDERATED_ADAPTER, ITEM_MOVES_FILE, SERVER_APP_FILE):
         (outcome / name).unlink(missing_ok=True)
-    connection = f'[superlink]\ndefault = "{_CONNECTION}"\n\n[superlink.{_CONNECTION}]\n'
-    connection += f'address = "{HOST}:{plan.superlink_port}"\n'
-    connection += "insecure = true\n" if keys is None else f'root-certificates = "{keys.authority}"\n'
-    write_atomically(state / "flower" / "config.toml", connection.encode())
+    authority = None if keys is None else keys.authority
+    if plan.standing is not None:
+        authority = Path(plan.standing.authority)
+    write_connection(state, address=superlink_address(plan), authority=authority)
     write_atomically(state / "app" / "pyproject.toml", _APP.encode())
     write_atomically(state / PLAN_FILE, msgspec.json.encode(plan.run))
 

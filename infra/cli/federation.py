@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,10 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         description=f"{text}. Example: ./atoll federate round --release bundles/ID --phones 30 --dataset data/ml-100k",
     )
     verbs = federate.add_subparsers(metavar="VERB", required=True)
-    rounds = _leaf(verbs, "round", _round, "run rounds over a Flower deployment; the outcome is a new adapter")
+    rounds = _leaf(
+        verbs, "round", _round,
+        "run rounds over the world's Flower deployment, or one of their own; the outcome is a new adapter",
+    )  # fmt: skip
     add_state_option(rounds)
     rounds.add_argument(
         "--release", type=Path, required=True, metavar="BUNDLE", help="the release that the phones hold"
@@ -47,7 +51,7 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     )  # fmt: skip
     rounds.add_argument(
         "--plain", action="store_true",
-        help="no TLS between SuperLink and SuperNodes, where a capture is to be read",
+        help="no TLS between SuperLink and SuperNodes, where a capture is to be read; they are this round's own then",
     )  # fmt: skip
     _add_simulate(verbs)
     for name, run, says in (
@@ -120,23 +124,25 @@ def _round(arguments: argparse.Namespace) -> int:
     from federation import commands
     from federation.flower.deployment import RunOptions
     from federation.flower.plan import PrivacyPlan, RegionLink
-    from federation.flower.supervisor import free_ports
+    from infra.local.flower import round_gateway
     from infra.local.world import open_world
 
     world = open_world(arguments.state)
-    (port,) = free_ports(1)
     regions, silos = {}, _silos(arguments, world)
     for region in world.configuration.region_names:
-        world.aim_link(region, port)
         regions[region] = RegionLink(
-            gateway_url=world.gateway_url(region) + ("/silo" if region in silos else ""),
+            gateway_url=round_gateway(world.gateway_url(region), silo=region in silos),
             gateway_tls=world.supernode_tls(region),
             round_key_file=str(world.layout.region(region) / "gateway" / "round.key"),
             superlink_address=world.link_address(region),
         )
     state = _directory(arguments.state)
     timeouts = {"timeout_s": SILO_ROUND_S * (1 + arguments.rounds), "round_timeout_s": SILO_ROUND_S} if silos else {}
-    with _phones(arguments, world, without=silos) as report, progress_bar() as progress:
+    with (
+        _superlink(arguments, world, silos) as link,
+        _phones(arguments, world, without=silos) as report,
+        progress_bar() as progress,
+    ):
         outcome = commands.run_round(
             state_directory=state,
             release_directory=arguments.release,
@@ -149,11 +155,59 @@ def _round(arguments: argparse.Namespace) -> int:
                 noise_multiplier=arguments.noise,
             ),
             training=_training(arguments),
-            options=RunOptions(superlink_port=port, tls=not arguments.plain, progress=progress, **timeouts),
-        )
-    result = msgspec.to_builtins(outcome) | {"phones": report}
-    emit(arguments, result, _said(outcome))
+            options=RunOptions(
+                superlink_port=link.port, standing=link.standing, tls=not arguments.plain, progress=progress,
+                **timeouts,
+            ),
+        )  # fmt: skip
+    result = msgspec.to_builtins(outcome) | {"phones": report, "flower": "own" if link.why_own else "standing"}
+    emit(arguments, result, f"{_said(outcome)}\n{link.said}")
     return 0 if outcome.ok else 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Link:
+    """The SuperLink of a round: the world's, or one of its own and why."""
+
+    port: int = 0
+    standing: Any = None
+    why_own: str = ""
+
+    @property
+    def said(self) -> str:
+        if self.why_own:
+            return f"flower: SuperLink and SuperNodes of this round's own, {self.why_own}"
+        return "flower: the world's standing SuperLink and SuperNodes"
+
+
+@contextmanager
+def _superlink(arguments: argparse.Namespace, world: Any, silos: frozenset[str]) -> Iterator[_Link]:
+    """The world's standing one where it has one that fits this round, else a free port for one of the round's own."""
+    from federation.flower.supervisor import free_ports
+    from infra.local.flower import SUPERLINK, standing_link, why_not_standing
+    from infra.local.records import Part, ProcessState
+
+    configuration, status = world.configuration, world.status()
+    why = why_not_standing(status, configuration, silos=silos, plain=arguments.plain)
+    if not why:
+        yield _Link(standing=standing_link(configuration, world.layout, world.ports))
+        return
+    # The standing SuperNodes' way to their own SuperLink is the same link: they are down for the time being.
+    ended = [
+        one.region for one in status.processes if one.part is Part.SUPERNODE and one.state is not ProcessState.KILLED
+    ]
+    for region in ended:
+        world.kill(region, Part.SUPERNODE)
+    try:
+        (port,) = free_ports(1)
+        for region in configuration.region_names:
+            world.aim_link(region, port)
+        yield _Link(port=port, why_own=why)
+    finally:
+        for region in configuration.region_names if configuration.federation else ():
+            world.aim_link(region, world.ports[SUPERLINK], host=configuration.host)
+        for region in ended:
+            world.heal(region, Part.SUPERNODE)
 
 
 def _simulate(arguments: argparse.Namespace) -> int:
@@ -196,10 +250,10 @@ def _said(outcome: Any) -> str:
 
 def _silos(arguments: argparse.Namespace, world: Any) -> frozenset[str]:
     """The regions that take part without phones."""
-    from infra.local.configuration import SILO
+    from infra.local.flower import silos_of
 
-    configured = [region.name for region in world.configuration.regions if region.federation == SILO]
-    return frozenset(world.configuration.region(name).name for name in arguments.silo or configured)
+    named = frozenset(world.configuration.region(name).name for name in arguments.silo)
+    return named or silos_of(world.configuration)
 
 
 def _training(arguments: argparse.Namespace) -> Any:

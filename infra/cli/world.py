@@ -45,6 +45,11 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         "--tls", action="store_true",
         help="TLS between all processes, certificates from an authority of this world's own; callers use https",
     )  # fmt: skip
+    up.add_argument(
+        "--federation", action="store_true",
+        help="Flower's SuperLink and a SuperNode for each region stand as long as the world does, about 190 MB"
+        " each; without it each `federate round` brings its own",
+    )  # fmt: skip
     up.add_argument("--print-config", action="store_true", help="print the configuration as TOML and start nothing")
     _leaf(verbs, "status", _status, "show every process", "./atoll world status")
     for name, run, says in (
@@ -53,7 +58,9 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     ):
         parser = _leaf(verbs, name, run, says, f"./atoll world {name} us-east")
         parser.add_argument("region")
-        parser.add_argument("--part", default="all", help="all, core, edges, grid, store, api, worker or gateway")
+        parser.add_argument(
+            "--part", default="all", help="all, core, edges, grid, store, api, worker, gateway or supernode"
+        )
     rotate = _leaf(
         verbs, "rotate-certificates", _rotate, "new certificates for every process of a world with TLS, while it runs",
         "./atoll world rotate-certificates --authority",
@@ -70,7 +77,7 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         "./atoll world restart us-east",
     )  # fmt: skip
     restart.add_argument("region")
-    restart.add_argument("--part", default="edges", help="edges (default), api, worker, gateway or grid")
+    restart.add_argument("--part", default="edges", help="edges (default), api, worker, gateway, supernode or grid")
     _leaf(verbs, "down", _down, "end everything; nothing is left running", "./atoll world down")
 
 
@@ -97,7 +104,8 @@ def _configuration(arguments: argparse.Namespace) -> Any:
     for part in ("balancer", "store", "grid", "log"):
         if chosen := getattr(arguments, part):
             found = msgspec.structs.replace(found, **{part: chosen})
-    return msgspec.structs.replace(found, tls=True) if arguments.tls else found
+    switched = {name: True for name in ("tls", "federation") if getattr(arguments, name)}
+    return msgspec.structs.replace(found, **switched)
 
 
 def _up(arguments: argparse.Namespace) -> None:

@@ -16,7 +16,7 @@ EDGES_MAX = 16
 CENTRAL = "central"
 CENTRAL_FLOWER = "central-flower"
 """The two far ends of links that are not regions: the release repository, and Flower's SuperLink."""
-RESERVED_NAMES = frozenset({CENTRAL, CENTRAL_FLOWER, "logs", "spans", "capture", "run", "tls", "clocks"})
+RESERVED_NAMES = frozenset({CENTRAL, CENTRAL_FLOWER, "logs", "spans", "capture", "run", "tls", "clocks", "federation"})
 BALANCERS = ("embedded", "haproxy")
 PHONES, SILO = "phones", "silo"
 EXPORT_POLICIES = tuple(policy.value for policy in ExportPolicy)
@@ -77,6 +77,8 @@ class WorldConfiguration(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     """`kafka`: one broker for this machine, a topic per region."""
     tls: bool = False
     """TLS between all processes, with a certificate for each from the world's own authority; callers use https."""
+    federation: bool = False
+    """Flower's SuperLink and a SuperNode for each region stand; otherwise each federated round brings its own."""
     host: str = "127.0.0.1"
     log_level: str = "INFO"
     channel: str = "stable"
@@ -258,6 +260,7 @@ def render_configuration(configuration: WorldConfiguration) -> str:
         f"grid = {_text(configuration.grid)}              # embedded | hazelcast",
         f"log = {_text(configuration.log)}                 # sqlite | kafka",
         f"tls = {str(configuration.tls).lower()}                     # between all processes, and for callers",
+        f"federation = {str(configuration.federation).lower()}              # Flower's SuperLink and SuperNodes stand",
         f"host = {_text(configuration.host)}",
         f"log_level = {_text(configuration.log_level)}",
         f"channel = {_text(configuration.channel)}            # which releases the regions follow",

@@ -8,6 +8,8 @@
     <state>/wan.json, balancer.json, repository.json, haproxy.cfg    settings of the shared processes
     <state>/clocks/                 offsets of wall clocks, in a world with `clock_faults`
     <state>/tls/                    certificates of a world with TLS, each with its key (0600)
+    <state>/federation/             federated runs: logs, ledger, outcome
+    <state>/federation/standing/    homes and credentials of a standing SuperLink and its SuperNodes
     <state>/<region>/keys.json      the region's secrets (0600)
     <state>/<region>/rules-signing.pem   signs the region's rules (0600), once made by `./atoll rules key`
     <state>/<region>/region.json, edge-1.json, ..., gateway.json     settings of its processes
@@ -73,6 +75,11 @@ class Layout:
     def tls(self) -> Path:
         """Certificates, in a world that has some."""
         return self.state / "tls"
+
+    @property
+    def flower(self) -> Path:
+        """Homes and credentials of a SuperLink and SuperNodes that stand; made anew at each start of the world."""
+        return self.state / "federation" / "standing"
 
     @property
     def clocks(self) -> Path:

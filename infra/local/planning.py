@@ -11,6 +11,7 @@ from federation.settings import GatewaySettings, SiloSettings
 from infra.local.balancer.settings import AddressRange, BalancedRegion, BalancerSettings, EdgeAddress
 from infra.local.certificates import AUTHORITY, certificate_file
 from infra.local.configuration import CENTRAL, CENTRAL_FLOWER, RegionConfiguration, WorldConfiguration
+from infra.local.flower import SUPERLINK, plan_superlink, plan_supernode, standing_ports
 from infra.local.haproxy import render_haproxy
 from infra.local.layout import Layout
 from infra.local.records import Part, ProbeKind, ProcessPlan
@@ -108,13 +109,14 @@ def port_names(configuration: WorldConfiguration) -> tuple[str, ...]:
     for region in configuration.regions:
         names += [f"{region.name}/{part}" for part in ("grid", "api", "worker", "gateway")] + [*edge_names(region)]
     names += [link_name(*pair) for pair in link_pairs(configuration)]
-    return tuple(names)
+    return (*names, *standing_ports(configuration))
 
 
 def plan_world(given: PlanInput) -> WorldPlan:
     """All processes and settings of the world."""
     files: dict[Path, bytes] = {}
     processes = [_wan(given, files), _repository(given, files), *given.servers.processes("")]
+    processes += plan_superlink(given, files)
     for region in given.configuration.regions:
         processes += _region(given, region, files)
     processes.append(_haproxy(given, files) if given.configuration.balancer == "haproxy" else _balancer(given, files))
@@ -175,13 +177,14 @@ def _wan(given: PlanInput, files: dict[Path, bytes]) -> ProcessPlan:
 
 def _target_port(given: PlanInput, destination: str) -> int:
     if destination == CENTRAL_FLOWER:
-        return 0  # the SuperLink comes and goes with rounds: `World.aim_link` says where it is
+        # Where none stands a SuperLink comes and goes with rounds: `World.aim_link` says where it is.
+        return given.ports[SUPERLINK] if given.configuration.federation else 0
     return given.ports["repository" if destination == CENTRAL else f"{destination}/api"]
 
 
 def _link_tls(given: PlanInput, origin: str, destination: str) -> LinkTls | None:
     if destination == CENTRAL_FLOWER:
-        return None  # SuperLink and SuperNodes have keys and certificates of each run's own
+        return None  # SuperLink and SuperNodes have keys and certificates of their own
     target = REPOSITORY if destination == CENTRAL else f"{destination}/api"
     return given.securing.link(origin, destination, target)
 
@@ -214,6 +217,7 @@ def _region(given: PlanInput, region: RegionConfiguration, files: dict[Path, byt
         ),
         *(_edge(given, region, number, files) for number in range(1, region.edges + 1)),
         _gateway(given, name, files),
+        *plan_supernode(given, region, files),
     ]  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Everything that lies in the state directory before the supervisor starts: keys, trust, settings, seeded stores."""
 
 import os
+import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -65,6 +66,8 @@ def prepare_world(configuration: WorldConfiguration, layout: Layout, *, reposito
     """
     haproxy = find_haproxy() if configuration.balancer == "haproxy" else ""
     layout.create()
+    # What Flower's standing processes knew ended with them; their credentials last for one life of the world.
+    shutil.rmtree(layout.flower, ignore_errors=True)
     _trust_root(layout, repository)
     _make_keys(configuration, layout)
     if configuration.tls:

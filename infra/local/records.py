@@ -17,14 +17,16 @@ class Part(enum.StrEnum):
     WORKER = "worker"
     EDGE = "edge"
     GATEWAY = "gateway"
+    SUPERNODE = "supernode"
     BALANCER = "balancer"
     REPOSITORY = "repository"
     WAN = "wan"
+    SUPERLINK = "superlink"
 
 
 CORE_PARTS = frozenset({Part.GRID, Part.STORE, Part.API, Part.WORKER})
 KILLABLE: dict[str, frozenset[Part]] = {
-    "all": frozenset({Part.GRID, Part.STORE, Part.API, Part.WORKER, Part.EDGE, Part.GATEWAY}),
+    "all": frozenset({Part.GRID, Part.STORE, Part.API, Part.WORKER, Part.EDGE, Part.GATEWAY, Part.SUPERNODE}),
     "core": CORE_PARTS,
     "edges": frozenset({Part.EDGE}),
     "grid": frozenset({Part.GRID}),
@@ -32,8 +34,9 @@ KILLABLE: dict[str, frozenset[Part]] = {
     "api": frozenset({Part.API}),
     "worker": frozenset({Part.WORKER}),
     "gateway": frozenset({Part.GATEWAY}),
+    "supernode": frozenset({Part.SUPERNODE}),
 }
-"""What `world kill REGION --part NAME` takes down; `core` is the region without its edges and its gateway."""
+"""What `world kill REGION --part NAME` takes down; `core` is the region without edges, gateway and SuperNode."""
 
 
 class ProbeKind(enum.StrEnum):

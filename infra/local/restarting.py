@@ -13,7 +13,10 @@ from infra.plumbing.clock import Clock
 from infra.plumbing.errors import AtollError, InvalidInputError
 from infra.plumbing.progress import Progress
 
-ROLLING = {"edges": Part.EDGE, "api": Part.API, "worker": Part.WORKER, "gateway": Part.GATEWAY, "grid": Part.GRID}
+ROLLING = {
+    "edges": Part.EDGE, "api": Part.API, "worker": Part.WORKER, "gateway": Part.GATEWAY, "grid": Part.GRID,
+    "supernode": Part.SUPERNODE,
+}  # fmt: skip
 """What can be restarted so, by the words of the command line."""
 TAKEN_BACK_WITHIN_S = 30.0
 _LOOK_S = 0.1

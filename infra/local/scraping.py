@@ -14,6 +14,8 @@ from infra.local.records import Part, ProcessState, ProcessStatus
 
 METRICS_BYTES_MAX = 16 << 20
 TIMEOUT_S = 5.0
+_WITHOUT_PAGES = frozenset({Part.SUPERLINK, Part.SUPERNODE})
+"""Flower's; a run's exporter speaks for what runs below it."""
 FEDERATION_TARGETS = Path("federation") / TARGETS
 """Below the world's state: where `./atoll federate` tells of its processes."""
 
@@ -38,7 +40,11 @@ def scrape(
     for file in sorted(short_lived.glob("*.json")):
         texts |= _named(file.read_bytes(), prefix="")
     for process in processes:
-        if ":" not in process.address or process.state not in (ProcessState.READY, ProcessState.LIVE):
+        if (
+            process.part in _WITHOUT_PAGES
+            or ":" not in process.address
+            or process.state not in (ProcessState.READY, ProcessState.LIVE)
+        ):
             continue
         with contextlib.suppress(OSError, http.client.HTTPException):
             texts[process.name] = _get(process.address, "/metrics", tls)

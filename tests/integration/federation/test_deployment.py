@@ -7,7 +7,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -21,10 +22,17 @@ from federation.flower.plan import PrivacyPlan, RegionLink, TrainingPlan
 from federation.flower.processes import descendants
 from federation.flower.supervisor import free_ports
 from federation.phones.simulator import PhonesReport
-from federation.rounds.outcome import load_adapter
-from federation.settings import CohortSettings, GatewaySettings, PhonesSettings, SiloSettings
+from federation.rounds.outcome import RunOutcome, load_adapter
+from federation.settings import CohortSettings, GatewaySettings, PhonesSettings, SiloSettings, SupernodeSettings
 from infra.local.certificates import WorldAuthority
+from infra.local.children import marked_processes
+from infra.local.configuration import RegionConfiguration, WorldConfiguration, with_absolute_directories
+from infra.local.flower import standing_link
+from infra.local.layout import layout_of
+from infra.local.preparing import prepare_world
+from infra.local.records import Part, ProcessStatus
 from infra.local.securing import Securing, gateway_doors, supernode_of
+from infra.local.world import World, start_record
 from infra.plumbing.clock import SystemClock
 from infra.plumbing.environment import environment_with
 from infra.plumbing.keys import RegionKeys, TrustDirectory
@@ -307,23 +315,73 @@ class _Region:
         await runner.cleanup()
 
 
+@contextmanager
+def _standing(directory: Path, links: Mapping[str, RegionLink]) -> Iterator[World]:
+    """A world's supervisor with a SuperLink, SuperNodes and the links between them; `links` says where gateways are."""
+    regions = tuple(RegionConfiguration(name=region, edges=1) for region in REGIONS)
+    configuration = with_absolute_directories(WorldConfiguration(regions=regions, federation=True), ROOT)
+    repository, layout = directory / "repository", layout_of(directory / "state")
+    (repository / "metadata").mkdir(parents=True)
+    (repository / "metadata" / "1.root.json").write_text('{"root": 1}')
+    record = prepare_world(configuration, layout, repository=repository)
+    for region, link in links.items():
+        file = layout.region(region) / "supernode.json"
+        settings = msgspec.json.decode(file.read_bytes(), type=SupernodeSettings)
+        where = {"gateway_url": link.gateway_url, "round_key_file": link.round_key_file}
+        file.write_bytes(msgspec.json.encode(msgspec.structs.replace(settings, **where)))
+    parts = (Part.WAN, Part.SUPERLINK, Part.SUPERNODE)
+    kept = tuple(process for process in record.processes if process.part in parts)
+    record = msgspec.structs.replace(record, processes=kept)
+    layout.world.write_bytes(msgspec.json.encode(record))
+    with start_record(record, layout) as world:
+        yield world
+    assert marked_processes(layout.mark) == []
+
+
+def _supernode(world: World, region: str) -> ProcessStatus:
+    return next(one for one in world.status().processes if one.name == supernode_of(region))
+
+
 @pytest.mark.slow
-def test_a_region_takes_part_over_its_resident_features_beside_one_with_phones(tmp_path: Path) -> None:
+def test_phones_and_a_silo_over_standing_supernodes_of_which_one_is_killed_between_two_rounds(tmp_path: Path) -> None:
+    """A region takes part over its resident features beside one with phones; the same processes carry both rounds."""
     found = _World(tmp_path, silo="us-west")
     try:
         links = found.links
         west = msgspec.structs.replace(links["us-west"], gateway_url=f"{links['us-west'].gateway_url}/silo")
-        outcome = run_round(
-            state_directory=tmp_path / "run", release_directory=found.release, regions=links | {"us-west": west},
-            privacy=found.privacy, training=TrainingPlan(rank=3), options=RunOptions(timeout_s=180.0),
-        )  # fmt: skip
+        with _standing(tmp_path, links | {"us-west": west}) as world:
+            link = standing_link(world.configuration, world.layout, world.ports)
+            options = RunOptions(timeout_s=300.0, round_timeout_s=150.0, standing=link)
+            outcomes: list[RunOutcome] = []
+            for _ in range(2):
+                outcomes.append(
+                    run_round(
+                        state_directory=tmp_path / "run", release_directory=found.release, regions=links,
+                        privacy=found.privacy, training=TrainingPlan(rank=3), options=options,
+                    )
+                )  # fmt: skip
+                if len(outcomes) == 1:
+                    _kill_and_await_another(world, "us-east")
+            crossed = world.captures()["us-east--central-flower"]
     finally:
         found.close()
-    assert outcome.ok
-    assert {part.region: part.phase for part in outcome.rounds[0].regions} == dict.fromkeys(REGIONS, "closed")
-    assert {part.region: part.weight for part in outcome.rounds[0].regions}["us-west"] == 17
+    for outcome in outcomes:
+        assert outcome.ok
+        assert {part.region: part.phase for part in outcome.rounds[0].regions} == dict.fromkeys(REGIONS, "closed")
+        assert {part.region: part.weight for part in outcome.rounds[0].regions}["us-west"] == 17
+        # TLS between SuperNode and SuperLink, over the region's link to central.
+        assert outcome.rounds[0].round_id.encode() not in crossed
+    assert len(crossed) > 1000
     report = ledger(tmp_path / "ledger.jsonl")
-    assert (report.rounds, report.epsilon) == (1, outcome.epsilon)
+    assert (report.rounds, report.epsilon) == (2, outcomes[-1].epsilon)
+
+
+def _kill_and_await_another(world: World, region: str) -> None:
+    """SIGKILL from outside; its supervisor starts another process, which may still be on its way."""
+    killed = _supernode(world, region).pid
+    assert killed is not None
+    os.kill(killed, signal.SIGKILL)
+    _wait_until(lambda: _supernode(world, region).pid not in (None, killed))
 
 
 _CALLER = """
@@ -357,7 +415,9 @@ def test_a_caller_that_is_killed_leaves_no_process_behind(tmp_path: Path, number
 
 
 def descendants_of_flower() -> list[int]:
-    return [pid for pid in descendants(os.getpid()) if b"flower" in _command(pid) or b"flwr" in _command(pid)]
+    # Their whole words: the folder that everything is started from may be called "flower".
+    words = (b"bin/flower-super", b"bin/flwr", b"flwr-", b"federation.flower")
+    return [pid for pid in descendants(os.getpid()) if any(word in _command(pid) for word in words)]
 
 
 def _of(directory: Path) -> list[int]:

@@ -29,11 +29,14 @@ def test_without_a_world_the_fix_is_named(words: tuple[str, ...], tmp_path: Path
 
 
 def test_a_world_is_printed_before_it_is_started(capsys: pytest.CaptureFixture[str]):
-    assert main(["world", "up", "--print-config", "--tls"]) == 0
-    assert "tls = true" in capsys.readouterr().out
+    assert main(["world", "up", "--print-config", "--tls", "--federation"]) == 0
+    printed = capsys.readouterr().out
+    assert "tls = true" in printed
+    assert "\nfederation = true" in printed
     assert main(["world", "up", "--print-config"]) == 0
     printed = capsys.readouterr().out
     assert printed.count("[[regions]]") == 3
+    assert "\nfederation = false" in printed
     assert 'store = "' in printed
 
 

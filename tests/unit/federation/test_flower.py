@@ -27,8 +27,9 @@ from federation.flower.client_app import BODY, PLAN, RESULT, Gateway, train
 from federation.flower.deployment import DeploymentError, RunOptions, run_rounds
 from federation.flower.plan import PROGRESS_FILE, DeploymentPlan, PrivacyPlan, RegionLink, RunPlan
 from federation.flower.processes import ProcessError, descendants, die_with_parent
+from federation.flower.programs import flower_environment, supernode_command
 from federation.flower.server_app import GridRegions, main, run_plan
-from federation.flower.supervisor import flower_environment, free_ports, supernode_command
+from federation.flower.supervisor import free_ports, superlink_address
 from federation.messages import Phase, RegionalSum, RoundPlan, to_bytes
 from federation.rounds.outcome import load_outcome
 from infra.plumbing.clock import ManualClock, SystemClock
@@ -210,7 +211,7 @@ def _deployment(tmp_path: Path, **changes) -> DeploymentPlan:
 
 def test_flowers_processes_reach_nothing_outside(tmp_path: Path) -> None:
     given = {"PATH": "/bin", "HOME": "/root", "PYTHONDONTWRITEBYTECODE": "1"}
-    found = flower_environment(_deployment(tmp_path), given)
+    found = flower_environment(tmp_path, "/root-of-imports", given)
     assert found["FLWR_TELEMETRY_ENABLED"] == "0"
     assert found["FLWR_DISABLE_UPDATE_CHECK"] == found["FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"] == "1"
     assert found["FLWR_HOME"].startswith(str(tmp_path))
@@ -220,20 +221,15 @@ def test_flowers_processes_reach_nothing_outside(tmp_path: Path) -> None:
 
 
 def test_a_supernode_goes_where_its_link_says_and_is_never_told_a_key(tmp_path: Path) -> None:
-    plan = _deployment(tmp_path)
     link = RegionLink(gateway_url="http://127.0.0.1:7", round_key_file="/k", superlink_address="127.0.0.1:9")
-    command = supernode_command(tmp_path, "us-east", _with_link(plan, link), 8, None)
+    superlink = superlink_address(_deployment(tmp_path, superlink_port=6))
+    command = supernode_command(link, superlink=superlink, port=8)
     assert command[command.index("--superlink") + 1] == "127.0.0.1:9"
     assert command[-1] == 'gateway="http://127.0.0.1:7" round-key-file="/k"'
-    direct = supernode_command(tmp_path, "us-east", _with_link(plan, link, superlink_address=""), 8, None)
-    assert direct[direct.index("--superlink") + 1] == f"127.0.0.1:{plan.superlink_port}"
+    direct = supernode_command(msgspec.structs.replace(link, superlink_address=""), superlink=superlink, port=8)
+    assert direct[direct.index("--superlink") + 1] == "127.0.0.1:6"
     with pytest.raises(ProcessError, match="quotes"):
-        supernode_command(tmp_path, "us-east", _with_link(plan, link, round_key_file='a"b'), 8, None)
-
-
-def _with_link(plan: DeploymentPlan, link: RegionLink, **changes) -> DeploymentPlan:
-    changed = msgspec.structs.replace(link, **changes)
-    return msgspec.structs.replace(plan, run=msgspec.structs.replace(plan.run, regions={"us-east": changed}))
+        supernode_command(msgspec.structs.replace(link, round_key_file='a"b'), superlink=superlink, port=8)
 
 
 _FAMILY = """

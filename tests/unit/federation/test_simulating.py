@@ -16,6 +16,7 @@ from federation.flower import client_app, server_app, simulating, supervisor
 from federation.flower.client_app import BODY, PLAN, RESULT, Gateway, train
 from federation.flower.deployment import RunOptions
 from federation.flower.plan import DeploymentPlan, PrivacyPlan, RegionLink, RunPlan, TrainingPlan
+from federation.flower.programs import superlink_command
 from federation.flower.watching import steps
 from federation.messages import Phase, RegionalSum
 from federation.phones.dataset import read_regions
@@ -87,7 +88,7 @@ def test_engine_and_deployment_are_given_the_same_apps(tmp_path: Path) -> None:
         run = supervisor._Deployment(plan, {}, None, supervisor.Deadline(ManualClock(), 1.0))
         run._start = lambda command, _log, kept=simulated: started.update({kept: command})  # type: ignore[assignment,misc]
         run.submit()
-        link = supervisor.superlink_command(Path("/tools"), plan, None)
+        link = superlink_command(None, port=plan.superlink_port, simulated=simulated)
         assert ("--simulation" in link) == simulated
     assert started[True][:-2] == started[False]
     assert started[True][-1].startswith("num-supernodes=2 ")

@@ -40,7 +40,9 @@ def test_the_default_is_three_regions_with_two_edges() -> None:
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     regions = (RegionConfiguration(name="a", edges=1, networks=("10.0.0.0/8", "::1/128")),)
-    world = changed(regions=regions, balancer="haproxy", follow=False, ports=PortsConfiguration(first=4000))
+    world = changed(
+        regions=regions, balancer="haproxy", follow=False, federation=True, ports=PortsConfiguration(first=4000)
+    )
     save_configuration(world, tmp_path / "world.toml")
     read = load_configuration(tmp_path / "world.toml")
     assert read.directories == DirectoriesConfiguration(

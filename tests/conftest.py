@@ -5,11 +5,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from infra.local.servers.running import stop_servers
 from infra.plumbing.clock import SystemClock
 from tests.support.keyspaces import Keyspace
 from tests.support.servers import Servers, servers_at
+
+# No test needs a quick machine: an example may take what it takes.
+settings.register_profile("atoll", deadline=None)
+settings.load_profile("atoll")
 
 STATE_VARIABLE = "ATOLL_TEST_SERVERS"
 """Set by `./atoll test`: where the servers of the whole run live; it ends them. Without it each pytest has its own."""

@@ -214,8 +214,8 @@ class World:
             if served.step not in (DegradationStep.HOME, DegradationStep.REPLICA):
                 self.outcome.problems.append(f"after healing: {served.step} with {edge.targets!r}")
             # Before the last one, a node that stood behind its sibling for being slow comes forward again: its breaker
-            # may have waited for that call since long ago.
-            await asyncio.sleep(float(number == 1))
+            # may have waited for that call since long ago. After it, a hedge that lost may still be answered.
+            await asyncio.sleep(1.0 if number else 0.0)
         # A node that was slow may stand behind its sibling for a while; the one that is asked first is well.
         candidates = edge.targets.candidates("here", now_s=self.clock.monotonic_s())
         if not candidates or edge.targets.health(candidates[0]).breaker.phase is not Phase.CLOSED:

@@ -56,13 +56,14 @@ def test_csv_is_checked_under_its_header(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
-        ("e.ndjson", gzip.compress(b"{}"), "compressed by gzip"),
+        ("e.ndjson", gzip.compress(b"{}", mtime=0), "compressed by gzip"),
         ("e.ndjson", json.dumps(GOOD).encode("utf-16"), "UTF-16"),
         ("e.csv", bytes(range(256)), "no text"),
         ("e.csv", "event_id,type,at_ms,größe".encode("latin-1"), "first line is not UTF-8"),
         ("e.csv", b"a" * 200_000, "first line is not CSV"),
         ("e.csv", b"event_id,type,at_ms,at_ms", "a field twice"),
     ],
+    ids=["gzip", "UTF-16", "no text", "Latin-1", "no CSV", "twice"],
 )
 def test_a_file_that_is_none_of_events_is_said_to_be_what_it_is(
     tmp_path: Path, name: str, content: bytes, told: str

@@ -54,7 +54,7 @@ class TrainingPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 HARDLY_ANY_NOISE = 0.05
-
+"""In clipping norms; below it the recipe is the one without noise."""
 
 HONEST_NORM = 100.0
 """Of an items update without noise: at MovieLens 1M half of the phones have 30, one in a hundred 77 or more."""

@@ -15,7 +15,6 @@ Options: `archive` (what `atoll data import` takes; default ml-100k), `epochs` (
 """
 
 import secrets
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -24,11 +23,10 @@ import numpy as np
 from federation.flower.plan import items_training
 from federation.privacy.accountant import noise_for
 from infra.bench.catalogue import BenchRequest
+from infra.bench.federated.central import run_central
 from infra.bench.federated.scenes import SENSITIVE, SILENT
 from infra.bench.federated.simulation import PARITY_MAX, Ranks, Recipe, Scene
 from infra.bench.results import Measured, at_least
-from infra.local.tiers import source_root, tier_python
-from infra.plumbing.environment import environment_with
 from infra.plumbing.errors import AtollError
 
 DELTA = 1e-6
@@ -144,28 +142,16 @@ def _made(request: BenchRequest) -> Path:
         return Path(request.options["made"])
     out = Path(request.options.get("keep", str(request.work / "made")))
     dataset = out / "dataset"
-    _central(request, "infra.cli", "data", "import", request.options.get("archive", "ml-100k"), "--to", str(dataset))
+    archive = request.options.get("archive", "ml-100k")
+    run_central(request, "infra.cli", "data", "import", archive, "--to", str(dataset), within_s=JOB_S)
     epochs = 1 if request.quick else int(request.number("epochs", 0))
     for seed in range(_seeds(request)):
         request.progress.advance(seed, _seeds(request), "training central's models")
-        _central(
+        run_central(
             request, "infra.bench.federated.central_job", "--dataset", str(dataset), "--out", str(out / f"seed-{seed}"),
-            "--seed", str(seed), "--epochs", str(epochs),
+            "--seed", str(seed), "--epochs", str(epochs), within_s=JOB_S,
         )  # fmt: skip
     return out
-
-
-def _central(request: BenchRequest, module: str, *arguments: str) -> None:
-    command = [tier_python("central", request.environments), "-m", module, *arguments]
-    try:
-        done = subprocess.run(
-            command, cwd=source_root(), env=environment_with({}), capture_output=True, text=True, check=False,
-            timeout=JOB_S,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        raise BenchError(f"{module} took more than {JOB_S:.0f} s.") from None
-    if done.returncode:
-        raise BenchError(f"{module} ended with {done.returncode}: {done.stderr.strip()[-300:]}")
 
 
 def _plot(folder: Path, peers: Mapping[str, Mapping[str, float]]) -> None:

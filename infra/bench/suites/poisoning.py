@@ -15,7 +15,6 @@ central model, default 3), `made` (a `seed-N` folder of `bench federated`, inste
 """
 
 import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,14 +29,12 @@ from federation.rounds.aggregate import judged, mean_update, noise_deviation
 from federation.rounds.parts import Catalogue, ImplausibleStepError, ItemsPart
 from federation.secure_aggregation.ring import STEPS, RingArray
 from infra.bench.catalogue import BenchRequest
+from infra.bench.federated.central import run_central
 from infra.bench.federated.phone import PhoneSlice
 from infra.bench.federated.poisoned_cohorts import REGION, Deed, Phones
 from infra.bench.federated.scenes import CEILING, SENSITIVE
 from infra.bench.federated.simulation import Scene
 from infra.bench.results import Bar, Measured, at_most
-from infra.local.tiers import source_root, tier_python
-from infra.plumbing.environment import environment_with
-from infra.plumbing.errors import AtollError
 from infra.plumbing.releases.stand_ins import NOT_READ
 
 NOISE = 1e-6
@@ -49,10 +46,6 @@ HARMLESS = 0.02
 ATTACKS = ("sign_flip", "scale", "nan", "shape", "twice", "replay", "colluding")
 SCALE = 1000
 Float64Array = npt.NDArray[np.float64]
-
-
-class BenchError(AtollError):
-    """The measurement did not come about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,25 +227,13 @@ def _made(request: BenchRequest) -> Path:
     if "made" in request.options:
         return Path(request.options["made"])
     dataset, out = request.work / "dataset", request.work / "seed-0"
-    _central(request, "infra.cli", "data", "import", "ml-100k", "--to", str(dataset))
+    run_central(request, "infra.cli", "data", "import", "ml-100k", "--to", str(dataset), within_s=JOB_S)
     request.progress.advance(0, 1, "training the central model")
-    _central(
+    run_central(
         request, "infra.bench.federated.central_job", "--dataset", str(dataset), "--out", str(out), "--seed", "0",
         "--epochs", "1" if request.quick else f"{request.number('epochs', 3):.0f}", "--scene", SENSITIVE,
+        within_s=JOB_S,
     )  # fmt: skip
     # Nothing is held against the ceiling here; the scene opens one.
     shutil.copyfile(out / f"{SENSITIVE}.npz", out / f"{CEILING}.npz")
     return out
-
-
-def _central(request: BenchRequest, module: str, *arguments: str) -> None:
-    command = [tier_python("central", request.environments), "-m", module, *arguments]
-    try:
-        done = subprocess.run(
-            command, cwd=source_root(), env=environment_with({}), capture_output=True, text=True, check=False,
-            timeout=JOB_S,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        raise BenchError(f"{module} took more than {JOB_S:.0f} s.") from None
-    if done.returncode:
-        raise BenchError(f"{module} ended with {done.returncode}: {done.stderr.strip()[-300:]}")

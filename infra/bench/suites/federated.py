@@ -23,7 +23,7 @@ import numpy as np
 from federation.flower.plan import items_training
 from federation.privacy.accountant import noise_for
 from infra.bench.catalogue import BenchRequest
-from infra.bench.federated.central import run_central
+from infra.bench.federated.jobs import run_job
 from infra.bench.federated.scenes import SENSITIVE, SILENT
 from infra.bench.federated.simulation import PARITY_MAX, Ranks, Recipe, Scene
 from infra.bench.results import Measured, at_least
@@ -143,13 +143,13 @@ def _made(request: BenchRequest) -> Path:
     out = Path(request.options.get("keep", str(request.work / "made")))
     dataset = out / "dataset"
     archive = request.options.get("archive", "ml-100k")
-    run_central(request, "infra.cli", "data", "import", archive, "--to", str(dataset), within_s=JOB_S)
+    run_job(request, "central", "infra.cli", "data", "import", archive, "--to", str(dataset), within_s=JOB_S)
     epochs = 1 if request.quick else int(request.number("epochs", 0))
     for seed in range(_seeds(request)):
         request.progress.advance(seed, _seeds(request), "training central's models")
-        run_central(
-            request, "infra.bench.federated.central_job", "--dataset", str(dataset), "--out", str(out / f"seed-{seed}"),
-            "--seed", str(seed), "--epochs", str(epochs), within_s=JOB_S,
+        run_job(
+            request, "central", "infra.bench.federated.central_job", "--dataset", str(dataset),
+            "--out", str(out / f"seed-{seed}"), "--seed", str(seed), "--epochs", str(epochs), within_s=JOB_S,
         )  # fmt: skip
     return out
 

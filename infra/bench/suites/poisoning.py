@@ -29,7 +29,7 @@ from federation.rounds.aggregate import judged, mean_update, noise_deviation
 from federation.rounds.parts import Catalogue, ImplausibleStepError, ItemsPart
 from federation.secure_aggregation.ring import STEPS, RingArray
 from infra.bench.catalogue import BenchRequest
-from infra.bench.federated.central import run_central
+from infra.bench.federated.jobs import run_job
 from infra.bench.federated.phone import PhoneSlice
 from infra.bench.federated.poisoned_cohorts import REGION, Deed, Phones
 from infra.bench.federated.scenes import CEILING, SENSITIVE
@@ -227,11 +227,11 @@ def _made(request: BenchRequest) -> Path:
     if "made" in request.options:
         return Path(request.options["made"])
     dataset, out = request.work / "dataset", request.work / "seed-0"
-    run_central(request, "infra.cli", "data", "import", "ml-100k", "--to", str(dataset), within_s=JOB_S)
+    run_job(request, "central", "infra.cli", "data", "import", "ml-100k", "--to", str(dataset), within_s=JOB_S)
     request.progress.advance(0, 1, "training the central model")
-    run_central(
-        request, "infra.bench.federated.central_job", "--dataset", str(dataset), "--out", str(out), "--seed", "0",
-        "--epochs", "1" if request.quick else f"{request.number('epochs', 3):.0f}", "--scene", SENSITIVE,
+    run_job(
+        request, "central", "infra.bench.federated.central_job", "--dataset", str(dataset), "--out", str(out),
+        "--seed", "0", "--epochs", "1" if request.quick else f"{request.number('epochs', 3):.0f}", "--scene", SENSITIVE,
         within_s=JOB_S,
     )  # fmt: skip
     # Nothing is held against the ceiling here; the scene opens one.

@@ -9,20 +9,13 @@ leave one).
 """
 
 import json
-import subprocess
 from pathlib import Path
 
 from infra.bench.catalogue import BenchRequest
+from infra.bench.federated.jobs import run_job
 from infra.bench.results import Measured, at_least
-from infra.local.tiers import source_root, tier_python
-from infra.plumbing.environment import environment_with
-from infra.plumbing.errors import AtollError
 
 TRAINING_S, REPLAY_S = 3600.0, 600.0
-
-
-class BenchError(AtollError):
-    """The measurement did not come about."""
 
 
 def run(request: BenchRequest) -> Measured:
@@ -30,9 +23,9 @@ def run(request: BenchRequest) -> Measured:
     made = Path(request.options["made"]) if "made" in request.options else _made(request)
     bundles = sorted((made / "bundles").iterdir())
     request.progress.advance(1, 2, "asking regions")
-    text = _python(
+    text = run_job(
         request, "region", "infra.bench.federated.failover_job", "--release", str(bundles[0]), "--requests",
-        str(made / "served_requests.msgpack"), timeout_s=REPLAY_S,
+        str(made / "served_requests.msgpack"), within_s=REPLAY_S,
     )  # fmt: skip
     found: dict[str, float] = json.loads(text)
     home = found["home"]
@@ -52,22 +45,8 @@ def _made(request: BenchRequest) -> Path:
     epochs = 1 if request.quick else int(request.number("epochs", 0))
     users = 40 if request.quick else int(request.number("users", 400))
     archive = request.options.get("archive", "ml-100k")
-    _python(
+    run_job(
         request, "central", "infra.bench.federated.release_job", "--out", str(out), "--archive", archive, "--epochs",
-        str(epochs), "--users", str(users), timeout_s=TRAINING_S,
+        str(epochs), "--users", str(users), within_s=TRAINING_S,
     )  # fmt: skip
     return out
-
-
-def _python(request: BenchRequest, tier: str, module: str, *arguments: str, timeout_s: float) -> str:
-    command = [tier_python(tier, request.environments), "-m", module, *arguments]
-    try:
-        done = subprocess.run(
-            command, cwd=source_root(), env=environment_with({}), capture_output=True, text=True, check=False,
-            timeout=timeout_s,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        raise BenchError(f"{module} took more than {timeout_s:.0f} s.") from None
-    if done.returncode:
-        raise BenchError(f"{module} ended with {done.returncode}: {done.stderr.strip()[-300:]}")
-    return done.stdout

@@ -13,18 +13,22 @@ What holds, and must:
 * Sockets, watchers and handles of timers are touched on the loop only; whatever comes from another thread goes there
   by `call_soon_threadsafe`.
 * A loop that was busy for longer than a timeout finds the answer beside it: a timer that is due lets the loop read
-  once before it speaks.
+  once before it speaks. So does the driver's heartbeat, which a thread of the driver's own counts out: a process that
+  was stopped, or whose loop was held up, must not take its nodes for dead because it had not listened.
 """
 
 import asyncio
+import logging
 import ssl
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, ClassVar
 
+from cassandra import OperationTimedOut
 from cassandra.connection import Connection, ConnectionShutdown
 
+_log = logging.getLogger(__name__)
 READ_BYTES = 65_536
 READS_A_TURN = 16
 """So much is read from one connection before others have their turn: 1 MB."""
@@ -130,6 +134,14 @@ class LoopConnection(Connection):  # type: ignore[misc]  # the driver has no typ
             else:
                 self._on_loop(self._flush)
 
+    def defunct(self, exc: Exception) -> Exception | None:
+        """Give the connection up. One whose heartbeat a thread missed is listened to first; the driver hears later."""
+        missed = isinstance(exc, OperationTimedOut) and threading.get_ident() != self.thread
+        if missed and self._on_loop(self.loop.call_later, _LOOK_FIRST_S, self._give_up_unheard, exc):
+            return None
+        given_up: Exception | None = super().defunct(exc)
+        return given_up
+
     def close(self) -> None:
         """Let go of the socket; whoever waits for an answer is told."""
         with self.lock:
@@ -209,6 +221,18 @@ class LoopConnection(Connection):  # type: ignore[misc]  # the driver has no typ
             self._broke(ConnectionShutdown(f"Connection to {self.endpoint} was closed by the node"))
         elif self._outgoing:
             self._flush()
+
+    def _give_up_unheard(self, error: Exception) -> None:
+        """The verdict of a heartbeat, spoken behind what the loop has read by now.
+
+        A heartbeat is sent where nothing came for a while (`msg_received` is down) and the driver takes it down again
+        only behind an answer. Who was given up here the driver finds at its next look, two seconds later at most; whose
+        request is on the way is told at once.
+        """
+        if self.msg_received:
+            _log.info("a node answered a heartbeat that this process was too busy to hear: the connection stays")
+        else:
+            super().defunct(error)
 
     def _broke(self, error: Exception) -> None:
         # Not below the lock of what is outgoing: callers are told, and may ask again at once.

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from cassandra import OperationTimedOut
 from cassandra.connection import ConnectionShutdown
 
 from region.store import cassandra_loop
@@ -161,6 +162,37 @@ async def test_a_timer_lets_a_loop_that_was_busy_read_first(pair: _Pair) -> None
         pass
     await late.wait()
     assert order == ["answer", "timeout"]
+
+
+async def test_a_heartbeat_that_a_busy_loop_did_not_hear_costs_no_connection(pair: _Pair) -> None:
+    heard = asyncio.Event()
+
+    def answered() -> None:
+        pair.connection.msg_received = True
+        pair.connection._io_buffer.reset_io_buffer()
+        heard.set()
+
+    pair.connection.process_io_buffer = answered
+    await asyncio.sleep(0)
+    pair.node.send(b"supported")
+    # As the driver's thread does while the loop is held up: here nothing has been read yet.
+    heartbeat = threading.Thread(target=pair.connection.defunct, args=(OperationTimedOut("no heartbeat"),))
+    heartbeat.start()
+    heartbeat.join()
+    assert not heard.is_set()
+    await heard.wait()
+    spoken = asyncio.Event()
+    asyncio.get_running_loop().call_later(3 * cassandra_loop._LOOK_FIRST_S, spoken.set)
+    await spoken.wait()
+    assert not pair.connection.is_defunct
+    assert not pair.told
+
+
+async def test_a_node_that_does_not_answer_its_heartbeat_is_given_up(pair: _Pair) -> None:
+    await asyncio.to_thread(pair.connection.defunct, OperationTimedOut("no heartbeat"))
+    await until(lambda: pair.told)
+    assert pair.connection.is_defunct
+    assert isinstance(pair.told[0], ConnectionShutdown)
 
 
 async def test_a_connection_outlives_its_loop_in_silence() -> None:

@@ -57,7 +57,44 @@ class ExtractSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """A region with more users gives no extract, and says so: half a walk would be a biased one."""
 
 
-class RegionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RegionChoices(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What whoever answers for a region decides of its nodes, whoever starts them.
+
+    In a world it stands in `[regions.settings]` of `world.toml`.
+    """
+
+    rules_file: str = ""
+    """The region's first rules (YAML, see `region/rules/README.md`) until some are published; empty: the release's."""
+    history_max: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 200
+    """Interactions that a row keeps, the latest; every one more makes every read of every row longer."""
+    event_weights_file: str = ""
+    """The region's own weights (TOML, as `infra/contracts/event_weights.toml`); empty: the shipped ones."""
+    log_retention_s: Annotated[float, msgspec.Meta(gt=0.0, le=730 * DAY_S)] = 365 * DAY_S
+    """How long the log keeps an event after its receipt: 24 months at most."""
+    behaviour_life_s: Retention = 365 * DAY_S
+    """How long an interaction may stand in a history after its receipt, and a row after the last event."""
+    session_life_s: Annotated[float, msgspec.Meta(gt=0.0, le=DAY_S)] = 1800.0
+    """How long an anonymous session's row outlives its last event."""
+    overwrite_freed_memory: bool = True
+    """Whether the API and the worker write over memory that they free, so that no dump shows who was erased; see
+    `region/keeping/wiping.py` for what it costs."""
+    mapped_resident_mb_max: Annotated[int, msgspec.Meta(ge=64)] | None = None
+    """What the mapped files of releases may take of this process's memory before their pages are let go of; they are
+    views of the disk's cache. None: as much as the active release's files take (a gigabyte for each million items of
+    64 dimensions), up to two thirds of the machine's memory (`region/funnel/paging.py`; `region status` and the log say
+    what that is). Less makes lists of large catalogues slower: over 1 M items asked for evenly, 768 made 7.8 ms of 6.6
+    (p50) and 19 of 10 (p99); over 10 M items, 2,048 made 19 ms of 8.8 (p50)."""
+    intake_queue_max: Annotated[int, msgspec.Meta(ge=EVENTS_PER_BATCH_MAX, le=1_000_000)] = 2000
+    """Events that may wait for the log; more are answered 503. A whole batch must have room, or it never had."""
+    body_bytes_max: Annotated[int, msgspec.Meta(ge=64 << 10, le=64 << 20)] = 1 << 20
+    precompute: PrecomputeSettings = PrecomputeSettings()
+    """Lists made ahead; none unless it is enabled."""
+    extracts: ExtractSettings = ExtractSettings()
+    key_service: KeyServiceSettings | None = None
+    """Where the root of all keys at rest lives, when that is not `keys_file` (which still holds the others)."""
+
+
+class RegionSettings(RegionChoices, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One file per node; the world writes them, an operator may."""
 
     node: str
@@ -85,8 +122,6 @@ class RegionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     poll_interval_s: Annotated[float, msgspec.Meta(ge=0.1, le=DAY_S)] = 5.0
     keys_file: str
     trust_file: str
-    key_service: KeyServiceSettings | None = None
-    """Where the root of all keys at rest lives, when that is not `keys_file` (which still holds the others)."""
     grid: str
     """`memory`, the path of the embedded grid's Unix socket, or `hazelcast://HOST:PORT/CLUSTER`."""
     store: str = "sqlite"
@@ -97,34 +132,8 @@ class RegionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """`sqlite` in the state directory, or `kafka://HOST:PORT[,HOST:PORT]/TOPIC?partitions=4`."""
     log_tls: ClientTls | None = None
     """For Kafka, the same."""
-    rules_file: str = ""
-    """The region's first rules (YAML, see `region/rules/README.md`) until some are published; empty: the release's."""
-    history_max: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 200
-    """Interactions that a row keeps, the latest; every one more makes every read of every row longer."""
-    event_weights_file: str = ""
-    """The region's own weights (TOML, as `infra/contracts/event_weights.toml`); empty: the shipped ones."""
-    log_retention_s: Annotated[float, msgspec.Meta(gt=0.0, le=730 * DAY_S)] = 365 * DAY_S
-    """How long the log keeps an event after its receipt: 24 months at most."""
-    behaviour_life_s: Retention = 365 * DAY_S
-    """How long an interaction may stand in a history after its receipt, and a row after the last event."""
-    session_life_s: Annotated[float, msgspec.Meta(gt=0.0, le=DAY_S)] = 1800.0
-    """How long an anonymous session's row outlives its last event."""
-    overwrite_freed_memory: bool = True
-    """Whether the API and the worker write over memory that they free, so that no dump shows who was erased; see
-    `region/keeping/wiping.py` for what it costs."""
-    mapped_resident_mb_max: Annotated[int, msgspec.Meta(ge=64)] | None = None
-    """What the mapped files of releases may take of this process's memory before their pages are let go of; they are
-    views of the disk's cache. None: as much as the active release's files take (a gigabyte for each million items of
-    64 dimensions), up to two thirds of the machine's memory (`region/funnel/paging.py`; `region status` and the log say
-    what that is). Less makes lists of large catalogues slower: over 1 M items asked for evenly, 768 made 7.8 ms of 6.6
-    (p50) and 19 of 10 (p99); over 10 M items, 2,048 made 19 ms of 8.8 (p50)."""
-    intake_queue_max: Annotated[int, msgspec.Meta(ge=EVENTS_PER_BATCH_MAX, le=1_000_000)] = 2000
-    """Events that may wait for the log; more are answered 503. A whole batch must have room, or it never had."""
-    body_bytes_max: Annotated[int, msgspec.Meta(ge=64 << 10, le=64 << 20)] = 1 << 20
-    precompute: PrecomputeSettings = PrecomputeSettings()
     export_policy: str = ExportPolicy.NONE.value
     """What may be made of this region's data for central to learn from: `none`, `aggregates` or `pseudonymous`."""
-    extracts: ExtractSettings = ExtractSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
 
     def __post_init__(self) -> None:

@@ -6,10 +6,12 @@ from pathlib import Path
 import msgspec
 
 from infra.contracts.residency import ExportPolicy
+from infra.local.choices import anchored, told
 from infra.local.tiers import source_root
 from infra.plumbing.errors import InvalidInputError, SettingsError
 from infra.plumbing.files import write_atomically
 from infra.plumbing.settings import load_settings
+from region.settings import RegionChoices
 
 REGIONS_MAX = 16
 EDGES_MAX = 16
@@ -44,6 +46,8 @@ class RegionConfiguration(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     """`silo`: takes part in rounds over its resident features, without phones; for regions that export nothing else."""
     export_policy: str = ExportPolicy.NONE.value
     """What may be made of the region's data for central to learn from (`./atoll region REGION extract`)."""
+    settings: RegionChoices = RegionChoices()
+    """What the region's own processes are told beyond that: lists made ahead, weights, retentions, a key service."""
 
 
 class PortsConfiguration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -136,14 +140,18 @@ def default_configuration() -> WorldConfiguration:
 
 
 def load_configuration(path: Path) -> WorldConfiguration:
-    """Read and check a `world.toml`; relative directories become absolute, from the file's own folder.
+    """Read and check a `world.toml`; what it names by relative paths is taken from the file's own folder.
 
     Raises:
         SettingsError: the file is missing, is not TOML, or a field is missing, unknown, of the wrong type or unusable.
     """
     configuration = load_settings(path, WorldConfiguration)
     validate_configuration(configuration)
-    return with_absolute_directories(configuration, path.resolve().parent)
+    base = path.resolve().parent
+    regions = tuple(
+        msgspec.structs.replace(region, settings=anchored(region.settings, base)) for region in configuration.regions
+    )
+    return with_absolute_directories(msgspec.structs.replace(configuration, regions=regions), base)
 
 
 class _NamedDirectories(msgspec.Struct, frozen=True):
@@ -292,6 +300,8 @@ def render_configuration(configuration: WorldConfiguration) -> str:
             f"networks = [{', '.join(_text(network) for network in region.networks)}]",
             f"federation = {_text(region.federation)}  # phones | silo",
             f"export_policy = {_text(region.export_policy)}  # {' | '.join(EXPORT_POLICIES)}",
+            "[regions.settings]  # what else its processes are told: RegionChoices in region/settings.py",
+            *(told(region.settings) or ("# precompute = {enabled = true, hours_utc = [2, 3, 4]}",)),
             "",
         ]
     return "\n".join(lines)

@@ -244,8 +244,9 @@ def _grid_command(given: PlanInput, region: str, python: str, files: dict[Path, 
 
 
 def _region_settings(given: PlanInput, name: str) -> RegionSettings:
-    layout = given.layout
+    layout, choices = given.layout, given.configuration.region(name).settings
     return RegionSettings(
+        **{field: getattr(choices, field) for field in choices.__struct_fields__},
         node=f"{name}-1",
         region=name,
         host=given.configuration.host,

@@ -21,6 +21,7 @@ from infra.local.layout import SOCKET_PATH_BYTES_MAX, StateDirectoryError, layou
 from infra.local.ports import PortInUseError, assign_ports, is_port_free
 from infra.local.tiers import source_root, tier_python
 from infra.plumbing.errors import SettingsError
+from region.settings import PrecomputeSettings, RegionChoices
 
 
 def changed(**fields: object) -> WorldConfiguration:
@@ -86,6 +87,42 @@ def test_each_mistake_is_told(fields: dict[str, object], words: str) -> None:
     with pytest.raises(WorldConfigurationError, match=words) as caught:
         validate_configuration(changed(**fields))
     assert caught.value.fix
+
+
+def test_what_a_regions_processes_are_told_is_read_checked_and_written_back(tmp_path: Path) -> None:
+    (tmp_path / "rules.yaml").write_text("rules: []\n")
+    (tmp_path / "token").write_text("s.1")
+    file = tmp_path / "world.toml"
+    said = """
+        [[regions]]
+        name = "a"
+        [regions.settings]
+        rules_file = "rules.yaml"
+        session_life_s = 600.0
+        precompute = {enabled = true, hours_utc = [2, 3]}
+        key_service = {url = "http://127.0.0.1:8200", key = "a", token_file = "token"}
+        [[regions]]
+        name = "b"
+    """
+    file.write_text(said)
+    read = load_configuration(file)
+    told, other = (region.settings for region in read.regions)
+    assert told.precompute == PrecomputeSettings(enabled=True, hours_utc=(2, 3))
+    assert (told.rules_file, told.session_life_s) == (str(tmp_path / "rules.yaml"), 600.0)
+    assert told.key_service is not None
+    assert told.key_service.token_file == str(tmp_path / "token")
+    assert other == RegionChoices()
+    save_configuration(read, tmp_path / "again.toml")
+    assert load_configuration(tmp_path / "again.toml").regions == read.regions
+    for wrong, words in (
+        ("session_life_s = 0.0", r"settings\.session_life_s"),
+        ("session_life = 600.0", "session_life"),
+        ('rules_file = "elsewhere.yaml"', "no file .*elsewhere.yaml"),
+        ("port = 80", "port"),
+    ):
+        file.write_text(f'[[regions]]\nname = "a"\n[regions.settings]\n{wrong}\n')
+        with pytest.raises(SettingsError, match=words):
+            load_configuration(file)
 
 
 def test_a_file_with_an_unknown_field_is_refused(tmp_path: Path) -> None:

@@ -32,16 +32,19 @@ from infra.plumbing.errors import ConflictError, InvalidInputError, NotFoundErro
 from infra.plumbing.keys import TrustDirectory
 from infra.plumbing.progress import SilentProgress
 from infra.plumbing.telemetry import TelemetrySettings, start_telemetry
-from region.settings import RegionSettings
+from region.settings import PrecomputeSettings, RegionChoices, RegionSettings
 from tests.unit.local.conftest import FAKE_PROCESS
 
 TWO = WorldConfiguration(
     regions=(
-        RegionConfiguration(name="east", edges=1, networks=("10.0.0.0/8",), export_policy="aggregates"),
+        RegionConfiguration(
+            name="east", edges=1, networks=("10.0.0.0/8",), export_policy="aggregates",
+            settings=RegionChoices(precompute=PrecomputeSettings(enabled=True), history_max=50),
+        ),
         RegionConfiguration(name="west"),
     ),
     start_timeout_s=30.0,
-)
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -84,6 +87,9 @@ def test_every_process_has_settings_that_its_own_program_reads(tmp_path: Path) -
     assert gateway.silo.region_url == edge.home_urls[0]
     assert gateway.silo.releases_directory == f"{region.state_directory}/releases"
     assert (region.export_policy, TWO.region("west").export_policy) == ("aggregates", "none")
+    west = msgspec.json.decode(plan.files[layout.region("west") / "region.json"], type=RegionSettings)
+    assert (region.precompute.enabled, region.history_max) == (True, 50), "what the world's file says of this region"
+    assert (west.precompute.enabled, west.history_max) == (False, 200)
     wan = msgspec.json.decode(plan.files[layout.settings("wan")], type=WanSettings)
     balancer = msgspec.json.decode(plan.files[layout.settings("balancer")], type=BalancerSettings)
     # Everything that leaves a region goes through a link, and nothing inside a region does.

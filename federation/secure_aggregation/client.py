@@ -134,7 +134,8 @@ class SecureClient:
         A list without this phone is signed too: it came too late, and helps the others.
 
         Raises:
-            ProtocolError: the list is too short, or names who never shared; or it is a second one.
+            ProtocolError: the list is too short, names who never shared or cuts phones off from all others; or it is a
+                second one.
         """
         roster = self._expect_roster()
         try:
@@ -144,6 +145,8 @@ class SecureClient:
         near = {other for other in alive if other == roster.position or other in roster.neighbours}
         if self._survivors or len(alive) < self._cohort_min or not near <= set(self._held):
             raise ProtocolError("the list of survivors cannot be right")
+        if not graph.holds_together(survivors.survivor_bits, roster.roster_count):
+            raise ProtocolError("by the list of survivors phones stand alone with their masks")
         self._survivors = survivors.survivor_bits
         text = survivors_text(self._round_id, survivors.survivor_bits, mask_key=self._mask_agreement.public())
         return SurvivorsSigned(round_id=self._round_id, device_signature=self._identity.sign(text))

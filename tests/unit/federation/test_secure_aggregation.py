@@ -274,6 +274,35 @@ def test_a_gateway_that_gives_one_phone_another_task_does_not_read_its_update() 
     assert not np.array_equal(session.run({}), secret)
 
 
+def test_a_gateway_that_calls_a_phones_neighbours_lost_is_given_nothing() -> None:
+    """With all of its neighbours' mask keys and its self seed it would read that phone's update, without a colluder."""
+    session = Session(_values(60))
+    _shared(session)
+    for index, one in enumerate(session.phones):
+        one.mask(session.values[index], session.sum.mailbox(index), task=TASK)
+    victim, near = 30, set(graph.neighbours(30, 60))
+    cut_off = Survivors(survivor_bits=to_bits(set(range(60)) - near, 60))
+    for index in (victim, *sorted(near), 0):  # whose shares it would need, the victim, and somebody far away
+        with pytest.raises(ProtocolError, match="stand alone"):
+            session.phones[index].sign(cut_off)
+        with pytest.raises(ProtocolError, match="too few neighbours were told"):
+            session.phones[index].unmask(Signatures(neighbour_signatures={}))
+
+
+def test_survivors_that_fall_apart_are_told_from_those_that_do_not() -> None:
+    rng = np.random.default_rng(3)
+    count, half = 333, graph.degree(333) // 2
+    for _ in range(200):  # as over-selection has it: 256 of 333, of which every list must do
+        left = set(rng.choice(count, 256, replace=False).tolist())
+        assert graph.holds_together(to_bits(left, count), count)
+    halves = set(range(count)) - set(range(50, 50 + half)) - set(range(200, 200 + half))
+    assert not graph.holds_together(to_bits(halves, count), count)
+    wrapped = set(range(half, count))  # the ring has no end: this gap lies across it
+    assert not graph.holds_together(to_bits(wrapped, count), count)
+    assert not graph.holds_together(to_bits(set(range(0, count, 3)), count), count)
+    assert graph.holds_together(to_bits({0, 1, 2}, 24), 24)
+
+
 def test_a_phone_decides_itself_in_how_large_a_crowd_it_hides() -> None:
     wary = phone(trust=Trust(REGION, TRUST.issuer_public, cohort_min=6))
     adverts = [wary.advert(), *(phone().advert() for _ in range(5))]

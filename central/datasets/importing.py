@@ -50,6 +50,8 @@ class DatasetCard(msgspec.Struct, frozen=True, kw_only=True):
     regions: dict[str, int] = {}
     stream_interactions: int = 0
     """Of everybody, in `stream/`, where the folder itself holds a sample of the users; 0: it holds all."""
+    unread_columns: tuple[str, ...] = ()
+    """Columns of the interactions that mean nothing here: a rating under another name is not seen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,6 +179,7 @@ def _pass(source: Source, writer: Callable[[str], RowWriter], sha256: Callable[[
         name=source.name, sha256=sha256(), users=len(seen.histories), items=len(seen.items), interactions=count,
         test_interactions=tests, has_times=source.has_times, event_types=dict(sorted(seen.kinds.items())),
         regions=dict(sorted(Counter(seen.regions[user] for user in seen.histories).items())),
+        unread_columns=source.unread,
     )  # fmt: skip
 
 

@@ -95,8 +95,8 @@ class Split:
     """Leave the last one out: where each user's training ends, and who is evaluated.
 
     A user with fewer than three interactions is trained on in full and not evaluated. For `users` (evaluated ones),
-    `test_at` is the position of the test interaction and `valid_at` of the one before it, both into the columns.
-    `train_ends`: `[num_users] int64`, exclusive.
+    `test_at` is the position of the test interaction and `valid_at` of one before it, both into the columns.
+    `train_ends`: `[num_users] int64`, exclusive; an evaluated user's is `valid_at`.
     """
 
     users: npt.NDArray[np.int64]
@@ -129,8 +129,9 @@ def load_dataset(folder: Path, *, ties: str = "file", seed: int = 0) -> Interact
     items, row_of = _read_items(folder, item_index, every=card.stream_interactions > 0)
     columns = replace(columns, rows=row_of[columns.rows])
     tie = np.arange(columns.users.size)
-    if ties == "random" or not card.has_times:
-        # Without timestamps the order of the file may be that of the items: it must not pass for an order in time.
+    if ties == "random" or not (card.has_times or card.stream_interactions):
+        # Without timestamps the order of the file may be that of the items: it must not pass for an order in time. What
+        # has a stream was shuffled once, when both were written: they must agree on what the test is.
         np.random.default_rng(seed).shuffle(tie)
     order = np.lexsort((tie, columns.times_s, columns.is_test, columns.users))
     regions, user_regions = _read_regions(folder, user_ids)
@@ -160,8 +161,30 @@ def read_card(folder: Path) -> DatasetCard:
 
 
 def leave_last_out(data: Interactions) -> Split:
-    """The split of the headline figure: last interaction to test, the one before to validate."""
-    return _split(data, np.ones(data.num_users, dtype=np.int64))
+    """The split of the headline figure: last interaction to test, the one before to validate.
+
+    Of users who come back to items that they took before, it is the last two interactions with items that were new to
+    them: no list holds what its user took already, so nothing else could be found.
+    """
+    new = first_times(data)
+    if data.stream is not None or new.all():
+        # Of a dataset larger than memory the towers learn from everything but everybody's last two interactions.
+        return _split(data, np.ones(data.num_users, dtype=np.int64))
+    at = np.flatnonzero(new)
+    counts = np.bincount(data.users[at], minlength=data.num_users)
+    users = np.flatnonzero(counts >= SEQUENCE_MIN)
+    last = np.cumsum(counts)[users] - 1
+    ends = data.starts[1:].copy()
+    ends[users] = at[last - 1]
+    return Split(users=users, valid_at=at[last - 1], test_at=at[last], train_ends=ends)
+
+
+def first_times(data: Interactions) -> npt.NDArray[np.bool_]:
+    """`[n]`: whether the item of each interaction was new to its user."""
+    pairs = data.users.astype(np.int64) * len(data.items) + data.rows
+    new = np.zeros(pairs.size, dtype=np.bool_)
+    new[np.unique(pairs, return_index=True)[1]] = True
+    return new
 
 
 def given_split(data: Interactions) -> Split:

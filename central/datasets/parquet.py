@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from central.datasets.importing import CARD, DatasetCard, check_source, import_into
-from central.datasets.plain import ITEMS, TEST, USERS, item_row, plain_users
+from central.datasets.plain import ITEMS, TEST, USERS, item_row, plain_users, unread
 from central.datasets.rows import InteractionRow, ItemRow, Source, UserRow, check_interaction
 from central.datasets.streaming import (
     FETCH_ROWS,
@@ -44,8 +44,8 @@ def import_parquet(
         ConflictError: `out` holds something that is not a dataset.
     """
     with staged_folder(out, marker=CARD) as staged, sorting(out.parent) as connection:
-        total = _sort(connection, folder, progress)
-        source = _source(connection, folder, name or folder.resolve().name, min(total, sample))
+        total, columns = _sort(connection, folder, progress)
+        source = _source(connection, folder, name or folder.resolve().name, columns, min(total, sample))
         stream = write_stream(connection, staged / STREAM) if total > sample else None
         progress.advance(3, _STEPS, "sorting")
         card = import_into(source, staged, stream=stream)
@@ -60,23 +60,27 @@ def check_parquet(folder: Path, work: Path, *, name: str | None, progress: Progr
         DatasetError: the source is not usable.
     """
     with sorting(work) as connection:
-        total = _sort(connection, folder, progress)
-        return check_source(_source(connection, folder, name or folder.resolve().name, min(total, SAMPLE_INTERACTIONS)))
+        total, columns = _sort(connection, folder, progress)
+        sample = min(total, SAMPLE_INTERACTIONS)
+        return check_source(_source(connection, folder, name or folder.resolve().name, columns, sample))
 
 
-def _sort(connection: Any, folder: Path, progress: Progress) -> int:
-    """Make the tables `items` and `sorted`; returns the number of interactions."""
+def _sort(connection: Any, folder: Path, progress: Progress) -> tuple[int, tuple[str, ...]]:
+    """Make the tables `items` and `sorted`; returns the number of interactions, and the columns of the file."""
     if (folder / TEST).exists():
         raise DatasetError(f"{folder} has a {TEST} beside {PARQUET}", fix="Give interactions.csv for a given split.")
     sql, path = queries(), str(folder / PARQUET)
     described = connection.execute("DESCRIBE SELECT * FROM read_parquet(?)", [path]).fetchall()
     columns = {column[0]: column[1] for column in described}
-    for needed in ("user_id", "item_id", "timestamp"):
+    for needed in ("user_id", "item_id"):
         if needed not in columns:
-            raise DatasetError(f"{PARQUET} has no column {needed}", fix="It needs user_id, item_id and timestamp.")
-    time = "epoch(timestamp)" if columns["timestamp"].startswith(("TIMESTAMP", "DATE")) else "timestamp"
+            raise DatasetError(f"{PARQUET} has no column {needed}", fix="It needs user_id and item_id.")
+    has_times = "timestamp" in columns
+    time = "epoch(timestamp)" if columns.get("timestamp", "").startswith(("TIMESTAMP", "DATE")) else "timestamp"
     optional = {word: column if column in columns else "NULL" for column, word in _OPTIONAL.items()}
-    connection.execute(sql["events"].format(user="user_id", item="item_id", time=time, **optional), [path])
+    connection.execute(
+        sql["events"].format(user="user_id", item="item_id", time=time if has_times else "0", **optional), [path]
+    )
     bad = connection.execute(sql["bad"]).fetchall()[0][0]
     if bad:
         raise DatasetError(
@@ -86,10 +90,10 @@ def _sort(connection: Any, folder: Path, progress: Progress) -> int:
     progress.advance(1, _STEPS, "sorting")
     connection.execute(sql["items"])
     _name_kinds(connection, sql["kinds"].format(most=KINDS_MAX + 1))
-    connection.execute(sql["sorted"])
+    # Without timestamps the order of the file may be that of the items: it must not pass for an order in time.
+    connection.execute(sql["sorted"].format(order="e.number" if has_times else "hash(e.number)"))
     progress.advance(2, _STEPS, "sorting")
-    total: int = connection.execute("SELECT count(*) FROM sorted").fetchall()[0][0]
-    return total
+    return connection.execute("SELECT count(*) FROM sorted").fetchall()[0][0], tuple(columns)
 
 
 def _name_kinds(connection: Any, query: str) -> None:
@@ -109,7 +113,7 @@ def _name_kinds(connection: Any, query: str) -> None:
     connection.executemany("INSERT INTO kinds VALUES (?, ?, ?)", kinds)
 
 
-def _source(connection: Any, folder: Path, name: str, sample: int) -> Source:
+def _source(connection: Any, folder: Path, name: str, columns: tuple[str, ...], sample: int) -> Source:
     sampled: set[str] = set()
 
     def interactions() -> Iterator[tuple[int, InteractionRow, str]]:
@@ -133,7 +137,10 @@ def _source(connection: Any, folder: Path, name: str, sample: int) -> Source:
             with Archive(path=folder) as archive:
                 yield from (row for row in plain_users(archive) if row[1].user_id in sampled)
 
-    return Source(name=name, interactions=interactions, interactions_file=PARQUET, items=items, users=users)
+    return Source(
+        name=name, interactions=interactions, interactions_file=PARQUET, items=items, users=users,
+        has_times="timestamp" in columns, unread=unread(columns),
+    )  # fmt: skip
 
 
 def _item_columns(connection: Any, folder: Path) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """The plain folder layout as a source: `interactions.csv`, and if given `items.csv`, `users.csv`, `test.csv`."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from central.datasets.rows import ITEM_COLUMNS, InteractionRow, ItemRow, Source, UserRow, region_of_zip_code
@@ -13,6 +13,8 @@ USERS: Final = "users.csv"
 NUMBERS: Final = ("price", "created_s")
 """Columns of `items.csv` that hold a number: the price, and when the item came into the catalogue (Unix seconds)."""
 EXTRAS_MAX: Final = 32
+READ: Final = ("user_id", "item_id", "timestamp", "event_type", "value", "region")
+"""Columns of interactions that are read."""
 TEST: Final = "test.csv"
 
 
@@ -22,7 +24,8 @@ def plain_folder(archive: Archive, *, name: str) -> Source:
     Raises:
         DatasetError: `interactions.csv` is missing or has no header.
     """
-    has_times = "timestamp" in _columns(archive, INTERACTIONS)
+    columns = _columns(archive, INTERACTIONS)
+    has_times = "timestamp" in columns
 
     def interactions(file: str = INTERACTIONS) -> Iterator[tuple[int, InteractionRow, str]]:
         required = ("user_id", "item_id", "timestamp") if has_times else ("user_id", "item_id")
@@ -43,7 +46,13 @@ def plain_folder(archive: Archive, *, name: str) -> Source:
         users=users if archive.find(USERS) else lambda: iter(()),
         test=(lambda: interactions(TEST)) if archive.find(TEST) else None,
         has_times=has_times,
+        unread=unread(columns),
     )
+
+
+def unread(columns: Iterable[str]) -> tuple[str, ...]:
+    """Those of the columns of interactions that mean nothing here, at most EXTRAS_MAX."""
+    return tuple(column for column in columns if column not in READ)[:EXTRAS_MAX]
 
 
 def _columns(archive: Archive, name: str) -> list[str]:

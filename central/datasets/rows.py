@@ -66,6 +66,8 @@ class Source:
     users_file: str = "users.csv"
     test: Callable[[], Iterator[tuple[int, InteractionRow, str]]] | None = None
     has_times: bool = True
+    unread: tuple[str, ...] = ()
+    """Columns of the interactions that mean nothing here."""
 
 
 def check_interaction(row: InteractionRow, *, where: str, has_times: bool) -> InteractionRow:

@@ -31,7 +31,7 @@ SELECT e.user_id, i.row, k.strength, e.time_s, e.kind, e.value, e.region
 FROM events AS e
 JOIN items AS i USING (item_id)
 JOIN kinds AS k ON e.kind = k.kind AND e.value IS NOT DISTINCT FROM k.value
-ORDER BY hash(e.user_id), e.user_id, e.time_s, e.number;
+ORDER BY hash(e.user_id), e.user_id, e.time_s, {order};
 
 -- name: columns
 SELECT user_id, row, strength, time_s FROM sorted WHERE strength > 0;

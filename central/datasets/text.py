@@ -133,11 +133,20 @@ def _check_header(header: list[str], name: str, required: tuple[str, ...]) -> li
     if missing:
         raise DatasetError(
             f"{name}, line 1: column {', '.join(missing)} is missing; found {', '.join(header) or 'nothing'}",
-            fix=f"The first line must name the columns, at least {','.join(required)}.",
+            fix=_header_fix(header, required),
         )
     if len(set(header)) != len(header):
         raise DatasetError(f"{name}, line 1: a column is named twice", fix="Give every column its own name.")
     return header
+
+
+def _header_fix(header: list[str], required: tuple[str, ...]) -> str:
+    for separator, called in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
+        if separator in "".join(header):
+            return f"Its fields stand between {called}: put commas there, and quote fields that hold one."
+    if {column.lower() for column in header}.issuperset(required):
+        return "Write the names of the columns in small letters."
+    return f"The first line must name the columns, at least {','.join(required)}."
 
 
 def _open_zip(path: Path) -> zipfile.ZipFile:

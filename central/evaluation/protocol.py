@@ -99,7 +99,8 @@ def evaluate_model(
     progress.advance(6, 6, EVALUATING)
     slices = sliced(data, split, ranks, counts)
     evaluation = Evaluation(
-        dataset=data.card.name, dataset_sha256=data.card.sha256, protocol=protocol_sentence(model.card.protocol),
+        dataset=data.card.name, dataset_sha256=data.card.sha256,
+        protocol=protocol_sentence(model.card.protocol, has_times=data.card.has_times),
         ties=model.card.ties, users=len(split.users), items=len(data.items),
         stage={"retrieval": retrieval, **ranked, **exact}, baselines=baselines, regions=slices["region"],
         untied=_untied(data, split, ranks), standard_error=standard_errors(ranks), train_s=model.card.train_s,

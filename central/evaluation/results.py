@@ -10,7 +10,8 @@ GLOBAL_TIME: Final = "global-time"
 PROTOCOLS: Final = (LEAVE_LAST_OUT, GIVEN, GLOBAL_TIME)
 Interval = tuple[float, float]
 _SENTENCES: Final = {
-    LEAVE_LAST_OUT: "each user's last interaction is the test, the one before it is for validation",
+    LEAVE_LAST_OUT: "each user's last interaction (with an item that was new to them) is the test, the one before it "
+    "is for validation",
     GLOBAL_TIME: "nothing after one moment for all users is learned from; each user's first interaction after it is "
     "the test, the last before it is for validation",
     GIVEN: "the first interaction that test.csv keeps of each user is the test",
@@ -98,8 +99,11 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     seeds: SeedFigures | None = None
 
 
-def protocol_sentence(protocol: str) -> str:
+def protocol_sentence(protocol: str, *, has_times: bool = True) -> str:
     """The protocol in words, as it stands beside every figure."""
+    if not has_times:
+        order = "there are no timestamps: the order of each history is drawn at random"
+        return f"{protocol}: {_SENTENCES[protocol]}; {order}; all items are ranked, the user's history taken out"
     return (
         f"{protocol}: {_SENTENCES[protocol]}; the tower knows the moment of the request; all items are ranked, the "
         "user's history taken out; equal moments stay in the order of the file unless ties say otherwise"

@@ -40,7 +40,7 @@ _TIE_BREAK: Final = 1e-6
 def session_figures(
     towers: TwoTowerModel, ranker: RankerNetwork, data: Interactions, split: Split, tables: ItemTables
 ) -> dict[str, dict[str, float]]:  # fmt: skip
-    """Figures by model, over test interactions that go on with a session; empty where there are none.
+    """Figures by model, over test interactions that go on with a session; empty where there are none, or no times.
 
     Args:
         towers: trained.
@@ -50,7 +50,7 @@ def session_figures(
         tables: of what may be known.
     """
     at, begins = session_queries(data, split)
-    if not at.size:
+    if not at.size or not data.card.has_times:
         return {}
     begun = _starting_at(data, at, begins)
     vectors = _tower(towers, data, at, begun)

@@ -10,7 +10,7 @@ import numpy as np
 from central.training.metadata import MetadataMap
 from central.training.ranker import RankerNetwork
 from central.training.retrieval import TwoTowerModel
-from central.training.runtime import tf
+from central.training.runtime import native_words_kept, tf
 from central.training.towers import packed_from_history
 from infra.contracts.features import (
     GAP_BUCKETS,
@@ -140,7 +140,8 @@ def _export(
         tf.saved_model.save(module, folder, signatures={"serving_default": function})
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-        content: bytes = converter.convert()
+        with native_words_kept():
+            content: bytes = converter.convert()
     _check_parity(content, function, cases)
     return content
 

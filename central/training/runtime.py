@@ -4,7 +4,12 @@ TensorFlow Recommenders 0.7 stands on Keras 2, which TensorFlow 2.20 takes from 
 `TF_USE_LEGACY_KERAS` is set before the first import. Everything in central imports `tf`, `tfrs` and `keras` from here.
 """
 
+import contextlib
+import logging
 import os
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["TF_USE_LEGACY_KERAS"] = "1"  # noqa: TID251 (TensorFlow reads it at import, there is no other way)
@@ -14,7 +19,10 @@ import tensorflow as tf
 import tensorflow_recommenders as tfrs
 import tf_keras as keras
 
-__all__ = ["keras", "prefers_bfloat16", "seed_everything", "tf", "tfrs"]
+# It warns of what is so on purpose: parts without a gradient where a dataset has no categories or no order.
+logging.getLogger("tensorflow").setLevel(logging.ERROR)
+
+__all__ = ["keras", "native_words_kept", "prefers_bfloat16", "seed_everything", "tf", "tfrs"]
 
 
 def prefers_bfloat16(cpu_info: Path = Path("/proc/cpuinfo")) -> bool:
@@ -24,6 +32,24 @@ def prefers_bfloat16(cpu_info: Path = Path("/proc/cpuinfo")) -> bool:
     except OSError:
         return False
     return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+@contextlib.contextmanager
+def native_words_kept() -> Iterator[None]:
+    """What libraries write past Python to the error output is said only if the block fails: it is not for people."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as kept:
+        outside = os.dup(2)
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            kept.seek(0)
+            os.write(outside, kept.read())
+            raise
+        finally:
+            os.dup2(outside, 2)
+            os.close(outside)
 
 
 def seed_everything(seed: int) -> None:

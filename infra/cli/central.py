@@ -142,7 +142,15 @@ def _describe(arguments: argparse.Namespace) -> None:
         {"users": description.users, "items": description.items, "interactions": description.interactions,
          "days": description.days, "per user": description.per_user_median, "density": description.density}
     ]  # fmt: skip
-    emit(arguments, description, "\n".join([table(rows), *description.implies]))
+    kinds, regions = (
+        ", ".join(f"{name} {count:,}" for name, count in sorted(of.items(), key=lambda one: -one[1]))
+        for of in (description.event_types, description.regions)
+    )
+    seen = [f"events: {kinds}", f"users by region: {regions}"]
+    emit(
+        arguments, description,
+        "\n".join([table(rows), *seen, *description.implies, description.training.sentence()]),
+    )  # fmt: skip
 
 
 def _validate(arguments: argparse.Namespace) -> None:

@@ -41,8 +41,8 @@ def register_train(commands: Any) -> None:
     parser.add_argument(
         "--protocol",
         choices=("leave-last-out", "given", "global-time"),
-        default="leave-last-out",
-        help="given: the dataset's test.csv; global-time: one moment for all users",
+        default=None,
+        help="given: the dataset's test.csv, the default where it has one; global-time: one moment for all users",
     )
     parser.add_argument(
         "--ties", choices=("file", "random"), default="file", help="the order of one user's events of one moment"
@@ -72,6 +72,8 @@ def register_train(commands: Any) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> None:
+    from central.datasets.describe import notes
+    from central.datasets.interactions import read_card
     from central.families import orders_of, train_family
     from central.ordering import TrainingOrder, help_out
     from central.training.team import place_in_team
@@ -80,10 +82,11 @@ def _train(arguments: argparse.Namespace) -> None:
     if arguments.workers > 1 and place is None:
         _train_in_team(arguments)
         return
+    dataset = ready_dataset(arguments.dataset)
     order = TrainingOrder(
-        dataset=ready_dataset(arguments.dataset), out=arguments.out, minutes=arguments.minutes, seed=arguments.seed,
-        protocol=arguments.protocol, ties=arguments.ties, context=not arguments.items_only, epochs=arguments.epochs,
-        ranker_loss=arguments.ranker_loss, search=arguments.search, towers=arguments.towers,
+        dataset=dataset, out=arguments.out, minutes=arguments.minutes, seed=arguments.seed,
+        protocol=_protocol(arguments, dataset), ties=arguments.ties, context=not arguments.items_only,
+        epochs=arguments.epochs, ranker_loss=arguments.ranker_loss, search=arguments.search, towers=arguments.towers,
     )  # fmt: skip
     orders = orders_of(order, seeds=arguments.seeds, beside=arguments.beside)
     if place is not None and len(orders) > 1:
@@ -93,7 +96,15 @@ def _train(arguments: argparse.Namespace) -> None:
             help_out(order, clock=SystemClock(), progress=progress)
             return
         cards = train_family(orders, clock=SystemClock(), progress=progress)
-    emit(arguments, *_trained(orders, cards))
+    result, text = _trained(orders, cards)
+    emit(arguments, result, "\n".join([text, *notes(read_card(dataset))]))
+
+
+def _protocol(arguments: argparse.Namespace, dataset: Path) -> str:
+    from central.datasets.interactions import read_card
+    from central.evaluation.splits import default_protocol
+
+    return arguments.protocol or default_protocol(read_card(dataset))
 
 
 def _trained(orders: Sequence[Any], cards: Sequence[Any]) -> tuple[dict[str, Any], str]:
@@ -131,9 +142,10 @@ def _train_in_team(arguments: argparse.Namespace) -> None:
     if arguments.workers > WORKERS_MAX:
         raise InvalidInputError(f"more than {WORKERS_MAX} workers.", fix="Use several machines: set TF_CONFIG on each.")
     # Imported once, here: the workers would do it at the same time otherwise.
+    dataset = ready_dataset(arguments.dataset)
     words = [
-        "--dataset", str(ready_dataset(arguments.dataset)), "--out", str(arguments.out), "--seed", str(arguments.seed),
-        "--protocol", arguments.protocol, "--ties", arguments.ties, "--ranker-loss", arguments.ranker_loss,
+        "--dataset", str(dataset), "--out", str(arguments.out), "--seed", str(arguments.seed),
+        "--protocol", _protocol(arguments, dataset), "--ties", arguments.ties, "--ranker-loss", arguments.ranker_loss,
         "--towers", str(arguments.towers),
         *(["--items-only"] if arguments.items_only else []),
         *(["--epochs", str(arguments.epochs)] if arguments.epochs is not None else []),

@@ -11,6 +11,8 @@ from infra.plumbing.clock import Clock
 
 GIVEN_UP_S = 3.0
 IN_FLIGHT_MAX = 600
+NOT_SENT = "not sent"
+"""The generator had IN_FLIGHT_MAX calls under way: nobody was asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,10 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What came of one call. `status` is 0 when no answer came; times are seconds since the load began."""
+    """What came of one call. `status` is 0 when no answer came; times are seconds since the load began.
+
+    `step`: which one answered; of a call that no answer came to, why: NOT_SENT, or the name of the error.
+    """
 
     sent_s: float
     took_s: float
@@ -35,6 +40,19 @@ class Sample:
     def good(self) -> bool:
         """Whether the caller has its list."""
         return self.status == 200 and self.items > 0
+
+    @property
+    def trouble(self) -> str:
+        """What was wrong with it: "" for a good one, else one of TROUBLES."""
+        if self.good:
+            return ""
+        if self.status == 0:
+            return "not_sent" if self.step == NOT_SENT else "unanswered"
+        return "empty" if self.status == 200 else "refused"
+
+
+TROUBLES = ("not_sent", "unanswered", "refused", "empty")
+"""`refused`: an answer of another status than 200."""
 
 
 class _Body(msgspec.Struct):
@@ -77,7 +95,7 @@ class OpenLoad:
                     await asyncio.sleep(wait_s)
                 number += 1
                 if in_flight >= IN_FLIGHT_MAX:
-                    self.samples.append(Sample(self.now_s(), 0.0, 0, 0, "not sent"))
+                    self.samples.append(Sample(self.now_s(), 0.0, 0, 0, NOT_SENT))
                     continue
                 in_flight += 1
                 out.create_task(self._send(session, self.calls[number % len(self.calls)])).add_done_callback(done)
@@ -107,14 +125,14 @@ async def capacity_rps(base_url: str, calls: Sequence[Call], *, clock: Clock, wi
 
 
 async def ask(session: aiohttp.ClientSession, base_url: str, call: Call) -> tuple[int, int, str]:
-    """Status (0 without an answer), number of items, and the step that answered."""
+    """Status (0 without an answer), number of items, and the step that answered, or the error where none did."""
     try:
         async with session.get(base_url + call.path, headers=call.headers) as answer:
             body = await answer.read()
             items = len(msgspec.json.decode(body, type=_Body).items) if answer.status == 200 else 0
             return answer.status, items, answer.headers.get("Atoll-Step", "")
-    except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError):
-        return 0, 0, ""
+    except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError) as error:
+        return 0, 0, type(error).__name__
 
 
 def _session() -> aiohttp.ClientSession:

@@ -17,7 +17,7 @@ import aiohttp
 from infra.bench.catalogue import BenchRequest
 from infra.bench.results import Measured, at_most, medians, percentile
 from infra.bench.serving.burning_world import HOME, BurningWorld, burning_world
-from infra.bench.serving.open_load import Call, OpenLoad, Sample
+from infra.bench.serving.open_load import TROUBLES, Call, OpenLoad, Sample
 from infra.local.memory import tree_memory_mb
 from infra.local.records import Part
 from infra.plumbing.errors import UnavailableError
@@ -108,6 +108,7 @@ async def _switched(
     during = [sample.took_s for sample in samples if any(mark <= sample.sent_s < mark + window_s for mark in marks)]
     return {
         "failed": float(sum(not sample.good for sample in samples)),
+        **{f"failed_{trouble}": float(sum(one.trouble == trouble for one in samples)) for trouble in TROUBLES},
         "requests": float(len(samples)),
         "p99_before_ms": percentile(before, 0.99) * 1000,
         "p99_during_ms": percentile(during, 0.99) * 1000,

@@ -273,6 +273,47 @@ def test_describe_says_what_it_saw(dataset_folder: Path) -> None:
     assert said.evaluated_users == 60
 
 
+def test_describe_says_what_training_takes_and_what_is_not_read(tmp_path: Path) -> None:
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    rows = [(user, item, value, time, "") for user, item, time, value in synthetic_rows(users=20, items=30)]
+    write_csv(folder / "interactions.csv", "user_id,item_id,rating,timestamp,basket", list(rows))
+    import_dataset(source=str(folder), out=tmp_path / "out")
+    said = describe_dataset(dataset=tmp_path / "out")
+    config = default_config(load_dataset(tmp_path / "out"), seed=0, bfloat16=False)
+    assert (said.training.history_length, said.training.epochs) == (config.history_length, config.epochs)
+    assert f"{config.dim} wide" in said.training.sentence()
+    assert said.unread_columns == ("rating", "basket")
+    assert "The column rating of the interactions is not read: call it value if that is what it says." in said.implies
+    assert "The column basket of the interactions is not read." in said.implies
+    assert any(line.startswith("Small: of 20 users") for line in said.implies)
+
+
+@pytest.mark.parametrize(
+    ("header", "fix"),
+    [
+        ("user_id;item_id;timestamp", "between semicolons"), ("user_id\titem_id\ttimestamp", "between tabs"),
+        ("User_ID,Item_ID,Timestamp", "in small letters"), ("userId,movieId,ts", "must name the columns"),
+    ],
+)  # fmt: skip
+def test_a_header_that_does_not_fit_is_answered_by_what_is_wrong_with_it(header: str, fix: str, tmp_path: Path) -> None:
+    (tmp_path / "interactions.csv").write_text(f"{header}\n")
+    with pytest.raises(DatasetError) as caught:
+        validate_dataset(source=str(tmp_path))
+    assert fix in caught.value.fix
+
+
+def test_dislikes_are_not_called_implicit(tmp_path: Path) -> None:
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    rows = [(user, item, time, "dislike") for user, item, time, _ in synthetic_rows(users=20, items=30)]
+    write_csv(folder / "interactions.csv", "user_id,item_id,timestamp,event_type", list(rows))
+    import_dataset(source=str(folder), out=tmp_path / "out")
+    implies = describe_dataset(dataset=tmp_path / "out").implies
+    assert any("what people refuse" in line for line in implies)
+    assert not any("implicit" in line for line in implies)
+
+
 def test_the_xmarket_layout_makes_every_market_a_region(tmp_path: Path) -> None:
     rows = [f"u{user} i{item} {1 + item % 5}.0 2019-0{1 + item % 9}-11" for user in range(6) for item in range(12)]
     folder = tmp_path / "markets"

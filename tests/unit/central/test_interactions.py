@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from central.commands import import_dataset
+from central.commands import describe_dataset, import_dataset
 from central.datasets.interactions import Interactions, category_weights, given_split, leave_last_out, load_dataset
 from central.datasets.text import DatasetError
-from central.evaluation.splits import split_for
+from central.evaluation.leaks import check_leaks
+from central.evaluation.splits import default_protocol, split_for
 from central.release.build import _named_extras
 from infra.contracts import event_weights
 from infra.plumbing.errors import InvalidInputError
@@ -63,6 +64,33 @@ def test_leave_last_out_hides_the_last_two_from_training(data: Interactions) -> 
     assert np.array_equal(split.known_ends, data.starts[1:] - 1)
 
 
+def test_who_comes_back_to_an_item_is_asked_for_the_last_that_was_new(tmp_path: Path) -> None:
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    walks = {"back": "abcdcaa", "once": "efghij", "few": "kkkkll", "twice": "abab"}
+    rows = [(user, item, n) for user, walk in walks.items() for n, item in enumerate(walk)]
+    more = [(f"m{n % 6}", f"i{n % 10}", n) for n in range(60)]
+    write_csv(folder / "interactions.csv", "user_id,item_id,timestamp", [*rows, *more])
+    import_dataset(source=str(folder), out=tmp_path / "out")
+    data = load_dataset(tmp_path / "out")
+    split = leave_last_out(data)
+    asked = {
+        data.user_ids[user]: tuple(data.items.ids[data.rows[at]] for at in (valid, test))
+        for user, valid, test in zip(split.users, split.valid_at, split.test_at, strict=True)
+    }
+    assert asked["back"] == ("c", "d")
+    assert asked["once"] == ("i", "j")
+    assert {"few", "twice"}.isdisjoint(asked)
+    assert not check_leaks(data, split, history_length=20).taken_before
+    back = data.user_ids.index("back")
+    assert split.train_ends[back] - data.starts[back] == 2
+    few = data.user_ids.index("few")
+    assert split.train_ends[few] == data.starts[few + 1]
+    said = " ".join(describe_dataset(dataset=tmp_path / "out").implies)
+    assert "had taken before" in said
+    assert "2 users took fewer than 3 different items" in said
+
+
 def given(tmp_path: Path, tests: list[tuple[str, str, int]]) -> Interactions:
     folder = tmp_path / "raw"
     folder.mkdir()
@@ -82,6 +110,14 @@ def test_a_given_split_predicts_the_first_kept_interaction(tmp_path: Path) -> No
     lengths = split.train_ends - data.starts[:-1]
     assert lengths.tolist() == [14, 14, 15, 15]
     assert np.array_equal(split_for(data, "given").test_at, split.test_at)
+    assert default_protocol(data.card) == "given"
+
+
+def test_a_test_of_one_user_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    data = given(tmp_path, [("u0", "i5", 900)])
+    with pytest.raises(DatasetError, match="1 users of raw can be tested by given") as caught:
+        split_for(data, "given")
+    assert "--protocol" in caught.value.fix
 
 
 def test_no_given_split_and_no_such_protocol(data: Interactions) -> None:

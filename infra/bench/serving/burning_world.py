@@ -1,4 +1,4 @@
-"""A real world on a small made-up dataset, with two releases, and hands that hurt it."""
+"""A real world on a small made-up dataset, with two releases or more, and hands that hurt it."""
 
 import contextlib
 import os
@@ -90,7 +90,7 @@ class BurningWorld:
                     self.world.shape_link(origin, name, shape)
 
     def switch(self, region: str = HOME) -> None:
-        """Have a region ("*": all, one after the other) answer from its other release.
+        """Have a region ("*": all, one after the other) answer from the next of its releases, in a ring.
 
         A region that is down, frozen or busy does not switch: its operator is told so, and nothing else happens.
         """
@@ -100,7 +100,8 @@ class BurningWorld:
                 active = commands.call_region(
                     "GET", url, "releases", key, tls, ReleasesAnswer, timeout_s=SWITCH_S
                 ).active
-                other = next(one for one in self.releases if one != active)
+                at = self.releases.index(active) if active in self.releases else -1
+                other = self.releases[(at + 1) % len(self.releases)]
                 commands.call_region(
                     "POST", url, "promote", key, tls, SwitchAnswer, PromoteRequest(release=other), timeout_s=SWITCH_S
                 )
@@ -122,19 +123,20 @@ class BurningWorld:
 
 @contextlib.contextmanager
 def burning_world(
-    request: BenchRequest, *, write: Callable[[Path], Path] = write_ring, clock_faults: bool = False
+    request: BenchRequest, *, write: Callable[[Path], Path] = write_ring, clock_faults: bool = False, releases: int = 2
 ) -> Iterator[BurningWorld]:
-    """Train, build two releases, publish them, start two regions of two edges; everything ends with the block.
+    """Train, build releases, publish them, start two regions of two edges; everything ends with the block.
 
     Args:
         request: whose folder and environments are used.
         write: writes the dataset.
+        releases: how many there are, of one model.
         clock_faults: whether wall clocks of its processes can be stepped.
 
     Raises:
         UnavailableError: a step failed; the message carries its last words.
     """
-    ring = publish_ring(request, releases=2, write=write)
+    ring = publish_ring(request, releases=releases, write=write)
     configuration = WorldConfiguration(
         regions=(RegionConfiguration(name=HOME), RegionConfiguration(name=AWAY)), home_links=True, sample_ratio=0.0,
         poll_interval_s=3600.0, clock_faults=clock_faults,

@@ -1,8 +1,10 @@
 """Release switches on a real world under load: nobody without a list, nobody waits much longer, nothing grows.
 
-Two regions of real processes, two releases of a model trained for it. Calls for lists go to the edges of the home
-region, in turn, open loop. Each run promotes the other release and rolls back; then, without load, releases are
-switched again and again while the memory of the region's processes and the disk of its releases are watched.
+Two regions of real processes, three releases of a model trained for it. Calls for lists go to the edges of the home
+region, in turn, open loop. Each run promotes a release that is not in memory (it is verified, loaded and warmed under
+the load) and rolls back to the one that stands by; then, without load, releases are switched in a ring, so that each
+comes from disk and another leaves memory, while the memory of the region's processes and the disk of its releases are
+watched.
 Options: `rate` (calls a second, default 500), `switches` (default 200), `window_s` (the time counted as during a
 switch, default 5).
 """
@@ -28,6 +30,8 @@ SETTLE_S = 3.0
 PATIENCE_S = 10.0
 POLL_S = 0.01
 EDGES_SHARED = 2
+RELEASES = 3
+"""With two, the one to promote would always stand by in memory: nothing would be loaded."""
 
 
 def run(request: BenchRequest) -> Measured:
@@ -35,7 +39,7 @@ def run(request: BenchRequest) -> Measured:
     rate = request.number("rate", 100.0 if request.quick else 500.0)
     switches = int(request.number("switches", 10 if request.quick else 200))
     window_s = request.number("window_s", 5.0)
-    with burning_world(request) as world:
+    with burning_world(request, releases=RELEASES) as world:
         calls = world.calls(request)
         runs = []
         for number in range(request.runs):
@@ -85,8 +89,9 @@ async def _switched(
 ) -> dict[str, float]:
     """One promotion and one roll back under load."""
     url, key = world.world.region_url(HOME), world.world.keys(HOME).operator_key
-    active = str((await asyncio.to_thread(commands.releases, url, key)).active)
-    other = next(release for release in world.releases if release != active)
+    seen = await asyncio.to_thread(commands.releases, url, key)
+    active = str(seen.active)
+    other = next(one.release for one in seen.releases if not one.warm)
     edges = TwoEdges(world, calls, rate, request)
     running = [asyncio.create_task(load.run()) for load in edges.loads]
     marks, took_ms = [], {}
@@ -105,7 +110,12 @@ async def _switched(
         await asyncio.gather(*running)
     samples = edges.samples
     before = [sample.took_s for sample in samples if SETTLE_S <= sample.sent_s < marks[0]]
-    during = [sample.took_s for sample in samples if any(mark <= sample.sent_s < mark + window_s for mark in marks)]
+    each = [[one.took_s for one in samples if mark <= one.sent_s < mark + window_s] for mark in marks]
+    during = [took_s for window in each for took_s in window]
+    of_each = {
+        f"p99_{name}_ratio": percentile(window, 0.99) / percentile(before, 0.99)
+        for name, window in zip(took_ms, each, strict=True)
+    }
     return {
         "failed": float(sum(not sample.good for sample in samples)),
         **{f"failed_{trouble}": float(sum(one.trouble == trouble for one in samples)) for trouble in TROUBLES},
@@ -113,6 +123,7 @@ async def _switched(
         "p99_before_ms": percentile(before, 0.99) * 1000,
         "p99_during_ms": percentile(during, 0.99) * 1000,
         "p99_ratio": percentile(during, 0.99) / percentile(before, 0.99),
+        **of_each,
         "promote_ms": took_ms["promote"],
         "rollback_ms": took_ms["rollback"],
     }

@@ -8,11 +8,9 @@ of it.
 from collections.abc import Iterable
 
 from edge.cache.entry import Entry
-from infra.contracts.kept_out import ItemsKeptOut
+from infra.contracts.kept_out import KEPT_OUT_ITEMS_MAX, ItemsKeptOut
 from infra.contracts.messages import DegradationStep, Surface
 
-ITEMS_MAX = 200_000
-"""Over all surfaces."""
 _UNRULED = frozenset({DegradationStep.FAILOVER, DegradationStep.FAILOVER_VECTOR, DegradationStep.RELEASE})
 
 
@@ -28,12 +26,12 @@ class KeptOut:
         return self._on[surface]
 
     def replace(self, groups: Iterable[ItemsKeptOut]) -> bool:
-        """Take what holds now in place of what held; whether that is news. Of more than ITEMS_MAX the rest is left."""
+        """Take what holds now in place of what held, KEPT_OUT_ITEMS_MAX items at most; whether that is news."""
         wanted = frozenset(groups)
         if wanted == self._groups:
             return False
         self._groups = wanted
-        left, found = ITEMS_MAX, {surface: set[str]() for surface in Surface}
+        left, found = KEPT_OUT_ITEMS_MAX, {surface: set[str]() for surface in Surface}
         for group in sorted(wanted, key=lambda one: one.surfaces):
             items = group.items[: max(0, left)]
             left -= len(items)

@@ -7,6 +7,9 @@ import msgspec
 
 from infra.contracts.residency import Global, GlobalMessage
 
+KEPT_OUT_ITEMS_MAX = 200_000
+"""Over all surfaces: what a region tells, and an edge keeps in mind."""
+
 
 class ItemsKeptOut(GlobalMessage, frozen=True, kw_only=True):
     """`items` may not be shown on `surfaces` (`Surface`), on none at all where that is empty."""

@@ -58,6 +58,13 @@ class Items(Sequence[CatalogueItem]):
         made = self._made[row] = self._catalogue[row]
         return made
 
+    def glance(self, row: int) -> CatalogueItem:
+        """The item of a row for one look: what is made for it is not kept in place of what lists show."""
+        found = self._made.get(row)
+        if found is None:
+            found = self._catalogue[row] if row < self._own else self._seated.get(row, NOBODY)
+        return found
+
     def __setitem__(self, row: int, item: CatalogueItem) -> None:
         """`item` sits in a spare row from now on."""
         if not self._own <= row < self._count:

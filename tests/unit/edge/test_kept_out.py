@@ -3,8 +3,8 @@
 import asyncio
 from pathlib import Path
 
-from edge.cache.kept_out import ITEMS_MAX, KeptOut
-from infra.contracts.kept_out import ItemsKeptOut
+from edge.cache.kept_out import KeptOut
+from infra.contracts.kept_out import KEPT_OUT_ITEMS_MAX, ItemsKeptOut
 from infra.contracts.messages import Invalidation, Surface
 from tests.unit.edge.conftest import World
 from tests.unit.edge.test_api import has_lists, tell
@@ -61,7 +61,7 @@ def test_what_is_kept_out_is_by_surface_and_bounded() -> None:
     assert not kept.replace(reversed(groups)), "that is no news"
     assert kept.on(Surface.HOME) == frozenset({"a"})
     assert kept.on(Surface.CART) == frozenset({"a", "b"})
-    assert kept.replace([ItemsKeptOut(items=tuple(f"item-{number}" for number in range(ITEMS_MAX + 1)))])
-    assert len(kept.on(Surface.HOME)) == ITEMS_MAX
+    assert kept.replace([ItemsKeptOut(items=tuple(f"item-{number}" for number in range(KEPT_OUT_ITEMS_MAX + 1)))])
+    assert len(kept.on(Surface.HOME)) == KEPT_OUT_ITEMS_MAX
     assert kept.replace(())
     assert kept.on(Surface.CART) == frozenset()

@@ -4,6 +4,7 @@ import pytest
 
 from infra.contracts.kept_out import ItemsKeptOut, kept_out_digest
 from infra.contracts.messages import Invalidation
+from region.funnel import keeping_out
 from region.funnel.keeping_out import KeptOutItems
 from region.funnel.ruling import Rulings
 from region.publishing.book import edition_of
@@ -68,6 +69,43 @@ async def test_rules_become_items_once_and_edges_are_told_of_a_difference(kept: 
     await kept.items.refresh()
     assert groups_of(kept) == {}
     assert kept.told[-1].kept_out == kept_out_digest(())
+
+
+async def test_the_rest_of_the_catalogue_is_looked_through_bit_by_bit_and_nothing_is_let_go_of_meanwhile(
+    kept: Kept, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeping_out, "FAVOURITES_MAX", 2)
+    monkeypatch.setattr(keeping_out, "CHUNK", 4)
+    monkeypatch.setattr(keeping_out, "WALK_S", 0.0)
+    monkeypatch.setattr(keeping_out, "looked_at", lambda release: release.standing.popular[:2])
+    tables = world.release.tables
+    drama = {one.item for one in tables.items if "drama" in one.categories}
+    kept.publish(RULES.replace('"drama" in item.categories', 'item.id == "item-7"'))
+    while not kept.items.is_whole:
+        await kept.items.refresh()
+    assert "item-7" in groups_of(kept)[()]
+    kept.publish(RULES)
+    await kept.items.refresh()
+    assert not kept.items.is_whole
+    assert "item-7" in groups_of(kept)[()], "what was kept out before stays out until everything was looked at"
+    calls = 0
+    while not kept.items.is_whole:
+        await kept.items.refresh()
+        calls += 1
+    assert calls >= tables.shape.num_items // 4 - 1
+    assert set(groups_of(kept)[()]) == drama | {"item-3", "sold-nowhere"}
+    assert kept.told[-1].kept_out == kept_out_digest(kept.items.groups or ())
+
+
+async def test_what_edges_are_told_is_bounded_and_what_is_left_out_is_written_down(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(keeping_out, "TOLD_BYTES_MAX", 60)
+    kept.publish(RULES)
+    await kept.items.refresh()
+    assert sum(len(item) for items in groups_of(kept).values() for item in items) <= 60
+    assert {"item-3", "sold-nowhere"} <= set(groups_of(kept)[()]), "what rules name comes first"
+    assert "may be shown while this region is away" in caplog.text
 
 
 async def test_without_a_release_what_held_goes_on(kept: Kept, world: World) -> None:

@@ -74,7 +74,5 @@ class ResidentDoors:
 
 
 def _history(row: UserRow) -> ResidentHistory:
-    return ResidentHistory(
-        items=tuple(entry.item for entry in row.history), strengths=tuple(entry.strength for entry in row.history),
-        times_ms=tuple(entry.at_ms for entry in row.history),
-    )  # fmt: skip
+    history = row.history
+    return ResidentHistory(items=history.items, strengths=history.strengths, times_ms=history.times_ms)

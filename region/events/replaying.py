@@ -16,7 +16,17 @@ from region.events.port import Log
 from region.events.records import SHREDDED
 from region.events.streaming import BATCH_MAX
 from region.privacy.bulk import Touch, untouched
-from region.store.port import Erasure, ItemCount, ItemCounters, OffsetEvent, Position, Store, UserRow
+from region.store.port import (
+    Erasure,
+    Interactions,
+    ItemCount,
+    ItemCounters,
+    OffsetEvent,
+    Position,
+    RowFacts,
+    Store,
+    UserRow,
+)
 from region.store.subjects import is_session
 
 ROUNDS_MAX = 5
@@ -198,9 +208,13 @@ def compare_rows(
     replayed = replayed if replayed is not None else UserRow(subject=subject)
     if live.version != replayed.version + live.choices and not (is_session(subject) and live.choices):
         note("version", live.version, replayed.version + live.choices)
-    for name in UserRow.__struct_fields__:
+    for name in ("history", "affinities", *RowFacts.__struct_fields__):
         if name not in _CHOICES and getattr(live, name) != getattr(replayed, name):
-            note(name, getattr(live, name), getattr(replayed, name))
+            note(name, _told(getattr(live, name)), _told(getattr(replayed, name)))
+
+
+def _told(value: object) -> object:
+    return tuple(value) if isinstance(value, Interactions) else value
 
 
 def _short(value: object) -> str:

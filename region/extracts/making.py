@@ -116,7 +116,7 @@ class Extractor:
         async with self._reads.reading(who="command line", action=action, why=why) as read:
             having: Counter[str] = Counter()
             async for row in self._users(read, "counting who has what"):
-                having.update({entry.item for entry in row.history})
+                having.update(set(row.history.items))
             common = {item for item, count in having.items() if count >= self._settings.extracts.users_min}
             path = to / sequences_file(region)
             staged = _staged(path)
@@ -149,11 +149,11 @@ class Extractor:
             counting = ItemCounting(settings)
             async for row in self._users(read, "counting items"):
                 users += 1
-                counting.add([entry.item for entry in row.history])
+                counting.add(row.history.items)
             items = counting.release(self._noise)
             pairing = PairCounting(settings, [one.item for one in items[: settings.paired_items_max]])
             async for row in self._users(read, "counting pairs"):
-                pairing.add([entry.item for entry in row.history])
+                pairing.add(row.history.items)
             pairs = pairing.release(self._noise)
         extract = AggregateExtract(
             region=self._settings.region, made_hour=now_ms // HOUR_MS, users_min=settings.users_min,

@@ -1,7 +1,6 @@
 """From a user's row and what the caller brought along to the state that towers, sources and features read."""
 
 from dataclasses import dataclass
-from operator import attrgetter
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +8,9 @@ import numpy.typing as npt
 from infra.contracts.features import FloatArray, IntArray, QueryState
 from region.funnel.plans import HISTORY_STRENGTH_RECENT
 from region.funnel.tables import ReleaseTables
-from region.store.port import HistoryEntry
+from region.store.port import Interactions
+
+_UNKNOWN = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,27 +32,26 @@ class History:
         return int(self.rows.size)
 
 
-def read_history(
-    entries: tuple[HistoryEntry, ...], recent: tuple[str, ...], *, tables: ReleaseTables, now_s: float
-) -> History:
-    """History of `entries`, followed by the `recent` items that the visitor brought along, as views of this moment.
+def read_history(past: Interactions, recent: tuple[str, ...], *, tables: ReleaseTables, now_s: float) -> History:
+    """History of what is `past`, followed by the `recent` items that the visitor brought along, as views of now.
 
-    A recent item that the entries hold already is not counted twice.
+    A recent item that the past holds already is not counted twice.
     """
-    held = {entry.item for entry in entries}
-    brought = [
-        HistoryEntry(item=item, strength=HISTORY_STRENGTH_RECENT, at_ms=round(now_s * 1000))
-        for item in recent
-        if item not in held
-    ]
-    everything, find = sorted(entries, key=attrgetter("at_ms")) + brought, tables.row_of.get
-    known = [(row, entry) for entry in everything if (row := find(entry.item)) is not None]
-    return History(
-        rows=np.array([row for row, _ in known], dtype=np.int32),
-        strengths=np.array([entry.strength for _, entry in known], dtype=np.int32),
-        times_s=np.array([entry.at_ms / 1000 for _, entry in known], dtype=np.float64),
-        unknown=len(everything) - len(known),
-    )
+    held = set(past.items) if recent else frozenset[str]()
+    brought = tuple(item for item in recent if item not in held)
+    find = tables.row_of.get
+    rows = np.array([find(item, _UNKNOWN) for item in past.items + brought], dtype=np.int32)
+    strengths = np.array(past.strengths + (HISTORY_STRENGTH_RECENT,) * len(brought), dtype=np.int32)
+    times_s = np.array(past.times_ms + (round(now_s * 1000),) * len(brought), dtype=np.float64) / 1000
+    known = rows != _UNKNOWN
+    # What was brought along comes last, whatever the clock says that told of the past.
+    own_s = times_s[: len(past)]
+    if (own_s[1:] < own_s[:-1]).any():
+        order = np.concatenate([np.argsort(own_s, kind="stable"), np.arange(len(past), rows.size)])
+        rows, strengths, times_s, known = rows[order], strengths[order], times_s[order], known[order]
+    if not known.all():
+        rows, strengths, times_s = rows[known], strengths[known], times_s[known]
+    return History(rows=rows, strengths=strengths, times_s=times_s, unknown=int(known.size - rows.size))
 
 
 def query_state(history: History, vector: FloatArray, *, now_s: float) -> QueryState:

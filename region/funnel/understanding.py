@@ -28,7 +28,7 @@ from region.funnel.tables import ReleaseTables
 from region.rules.facets import Allowed
 from region.rules.filters import outside
 from region.rules.schema import RuleFile
-from region.store.port import UserRow
+from region.store.port import Interactions, UserRow
 
 ABOUT_AN_ITEM = frozenset({RecommendationType.SIMILAR, RecommendationType.TOGETHER})
 PERSONAL_TYPES = frozenset({RecommendationType.PERSONAL, RecommendationType.SESSION})
@@ -96,8 +96,8 @@ def understand(call: Call, *, mix: Mapping[Source, float] | None = None) -> Quer
     request, tables = call.request, call.release.tables
     opted_out = call.row is not None and call.row.opted_out
     personal = request.type in PERSONAL_TYPES and not opted_out
-    entries = call.row.history if call.row is not None and personal else ()
-    history = read_history(entries, request.recent if personal else (), tables=tables, now_s=call.now_s)
+    past = call.row.history if call.row is not None and personal else Interactions()
+    history = read_history(past, request.recent if personal else (), tables=tables, now_s=call.now_s)
     vector = _accepted_vector(call) if personal else None
     anchor = tables.row_of.get(request.item or "") if request.type in ABOUT_AN_ITEM else None
     category = request.category if request.category in tables.category_rows else None

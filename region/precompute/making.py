@@ -158,7 +158,7 @@ class Precomputer:
             row = await self._store.read(request.subject or "")
             if row is None or row.opted_out:
                 continue
-            visits = visits_of((*moments, *(entry.at_ms for entry in row.history)))
+            visits = visits_of((*moments, *row.history.times_ms))
             found.append((chance_of_visit(visits, now_ms=now_ms, horizon_ms=horizon_ms), request))
         found.sort(key=lambda one: -one[0])
         return [request for chance, request in found if chance >= self._settings.chance_min]

@@ -8,7 +8,7 @@ page.
 
 import asyncio
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Protocol
@@ -18,7 +18,7 @@ import msgspec
 from infra.contracts.messages import Context, HomeRequest, Reason, RecommendationType, SlateItem
 from infra.contracts.residency import Global, Regional, RegionalMessage
 from infra.plumbing.errors import InvalidInputError, OverloadedError
-from region.store.port import HistoryEntry, Store, UserRow
+from region.store.port import HistoryEntry, Interactions, Store, UserRow
 
 LIST_ITEMS = 50
 """How far down the list an item is looked for."""
@@ -122,7 +122,7 @@ class Explainer:
         found: list[Signal] = []
         for entry in _latest(row.history):
             # All that was done to this one item: a second view of it would hide what the first did.
-            history = tuple(one for one in row.history if one.item != entry.item)
+            history = Interactions.of(one for one in row.history if one.item != entry.item)
             without = await self._lists.rehearse_for(request, msgspec.structs.replace(row, history=history))
             place = _position(without, item)
             if place is None or place > position:
@@ -168,7 +168,7 @@ LOVED = 5
 """What was liked, bought, put into a cart or watched to its end (`infra/contracts/event_weights.toml`)."""
 
 
-def _latest(history: Sequence[HistoryEntry]) -> list[HistoryEntry]:
+def _latest(history: Iterable[HistoryEntry]) -> list[HistoryEntry]:
     """The latest entry of each item, newest first, SIGNALS_MAX at most."""
     by_item = {entry.item: entry for entry in history}
     return sorted(by_item.values(), key=lambda entry: -entry.at_ms)[:SIGNALS_MAX]

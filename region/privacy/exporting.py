@@ -7,7 +7,7 @@ from infra.plumbing.clock import Clock
 from region.events.dead_letters import DeadLetter, DeadLetters
 from region.events.records import decode_record
 from region.privacy.access_log import AccessLog
-from region.privacy.messages import ExportedEvent, ExportedLetter, SubjectExport
+from region.privacy.messages import ExportedEvent, ExportedLetter, ExportedRow, SubjectExport
 from region.privacy.places import Known, Place
 from region.store.subjects import erasure_mark
 
@@ -47,7 +47,8 @@ class Exporter:
         letters = await self._letters.of_subject(subject)
         return SubjectExport(
             region=self._region, exported_ms=self._clock.now_ms(), subject=subject,
-            opted_out=row is not None and row.opted_out, row=row, events=events[: self._events_max],
+            opted_out=row is not None and row.opted_out,
+            row=ExportedRow.of(row) if row is not None else None, events=events[: self._events_max],
             unreadable=len(letters), letters=tuple(map(_exported, letters)),
             samples=tuple(await asyncio.to_thread(self._known.samples.of_subject, subject)),
             exposures=tuple(await asyncio.to_thread(self._known.exposures.of_subject, subject)),

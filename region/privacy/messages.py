@@ -9,7 +9,7 @@ from region.exploration.exposures import Exposure
 from region.keeping.deposits import Deposit
 from region.privacy.accesses import Access, AccessHead
 from region.sampling.served import ServedSample
-from region.store.port import Erasure, UserRow
+from region.store.port import Affinity, Erasure, HistoryEntry, RowFacts, UserRow
 
 EXPORT_FORMAT = "atoll-subject-export/1"
 RECEIPT_FORMAT = "atoll-erasure-receipt/1"
@@ -43,6 +43,19 @@ class ExportedLetter(RegionalMessage, frozen=True, kw_only=True):
     """What the record says where it cannot be read as an event; base64."""
 
 
+class ExportedRow(RowFacts, frozen=True, kw_only=True):
+    """A row as people read it: entry by entry."""
+
+    history: Regional[tuple[HistoryEntry, ...]] = ()
+    affinities: Regional[dict[str, tuple[Affinity, ...]]] = msgspec.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, row: UserRow) -> "ExportedRow":
+        """The same row."""
+        facts = {name: getattr(row, name) for name in RowFacts.__struct_fields__}
+        return cls(**facts, history=tuple(row.history), affinities=row.affinities)
+
+
 class SubjectExport(RegionalMessage, frozen=True, kw_only=True):
     """Everything the region has of a subject."""
 
@@ -51,7 +64,7 @@ class SubjectExport(RegionalMessage, frozen=True, kw_only=True):
     exported_ms: Regional[int]
     subject: Regional[str]
     opted_out: Regional[bool]
-    row: Regional[UserRow | None]
+    row: Regional[ExportedRow | None]
     """What lists are made from: history, counters, leanings, session."""
     events: Regional[tuple[ExportedEvent, ...]]
     """The event log, in its order."""

@@ -25,7 +25,7 @@ from region.funnel.understanding import Call
 from region.retrieval.process import RetrievalProcess
 from region.rules.book import RuleBook
 from region.rules.regional import Withdrawals
-from region.store.port import HistoryEntry, UserRow
+from region.store.port import Interactions, UserRow
 
 ANSWER_ITEMS = 50
 BUDGET_S = 60.0
@@ -145,8 +145,6 @@ async def serving(directory: Path, *, clock: Clock, region: str = "") -> AsyncIt
 
 
 def _row(request: ReplayRequest) -> UserRow:
-    history = tuple(
-        HistoryEntry(item=item, strength=strength, at_ms=round(time_s * 1000))
-        for item, strength, time_s in zip(request.items, request.strengths, request.times_s, strict=True)
-    )
+    times_ms = tuple(round(time_s * 1000) for time_s in request.times_s)
+    history = Interactions(tuple(request.items), tuple(request.strengths), times_ms)
     return UserRow(subject="", history=history)

@@ -3,7 +3,7 @@
 SQLite fills it on one machine, Cassandra in production; one contract suite holds both to it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -21,15 +21,37 @@ class StoreUnavailableError(UnavailableError):
 
 
 class HistoryEntry(RegionalMessage, frozen=True, gc=False):
-    """One interaction: which item, how strong (`infra.contracts.events.event_strength`), when.
-
-    A request makes hundreds of them; as they hold nothing that could lead back to them, the collector of cycles need
-    not look at any.
-    """
+    """One interaction: which item, how strong (`infra.contracts.events.event_strength`), when."""
 
     item: Regional[str]
     strength: Regional[int]
     at_ms: Regional[int]
+
+
+class Interactions(RegionalMessage, frozen=True, gc=False):
+    """Interactions, oldest first, in columns of one length.
+
+    A request reads columns; an object for each entry would cost it as much as decoding the row. They hold nothing
+    that could lead back to them, so the collector of cycles need not look at any.
+    """
+
+    items: Regional[tuple[str, ...]] = ()
+    strengths: Regional[tuple[int, ...]] = ()
+    times_ms: Regional[tuple[int, ...]] = ()
+
+    @classmethod
+    def of(cls, entries: Iterable[HistoryEntry]) -> "Interactions":
+        """These entries, in their order."""
+        kept = tuple(entries)
+        return cls(
+            tuple(one.item for one in kept), tuple(one.strength for one in kept), tuple(one.at_ms for one in kept)
+        )  # fmt: skip
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[HistoryEntry]:
+        return map(HistoryEntry, self.items, self.strengths, self.times_ms)
 
 
 class Affinity(RegionalMessage, frozen=True, array_like=True):
@@ -66,17 +88,14 @@ class SubjectCounters(RegionalMessage, frozen=True, array_like=True):
     purchases: Regional[int] = 0
 
 
-class UserRow(RegionalMessage, frozen=True, kw_only=True):
-    """Everything a request needs to know of a subject, in one partition read.
+class RowFacts(RegionalMessage, frozen=True, kw_only=True):
+    """What a row says of a subject beside history and affinities.
 
-    `history` is oldest first and bounded. `version` goes up by one whenever the subject's lists must change.
-    `affinities` holds at most `AFFINITIES_MAX` entries of each kind (`AFFINITY_KINDS`), in no order; a kind without
-    entries is left out.
+    `version` goes up by one whenever the subject's lists must change.
     """
 
     subject: Regional[str]
     version: Regional[int] = 0
-    history: Regional[tuple[HistoryEntry, ...]] = ()
     impressions: Regional[int] = 0
     opted_out: Regional[bool] = False
     last_event_ms: Regional[int] = 0
@@ -84,7 +103,6 @@ class UserRow(RegionalMessage, frozen=True, kw_only=True):
     """The offset, in the subject's partition of the log, of the last event that the row has taken in; 0: none."""
     counters: Regional[SubjectCounters] = SubjectCounters()
     session: Regional[Session | None] = None
-    affinities: Regional[dict[str, tuple[Affinity, ...]]] = msgspec.field(default_factory=dict)
     ignored: Regional[tuple[tuple[int, int], ...]] = ()
     """Spans of the log (offsets, first and last) whose events were ignored because the subject had opted out."""
     choices: Regional[int] = 0
@@ -94,11 +112,36 @@ class UserRow(RegionalMessage, frozen=True, kw_only=True):
     follows: Regional[tuple[str, ...]] = ()
     """What the subject follows (`Event.follows`), the latest last; at most `FOLLOWS_MAX`."""
 
+
+class UserRow(RowFacts, frozen=True, kw_only=True):
+    """Everything a request needs to know of a subject, in one partition read; the history is bounded."""
+
+    history: Regional[Interactions] = Interactions()
+    packed: Regional[bytes] = b""
+    """`affinities` as `pack_affinities` writes them: most lists are made without looking into them."""
+
+    @property
+    def affinities(self) -> dict[str, tuple[Affinity, ...]]:
+        """By kind (`AFFINITY_KINDS`), at most `AFFINITIES_MAX` of each, in no order; a kind without any is left out."""
+        found = _AFFINITIES.decode(self.packed) if self.packed else {}
+        return {
+            kind: tuple(Affinity(name, value.value, value.at_ms) for name, value in values.items())
+            for kind, values in found.items()
+        }
+
     def leanings(self, kind: str, now_ms: int) -> dict[str, float]:
         """The affinities of one kind as they stand at a moment, by name."""
         return {
             one.name: DecayedValue(one.value, one.at_ms).at(now_ms) for one in self.affinities.get(kind, ())
         }  # fmt: skip
+
+
+_AFFINITIES = msgspec.msgpack.Decoder(dict[str, dict[str, DecayedValue]])
+
+
+def pack_affinities(affinities: Mapping[str, Mapping[str, DecayedValue]]) -> bytes:
+    """Affinities by kind and name as a row carries them; nothing where there are none."""
+    return msgspec.msgpack.encode(affinities) if affinities else b""
 
 
 class OffsetEvent(RegionalMessage, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from infra.contracts.features import AFFINITY_KINDS, DecayedValue
-from region.store.port import Affinity, Erasure, HistoryEntry, Session, SubjectCounters, UserRow
+from region.store.port import Erasure, Interactions, Session, SubjectCounters, UserRow, pack_affinities
 
 DAY_MS = 86_400_000
 
@@ -59,7 +59,8 @@ class RowView(msgspec.Struct, array_like=True):
     impressions: int = 0
     counters: SubjectCounters = SubjectCounters()
     session: Session | None = None
-    affinities: dict[str, dict[str, DecayedValue]] = msgspec.field(default_factory=dict)
+    affinities: msgspec.Raw = msgspec.Raw()
+    """Read where somebody looks into them (`UserRow.affinities`)."""
     ignored: list[tuple[int, int]] = msgspec.field(default_factory=list)
     choices: int = 0
     imported: bool = False
@@ -140,18 +141,14 @@ def to_row(subject: str, row: RowContent | RowView) -> UserRow:
     return UserRow(
         subject=subject,
         version=row.version,
-        # By position: a request waits for this, and names cost three times as much.
-        history=tuple(map(HistoryEntry, row.items, row.strengths, row.times_ms)),
+        history=Interactions(tuple(row.items), tuple(row.strengths), tuple(row.times_ms)),
         impressions=row.impressions,
         opted_out=row.opted_out,
         last_event_ms=row.last_event_ms,
         offset=row.offset,
         counters=row.counters,
         session=row.session,
-        affinities={
-            kind: tuple(Affinity(name, value.value, value.at_ms) for name, value in values.items())
-            for kind, values in row.affinities.items()
-        },
+        packed=_packed(row.affinities),
         ignored=tuple(row.ignored),
         choices=row.choices,
         imported=row.imported,
@@ -159,25 +156,36 @@ def to_row(subject: str, row: RowContent | RowView) -> UserRow:
     )
 
 
+def _packed(affinities: msgspec.Raw | dict[str, dict[str, DecayedValue]]) -> bytes:
+    if isinstance(affinities, dict):
+        return pack_affinities(affinities)
+    packed = bytes(affinities)
+    return b"" if packed == _NO_AFFINITIES else packed
+
+
+_NO_AFFINITIES = msgspec.msgpack.encode({})
+
+
 def from_row(row: UserRow, *, now_ms: int) -> SubjectState:
     """The state that an imported row stands for; the region has it since `now_ms`."""
-    history = sorted(row.history, key=lambda entry: entry.at_ms)
+    affinities = row.affinities
+    history = Interactions.of(sorted(row.history, key=lambda entry: entry.at_ms))
     content = RowContent(
         version=row.version,
         opted_out=row.opted_out,
         last_event_ms=row.last_event_ms,
         touched_ms=now_ms,
-        items=[entry.item for entry in history],
-        strengths=[entry.strength for entry in history],
-        times_ms=[entry.at_ms for entry in history],
+        items=list(history.items),
+        strengths=list(history.strengths),
+        times_ms=list(history.times_ms),
         received_days=[now_ms // DAY_MS] * len(history),
         impressions=row.impressions,
         counters=row.counters,
         session=row.session,
         affinities={
-            kind: {one.name: DecayedValue(one.value, one.at_ms) for one in row.affinities[kind]}
+            kind: {one.name: DecayedValue(one.value, one.at_ms) for one in affinities[kind]}
             for kind in AFFINITY_KINDS
-            if row.affinities.get(kind)
+            if affinities.get(kind)
         },
         imported=True,
         follows=list(row.follows),

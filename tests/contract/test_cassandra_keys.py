@@ -16,7 +16,7 @@ from infra.plumbing.clock import ManualClock
 from region.store.applying import ApplyRules
 from region.store.cassandra import CassandraStore
 from region.store.keyspace import StoreSchemaError
-from region.store.port import Erasure, HistoryEntry, OffsetEvent, StoreUnavailableError, UserRow
+from region.store.port import Erasure, Interactions, OffsetEvent, StoreUnavailableError, UserRow
 from region.store.state import encode_erasure
 from region.store.subjects import erasure_mark
 from tests.contract.building import NOW_MS, placed
@@ -130,7 +130,7 @@ async def test_a_copy_of_a_row_from_before_its_key_was_erased_opens_for_nobody(o
     await opened.store.renew()  # as each process does behind an erasure
     row = await opened.store.read(people.alice)
     assert row is not None
-    assert (row.version, row.history) == (2, ()), "the mark, and nothing of before"
+    assert (row.version, len(row.history)) == (2, 0), "the mark, and nothing of before"
     assert await items_of(opened.store, people.bob) == ["b"]
     assert opened.registry.get_sample_value("atoll_store_unopened_total", {"cause": "key erased"}) == 1
     assert await opened.other.holds(people.alice) == 1, "an erasure that is repeated finds the copy"
@@ -174,7 +174,7 @@ async def test_a_choice_made_while_somebody_is_erased_holds(
     version = await opened.store.set_opt_out(people.alice, opted_out=opted_out)
     row = await opened.other.read(people.alice)
     assert row is not None
-    assert (row.opted_out, row.version, row.history) == (opted_out, version, ())
+    assert (row.opted_out, row.version, len(row.history)) == (opted_out, version, 0)
     changes = await opened.other.apply([people.event(5, kind=EventType.LIKE)])
     assert bool(changes) is not opted_out, "nothing of who opted out has an effect"
 
@@ -194,7 +194,7 @@ async def test_a_first_row_that_is_written_while_its_subject_is_erased_holds_not
     if kind == "event":
         assert await opened.store.apply([people.event(1, item="before")]) == []
     else:
-        history = (HistoryEntry(item="before", strength=5, at_ms=NOW_MS),)
+        history = Interactions(("before",), (5,), (NOW_MS,))
         await opened.store.write_rows([UserRow(subject=people.alice, history=history)])
     assert (len(erased), await opened.other.holds(people.alice)) == (1, 0)
     assert await items_of(opened.other, people.alice) == []

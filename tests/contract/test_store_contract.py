@@ -15,7 +15,7 @@ from region.events.records import break_record
 from region.store.applying import BUCKET_MS, EVENT_IDS_MAX, ApplyRules
 from region.store.cassandra import CassandraStore
 from region.store.memory import MemoryStore
-from region.store.port import Erasure, HistoryEntry, OffsetEvent, Session, Store, SubjectCounters, UserRow
+from region.store.port import Erasure, HistoryEntry, Interactions, OffsetEvent, Session, Store, SubjectCounters, UserRow
 from region.store.sqlite import SqliteStore
 from tests.contract.building import ALICE, BOB, NOW_MS, VISITOR, placed, stands_in_files
 from tests.support.keeping import row_seals
@@ -81,7 +81,7 @@ async def test_an_interaction_enters_the_history_and_raises_the_version(store: S
     assert (change.subject, change.version, change.consumed) == (ALICE, 1, ("x",))
     row = await store.read(ALICE)
     assert row == UserRow(
-        subject=ALICE, version=1, history=(HistoryEntry(item="x", strength=4, at_ms=NOW_MS + 1),),
+        subject=ALICE, version=1, history=Interactions(("x",), (4,), (NOW_MS + 1,)),
         last_event_ms=NOW_MS + 1, offset=1, counters=SubjectCounters(interactions=1),
         session=Session(NOW_MS + 1, NOW_MS + 1, 1),
     )  # fmt: skip
@@ -93,7 +93,7 @@ async def test_impressions_are_counted_and_change_no_list(store: Store) -> None:
     assert changes == []
     row = await store.read(ALICE)
     assert row is not None
-    assert (row.impressions, row.version, row.history, row.last_event_ms) == (2, 0, (), NOW_MS + 2)
+    assert (row.impressions, row.version, row.history, row.last_event_ms) == (2, 0, Interactions(), NOW_MS + 2)
     assert await store.trending(since_ms=0, limit=10) == []
 
 
@@ -205,7 +205,9 @@ async def test_written_rows_replace_but_never_go_back(store: Store) -> None:
     await store.apply([placed(offset, item=f"i{offset}") for offset in (1, 2, 3)])
     await store.set_opt_out(BOB, opted_out=True)
     entries = [HistoryEntry(item=f"n{number}", strength=4, at_ms=NOW_MS - number) for number in range(HISTORY_MAX + 2)]
-    await store.write_rows([UserRow(subject=ALICE, version=1, history=tuple(entries)), UserRow(subject=BOB, version=9)])
+    await store.write_rows(
+        [UserRow(subject=ALICE, version=1, history=Interactions.of(entries)), UserRow(subject=BOB, version=9)]
+    )
     alice, bob = await store.read(ALICE), await store.read(BOB)
     assert alice is not None
     assert bob is not None
@@ -344,7 +346,7 @@ async def test_an_erased_subject_is_gone_and_no_event_of_before_brings_it_back(s
     await store.apply(late)
     assert await store.holds(ALICE) == 0
     assert await items_of(store, BOB) == ["z", "w"]
-    await store.write_rows([UserRow(subject=ALICE, history=(HistoryEntry(item="old", strength=3, at_ms=1),))])
+    await store.write_rows([UserRow(subject=ALICE, history=Interactions(("old",), (3,), (1,)))])
     assert await store.holds(ALICE) == 0
 
 
@@ -362,7 +364,7 @@ async def test_a_subject_that_comes_back_begins_anew_above_every_version_of_befo
     assert kept.version == 4
     row = await store.read(ALICE)
     assert row is not None
-    assert (row.version, row.history, row.opted_out) == (4, (), False)
+    assert (row.version, len(row.history), row.opted_out) == (4, 0, False)
     (change,) = await store.apply([placed(3, item="new")])
     assert (change.version, change.consumed) == (5, ("new",))
     assert await items_of(store) == ["new"]
@@ -393,7 +395,7 @@ async def test_nothing_of_an_erased_subject_stands_in_the_files(tmp_path: Path) 
 
 async def test_a_walk_meets_every_user_with_a_history_once_and_nobody_else(store: Store) -> None:
     users = [f"{number:032x}" for number in range(1, 8)]
-    entries = (HistoryEntry(item="x", strength=3, at_ms=NOW_MS),)
+    entries = Interactions(("x",), (3,), (NOW_MS,))
     await store.write_rows([UserRow(subject=user, history=entries) for user in users])
     await store.write_rows([UserRow(subject=BOB)])
     await store.apply([placed(1, subject=VISITOR, item="x", kind=EventType.RATING, value=4.0)])

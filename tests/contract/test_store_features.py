@@ -6,9 +6,10 @@ from pathlib import Path
 import msgspec
 
 from infra.contracts.events import EventType
+from infra.contracts.features import DecayedValue
 from infra.plumbing.clock import ManualClock
 from region.store.aggregates import IMPORTED
-from region.store.port import Affinity, ItemCounters, Session, Store, SubjectCounters, UserRow
+from region.store.port import Affinity, ItemCounters, Session, Store, SubjectCounters, UserRow, pack_affinities
 from region.store.sqlite import STORE_DATABASE, SqliteStore
 from tests.contract.building import ALICE, BOB, NOW_MS, placed
 from tests.contract.test_store_contract import asked_store, open_store, store
@@ -95,7 +96,7 @@ async def test_item_counters_tell_the_click_rate(store: Store) -> None:
 async def test_the_features_of_an_import_are_kept(store: Store) -> None:
     row = UserRow(
         subject=ALICE, version=1, imported=True, counters=SubjectCounters(interactions=3), session=Session(1, 2, 3),
-        affinities={"brand": (Affinity("acme", 0.5, 7),)},
+        packed=pack_affinities({"brand": {"acme": DecayedValue(0.5, 7)}}),
     )  # fmt: skip
     await store.write_rows([row])
     assert await row_of(store) == row

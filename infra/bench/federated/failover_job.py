@@ -24,7 +24,7 @@ from region.funnel.recording import Recorder
 from region.funnel.release import LoadedRelease
 from region.funnel.understanding import Call
 from region.replay.replaying import BUDGET_S, ReplayRequest, read_requests, serving
-from region.store.port import HistoryEntry, UserRow
+from region.store.port import Interactions, UserRow
 
 ANSWER_ITEMS, TOP = 200, 10
 ARMS = ("home", "away_with_vector", "away_without_vector")
@@ -60,8 +60,8 @@ async def _answer(
 ) -> list[str]:
     row, vector = None, None
     if arm == "home":
-        entries = zip(request.items, request.strengths, request.times_s, strict=True)
-        history = tuple(HistoryEntry(item=item, strength=level, at_ms=round(at * 1000)) for item, level, at in entries)
+        times_ms = tuple(round(at_s * 1000) for at_s in request.times_s)
+        history = Interactions(tuple(request.items), tuple(request.strengths), times_ms)
         row = UserRow(subject="", history=history)
     elif arm == "away_with_vector":
         vector = tuple(float(number) for number in _vector(request, phone))

@@ -26,7 +26,7 @@ from infra.plumbing.keys import RegionKeys, TrustDirectory
 from region.releases.state import RegionReleases
 from region.settings import RegionSettings
 from region.store.opening import open_store
-from region.store.port import HistoryEntry, UserRow
+from region.store.port import HistoryEntry, Interactions, UserRow
 
 REGION = "us-east"
 SUBJECTS = 1_000
@@ -166,7 +166,7 @@ def _seed(settings: RegionSettings, release: Path, clock: Clock) -> tuple[str, .
     rows = []
     for number in range(SUBJECTS):
         places = rng.integers(0, len(ids), size=EVENTS)
-        entries = tuple(
+        entries = Interactions.of(
             HistoryEntry(item=ids[place], strength=int(rng.integers(3, 6)), at_ms=now_ms - DAY_MS + 60_000 * at)
             for at, place in enumerate(places.tolist())
         )

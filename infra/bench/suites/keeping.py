@@ -22,7 +22,7 @@ from region.keeping.files import FileKeys
 from region.keeping.sealing import Seals
 from region.keeping.subject_keys_sqlite import SqliteSubjectKeys
 from region.keeping.wrapping import FileWrapping
-from region.store.port import HistoryEntry, UserRow
+from region.store.port import Interactions, UserRow
 from region.store.sqlite import SqliteStore
 
 IN_FLIGHT = 64
@@ -128,7 +128,10 @@ def _batch(subject: str, number: int, size: int) -> list[LoggedEvent]:
 async def _store_figures(
     clock: Clock, place: Path, keys: FileKeys | None, subjects: Sequence[str]
 ) -> dict[str, float]:  # fmt: skip
-    history = tuple(HistoryEntry(f"item-{one}", 3, NOW_MS + one) for one in range(HISTORY))
+    places = range(HISTORY)
+    history = Interactions(
+        tuple(f"item-{one}" for one in places), (3,) * HISTORY, tuple(NOW_MS + one for one in places)
+    )  # fmt: skip
     store = SqliteStore(place / "store.sqlite", clock=clock, read_timeout_s=5.0, keys=keys)
     try:
         await store.write_rows([UserRow(subject=one, version=1, history=history) for one in subjects])

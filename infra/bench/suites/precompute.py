@@ -42,7 +42,7 @@ from region.privacy.bulk import BulkReads, digest_key
 from region.replay.replaying import serving
 from region.settings import PrecomputeSettings
 from region.store.memory import MemoryStore
-from region.store.port import HistoryEntry, UserRow
+from region.store.port import HistoryEntry, Interactions, UserRow
 
 PEAK_HOURS = (7, 12, 18, 21)
 DAYS_KNOWN = 7
@@ -163,7 +163,7 @@ async def _know(
             row = int(rng.integers(loaded.tables.shape.num_items))
             histories[user].append(HistoryEntry(item=items[row].item, strength=5, at_ms=at_ms + 60_000))
     await store.write_rows(
-        [UserRow(subject=_subject(user), version=1, history=tuple(own)) for user, own in histories.items()]
+        [UserRow(subject=_subject(user), version=1, history=Interactions.of(own)) for user, own in histories.items()]
     )
 
 

@@ -5,8 +5,8 @@ request can use, the driver's with the bytes as they lie, under their subject's 
 with the keys at hand that a region's process remembers (20,000); `cold`: each key is read too, as that of somebody who
 was not seen for long. Throughput: IN_FLIGHT reads at any time, ours from asyncio, the driver's through its own
 callbacks; both in turns of an eighth of the reads, in one process with a region's settings of the garbage collector,
-over the same protocol version; the driver's on its own reactor, ours on the loop. Options: `rows` (2000), `history`
-(100), `reads` (4000).
+over the same protocol version; the driver's on its own reactor, ours on the loop. A row holds `history` interactions
+and AFFINITIES affinities of each kind. Options: `rows` (2000), `history` (100), `reads` (4000).
 """
 
 import asyncio
@@ -30,6 +30,8 @@ WARM_UP = 1000
 COLD_READS = 500
 TURNS = 8
 NOW_MS = 1_700_000_000_000
+AFFINITIES = 8
+"""Of each kind, in every row."""
 
 
 def run(request: BenchRequest) -> Measured:
@@ -85,13 +87,20 @@ async def _measure(request: BenchRequest, plan: ServerPlan) -> list[dict[str, fl
 
 
 def _row(subject: str, history: int) -> Any:
-    from region.store.port import HistoryEntry, UserRow  # noqa: PLC0415
+    from infra.contracts.features import AFFINITY_KINDS, DecayedValue  # noqa: PLC0415
+    from region.store.port import Interactions, UserRow, pack_affinities  # noqa: PLC0415
 
-    entries = tuple(
-        HistoryEntry(item=f"item-{number * 7919 % 100_000}", strength=4, at_ms=NOW_MS + number)
-        for number in range(history)
+    entries = Interactions(
+        tuple(f"item-{number * 7919 % 100_000}" for number in range(history)), (4,) * history,
+        tuple(NOW_MS + number for number in range(history)),
+    )  # fmt: skip
+    packed = pack_affinities(
+        {
+            kind: {f"{kind} {number}": DecayedValue(1.0 + number, NOW_MS) for number in range(AFFINITIES)}
+            for kind in AFFINITY_KINDS
+        }
     )
-    return UserRow(subject=subject, version=1, history=entries, last_event_ms=NOW_MS + history)
+    return UserRow(subject=subject, version=1, history=entries, packed=packed, last_event_ms=NOW_MS + history)
 
 
 async def _warm(store: Any, session: Any, statement: Any, subjects: list[str]) -> None:

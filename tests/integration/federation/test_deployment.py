@@ -40,7 +40,7 @@ from infra.plumbing.telemetry import TelemetrySettings
 from region.api.doors import service_door
 from region.api.resident_doors import ResidentDoors
 from region.store.memory import MemoryStore
-from region.store.port import HistoryEntry, UserRow
+from region.store.port import HistoryEntry, Interactions, UserRow
 from tests.support.keeping import NotedReads
 from tests.unit.federation.building import DIM, write_dataset, write_release
 
@@ -295,7 +295,7 @@ class _Region:
             [
                 UserRow(
                     subject=f"{number:032x}",
-                    history=tuple(
+                    history=Interactions.of(
                         HistoryEntry(item=f"i{row}", strength=4, at_ms=60_000 * step)
                         for step, row in enumerate(rows.permutation(40)[:12])
                     ),

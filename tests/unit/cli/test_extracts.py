@@ -14,7 +14,7 @@ from infra.contracts.extracts import sequences_file
 from infra.plumbing.progress import SilentProgress
 from region.settings import ExtractSettings, RegionSettings
 from region.store.opening import open_store
-from region.store.port import HistoryEntry, UserRow
+from region.store.port import HistoryEntry, Interactions, UserRow
 from tests.unit.region_events.test_worker import settings_in
 
 USERS = 30
@@ -30,7 +30,7 @@ def settings(tmp_path: Path) -> RegionSettings:
         rows = [
             UserRow(
                 subject=f"{number:032x}",
-                history=tuple(
+                history=Interactions.of(
                     HistoryEntry(item=f"item-{(number + step) % 12}", strength=1 + step % 5, at_ms=3_600_000 * step)
                     for step in range(8)
                 ),

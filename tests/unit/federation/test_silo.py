@@ -28,7 +28,7 @@ from infra.plumbing.telemetry import TelemetrySettings, start_telemetry
 from region.api.doors import service_door
 from region.api.resident_doors import ResidentDoors
 from region.store.memory import MemoryStore
-from region.store.port import HistoryEntry, UserRow
+from region.store.port import HistoryEntry, Interactions, UserRow
 from tests.support.keeping import NotedReads
 from tests.unit.federation.building import ITEMS, fixed_entropy, round_plan, small_release, write_release
 
@@ -195,7 +195,7 @@ async def test_from_the_regions_door_to_the_sum(tmp_path: Path) -> None:
     rows = [
         UserRow(
             subject=f"{number:032x}",
-            history=tuple(
+            history=Interactions.of(
                 HistoryEntry(item=f"i{row}", strength=4, at_ms=60_000 * step)
                 for step, row in enumerate(rng.permutation(ITEMS)[:12])
             ),

@@ -14,12 +14,13 @@ from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
 
 from infra.contracts.discovery import NO_WORDS, SuggestAnswer, SuggestCall
+from infra.contracts.features import DecayedValue
 from infra.contracts.release import CatalogueItem
 from infra.plumbing.text import folded, is_typed, word_starts
 from region.api.suggesting import Suggester
 from region.funnel.release import LoadedRelease
 from region.funnel.seats import Placement
-from region.store.port import Affinity
+from region.store.port import pack_affinities
 from region.suggest import terms
 from region.suggest.building import build_index
 from region.suggest.index import SuggestIndex
@@ -156,8 +157,8 @@ async def test_what_somebody_leans_to_comes_earlier(world: World, index: Suggest
     tables = world.release.tables
     plain = items_of(await suggester.answer(SuggestCall(q="title", n=20)))
     category = tables.items[tables.row_of[plain[5]]].categories[0]
-    leaning = {"category": (Affinity(category, 5.0, world.clock.now_ms()),)}
-    await world.store.write_rows([replace(row_of(), affinities=leaning)])
+    leaning = pack_affinities({"category": {category: DecayedValue(5.0, world.clock.now_ms())}})
+    await world.store.write_rows([replace(row_of(), packed=leaning)])
     own = await suggester.answer(SuggestCall(q="title", n=20, subject=SUBJECT))
     assert own.personal
     assert items_of(own).index(plain[5]) < 5

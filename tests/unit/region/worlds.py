@@ -32,7 +32,7 @@ from region.rules.book import RuleBook
 from region.rules.regional import Withdrawals
 from region.rules.schema import RuleFile
 from region.store.memory import MemoryStore
-from region.store.port import HistoryEntry, UserRow
+from region.store.port import Interactions, UserRow
 from tests.support.bundles import make_bundle
 
 SUBJECT = "0" * 32
@@ -187,9 +187,8 @@ def bundle_at(directory: Path, *, num_items: int = 50) -> tuple[Path, Manifest]:
 def row_of(*items: str, subject: str = SUBJECT, opted_out: bool = False, version: int = 3) -> UserRow:
     """A row whose history holds `items`, a minute apart, all liked."""
     first_ms = NOW_MS - 60_000 * len(items)
-    history = tuple(
-        HistoryEntry(item=item, strength=5, at_ms=first_ms + 60_000 * index) for index, item in enumerate(items)
-    )
+    times_ms = tuple(first_ms + 60_000 * index for index in range(len(items)))
+    history = Interactions(items, (5,) * len(items), times_ms)
     return UserRow(subject=subject, version=version, history=history, opted_out=opted_out)
 
 

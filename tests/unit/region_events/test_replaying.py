@@ -13,7 +13,7 @@ from infra.plumbing.progress import SilentProgress
 from region.events.memory import MemoryLog
 from region.events.replaying import Replayer, ReplayReport
 from region.store.memory import MemoryStore
-from region.store.port import UserRow
+from region.store.port import Interactions, UserRow
 from region.store.sqlite import SqliteStore
 from tests.contract.building import ALICE, BOB, NOW_MS, VISITOR, logged
 
@@ -95,7 +95,7 @@ async def test_a_difference_is_found_and_named(tmp_path: Path) -> None:
     await world.take(logged(1, item="a", categories=("Drama",)), logged(2, subject=BOB))
     row = await world.live.read(ALICE)
     assert row is not None
-    await world.live.write_rows([UserRow(subject=ALICE, history=row.history[:0])])
+    await world.live.write_rows([UserRow(subject=ALICE, history=Interactions())])
     report = await world.replay(tmp_path / "store.sqlite")
     assert {"history", "affinities", "session", "counters"} <= set(report.differences)
     assert report.imported == 1

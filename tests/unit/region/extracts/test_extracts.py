@@ -26,7 +26,7 @@ from region.privacy.accesses import verify
 from region.privacy.bulk import BulkRead, BulkReads, digest_key
 from region.settings import ExtractSettings, RegionSettings
 from region.store.memory import MemoryStore
-from region.store.port import HistoryEntry, StoreUnavailableError, UserRow, Walk
+from region.store.port import Interactions, StoreUnavailableError, UserRow, Walk
 from region.store.subjects import session_subject, user_subject
 from tests.contract.building import NOW_MS
 from tests.unit.region_events.test_worker import settings_in
@@ -78,8 +78,8 @@ class Region:
 
 
 def a_row(subject: str, items: list[str]) -> UserRow:
-    history = tuple(HistoryEntry(item=item, strength=5, at_ms=NOW_MS + n) for n, item in enumerate(items))
-    return UserRow(subject=subject, history=history)
+    times_ms = tuple(NOW_MS + number for number in range(len(items)))
+    return UserRow(subject=subject, history=Interactions(tuple(items), (5,) * len(items), times_ms))
 
 
 async def opened(folder: Path, policy: str, *, extracts: ExtractSettings | None = None) -> Region:

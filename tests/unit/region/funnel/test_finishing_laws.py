@@ -23,7 +23,7 @@ from region.funnel.tables import ReleaseTables
 from region.rules.book import RuleBook
 from region.rules.facets import Facets
 from region.rules.schema import Diversity, RuleFile, SlateRules
-from region.store.port import HistoryEntry
+from region.store.port import Interactions
 from tests.unit.region.worlds import FakeRetrieval, FakeTowers
 
 CATEGORIES = ("a", "b", "c")
@@ -103,7 +103,9 @@ def drafts(draw: st.DrawFn) -> Draft:
     some = st.lists(rows, unique=True, max_size=num_items)
     release = release_of(num_items, draw(st.integers(0, 20)))
     seen = draw(some)
-    entries = tuple(HistoryEntry(item=f"i{row}", strength=5, at_ms=1000 * at) for at, row in enumerate(seen))
+    past = Interactions(
+        tuple(f"i{row}" for row in seen), (5,) * len(seen), tuple(1000 * at for at in range(len(seen)))
+    )  # fmt: skip
     plan: Plan = draw(st.sampled_from([PERSONAL_PLAN, COLD_PLAN, POPULAR_PLAN]))
     groups = tuple(
         Candidates(source, np.asarray(picked, np.int32), np.ones(len(picked), np.float32))
@@ -125,7 +127,7 @@ def drafts(draw: st.DrawFn) -> Draft:
             ),
         ),
         groups=groups,
-        history=read_history(entries, (), tables=release.tables, now_s=1e6),
+        history=read_history(past, (), tables=release.tables, now_s=1e6),
         vector=np.ones(DIM, np.float32) if draw(st.booleans()) else None,
         anchor=None,
         category=draw(st.sampled_from([None, *[name for name in CATEGORIES if name in release.tables.category_rows]])),
@@ -172,7 +174,7 @@ def test_an_unsorted_source_list_keeps_its_own_order_without_a_vector() -> None:
             release, RuleFile(format=1, region="any", slate=SlateRules(diversity=Diversity(strength=0.9)))
         ),
         groups=(Candidates(Source.POPULAR, np.array([7, 2, 9], np.int32), np.zeros(3, np.float32)),),
-        history=read_history((), (), tables=release.tables, now_s=0.0), vector=None, anchor=None, category=None,
-        seen=(), excluded=(), withdrawn=frozenset(), page=3, slots=3, now_s=0.0, budget=Budget(0.0, 1.0),
+        history=read_history(Interactions(), (), tables=release.tables, now_s=0.0), vector=None, anchor=None,
+        category=None, seen=(), excluded=(), withdrawn=frozenset(), page=3, slots=3, now_s=0.0, budget=Budget(0.0, 1.0),
     )  # fmt: skip
     assert [item.item for item in finish(draft, Recorder(clock=ManualClock())).slate] == ["i7", "i2", "i9"]

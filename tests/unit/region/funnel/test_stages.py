@@ -26,7 +26,7 @@ from region.funnel.query import read_history
 from region.funnel.sources import Candidates, Trend, standing_of
 from region.funnel.tables import ReleaseTables, unit_rows
 from region.rules.schema import Lives
-from region.store.port import HistoryEntry
+from region.store.port import HistoryEntry, Interactions
 from tests.unit.region.worlds import NOW_MS, bundle_tables
 
 
@@ -41,8 +41,8 @@ def entry(item: str, *, strength: int = 5, minute: int = 0) -> HistoryEntry:
 
 
 def test_history_is_put_in_order_and_counts_what_the_release_lacks(tables: ReleaseTables) -> None:
-    entries = (entry("item-2", minute=-1), entry("gone", minute=-3), entry("item-1", minute=-5))
-    history = read_history(entries, ("item-9", "item-2", "gone too"), tables=tables, now_s=NOW_MS / 1000)
+    past = Interactions.of((entry("item-2", minute=-1), entry("gone", minute=-3), entry("item-1", minute=-5)))
+    history = read_history(past, ("item-9", "item-2", "gone too"), tables=tables, now_s=NOW_MS / 1000)
     assert history.rows.tolist() == [1, 2, 9]
     assert history.strengths.tolist() == [5, 5, 3]
     assert np.all(np.diff(history.times_s) > 0)
@@ -104,13 +104,15 @@ def test_scaling_survives_equal_and_missing_values() -> None:
 
 
 def test_similar_to_recent_leaves_out_what_was_disliked(tables: ReleaseTables) -> None:
-    liked = read_history((entry("item-5"), entry("item-6", minute=1)), (), tables=tables, now_s=NOW_MS / 1000)
+    liked = read_history(
+        Interactions.of((entry("item-5"), entry("item-6", minute=1))), (), tables=tables, now_s=NOW_MS / 1000
+    )
     found = sources.similar_to_recent(tables, liked, limit=100)
     expected = {*tables.arrays.similar_rows[5].tolist(), *tables.arrays.similar_rows[6].tolist()}
     assert set(found.rows.tolist()) == expected
     assert np.all(np.diff(found.scores) <= 0)
     assert found.rows[0] in tables.arrays.similar_rows[6]
-    disliked = read_history((entry("item-5", strength=1),), (), tables=tables, now_s=NOW_MS / 1000)
+    disliked = read_history(Interactions.of((entry("item-5", strength=1),)), (), tables=tables, now_s=NOW_MS / 1000)
     assert sources.similar_to_recent(tables, disliked, limit=100).rows.size == 0
 
 

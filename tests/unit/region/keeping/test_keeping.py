@@ -80,7 +80,7 @@ async def test_nothing_can_be_read_in_any_file(tmp_path: Path) -> None:
     await letters.add([break_record(placed(1, item="rosebud"), "no good")], now_ms=NOW_MS)
     row = await store.read(ALICE)
     assert row is not None
-    assert row.history[0].item == "rosebud"
+    assert row.history.items[0] == "rosebud"
     assert [letter.content async for letter in letters.letters()] == [
         break_record(placed(1, item="rosebud"), "").content
     ]

@@ -23,7 +23,7 @@ from region.privacy.access_log import AccessLog, AccessLogError
 from region.privacy.accesses import Access, verify
 from region.privacy.bulk import KINDS_MAX, BulkRead, BulkReads, digest_key, open_bulk_reads
 from region.store.memory import MemoryStore
-from region.store.port import HistoryEntry, UserRow
+from region.store.port import Interactions, UserRow
 from tests.support.keeping import NotedReads, key_file
 from tests.unit.region_events.test_worker import settings_in
 
@@ -90,8 +90,8 @@ class Silo:
 
 async def test_a_walk_is_one_read_whatever_its_pages_and_what_is_left_off_is_said() -> None:
     silo = Silo()
-    entry = HistoryEntry(item="i", strength=3, at_ms=1)
-    await silo.store.write_rows([UserRow(subject=subject, history=(entry,)) for subject in SUBJECTS])
+    history = Interactions(("i",), (3,), (1,))
+    await silo.store.write_rows([UserRow(subject=subject, history=history) for subject in SUBJECTS])
     async with silo.client:
         after, pages = "", 0
         while pages == 0 or after:

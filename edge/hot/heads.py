@@ -39,7 +39,8 @@ _REMEMBERED: Final = HARMLESS | HOST | DEADLINE | CONNECTION
 
 _VALUE = re.compile(rb" [!-~]([ -~]*[!-~])?").fullmatch
 _DEADLINE = re.compile(rb" [0-9]{1,9}").fullmatch
-_UNSAMPLED = re.compile(rb" 00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-00").fullmatch
+_UNSAMPLED = re.compile(rb" 00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f][02468ace]").fullmatch
+# The lowest bit is `sampled`; others may be set, as `random` is by OpenTelemetry (W3C Trace Context, level 2, 3.2.2.5).
 _KEEP_ALIVE = re.compile(rb" [Kk]eep-[Aa]live").fullmatch
 _UNKNOWN: tuple[int, Callable[[bytes], object]] = (DECLINED, lambda _value: None)
 _BEARER_VALUE = re.compile(rb" Bearer [!-~]+").fullmatch
@@ -68,12 +69,13 @@ RULES: dict[bytes, tuple[int, Callable[[bytes], object]]] = {
 """What each name is, and the only form in which it is taken. A sampled `traceparent` wants a span: declined."""
 
 HARMLESS_NAMES = (
-    "accept", "accept-charset", "accept-encoding", "accept-language", "cache-control", "dnt", "if-modified-since",
-    "origin", "pragma", "priority", "save-data", "sec-ch-ua", "sec-ch-ua-mobile", "sec-ch-ua-platform",
-    "sec-fetch-dest", "sec-fetch-mode", "sec-fetch-site", "sec-fetch-user", "sec-gpc", "user-agent",
-    "x-forwarded-host", "x-forwarded-port", "x-forwarded-proto", "x-requested-with",
+    "accept", "accept-charset", "accept-encoding", "accept-language", "atoll-client-region", "cache-control", "dnt",
+    "if-modified-since", "origin", "pragma", "priority", "save-data", "sec-ch-ua", "sec-ch-ua-mobile",
+    "sec-ch-ua-platform", "sec-fetch-dest", "sec-fetch-mode", "sec-fetch-site", "sec-fetch-user", "sec-gpc",
+    "user-agent", "x-forwarded-host", "x-forwarded-port", "x-forwarded-proto", "x-requested-with",
 )  # fmt: skip
-"""Names that no handler for lists reads (a test searches for readers)."""
+"""Names that no handler for lists reads (a test searches for readers); `atoll-client-region` is for the balancer, which
+tells every edge whom it took the caller for."""
 VARIED_NAMES = ("cookie", "forwarded", "referer", "tracestate", "via", "x-forwarded-for", "x-real-ip")
 """The same, but their lines hardly ever come twice: remembering them would push out those that do."""
 RULES.update((name.encode(), (HARMLESS, _VALUE)) for name in HARMLESS_NAMES)

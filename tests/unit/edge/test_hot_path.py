@@ -9,6 +9,7 @@ import pytest
 from edge.hot.heads import HARMLESS_NAMES, VARIED_NAMES
 from edge.hot.path import ROUTE, TRACES_PER_S_MAX
 from infra.contracts.messages import Invalidation, Lifetime
+from infra.local.balancer.routing import CLIENT_REGION_HEADER
 from infra.plumbing.clock import SystemClock
 from tests.unit.edge.conftest import Client, World
 from tests.unit.edge.raw import Wire, comparable, head, wire
@@ -64,6 +65,12 @@ def bearer(world: World, user: str = "alice") -> str:
     return line_of(world.token(user))
 
 
+BALANCED = (
+    f"{CLIENT_REGION_HEADER}: us-east", "Via: 1.1 atoll-balancer", f"traceparent: 00-{'5' * 32}-{'7' * 16}-02",
+)  # fmt: skip
+"""What the balancers of a world put on every call."""
+
+
 @pytest.fixture
 def answered(world: World) -> Answered:
     return Answered(world)
@@ -77,7 +84,13 @@ async def test_the_answer_is_the_long_way_s_byte_for_byte(world: World, answered
     await warmed(client, POPULAR)
     async with wire(client) as line:
         for target in (PERSONAL, POPULAR):
-            for extra in ((), ("If-None-Match: *",), ('If-None-Match: "other"', "Cookie: a=b"), ("accept: */*",)):
+            for extra in (
+                (),
+                ("If-None-Match: *",),
+                ('If-None-Match: "other"', "Cookie: a=b"),
+                ("accept: */*",),
+                BALANCED,
+            ):
                 answered.now()
                 long_way = await line.ask(head(target, token, *extra, LONG_WAY))
                 assert answered.now() == 0

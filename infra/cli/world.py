@@ -123,10 +123,12 @@ def _up(arguments: argparse.Namespace) -> None:
         world = start_world(
             configuration, state_of(arguments), dataset=arguments.dataset, progress=progress,
             repository=arguments.repository or Path(configuration.directories.repository),
+            # Where nobody follows a channel a region has nothing to be ready with before its operator promotes it.
+            wait_for="ready" if configuration.follow else "live",
         )  # fmt: skip
     world.detach()
     beside = bystanders(configuration, SERVERS_STATE.resolve())
-    told = f"{_elsewhere(world.layout.state)}{beside and f'. {beside}'}"
+    told = f"{_elsewhere(world.layout.state)}{beside and f'. {beside}'}{_waiting(world)}"
     _show(arguments, world, f"The world is up. {_where(world)}{told}")
 
 
@@ -142,6 +144,17 @@ def state_of(arguments: argparse.Namespace) -> Path:
 def _elsewhere(state: Path) -> str:
     """What other commands have to be told of a world that is not where they look."""
     return "" if state.resolve() == STATE.resolve() else f". Other commands find it with --state {state}"
+
+
+def _waiting(world: Any) -> str:
+    """Which regions wait for their operators, and with which words."""
+    from infra.local.records import ProcessState
+
+    waiting = sorted({one.region for one in world.status().processes if one.region and one.state is ProcessState.LIVE})
+    if not waiting:
+        return ""
+    first = f"./atoll region {waiting[0]} pull, then promote RELEASE"
+    return f". {', '.join(waiting)} wait for a release: {first}"
 
 
 def _status(arguments: argparse.Namespace) -> None:

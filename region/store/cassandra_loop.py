@@ -13,8 +13,8 @@ What holds, and must:
 * Sockets, watchers and handles of timers are touched on the loop only; whatever comes from another thread goes there
   by `call_soon_threadsafe`.
 * A loop that was busy for longer than a timeout finds the answer beside it: a timer that is due lets the loop read
-  once before it speaks. So does the driver's heartbeat, which a thread of the driver's own counts out: a process that
-  was stopped, or whose loop was held up, must not take its nodes for dead because it had not listened.
+  once before it speaks. A heartbeat, which a thread of the driver's counts out, is judged on the loop, which may not
+  have sent it yet: whoever was held up must not take nodes for dead because it had not listened.
 """
 
 import asyncio
@@ -35,6 +35,8 @@ READS_A_TURN = 16
 SLOT_S = 0.01
 UNSENT_BYTES_MAX = 8 << 20
 """Beyond it a connection says that it is busy, and the driver tries another or fails the request."""
+LISTEN_S = 0.5
+"""A node whose heartbeat was missed has so long to be heard, from when the loop is there again."""
 _LOOK_FIRST_S = 0.001
 
 
@@ -114,6 +116,7 @@ class LoopConnection(Connection):  # type: ignore[misc]  # the driver has no typ
         self._outgoing_lock = threading.Lock()
         self._flush_due = False
         self._waits_to_write = False
+        self._heard = 0
         self._connect_socket()
         self._socket.settimeout(0)
         if not self._on_loop(self._begin):
@@ -137,7 +140,7 @@ class LoopConnection(Connection):  # type: ignore[misc]  # the driver has no typ
     def defunct(self, exc: Exception) -> Exception | None:
         """Give the connection up. One whose heartbeat a thread missed is listened to first; the driver hears later."""
         missed = isinstance(exc, OperationTimedOut) and threading.get_ident() != self.thread
-        if missed and self._on_loop(self.loop.call_later, _LOOK_FIRST_S, self._give_up_unheard, exc):
+        if missed and self._on_loop(self.loop.call_later, LISTEN_S, self._give_up_unheard, exc, self._heard):
             return None
         given_up: Exception | None = super().defunct(exc)
         return given_up
@@ -204,6 +207,7 @@ class LoopConnection(Connection):  # type: ignore[misc]  # the driver has no typ
             for _ in range(READS_A_TURN):
                 chunk = self._socket.recv(READ_BYTES)
                 self._iobuf.write(chunk)
+                self._heard += 1
                 ended = not chunk
                 if ended or (len(chunk) < READ_BYTES and self.ssl_context is None):
                     break
@@ -222,14 +226,13 @@ class LoopConnection(Connection):  # type: ignore[misc]  # the driver has no typ
         elif self._outgoing:
             self._flush()
 
-    def _give_up_unheard(self, error: Exception) -> None:
-        """The verdict of a heartbeat, spoken behind what the loop has read by now.
+    def _give_up_unheard(self, error: Exception, heard: int) -> None:
+        """The verdict of a heartbeat, spoken LISTEN_S behind the turn in which the loop could send and read again.
 
-        A heartbeat is sent where nothing came for a while (`msg_received` is down) and the driver takes it down again
-        only behind an answer. Who was given up here the driver finds at its next look, two seconds later at most; whose
-        request is on the way is told at once.
+        A loop that was held up has not even sent the heartbeat: its answer may come now. Whoever is given up here the
+        driver finds at its next look, two seconds later at most; whose request is on the way is told at once.
         """
-        if self.msg_received:
+        if self._heard != heard:
             _log.info("a node answered a heartbeat that this process was too busy to hear: the connection stays")
         else:
             super().defunct(error)

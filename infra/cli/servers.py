@@ -119,11 +119,13 @@ def _start(arguments: argparse.Namespace) -> None:
 
 
 def _what_for(plans: list[Any], regions: Sequence[str]) -> str:
-    """What the settings of a region's processes call these servers. A world does not use them."""
+    """What the settings of a region's processes call these servers."""
     from infra.local.servers.kinds import ServerKind
     from infra.local.servers.plans import grid_address, log_address, store_address
 
-    lines = ["For regions that you run yourself (`./atoll world up --store cassandra ...` starts its own); settings:"]
+    lines = [
+        "`./atoll world up --servers DIR` runs a world on these. In the settings of regions that you run yourself:"
+    ]
     for plan in plans:
         if plan.kind is ServerKind.KAFKA:
             lines += [f'  {region}: log = "{log_address(plan, region)}"' for region in regions]

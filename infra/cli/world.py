@@ -42,6 +42,11 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     up.add_argument("--grid", choices=("embedded", "hazelcast"), default=None)
     up.add_argument("--log", choices=("sqlite", "kafka"), default=None)
     up.add_argument(
+        "--servers", type=Path, nargs="?", const=SERVERS_STATE, default=None, metavar="DIR",
+        help="run on the servers that `./atoll servers start` started (DIR: their --state), on all three kinds unless"
+        " --store, --grid or --log say which; without it a world starts servers of its own",
+    )  # fmt: skip
+    up.add_argument(
         "--tls", action="store_true",
         help="TLS between all processes, certificates from an authority of this world's own; callers use https",
     )  # fmt: skip
@@ -98,12 +103,18 @@ def _configuration(arguments: argparse.Namespace) -> Any:
     import msgspec
 
     from infra.local.configuration import default_configuration, load_configuration, with_absolute_directories
+    from infra.local.servers.of_world import kinds_of
 
     default = with_absolute_directories(default_configuration(), Path.cwd())
     found = load_configuration(arguments.config) if arguments.config else default
     for part in ("balancer", "store", "grid", "log"):
         if chosen := getattr(arguments, part):
             found = msgspec.structs.replace(found, **{part: chosen})
+    if arguments.servers is not None:
+        named = msgspec.structs.replace(found.directories, servers=str(arguments.servers.resolve()))
+        found = msgspec.structs.replace(found, directories=named)
+        if not kinds_of(found):
+            found = msgspec.structs.replace(found, store="cassandra", grid="hazelcast", log="kafka")
     switched = {name: True for name in ("tls", "federation") if getattr(arguments, name)}
     return msgspec.structs.replace(found, **switched)
 
@@ -118,7 +129,7 @@ def _up(arguments: argparse.Namespace) -> None:
         print(render_configuration(configuration), end="")
         return
     with progress_bar() as progress:
-        if kinds_of(configuration):
+        if kinds_of(configuration) and not configuration.directories.servers:
             bring_servers(progress)
         world = start_world(
             configuration, state_of(arguments), dataset=arguments.dataset, progress=progress,
@@ -166,7 +177,9 @@ def _status(arguments: argparse.Namespace) -> None:
 
 def _where(world: Any) -> str:
     trusting = f" and trust {world.caller_tls.ca_file}" if world.caller_tls else ""
-    return f"Applications call {world.balancer_url}{trusting}"
+    servers = world.configuration.directories.servers
+    on = f". It runs on the servers of {servers}, which `world down` leaves running" if servers else ""
+    return f"Applications call {world.balancer_url}{trusting}{on}"
 
 
 def _show(arguments: argparse.Namespace, world: Any, head: str) -> None:

@@ -66,6 +66,8 @@ class DirectoriesConfiguration(msgspec.Struct, frozen=True, kw_only=True, forbid
     repository: str = ".atoll/repository"
     environments: str = ".atoll/envs"
     """One virtual environment per tier (`edge`, `region`, ...); a tier without one uses the running interpreter."""
+    servers: str = ""
+    """Where `atoll servers start` keeps the servers that this world runs on; empty: it starts its own."""
 
 
 class WorldConfiguration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -182,6 +184,7 @@ def with_absolute_directories(configuration: WorldConfiguration, base: Path) -> 
             repository=str(base / directories.repository),
             # Wherever the caller stands, the environments are those of the source tree.
             environments=str(source_root() / directories.environments),
+            servers=str(base / directories.servers) if directories.servers else "",
         ),
     )
 
@@ -206,6 +209,11 @@ def validate_configuration(configuration: WorldConfiguration) -> None:
     _require(configuration.capture_bytes_max >= 1 << 20, "capture_bytes_max is under 1 MiB.", "Set it higher.")
     _require(configuration.poll_interval_s >= 0.1, "poll_interval_s is under 0.1.", "Set 5, say.")
     _require(configuration.start_timeout_s > 0, "start_timeout_s is not positive.", "Set 120, say.")
+    _require(
+        not (configuration.directories.servers and configuration.tls),
+        "a world with TLS cannot run on servers that stand: they know none of its certificates.",
+        "Leave directories.servers (--servers) away: it starts its own.",
+    )
     _validate_regions(configuration.regions)
     _validate_ports(configuration.ports)
 
@@ -286,7 +294,7 @@ def render_configuration(configuration: WorldConfiguration) -> str:
         "[directories]  # relative ones start at this file's folder",
         *(
             f"{name} = {_text(getattr(configuration.directories, name))}"
-            for name in ("state", "repository", "environments")
+            for name in ("state", "repository", "environments", "servers")
         ),
         "",
         "# From one end of the map to the other: neighbours in the list are near.",

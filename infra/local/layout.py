@@ -6,6 +6,7 @@
     <state>/root.json               the TUF root that the regions trust, copied when the world was made
     <state>/trust.json              public keys of every region
     <state>/wan.json, balancer.json, repository.json, haproxy.cfg    settings of the shared processes
+    <state>/world-identity          by which servers that outlive the world know it (`world up --servers`)
     <state>/clocks/                 offsets of wall clocks, in a world with `clock_faults`
     <state>/tls/                    certificates of a world with TLS, each with its key (0600)
     <state>/federation/             federated runs: logs, ledger, outcome

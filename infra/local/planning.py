@@ -223,7 +223,7 @@ def _region(given: PlanInput, region: RegionConfiguration, files: dict[Path, byt
 
 def _grid_and_store(given: PlanInput, name: str, edge_python: str, files: dict[Path, bytes]) -> list[ProcessPlan]:
     servers = given.servers.processes(name)
-    if any(server.part is Part.GRID for server in servers):
+    if given.servers.has_grid(name):
         return servers
     embedded = ProcessPlan(
         name=f"{name}/grid", part=Part.GRID, region=name, probe=given.probe,

@@ -20,6 +20,7 @@ from infra.local.servers.plans import (
     store_address,
 )
 from infra.local.servers.running import check_ports, prepare_server, start_servers, status_of, stop_servers
+from infra.local.servers.standing import claim, standing_plans
 from infra.plumbing.clock import Clock, SystemClock
 from infra.plumbing.progress import Progress
 
@@ -28,9 +29,10 @@ _PARTS = {ServerKind.CASSANDRA: Part.STORE, ServerKind.HAZELCAST: Part.GRID, Ser
 
 @dataclass(frozen=True, slots=True)
 class WorldServers:
-    """Plans by server name; empty in a world that is embedded altogether."""
+    """Plans by server name; empty in a world that is embedded altogether. `own`: the world starts and ends them."""
 
     plans: Mapping[str, ServerPlan] = field(default_factory=dict)
+    own: bool = True
 
     def store(self, region: str) -> str:
         """The region's `store` setting."""
@@ -48,8 +50,12 @@ class WorldServers:
         return grid_address(plan) if plan is not None else embedded
 
     def processes(self, region: str) -> list[ProcessPlan]:
-        """Those of a region; of no region: those that all share."""
-        return [_process(plan) for plan in self.plans.values() if plan.region == region]
+        """Those of a region that the world starts; of no region: those that all share."""
+        return [_process(plan) for plan in self.plans.values() if plan.region == region] if self.own else []
+
+    def has_grid(self, region: str) -> bool:
+        """Whether the region's grid is a server."""
+        return f"{region}/hazelcast" in self.plans
 
 
 def _process(plan: ServerPlan) -> ProcessPlan:
@@ -83,16 +89,17 @@ def _input(configuration: WorldConfiguration, layout: Layout, kinds: frozenset[S
 def bystanders(configuration: WorldConfiguration, state: Path) -> str:
     """What to say of servers that `atoll servers start` started at `state`; "" where a world would start none.
 
-    A world has servers of its own: what lies in them is sealed under its keys and counted from its logs, so those that
-    were started by hand, and may hold another world's rows, are left alone.
+    Unless it is told to run on those (`--servers`), a world has servers of its own: what lies in them is sealed under
+    its keys and counted from its logs, and those that were started by hand may hold another world's.
     """
-    running = [one for one in status_of(state) if one.running] if kinds_of(configuration) else []
+    asked = kinds_of(configuration) and not configuration.directories.servers
+    running = [one for one in status_of(state) if one.running] if asked else []
     if not running:
         return ""
     return (
         f"{len(running)} servers of `./atoll servers start` ({sum(one.rss_mb for one in running):,.0f} MB) run beside "
-        "it and are not used: a world starts its own, which hold its rows under its keys. `./atoll servers stop` ends "
-        "them."
+        "it and are not used: a world starts its own, which hold its rows under its keys. `world up --servers` runs on "
+        "those; `./atoll servers stop` ends them."
     )
 
 
@@ -102,12 +109,12 @@ def serving_stores(
 ) -> Iterator[None]:
     """Have the world's Cassandra nodes run for the block: rows are written before the supervisor starts anything.
 
-    Nothing happens without a configuration, or where the store is embedded.
+    Nothing happens without a configuration, where the store is embedded, and where it runs anyway.
 
     Raises:
         ServerError: a node did not come up.
     """
-    if configuration is None or configuration.store != "cassandra":
+    if configuration is None or configuration.store != "cassandra" or configuration.directories.servers:
         yield
         return
     given = _input(configuration, layout, frozenset({ServerKind.CASSANDRA}))
@@ -119,15 +126,21 @@ def serving_stores(
 
 
 def prepare_servers(configuration: WorldConfiguration, layout: Layout) -> WorldServers:
-    """Write the configuration of the servers that a world asks for.
+    """Write the configuration of the servers that a world asks for, or find those that it is to run on.
 
     Raises:
-        ServerError: they are not installed, a port is taken, or a folder cannot be written.
+        ServerError: they are not installed, a port is taken, or a folder cannot be written; or those that it is to run
+            on do not run, or are another world's.
         SettingsError: the world has TLS and a server's authority cannot be used.
     """
     kinds = kinds_of(configuration)
     if not kinds:
         return WorldServers()
+    if configuration.directories.servers:
+        servers = Path(configuration.directories.servers)
+        found = standing_plans(servers, kinds, configuration.region_names)
+        claim(servers, layout.state)
+        return WorldServers({plan.name: plan for plan in found}, own=False)
     plans = plan_servers(_input(configuration, layout, kinds))
     if configuration.tls:
         regions = configuration.region_names

@@ -40,6 +40,8 @@ class ServerPlan:
     files: dict[Path, bytes]
     format_command: tuple[str, ...] = ()
     """What must run once over an empty data folder."""
+    tls: bool = False
+    """Whether it is called over mutual TLS only."""
 
     @property
     def address(self) -> str:
@@ -176,7 +178,7 @@ def _cassandra(given: ServerInput, region: str, host: str) -> ServerPlan:
     )  # fmt: skip
     return ServerPlan(
         name=name, kind=kind, region=region, host=host, port=CASSANDRA_PORT, other_ports=(CASSANDRA_STORAGE_PORT,),
-        folder=folder, command=command, files=_encoded(files),
+        folder=folder, command=command, files=_encoded(files), tls=given.tls is not None,
     )  # fmt: skip
 
 
@@ -217,7 +219,7 @@ def _kafka(given: ServerInput, host: str) -> ServerPlan:
     )  # fmt: skip
     return ServerPlan(
         name="kafka", kind=kind, region="", host=host, port=KAFKA_PORT, other_ports=(KAFKA_CONTROLLER_PORT,),
-        folder=folder, command=command, files=_encoded(files), format_command=format_command,
+        folder=folder, command=command, files=_encoded(files), format_command=format_command, tls=given.tls is not None,
     )  # fmt: skip
 
 

@@ -19,6 +19,8 @@ class StartedServer(msgspec.Struct, frozen=True, kw_only=True):
     """Field 22 of /proc/PID/stat: ticks since the machine's start."""
     address: str
     log: str
+    tls: bool = False
+    """Whether it is called over mutual TLS only."""
 
 
 class Timings(msgspec.Struct, kw_only=True):

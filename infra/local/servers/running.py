@@ -167,6 +167,7 @@ def _start_in_turn(
             yield StartedServer(
                 name=plan.name, kind=plan.kind, region=plan.region, pid=pid,
                 began_ticks=began_ticks(pid) or 0, address=plan.address, log=str(log_of(state, plan.name)),
+                tls=plan.tls,
             )  # fmt: skip
         for entry in list(starting):
             plan, pid, began_s = entry

@@ -81,6 +81,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
         ({"start_timeout_s": 0.0}, "start_timeout_s"),
         ({"ports": PortsConfiguration(first=80)}, "ports.first is 80"),
         ({"ports": PortsConfiguration(balancer=5000, repository=5000)}, "the same"),
+        ({"tls": True, "directories": DirectoriesConfiguration(servers="servers")}, "world with TLS cannot run on"),
     ],
 )
 def test_each_mistake_is_told(fields: dict[str, object], words: str) -> None:

@@ -15,14 +15,21 @@ import pytest
 from cryptography import x509
 
 from infra.local.certificates import WorldAuthority, certificate_file
-from infra.local.configuration import default_configuration, with_absolute_directories
+from infra.local.configuration import (
+    DirectoriesConfiguration,
+    RegionConfiguration,
+    WorldConfiguration,
+    default_configuration,
+    with_absolute_directories,
+)
+from infra.local.layout import layout_of
 from infra.local.records import Part, ProbeKind, ProcessPlan
 from infra.local.servers import archiving, installing, running
 from infra.local.servers.authorities import ensure_certificates, region_client, renew_certificates
 from infra.local.servers.configuring import ServerFiles
 from infra.local.servers.installing import Home, check_disk, find_java, install, java_major
 from infra.local.servers.kinds import ServerError, ServerKind
-from infra.local.servers.of_world import bystanders
+from infra.local.servers.of_world import bystanders, prepare_servers, serving_stores
 from infra.local.servers.plans import (
     ServerInput,
     ServerPlan,
@@ -357,3 +364,41 @@ def test_a_world_says_which_servers_it_leaves_alone(home: Home, tmp_path: Path) 
     finally:
         stop_servers(state, clock=CLOCK)
     assert bystanders(real, state) == ""
+
+
+def test_a_world_runs_on_servers_that_stand_and_keeps_them_to_itself(home: Home, tmp_path: Path) -> None:
+    servers, state, other = tmp_path / "servers", layout_of(tmp_path / "world"), layout_of(tmp_path / "other")
+    here = (RegionConfiguration(name="here", edges=1),)
+    configuration = WorldConfiguration(
+        regions=here, store="cassandra", directories=DirectoriesConfiguration(servers=str(servers))
+    )
+    with pytest.raises(ServerError, match="here/cassandra does not run") as caught:
+        prepare_servers(configuration, state)
+    assert f"servers start --regions here --state {servers}" in caught.value.fix
+    plan = acting(home, servers, SERVING)
+    start_servers([plan], servers, clock=CLOCK, progress=SILENT)
+    try:
+        found = prepare_servers(configuration, state)
+        assert found.store("here") == store_address(plan)
+        assert (found.processes("here"), found.has_grid("here")) == ([], False), "the world neither starts nor ends it"
+        assert bystanders(configuration, servers) == ""
+        with serving_stores(configuration, state, clock=CLOCK, progress=SILENT):
+            assert [one.running for one in status_of(servers)] == [True]
+        assert [one.running for one in status_of(servers)] == [True]
+        assert prepare_servers(configuration, state).store("here"), "it comes back to what is its own"
+        with pytest.raises(ServerError, match=f"hold what the world at {state.state} put there"):
+            prepare_servers(configuration, other)
+        (state.state / "world-identity").unlink()
+        with pytest.raises(ServerError, match="cannot open"):
+            prepare_servers(configuration, state)
+        with pytest.raises(ServerError, match="here/hazelcast does not run"):
+            prepare_servers(msgspec.structs.replace(configuration, grid="hazelcast"), state)
+    finally:
+        stop_servers(servers, clock=CLOCK)
+    secure = replace(plan, tls=True)
+    start_servers([secure], servers, clock=CLOCK, progress=SILENT)
+    try:
+        with pytest.raises(ServerError, match="takes TLS only"):
+            prepare_servers(configuration, state)
+    finally:
+        stop_servers(servers, clock=CLOCK)

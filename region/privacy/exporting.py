@@ -7,8 +7,9 @@ from infra.plumbing.clock import Clock
 from region.events.dead_letters import DeadLetter, DeadLetters
 from region.events.records import decode_record
 from region.privacy.access_log import AccessLog
-from region.privacy.messages import ExportedEvent, ExportedLetter, ExportedRow, SubjectExport
+from region.privacy.messages import ExportedEvent, ExportedLetter, SubjectExport
 from region.privacy.places import Known, Place
+from region.store.port import ExportedRow
 from region.store.subjects import erasure_mark
 
 EVENTS_MAX = 100_000

@@ -9,7 +9,7 @@ from region.exploration.exposures import Exposure
 from region.keeping.deposits import Deposit
 from region.privacy.accesses import Access, AccessHead
 from region.sampling.served import ServedSample
-from region.store.port import Affinity, Erasure, HistoryEntry, RowFacts, UserRow
+from region.store.port import Erasure, ExportedRow
 
 EXPORT_FORMAT = "atoll-subject-export/1"
 RECEIPT_FORMAT = "atoll-erasure-receipt/1"
@@ -41,19 +41,6 @@ class ExportedLetter(RegionalMessage, frozen=True, kw_only=True):
     logged: Regional[LoggedEvent | None]
     content: Regional[bytes] = b""
     """What the record says where it cannot be read as an event; base64."""
-
-
-class ExportedRow(RowFacts, frozen=True, kw_only=True):
-    """A row as people read it: entry by entry."""
-
-    history: Regional[tuple[HistoryEntry, ...]] = ()
-    affinities: Regional[dict[str, tuple[Affinity, ...]]] = msgspec.field(default_factory=dict)
-
-    @classmethod
-    def of(cls, row: UserRow) -> "ExportedRow":
-        """The same row."""
-        facts = {name: getattr(row, name) for name in RowFacts.__struct_fields__}
-        return cls(**facts, history=tuple(row.history), affinities=row.affinities)
 
 
 class SubjectExport(RegionalMessage, frozen=True, kw_only=True):

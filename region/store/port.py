@@ -117,13 +117,13 @@ class UserRow(RowFacts, frozen=True, kw_only=True):
     """Everything a request needs to know of a subject, in one partition read; the history is bounded."""
 
     history: Regional[Interactions] = Interactions()
-    packed: Regional[bytes] = b""
+    affinities_packed: Regional[bytes] = b""
     """`affinities` as `pack_affinities` writes them: most lists are made without looking into them."""
 
     @property
     def affinities(self) -> dict[str, tuple[Affinity, ...]]:
         """By kind (`AFFINITY_KINDS`), at most `AFFINITIES_MAX` of each, in no order; a kind without any is left out."""
-        found = _AFFINITIES.decode(self.packed) if self.packed else {}
+        found = _AFFINITIES.decode(self.affinities_packed) if self.affinities_packed else {}
         return {
             kind: tuple(Affinity(name, value.value, value.at_ms) for name, value in values.items())
             for kind, values in found.items()
@@ -134,6 +134,19 @@ class UserRow(RowFacts, frozen=True, kw_only=True):
         return {
             one.name: DecayedValue(one.value, one.at_ms).at(now_ms) for one in self.affinities.get(kind, ())
         }  # fmt: skip
+
+
+class ExportedRow(RowFacts, frozen=True, kw_only=True):
+    """A row as people read it: entry by entry. No request does."""
+
+    history: Regional[tuple[HistoryEntry, ...]] = ()
+    affinities: Regional[dict[str, tuple[Affinity, ...]]] = msgspec.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, row: UserRow) -> "ExportedRow":
+        """The same row."""
+        facts = {name: getattr(row, name) for name in RowFacts.__struct_fields__}
+        return cls(**facts, history=tuple(row.history), affinities=row.affinities)
 
 
 _AFFINITIES = msgspec.msgpack.Decoder(dict[str, dict[str, DecayedValue]])

@@ -148,7 +148,7 @@ def to_row(subject: str, row: RowContent | RowView) -> UserRow:
         offset=row.offset,
         counters=row.counters,
         session=row.session,
-        packed=_packed(row.affinities),
+        affinities_packed=_packed(row.affinities),
         ignored=tuple(row.ignored),
         choices=row.choices,
         imported=row.imported,

@@ -96,7 +96,7 @@ async def test_item_counters_tell_the_click_rate(store: Store) -> None:
 async def test_the_features_of_an_import_are_kept(store: Store) -> None:
     row = UserRow(
         subject=ALICE, version=1, imported=True, counters=SubjectCounters(interactions=3), session=Session(1, 2, 3),
-        packed=pack_affinities({"brand": {"acme": DecayedValue(0.5, 7)}}),
+        affinities_packed=pack_affinities({"brand": {"acme": DecayedValue(0.5, 7)}}),
     )  # fmt: skip
     await store.write_rows([row])
     assert await row_of(store) == row

@@ -100,7 +100,9 @@ def _row(subject: str, history: int) -> Any:
             for kind in AFFINITY_KINDS
         }
     )
-    return UserRow(subject=subject, version=1, history=entries, packed=packed, last_event_ms=NOW_MS + history)
+    return UserRow(
+        subject=subject, version=1, history=entries, affinities_packed=packed, last_event_ms=NOW_MS + history
+    )
 
 
 async def _warm(store: Any, session: Any, statement: Any, subjects: list[str]) -> None:

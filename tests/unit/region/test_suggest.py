@@ -158,7 +158,7 @@ async def test_what_somebody_leans_to_comes_earlier(world: World, index: Suggest
     plain = items_of(await suggester.answer(SuggestCall(q="title", n=20)))
     category = tables.items[tables.row_of[plain[5]]].categories[0]
     leaning = pack_affinities({"category": {category: DecayedValue(5.0, world.clock.now_ms())}})
-    await world.store.write_rows([replace(row_of(), packed=leaning)])
+    await world.store.write_rows([replace(row_of(), affinities_packed=leaning)])
     own = await suggester.answer(SuggestCall(q="title", n=20, subject=SUBJECT))
     assert own.personal
     assert items_of(own).index(plain[5]) < 5

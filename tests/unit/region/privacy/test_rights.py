@@ -51,7 +51,7 @@ from region.privacy.accesses import hash_of, verify
 from region.privacy.explaining import Explanation
 from region.privacy.hearing import hear_erasures
 from region.privacy.late import REASON, LateEvents
-from region.privacy.messages import AccessPage, ErasureReceipt, ExportedRow, SignedReceipt, SubjectExport
+from region.privacy.messages import AccessPage, ErasureReceipt, SignedReceipt, SubjectExport
 from region.privacy.opening import open_privacy
 from region.privacy.places import Known, Place, Scrubber
 from region.privacy.receipts import read_receipt, sign_receipt
@@ -62,7 +62,7 @@ from region.sampling.served import ServedSample, ServedSamples
 from region.settings import PrecomputeSettings, RegionSettings
 from region.store.memory import MemoryStore
 from region.store.opening import open_store
-from region.store.port import OffsetEvent, UserRow
+from region.store.port import ExportedRow, OffsetEvent, UserRow
 from region.store.subjects import erasure_mark, user_subject
 from tests.contract.building import BOB, NOW_MS, an_event, logged, placed, stands_in_files
 from tests.support.keeping import NotedReads, key_file

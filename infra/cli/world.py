@@ -21,6 +21,38 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     up = _leaf(
         verbs, "up", _up, "start it and wait until every process is ready", "./atoll world up --dataset data/ml-100k"
     )
+    _add_up_options(up)
+    _leaf(verbs, "status", _status, "show every process", "./atoll world status")
+    for name, run, says in (
+        ("kill", _kill, "SIGKILL a region's processes; they stay down"),
+        ("heal", _heal, "start what was killed"),
+    ):
+        parser = _leaf(verbs, name, run, says, f"./atoll world {name} us-east")
+        parser.add_argument("region")
+        parser.add_argument(
+            "--part", default="all", help="all, core, edges, grid, store, api, worker, gateway or supernode"
+        )
+    rotate = _leaf(
+        verbs, "rotate-certificates", _rotate, "new certificates for every process of a world with TLS, while it runs",
+        "./atoll world rotate-certificates --authority",
+    )  # fmt: skip
+    which = rotate.add_mutually_exclusive_group()
+    which.add_argument(
+        "--authority", action="store_true", help="by a new authority, which is trusted beside the old one"
+    )
+    which.add_argument(
+        "--drop-old-authority", action="store_true", help="the second step: trust the new authority only"
+    )
+    restart = _leaf(
+        verbs, "restart", _restart, "restart a region's processes one by one while it serves; edges drain first",
+        "./atoll world restart us-east",
+    )  # fmt: skip
+    restart.add_argument("region")
+    restart.add_argument("--part", default="edges", help="edges (default), api, worker, gateway, supernode or grid")
+    _leaf(verbs, "down", _down, "end everything; nothing is left running", "./atoll world down")
+
+
+def _add_up_options(up: argparse.ArgumentParser) -> None:
     # Of all verbs this one alone is told another folder by FILE; the others are told by --state.
     up.set_defaults(state=None)
     up.add_argument(
@@ -56,34 +88,6 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         " each; without it each `federate round` brings its own",
     )  # fmt: skip
     up.add_argument("--print-config", action="store_true", help="print the configuration as TOML and start nothing")
-    _leaf(verbs, "status", _status, "show every process", "./atoll world status")
-    for name, run, says in (
-        ("kill", _kill, "SIGKILL a region's processes; they stay down"),
-        ("heal", _heal, "start what was killed"),
-    ):
-        parser = _leaf(verbs, name, run, says, f"./atoll world {name} us-east")
-        parser.add_argument("region")
-        parser.add_argument(
-            "--part", default="all", help="all, core, edges, grid, store, api, worker, gateway or supernode"
-        )
-    rotate = _leaf(
-        verbs, "rotate-certificates", _rotate, "new certificates for every process of a world with TLS, while it runs",
-        "./atoll world rotate-certificates --authority",
-    )  # fmt: skip
-    which = rotate.add_mutually_exclusive_group()
-    which.add_argument(
-        "--authority", action="store_true", help="by a new authority, which is trusted beside the old one"
-    )
-    which.add_argument(
-        "--drop-old-authority", action="store_true", help="the second step: trust the new authority only"
-    )
-    restart = _leaf(
-        verbs, "restart", _restart, "restart a region's processes one by one while it serves; edges drain first",
-        "./atoll world restart us-east",
-    )  # fmt: skip
-    restart.add_argument("region")
-    restart.add_argument("--part", default="edges", help="edges (default), api, worker, gateway, supernode or grid")
-    _leaf(verbs, "down", _down, "end everything; nothing is left running", "./atoll world down")
 
 
 def add_state_option(parser: argparse.ArgumentParser) -> None:

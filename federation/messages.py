@@ -13,12 +13,12 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from federation.secure_aggregation.messages import Advert, Roster
+from federation.secure_aggregation.messages import Advert, Gathering, Roster
 from infra.contracts.residency import Global, GlobalMessage, Regional, RegionalMessage
 from infra.plumbing.errors import InvalidInputError
 
 ROUND_ID_PATTERN = re.compile(r"[0-9a-f]{16,64}")
-PROTOCOL = 4
+PROTOCOL = 5
 """Version of what phones and gateway say to each other; a phone of another version is told to update. Masks and
 signatures cover the plan: a new field of `RoundPlan` is a new version."""
 PACKED = "atoll-visit-packed"
@@ -35,6 +35,7 @@ class Phase(enum.StrEnum):
     """Where a round stands in one region."""
 
     SELECTING = "selecting"
+    SEATING = "seating"
     SHARING = "sharing"
     REPORTING = "reporting"
     CHECKING = "checking"
@@ -124,6 +125,8 @@ class CheckInAnswer(RegionalMessage, frozen=True, kw_only=True):
     ticket: Regional[str] = ""
     """Shown with every later message of this round, in TICKET_HEADER; the token is not shown again."""
     roster: Regional[Roster | None] = None
+    gathering: Regional[Gathering | None] = None
+    """In place of the roster, where its seats are drawn first."""
     session: Regional[str] = ""
     """What the next advert must be made for."""
     report_within_s: Global[float] = 0.0

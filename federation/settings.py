@@ -4,6 +4,7 @@ from typing import Annotated
 
 import msgspec
 
+from federation.secure_aggregation.seats import DRAWS_MAX
 from infra.plumbing.http.tls import ClientTls, ListenTls
 from infra.plumbing.telemetry import TelemetrySettings
 
@@ -28,7 +29,8 @@ class CohortSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     selection_s: Positive = 3.0
     """How long phones are selected after a round has opened."""
     sharing_s: Positive = 5.0
-    """How long selected phones may take to share their masks' secrets with their neighbours."""
+    """How long selected phones may take to share their masks' secrets with their neighbours, and before that, where a
+    sum has more than 24 of them, to draw their seats: for each draw."""
     reporting_s: Positive = 20.0
     """How long they may take after that to train and report. Reached only where fewer than the goal count do: generous,
     since who is late is missing when the masks are taken off too."""
@@ -54,7 +56,7 @@ class CohortSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     @property
     def round_s_max(self) -> float:
         """How long a round lasts at most."""
-        return self.selection_s + self.sharing_s + self.reporting_s + 2.0 * self.unmasking_s
+        return self.selection_s + (1 + DRAWS_MAX) * self.sharing_s + self.reporting_s + 2.0 * self.unmasking_s
 
 
 class SiloSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,7 +1,8 @@
 """A phone in a round: its keys, its training and its masks, in the order of the protocol. No I/O.
 
-One `DeviceRound` serves one session of the gateway: `advert` until the phone is selected, then `shares`, `masked`,
-`signature` and `unmasking`, each made of the gateway's last answer. What is returned may be sent; nothing else may.
+One `DeviceRound` serves one session of the gateway: `advert` until the phone is selected, then `seat` (large cohorts),
+`shares`, `masked`, `signature` and `unmasking`, each made of the gateway's last answer. What is returned may be sent;
+nothing else may.
 """
 
 from federation.device.training import LocalTraining
@@ -10,10 +11,12 @@ from federation.secure_aggregation.client import ProtocolError, SecureClient, Tr
 from federation.secure_aggregation.identity import Certificates, DeviceIdentity
 from federation.secure_aggregation.messages import (
     Advert,
+    Gathering,
     Mailbox,
     MaskedUpdate,
     Roster,
     SealedShares,
+    Seat,
     Signatures,
     Survivors,
     SurvivorsSigned,
@@ -37,6 +40,10 @@ class DeviceRound:
         )  # fmt: skip
         self.advert: Advert = self._client.advert()
         self._mailbox: Mailbox | None = None
+
+    def seat(self, gathering: Gathering) -> Seat:
+        """This phone's part in drawing the seats; raises ProtocolError when the gathering cannot be right."""
+        return self._client.seat(gathering)
 
     def shares(self, roster: Roster) -> SealedShares:
         """For the neighbours; raises ProtocolError when they cannot be trusted."""

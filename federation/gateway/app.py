@@ -4,6 +4,7 @@
 GET  /v1/device/visit       all of the below, in frames over one connection (`federation.gateway.visits`)
 POST /v1/device/check-in    a phone with its user's token: a task, a ticket and neighbours, or when to come back
 POST /v1/device/shares      sealed shares for the neighbours; the answer holds what they sealed for this phone
+POST /v1/device/seat        a nonce for a draw of the seats; the answer has the phone's place, or a further draw
 POST /v1/device/update      the masked update; the answer says whose updates are in the sum
 POST /v1/device/survivors   whose updates are in the sum, for a phone that came too late with its own
 POST /v1/device/signature   a signature under that; the answer holds the neighbours' signatures
@@ -128,7 +129,7 @@ def build_app(
         [
             web.get("/v1/device/visit", handlers.visit),
             web.post("/v1/device/check-in", handlers.check_in),
-            web.post("/v1/device/{step:shares|update|survivors|signature|unmask}", handlers.step),
+            web.post("/v1/device/{step:seat|shares|update|survivors|signature|unmask}", handlers.step),
             web.post("/v1/rounds", handlers.start_round),
             web.get("/v1/rounds/{round_id}", handlers.round),
             *operations_routes(telemetry, lambda: None),

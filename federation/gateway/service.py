@@ -8,11 +8,10 @@ import hashlib
 from collections.abc import Callable
 
 import msgspec
-import numpy as np
 
-from federation.gateway.cohorts import Cohorts, divide
+from federation.gateway.cohorts import Cohorts
 from federation.gateway.journal import Journal, RoundRecord
-from federation.gateway.opened import OpenRound, ineligible
+from federation.gateway.opened import OpenRound, in_sum, ineligible, refuse, unknown_ticket
 from federation.gateway.plans import require_sound
 from federation.messages import (
     ROUND_ID_PATTERN,
@@ -31,8 +30,9 @@ from federation.secure_aggregation.messages import (
     Advert,
     Mailbox,
     MaskedUpdate,
-    Roster,
+    Placed,
     SealedShares,
+    Seat,
     Signatures,
     Survivors,
     SurvivorsSigned,
@@ -146,7 +146,7 @@ class Gateway:
         return CheckInAnswer(reason="advert", session=current.session)
 
     def check_in(self, subject: str, phone: CheckIn) -> CheckInAnswer:
-        """A phone of `subject` (the region's pseudonym) asks for a task. Selected, it gets its place by `roster`.
+        """A phone of `subject` (the region's pseudonym) asks for a task. Selected, it gets its place by `place`.
 
         Raises:
             ForbiddenError: its keys are not those of a device that this region's issuer knows.
@@ -170,15 +170,25 @@ class Gateway:
             ) from None
         return self._select(current, subject, phone.advert)
 
-    def roster(self, ticket: str) -> Roster | None:
-        """A selected phone's place and neighbours; None while phones are still selected.
+    @property
+    def draw(self) -> int:
+        """Draws of the seats that the open round has begun."""
+        return 0 if self._open is None else self._open.state.draw
+
+    def place(self, ticket: str, *, drawn: int = 0) -> Placed | None:
+        """A selected phone's place and neighbours, or a draw of the seats behind the `drawn` that it knows of.
+
+        None while phones are still selected, or that draw goes on.
 
         Raises:
-            ConflictError: the round has ended.
+            ConflictError: the round has ended, or the phone left while seats were drawn.
             ForbiddenError: the ticket is not one of this round.
         """
-        found = self._cohorts(ticket, behind=Phase.SELECTING)
-        return None if found is None else found.sum_of(ticket).roster(found.position(ticket))
+        return self._ticketed(ticket).place(ticket, drawn=drawn)
+
+    def seat(self, ticket: str, seat: Seat) -> None:
+        """Take a phone's nonce for the present draw of the seats. Raises as `shares`."""
+        self._step(ticket, Phase.SEATING, seat.round_id, lambda one: one.take_seat(ticket, seat))
 
     def shares(self, ticket: str, shares: SealedShares) -> None:
         """Take a phone's sealed shares.
@@ -189,11 +199,12 @@ class Gateway:
             ForbiddenError: the ticket is not one of this round.
         """
         self._step(
-            ticket, Phase.SHARING, shares.round_id, lambda found, at: found.sum_of(ticket).add_shares(at, shares)
-        )
+            ticket, Phase.SHARING, shares.round_id,
+            in_sum(ticket, lambda found, at: found.sum_of(ticket).add_shares(at, shares)),
+        )  # fmt: skip
 
     def mailbox(self, ticket: str) -> Mailbox | None:
-        """What the neighbours sealed for this phone; None while phones still share. Raises as `roster`."""
+        """What the neighbours sealed for this phone; None while phones still share. Raises as `place`."""
         found = self._cohorts(ticket, behind=Phase.SHARING)
         return None if found is None else found.sum_of(ticket).mailbox(found.position(ticket))
 
@@ -205,10 +216,10 @@ class Gateway:
                 raise AggregationError("an update is a number of 32-bit words")
             found.sum_of(ticket).add_masked(position, from_wire(update.masked))
 
-        self._step(ticket, Phase.REPORTING, update.round_id, add)
+        self._step(ticket, Phase.REPORTING, update.round_id, in_sum(ticket, add))
 
     def survivors(self, ticket: str) -> Survivors | None:
-        """Whose updates are in the sum; None while phones still report. Raises as `roster`."""
+        """Whose updates are in the sum; None while phones still report. Raises as `place`."""
         found = self._cohorts(ticket, behind=Phase.REPORTING)
         return None if found is None else found.sum_of(ticket).survivors_message()
 
@@ -220,7 +231,7 @@ class Gateway:
         current = self._open
         self._step(
             ticket, Phase.CHECKING, signed.round_id,
-            lambda found, at: found.sum_of(ticket).add_signature(at, signed.device_signature),
+            in_sum(ticket, lambda found, at: found.sum_of(ticket).add_signature(at, signed.device_signature)),
         )  # fmt: skip
         if current is not None:
             self._agree(current)
@@ -234,7 +245,7 @@ class Gateway:
             self._settle(current)
 
     def signatures(self, ticket: str) -> Signatures | None:
-        """The neighbours' signatures; None while phones still sign. Raises as `roster`."""
+        """The neighbours' signatures; None while phones still sign. Raises as `place`."""
         found = self._cohorts(ticket, behind=Phase.CHECKING)
         return None if found is None else found.sum_of(ticket).signatures(found.position(ticket))
 
@@ -242,8 +253,9 @@ class Gateway:
         """Take a survivor's shares; with the last one that is needed the round ends. Raises as `shares`."""
         current = self._open
         self._step(
-            ticket, Phase.UNMASKING, shares.round_id, lambda found, at: found.sum_of(ticket).add_unmasking(at, shares)
-        )
+            ticket, Phase.UNMASKING, shares.round_id,
+            in_sum(ticket, lambda found, at: found.sum_of(ticket).add_unmasking(at, shares)),
+        )  # fmt: skip
         if current is not None:
             self._settle(current)
         return UpdateReceipt(round_id=shares.round_id)
@@ -255,7 +267,9 @@ class Gateway:
         heads = coin(self._policy.sampling_probability, entropy=self._entropy)
         now_s = self._clock.monotonic_s()
         selection = Selection.ALREADY
-        if advert.certificate.device_key not in current.devices:
+        # A commitment to a seat is one phone's own: who copies another's would spoil the draw.
+        names = {advert.certificate.device_key, advert.seat_commitment}
+        if current.devices.isdisjoint(names):
             selection = current.state.check_in(subject, ticket=ticket, heads=heads, now_s=now_s)
         self._count("check-in", selection)
         if selection is not Selection.SELECTED:
@@ -264,14 +278,14 @@ class Gateway:
                 come_back_s=self._come_back_s(current.state, now_s), reason=selection, session=current.session
             )
         current.adverts[ticket] = advert
-        current.devices.add(advert.certificate.device_key)
+        current.devices |= names
         self._settle(current)
         return CheckInAnswer(
             plan=current.plan, ticket=ticket, session=current.session,
             report_within_s=max(0.0, current.state.ends_s - now_s),
         )  # fmt: skip
 
-    def _step(self, ticket: str, step: Phase, round_id: str, act: Callable[[Cohorts, int], None]) -> None:
+    def _step(self, ticket: str, step: Phase, round_id: str, act: Callable[[OpenRound], None]) -> None:
         """Judge a message, use it, and count it; nothing of it is used unless all of it is sound."""
         current = self._current()
         if current is None or round_id not in (current.plan.round_id, current.session):
@@ -279,11 +293,11 @@ class Gateway:
             raise ConflictError("this round is over; nothing was used.", fix="Check in again.")
         now_s = self._clock.monotonic_s()
         verdict = current.state.judge(ticket, step, now_s=now_s)
-        self._refuse_unless_accepted(verdict, step)
-        if current.cohorts is None:
-            raise ConflictError("this round has no cohorts yet.", fix="Wait for the roster.")
+        if verdict is not Verdict.ACCEPTED:
+            self._count(step, verdict)
+            raise refuse(verdict)
         try:
-            act(current.cohorts, current.cohorts.position(ticket))
+            act(current)
         except AggregationError as error:
             self._count(step, "invalid")
             raise InvalidInputError(f"{error}.", fix="Send what the protocol asks for in this step.") from None
@@ -292,25 +306,19 @@ class Gateway:
 
     def _cohorts(self, ticket: str, *, behind: Phase) -> Cohorts | None:
         """The cohorts once `behind` has ended; None before."""
-        current = self._current()
-        if current is None:
-            raise ConflictError("this round is over.", fix="Check in again.")
-        if ticket not in current.adverts:
-            raise ForbiddenError("this ticket is not one of this round.", fix="Check in to get one.")
+        current = self._ticketed(ticket)
+        current.require_seat(ticket)
         if ORDER.index(current.state.phase) <= ORDER.index(behind):
             return None
         return current.cohorts
 
-    def _refuse_unless_accepted(self, verdict: Verdict, step: Phase) -> None:
-        if verdict is Verdict.ACCEPTED:
-            return
-        self._count(step, verdict)
-        if verdict is Verdict.UNKNOWN_TICKET:
-            raise ForbiddenError("this ticket is not one of this round.", fix="Check in to get one.")
-        what = {
-            Verdict.DUPLICATE: "has reported before", Verdict.EARLY: "is ahead of the others",
-        }.get(verdict, "came too late")  # fmt: skip
-        raise ConflictError(f"this phone {what}; nothing was used.", fix="Check in for the next round.")
+    def _ticketed(self, ticket: str) -> OpenRound:
+        current = self._current()
+        if current is None:
+            raise ConflictError("this round is over.", fix="Check in again.")
+        if ticket not in current.adverts:
+            raise unknown_ticket()
+        return current
 
     def _current(self) -> OpenRound | None:
         if self._open is not None:
@@ -333,12 +341,7 @@ class Gateway:
                 state.finish()
         state.tick(now_s=now_s)
         if state.phase is not Phase.SELECTING and current.cohorts is None and not state.over:
-            current.cohorts = divide(
-                current.adverts, session=current.session, plan=current.plan, policy=self._policy,
-                rng=np.random.default_rng(int.from_bytes(self._entropy(16), "big")),
-            )  # fmt: skip
-            if current.cohorts is None:
-                state.abandon("too few phones for a secure sum")
+            current.seat_phones(self._policy, entropy=self._entropy)
         if state.over and self._open is current:
             self._end(current)
 

@@ -16,6 +16,7 @@ from federation.messages import CheckIn, CheckInAnswer, Phase, RegionalSum
 from federation.secure_aggregation.messages import (
     MaskedUpdate,
     SealedShares,
+    Seat,
     SurvivorsAsked,
     SurvivorsSigned,
     Unmasking,
@@ -33,7 +34,7 @@ class Steps:
         self._clock = clock
         self._moved = asyncio.Event()
         """Set and replaced whenever a round has moved."""
-        self._seen: tuple[Phase | None, float | None] = (None, None)
+        self._seen: tuple[Phase | None, int, float | None] = (None, 0, None)
 
     async def check_in(self, subject: str, body: bytes, *, read: Reader = decoded) -> CheckInAnswer:
         """A check-in of `subject`; one that is selected is answered when the cohort is drawn. Raises as `Gateway`."""
@@ -41,11 +42,11 @@ class Steps:
         self.wake_if_moved()
         if not answer.ticket:
             return answer
-        roster = await self._moved_on(lambda: self.gateway.roster(answer.ticket))
-        return msgspec.structs.replace(answer, roster=roster)
+        placed = await self._moved_on(lambda: self.gateway.place(answer.ticket))
+        return msgspec.structs.replace(answer, roster=placed.roster, gathering=placed.gathering)
 
     async def take(self, step: str, ticket: str, body: bytes, *, read: Reader = decoded) -> RegionalMessage:
-        """Take `shares`, `update` (or `survivors`, when that came too late), `signature` or `unmask` under a ticket.
+        """Take `seat`, `shares`, `update` (or `survivors`, when that was late), `signature` or `unmask` under a ticket.
 
         Raises:
             AtollError: as the gateway's method of this step.
@@ -54,6 +55,10 @@ class Steps:
         """
         look: Callable[[], RegionalMessage | None]
         match step:
+            case "seat":
+                drawn = self.gateway.draw
+                self.gateway.seat(ticket, read(body, Seat))
+                look = lambda: self.gateway.place(ticket, drawn=drawn)  # noqa: E731 - one of a kind with the rest
             case "shares":
                 self.gateway.shares(ticket, read(body, SealedShares))
                 look = lambda: self.gateway.mailbox(ticket)  # noqa: E731 - four of a kind
@@ -70,7 +75,8 @@ class Steps:
                 read(body, SurvivorsAsked)
                 look = lambda: self.gateway.survivors(ticket)  # noqa: E731 - four of a kind
             case _:
-                raise NotFoundError("there is no such step.", fix="Take shares, update, signature and unmask in order.")
+                fix = "Take seat, shares, update, signature and unmask in order."
+                raise NotFoundError("there is no such step.", fix=fix)
         self.wake_if_moved()
         return await self._moved_on(look)
 
@@ -106,7 +112,7 @@ class Steps:
 
     def wake_if_moved(self) -> None:
         """Only a change of phase is news; every message would wake a thousand waiting phones for nothing."""
-        standing = (self.gateway.phase(), self.gateway.next_change_s())
+        standing = (self.gateway.phase(), self.gateway.draw, self.gateway.next_change_s())
         if standing != self._seen:
             self._seen = standing
             moved, self._moved = self._moved, asyncio.Event()

@@ -14,7 +14,16 @@ import msgspec
 from federation.device.rounds import DeviceRound
 from federation.device.training import LocalTraining
 from federation.messages import PACKED, TICKET_HEADER, CheckIn, CheckInAnswer, RoundPlan, UpdateReceipt
-from federation.secure_aggregation.messages import Mailbox, MaskedUpdate, Signatures, Survivors, SurvivorsAsked
+from federation.secure_aggregation.messages import (
+    Mailbox,
+    MaskedUpdate,
+    Placed,
+    Roster,
+    Signatures,
+    Survivors,
+    SurvivorsAsked,
+)
+from federation.secure_aggregation.seats import DRAWS_MAX
 from infra.contracts.residency import RegionalMessage, encode_regional, pack_regional
 
 A = TypeVar("A", bound=RegionalMessage)
@@ -137,9 +146,9 @@ class Visit:
 
         Args:
             device: made for the answer's session.
-            answer: with plan, ticket and roster.
+            answer: with plan, ticket, and roster or gathering.
             train: local training; runs in the worker thread.
-            leave_at: 0 to 2: drop out before shares, update or shares of the masks; 3: stay.
+            leave_at: 0 to 2: drop out before seats are drawn and shares sent, update or shares of the masks; 3: stay.
 
         Raises:
             UnsentError: the gateway did not answer when the update was to be sent.
@@ -147,12 +156,13 @@ class Visit:
             ProtocolError: the gateway did not keep to the protocol.
             TrainingError: nothing can be trained.
         """
-        plan, roster = answer.plan, answer.roster
-        if plan is None or roster is None:
+        plan = answer.plan
+        if plan is None:
             raise RefusedError("no place in a round")
         part = Participation()
         if leave_at == 0:
             return part
+        roster = await self._seated(device, Placed(roster=answer.roster, gathering=answer.gathering))
         shares = await self._link.run(lambda: device.shares(roster))
         device.receive(await self._call("shares", shares, Mailbox))
         trained = part.trained = await self._link.run(lambda: train(plan))
@@ -191,6 +201,16 @@ class Visit:
             return msgspec.msgpack.decode(body, type=kind) if self._packed else msgspec.json.decode(body, type=kind)
         except msgspec.DecodeError as error:
             raise RefusedError(type(error).__name__) from None
+
+    async def _seated(self, device: DeviceRound, placed: Placed) -> Roster:
+        """The phone's place, drawn with all others of a large cohort."""
+        for _ in range(DRAWS_MAX + 1):
+            if placed.roster is not None or placed.gathering is None:
+                break
+            placed = await self._call("seat", device.seat(placed.gathering), Placed)
+        if placed.roster is None:
+            raise RefusedError("no place in a round")
+        return placed.roster
 
     async def _unmask(self, device: DeviceRound, survivors: Survivors) -> None:
         signatures = await self._call("signature", device.signature(survivors), Signatures)

@@ -1,10 +1,12 @@
-"""One round in one region, as a state machine: selecting -> sharing -> reporting -> checking -> unmasking -> closed.
+"""One round in one region: selecting -> (seating) -> sharing -> reporting -> checking -> unmasking -> closed.
 
 No I/O, no clock, no randomness: the caller passes the moment, the tickets and the coins (Bonawitz et al. 2019,
 "Towards Federated Learning at Scale", sections 2 and 9, for selection, over-selection, goal count and deadlines; the
 phases behind the selection are those of secure aggregation, Bonawitz et al. 2017). Every phase can also end in void.
 
 Rules:
+* Seats are drawn where a sum has too many phones for everybody to be everybody's neighbour. Who does not show a nonce
+  in time is out of the round, and all others draw again, DRAWS_MAX times at most (`secure_aggregation.seats`).
 * A subject is selected at most once in a round, and a ticket takes each step at most once, in order.
 * Who misses a phase's deadline has dropped out; the others go on. Who shared and was late with the update may still
   sign and give shares: it is not in the sum, but helps to take the masks off.
@@ -20,10 +22,13 @@ import math
 from dataclasses import dataclass, field
 
 from federation.messages import Phase
+from federation.secure_aggregation.graph import COMPLETE_MAX
+from federation.secure_aggregation.messages import COHORT_MIN
+from federation.secure_aggregation.seats import DRAWS_MAX
 from federation.settings import CohortSettings
 
-ORDER = (Phase.SELECTING, Phase.SHARING, Phase.REPORTING, Phase.CHECKING, Phase.UNMASKING)
-HUNG_UP_S = {Phase.SHARING: 1.0, Phase.REPORTING: 5.0, Phase.CHECKING: 1.0}
+ORDER = (Phase.SELECTING, Phase.SEATING, Phase.SHARING, Phase.REPORTING, Phase.CHECKING, Phase.UNMASKING)
+HUNG_UP_S = {Phase.SEATING: 1.0, Phase.SHARING: 1.0, Phase.REPORTING: 5.0, Phase.CHECKING: 1.0}
 """How long a phone that hung up has to come back when only such phones are missing; an update that could not be sent
 waits in the phone's outbox, and has longer."""
 MOST = 0.75
@@ -51,6 +56,18 @@ class Verdict(enum.StrEnum):
     UNKNOWN_TICKET = "unknown-ticket"
 
 
+def parts(policy: CohortSettings, selected: int) -> int:
+    """Sums that so many phones are divided into."""
+    # With sampling the number of cohorts must not tell how many the coins took.
+    crowd = policy.expected_count if policy.sampling_probability < 1.0 else selected
+    return max(1, min(policy.cohorts, crowd // max(policy.count_min, COHORT_MIN)))
+
+
+def draws_seats(policy: CohortSettings, selected: int) -> bool:
+    """Whether some sum of so many phones is too large for everybody to be everybody's neighbour."""
+    return selected > COMPLETE_MAX * parts(policy, selected)
+
+
 @dataclass(slots=True, kw_only=True)
 class Round:
     """State of one round. Times are seconds of one monotonic clock."""
@@ -71,6 +88,8 @@ class Round:
     """Tickets of which the present phase's step is still to come."""
     _gone: set[str] = field(default_factory=set)
     """Tickets whose phones hung up and were not heard of since."""
+    draw: int = 0
+    """Draws of the seats that were begun."""
     began_s: dict[Phase, float] = field(init=False)
     """When each phase began, until now."""
 
@@ -122,6 +141,10 @@ class Round:
         """All tickets, in the order of their selection."""
         return list(self._steps)
 
+    def drawing(self) -> set[str]:
+        """Tickets whose phones the present draw of the seats is made for."""
+        return self._due | {ticket for ticket, last in self._steps.items() if last is Phase.SEATING}
+
     def check_in(self, subject: str, *, ticket: str, heads: bool, now_s: float) -> Selection:
         """A phone of `subject` asks for a task.
 
@@ -157,8 +180,13 @@ class Round:
         if behind <= 0:
             return Verdict.DUPLICATE
         helps = step is Phase.CHECKING and last is Phase.SHARING
-        if self.over or (behind > 1 and not helps) or ORDER.index(self.phase) > ORDER.index(step):
+        # Whether seats will be drawn is not known while phones are selected.
+        next_one = step is Phase.SHARING and self.phase in (Phase.SELECTING, Phase.SEATING)
+        far = behind > 1 and not helps and not next_one
+        if self.over or far or ORDER.index(self.phase) > ORDER.index(step):
             return Verdict.LATE
+        if step is Phase.SEATING and self.phase is step and ticket not in self._due:
+            return Verdict.LATE  # it missed a draw before this one
         return Verdict.ACCEPTED if self.phase is step else Verdict.EARLY
 
     def take(self, ticket: str, step: Phase, *, now_s: float) -> Verdict:
@@ -230,10 +258,16 @@ class Round:
         """To the next phase, or to void when too few did this one's step."""
         if self.phase is Phase.UNMASKING:
             return self.abandon("too few phones gave their shares: below the threshold of the secure sum")
+        if self.phase is Phase.SEATING and self._due:
+            return self._draw(now_s)
         counts = self.checked_in if self.sampled else self.count(self.phase)
         # With sampling the coins must not decide what is seen, so those count who asked before a coin was thrown.
         if counts < self.policy.count_min:
             return self.abandon(f"fewer than {self.policy.count_min} phones took part")
+        if self.phase is Phase.SELECTING:
+            if draws_seats(self.policy, self.selected):
+                return self._draw(now_s)
+            self.phase, self._steps = Phase.SEATING, dict.fromkeys(self._steps, Phase.SEATING)  # nothing to draw
         # Who was late with the update may sign all the same.
         ready = (Phase.SHARING, Phase.REPORTING) if self.phase is Phase.REPORTING else (self.phase,)
         self.phase = ORDER[ORDER.index(self.phase) + 1]
@@ -243,10 +277,31 @@ class Round:
         self._hurry(now_s)
         return None
 
+    def _draw(self, now_s: float) -> None:
+        """Begin a draw: the first with all who were selected, another with those who showed their nonces."""
+        shown = Phase.SEATING if self.draw else Phase.SELECTING
+        kept = [ticket for ticket, last in self._steps.items() if last is shown]
+        if len(kept) < (1 if self.sampled else self.policy.count_min):
+            return self.abandon(f"fewer than {self.policy.count_min} phones took part")
+        if self.draw == DRAWS_MAX:
+            return self.abandon(f"phones left during each of {DRAWS_MAX} draws of the seats")
+        self.draw += 1
+        self.phase, self.phase_ends_s = Phase.SEATING, now_s + self.policy.sharing_s
+        self.began_s.setdefault(Phase.SEATING, now_s)
+        self._steps.update(dict.fromkeys(kept, Phase.SELECTING))
+        self._counts[Phase.SEATING] = 0
+        self._due = set(kept)
+        self._hurry(now_s)
+        return None
+
     def _lasts_s(self, phase: Phase) -> float:
         match phase:
             case Phase.SELECTING:
                 return self.policy.selection_s
+            case Phase.SEATING:
+                policy = self.policy
+                wanted = policy.expected_count if self.sampled else math.ceil(policy.goal_count * policy.over_selection)
+                return policy.sharing_s if draws_seats(policy, max(self.selected, wanted)) else 0.0
             case Phase.SHARING:
                 return self.policy.sharing_s
             case Phase.REPORTING:

@@ -1,7 +1,8 @@
 """A phone's side of one secure sum, after Bonawitz et al. 2017 with the neighbour graph of Bell et al. 2020. No I/O.
 
-Use once, in order: `advert`, `share`, `mask`, `sign`, `unmask`. Whatever does not hold raises `ProtocolError`; the
-phone then stays silent for the rest of the round, which costs the others nothing but a drop-out.
+Use once, in order: `advert`, `seat` (large cohorts; for every draw), `share`, `mask`, `sign`, `unmask`. Whatever does
+not hold raises `ProtocolError`; the phone then stays silent for the rest of the round, which costs the others nothing
+but a drop-out.
 
 What the gateway learns: the sum over the survivors. For each neighbour the phone gives a share of one secret only,
 the self seed (it survived) or the mask key (it dropped out), and only after enough of its neighbourhood signed the same
@@ -11,14 +12,16 @@ certified, and masks cancel only between phones that were given the same task.
 
 from dataclasses import dataclass
 
-from federation.secure_aggregation import graph, keys
+from federation.secure_aggregation import graph, keys, seats
 from federation.secure_aggregation.identity import Certificates, DeviceIdentity, IdentityError, verify_signature
 from federation.secure_aggregation.messages import (
     COHORT_MIN,
     Advert,
+    Gathering,
     Mailbox,
     Roster,
     SealedShares,
+    Seat,
     Signatures,
     Survivors,
     SurvivorsSigned,
@@ -64,6 +67,9 @@ class SecureClient:
         self._mask_agreement = keys.Agreement(self._mask_private)
         self._share_agreement = keys.Agreement(entropy(keys.KEY_BYTES))
         self._seed = entropy(keys.KEY_BYTES)
+        self._seat_chain = seats.chain(entropy(keys.KEY_BYTES))
+        self._gathering: Gathering | None = None
+        """What this phone has shown its last nonce for."""
         self._roster: Roster | None = None
         self._secrets: dict[int, bytes] = {}
         """Agreed secrets for sealing, by neighbour."""
@@ -77,15 +83,35 @@ class SecureClient:
             "mask_key": self._mask_agreement.public(),
             "share_key": self._share_agreement.public(),
             "seed_commitment": keys.commitment(self._seed, round_id=self._round_id),
+            "seat_commitment": self._seat_chain[0],
         }
         signature = self._identity.sign(advert_text(self._round_id, **fields))
         return Advert(**fields, certificate=self._identity.certificate, device_signature=signature)
+
+    def seat(self, gathering: Gathering) -> Seat:
+        """This phone's nonce for a draw of the seats: one for each, and the gathering is fixed by then.
+
+        Raises:
+            ProtocolError: the cohort is of no use, this phone is not in it, or it was drawn for before.
+        """
+        drawn = self._gathering.draw if self._gathering is not None else 0
+        if self._roster is not None or gathering.draw != drawn + 1 or gathering.draw > seats.DRAWS_MAX:
+            raise ProtocolError("seats are drawn a few times, one draw after the other, and before the roster")
+        try:
+            found = seats.split(gathering.seat_commitments)
+        except ValueError as error:
+            raise ProtocolError(str(error)) from None
+        if not self._cohort_min <= len(found) <= COHORT_MAX or self._seat_chain[0] not in found:
+            raise ProtocolError("the gathering is of no use, or without this phone")
+        self._gathering = gathering
+        return Seat(round_id=self._round_id, nonce=self._seat_chain[gathering.draw])
 
     def share(self, roster: Roster) -> SealedShares:
         """Shares of this phone's secrets for its neighbours.
 
         Raises:
-            ProtocolError: the roster does not fit the graph, or a neighbour's keys are not certified.
+            ProtocolError: the roster does not fit the graph, the seats are not those that were drawn, or a neighbour's
+                keys are not certified.
         """
         self._check_roster(roster)
         self._roster = roster
@@ -177,6 +203,7 @@ class SecureClient:
             raise ProtocolError("a second roster, or one of no use")
         if set(roster.neighbours) != set(graph.neighbours(roster.position, roster.roster_count)):
             raise ProtocolError("the roster's neighbours are not those of the graph")
+        self._check_seats(roster)
         known = {advert.mask_key for advert in roster.neighbours.values()} - {self._mask_agreement.public()}
         # One device under many keys would be a neighbourhood of its own, and know all masks of this phone.
         own = self._identity.certificate.device_key
@@ -185,6 +212,23 @@ class SecureClient:
             raise ProtocolError("two neighbours with one key")
         for advert in roster.neighbours.values():
             check_advert(advert, round_id=self._round_id, certificates=self._certificates, now_ms=self._now_ms)
+
+    def _check_seats(self, roster: Roster) -> None:
+        """Where not everybody is everybody's neighbour, seats are those that all phones drew, this one among them."""
+        if roster.roster_count <= graph.COMPLETE_MAX and self._gathering is None:
+            return
+        if self._gathering is None:
+            raise ProtocolError("seats of a large cohort that nobody drew")
+        try:
+            drawn = seats.order(
+                self._round_id, self._gathering.draw, self._gathering.seat_commitments, roster.nonces
+            )  # fmt: skip
+        except ValueError as error:
+            raise ProtocolError(str(error)) from None
+        seated = {at: advert.seat_commitment for at, advert in roster.neighbours.items()}
+        seated[roster.position] = self._seat_chain[0]
+        if len(drawn) != roster.roster_count or any(drawn[at] != one for at, one in seated.items()):
+            raise ProtocolError("the seats are not those that were drawn")
 
     def _opened(self, roster: Roster, other: int, content: bytes) -> tuple[bytes, bytes]:
         if other not in self._secrets:
@@ -227,12 +271,14 @@ def check_advert(advert: Advert, *, round_id: str, certificates: Certificates, n
         ProtocolError: they are not.
     """
     text = advert_text(
-        round_id, mask_key=advert.mask_key, share_key=advert.share_key, seed_commitment=advert.seed_commitment
-    )
+        round_id, mask_key=advert.mask_key, share_key=advert.share_key, seed_commitment=advert.seed_commitment,
+        seat_commitment=advert.seat_commitment,
+    )  # fmt: skip
     try:
         certificates.verify(advert.certificate, now_ms=now_ms)
         verify_signature(advert.certificate.device_key, advert.device_signature, text)
     except IdentityError as error:
         raise ProtocolError(str(error)) from None
-    if not all(len(key) == keys.KEY_BYTES for key in (advert.mask_key, advert.share_key, advert.seed_commitment)):
+    whole = all(len(key) == keys.KEY_BYTES for key in (advert.mask_key, advert.share_key, advert.seed_commitment))
+    if not whole or len(advert.seat_commitment) != seats.NONCE_BYTES:
         raise ProtocolError("a key of the wrong length")

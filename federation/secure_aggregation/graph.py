@@ -1,6 +1,7 @@
 """Who masks with whom: everybody in small cohorts, a ring of near neighbours in large ones (Bell et al. 2020).
 
-Positions in the roster are drawn at random by the gateway, so neighbours on the ring are random phones.
+In large cohorts the positions are drawn by all phones together (`seats`): neighbours on the ring are random phones,
+whatever the gateway does.
 """
 
 import functools

@@ -1,8 +1,9 @@
 """What phones and gateway say to each other in one secure sum. All of it stays in the region.
 
-In order: `Advert` (phone), `Roster` (gateway), `SealedShares` (phone), `Mailbox` (gateway), `MaskedUpdate` (phone),
-`Survivors` (gateway), `SurvivorsSigned` (phone), `Signatures` (gateway), `Unmasking` (phone). A phone that was too late
-with its update may ask for the survivors all the same (`SurvivorsAsked`) and go on from there.
+In order: `Advert` (phone), in large cohorts `Gathering` (gateway) and `Seat` (phone), `Roster` (gateway),
+`SealedShares` (phone), `Mailbox` (gateway), `MaskedUpdate` (phone), `Survivors` (gateway), `SurvivorsSigned` (phone),
+`Signatures` (gateway), `Unmasking` (phone). A phone that was too late with its update may ask for the survivors all the
+same (`SurvivorsAsked`) and go on from there.
 """
 
 import hashlib
@@ -24,8 +25,26 @@ class Advert(RegionalMessage, frozen=True, kw_only=True):
     share_key: Regional[bytes]
     """X25519: seals shares. Its private half never leaves the phone."""
     seed_commitment: Regional[bytes]
+    seat_commitment: Regional[bytes]
+    """`federation.secure_aggregation.seats`: the head of a chain of nonces that draw the seats."""
     certificate: Regional[DeviceCertificate]
     device_signature: Regional[bytes]
+
+
+class Gathering(RegionalMessage, frozen=True, kw_only=True):
+    """Who is in a cohort whose seats are to be drawn, the same for all of it."""
+
+    draw: Regional[int]
+    """From 1; a further one where phones left during the draw before."""
+    seat_commitments: Regional[bytes]
+    """One behind the other, NONCE_BYTES each."""
+
+
+class Seat(RegionalMessage, frozen=True, kw_only=True):
+    """A phone's nonce for this draw."""
+
+    round_id: Global[str]
+    nonce: Regional[bytes]
 
 
 class Roster(RegionalMessage, frozen=True, kw_only=True):
@@ -34,6 +53,16 @@ class Roster(RegionalMessage, frozen=True, kw_only=True):
     position: Regional[int]
     roster_count: Regional[int]
     neighbours: Regional[dict[int, Advert]]
+    nonces: Regional[bytes] = b""
+    """What the seats were drawn with, in the order of the gathering; empty in cohorts where everybody is everybody's
+    neighbour."""
+
+
+class Placed(RegionalMessage, frozen=True, kw_only=True):
+    """Answer to a `Seat`: the phone's place, or a further draw."""
+
+    roster: Regional[Roster | None] = None
+    gathering: Regional[Gathering | None] = None
 
 
 class SealedShares(RegionalMessage, frozen=True, kw_only=True):
@@ -89,9 +118,11 @@ class Unmasking(RegionalMessage, frozen=True, kw_only=True):
     mask_keys: Regional[dict[int, bytes]]
 
 
-def advert_text(round_id: str, *, mask_key: bytes, share_key: bytes, seed_commitment: bytes) -> bytes:
+def advert_text(
+    round_id: str, *, mask_key: bytes, share_key: bytes, seed_commitment: bytes, seat_commitment: bytes
+) -> bytes:  # fmt: skip
     """What an advert's signature is made over."""
-    return b"atoll advert\0" + round_id.encode() + b"\0" + mask_key + share_key + seed_commitment
+    return b"atoll advert\0" + round_id.encode() + b"\0" + mask_key + share_key + seed_commitment + seat_commitment
 
 
 def survivors_text(round_id: str, bits: bytes, *, mask_key: bytes) -> bytes:

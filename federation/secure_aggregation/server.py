@@ -40,10 +40,19 @@ class BelowThresholdError(AggregationError):
 
 
 class SecureSum:
-    """One sum over a fixed roster. Phones are named by their positions in it. `task`: what all of them were told."""
+    """One sum over a fixed roster. Phones are named by their positions in it.
 
-    def __init__(self, *, round_id: str, adverts: Sequence[Advert], length: int, task: bytes) -> None:
+    Args:
+        adverts: by position.
+        task: what all of them were told.
+        nonces: what the positions were drawn with; empty where everybody is everybody's neighbour.
+    """
+
+    def __init__(
+        self, *, round_id: str, adverts: Sequence[Advert], length: int, task: bytes, nonces: bytes = b""
+    ) -> None:  # fmt: skip
         self._round_id = round_id
+        self._nonces = nonces
         self._task = task
         self._adverts = tuple(adverts)
         self._length = length
@@ -73,8 +82,9 @@ class SecureSum:
         """What the phone at `index` must know of its neighbours."""
         near = graph.neighbours(index, self.count)
         return Roster(
-            position=index, roster_count=self.count, neighbours={other: self._adverts[other] for other in near}
-        )
+            position=index, roster_count=self.count, neighbours={other: self._adverts[other] for other in near},
+            nonces=self._nonces,
+        )  # fmt: skip
 
     def add_shares(self, index: int, shares: SealedShares) -> None:
         """Take a phone's sealed shares to pass them on.

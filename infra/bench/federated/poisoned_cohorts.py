@@ -98,9 +98,14 @@ class Phones:
         ]  # fmt: skip
         adverts = {str(number): client.advert() for number, client in enumerate(clients)}
         rng = np.random.default_rng(self._division)
-        cohorts = divide(adverts, session=session, plan=plan, policy=self._policy, rng=rng)
-        if cohorts is None:
+        seating = divide(adverts, session=session, plan=plan, policy=self._policy, rng=rng)
+        if seating is None:
             raise ValueError("too few phones for a cohort")
+        for ticket, client in zip(adverts, clients, strict=True):
+            gathering = seating.gathering(ticket)
+            if gathering is not None:
+                seating.take(ticket, client.seat(gathering))
+        cohorts = seating.seated()
         for number, client in enumerate(clients):
             own, place = cohorts.sum_of(str(number)), cohorts.position(str(number))
             own.add_shares(place, client.share(own.roster(place)))

@@ -7,8 +7,10 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from federation.device.rounds import DeviceRound
+from federation.secure_aggregation import graph, seats
 from federation.secure_aggregation.client import SecureClient, Trust
 from federation.secure_aggregation.identity import DeviceIdentity, enrol
+from federation.secure_aggregation.messages import Gathering
 from federation.secure_aggregation.ring import RingArray
 from federation.secure_aggregation.server import SecureSum
 from infra.plumbing.keys import RegionKeys, TrustDirectory
@@ -67,9 +69,21 @@ class Session:
         self.values = values
         self.phones = [phone(entropy=entropy) for _ in values]
         self.adverts = [one.advert() for one in self.phones]
-        self.sum = SecureSum(round_id=ROUND_ID, adverts=self.adverts, length=len(values[0]), task=TASK)
+        self.sum = self._seated(len(values[0]))
         self.seen: list[object] = [*self.adverts]
         self.masked: dict[int, RingArray] = {}
+
+    def _seated(self, length: int) -> SecureSum:
+        """The sum, with phones and adverts by the seats that they drew where there are many of them."""
+        nonces = b""
+        if len(self.phones) > graph.COMPLETE_MAX:
+            found = [advert.seat_commitment for advert in self.adverts]
+            gathering = Gathering(draw=1, seat_commitments=b"".join(found))
+            nonces = b"".join(one.seat(gathering).nonce for one in self.phones)
+            by_seat = [found.index(one) for one in seats.order(ROUND_ID, 1, gathering.seat_commitments, nonces)]
+            self.phones = [self.phones[at] for at in by_seat]
+            self.adverts = [self.adverts[at] for at in by_seat]
+        return SecureSum(round_id=ROUND_ID, adverts=self.adverts, length=length, task=TASK, nonces=nonces)
 
     def run(self, drops: Mapping[int, int]) -> RingArray:
         def stays(index: int, stage: int) -> bool:

@@ -89,9 +89,10 @@ class _Gateway:
         if self.gateway.phase() is Phase.SELECTING:
             self.clock.advance(self.policy.selection_s)
         for ticket, device in devices.items():
-            roster = self.gateway.roster(ticket)
-            assert roster is not None
-            self.gateway.shares(ticket, device.shares(roster))
+            placed = self.gateway.place(ticket)
+            assert placed is not None
+            assert placed.roster is not None
+            self.gateway.shares(ticket, device.shares(placed.roster))
 
     def report(self, devices: dict[str, DeviceRound], values: dict[str, float]) -> None:
         for ticket, value in values.items():

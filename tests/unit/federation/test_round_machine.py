@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from federation.messages import Phase
 from federation.rounds.machine import HUNG_UP_S, ORDER, Round, Selection, Verdict
+from federation.secure_aggregation.seats import DRAWS_MAX
 from federation.settings import CohortSettings
 
 POLICY = CohortSettings(
@@ -138,6 +139,52 @@ def test_who_hung_up_is_waited_for_a_moment_where_most_others_are_done() -> None
     assert one.phase_ends_s == 101.5 + 60.0
     _take(one, Phase.REPORTING, "d", 101.8)
     assert one.phase_ends_s == 101.8 + HUNG_UP_S[Phase.REPORTING]  # an update can be sent later
+
+
+def _large(**changes) -> tuple[Round, list[str]]:
+    """A round of 26 phones in one sum, its selection over."""
+    one = _round(goal_count=26, over_selection=1.0, check_ins_max=30, **changes)
+    names = [chr(ord("A") + number) for number in range(26)]
+    _select(one, "".join(names))
+    return one, names
+
+
+def test_the_seats_of_a_large_sum_are_drawn_before_anything_is_shared() -> None:
+    one, names = _large()
+    assert (one.phase, one.draw, one.drawing()) == (Phase.SEATING, 1, {f"t-{name}" for name in names})
+    assert one.take("t-A", Phase.SHARING, now_s=100.1) is Verdict.EARLY
+    assert set(_take(one, Phase.SEATING, "".join(names), 100.5)) == {Verdict.ACCEPTED}
+    assert (one.phase, one.draw, one.phase_ends_s) == (Phase.SHARING, 1, 100.5 + POLICY.sharing_s)
+    assert one.take("t-A", Phase.SEATING, now_s=100.5) is Verdict.DUPLICATE
+    assert set(_take(one, Phase.SHARING, "".join(names), 100.6)) == {Verdict.ACCEPTED}
+
+
+def test_who_leaves_while_seats_are_drawn_is_out_and_all_others_draw_again() -> None:
+    one, names = _large(sharing_s=60.0)
+    rest = "".join(names[1:])
+    _take(one, Phase.SEATING, rest, 100.5)
+    assert one.phase_ends_s == 160.0  # the first has not hung up
+    one.leave("t-A", now_s=100.6)
+    assert one.phase_ends_s == 100.6 + HUNG_UP_S[Phase.SEATING]
+    one.tick(now_s=102.0)
+    assert (one.phase, one.draw, one.drawing()) == (Phase.SEATING, 2, {f"t-{name}" for name in rest})
+    assert one.take("t-A", Phase.SEATING, now_s=102.1) is Verdict.LATE
+    _take(one, Phase.SEATING, rest, 102.2)
+    assert one.phase is Phase.SHARING
+    assert one.take("t-A", Phase.SHARING, now_s=102.3) is Verdict.LATE
+
+
+def test_a_round_in_which_phones_leave_in_every_draw_is_void() -> None:
+    one, names = _large()
+    for draw in range(1, DRAWS_MAX + 1):
+        assert one.draw == draw
+        _take(one, Phase.SEATING, "".join(names[draw:]), one.phase_ends_s - 0.5)
+        one.tick(now_s=one.phase_ends_s)  # somebody says nothing until the deadline
+    assert (one.phase, one.reason) == (Phase.VOID, f"phones left during each of {DRAWS_MAX} draws of the seats")
+    nobody, _ = _large()
+    nobody.tick(now_s=1000.0)
+    assert nobody.phase is Phase.VOID
+    assert "fewer than 2" in nobody.reason
 
 
 @pytest.mark.parametrize(("changes", "leave"), [({}, "cde"), ({"sampling_probability": 0.5}, "e")])

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from federation.secure_aggregation import graph, keys, shamir
+from federation.secure_aggregation import graph, keys, seats, shamir
 from federation.secure_aggregation.client import ProtocolError, SecureClient, Trust
 from federation.secure_aggregation.identity import (
     Certificates,
@@ -21,6 +21,7 @@ from federation.secure_aggregation.identity import (
     verify_signature,
 )
 from federation.secure_aggregation.messages import (
+    Gathering,
     Mailbox,
     Roster,
     SealedShares,
@@ -287,6 +288,64 @@ def test_a_gateway_that_calls_a_phones_neighbours_lost_is_given_nothing() -> Non
             session.phones[index].sign(cut_off)
         with pytest.raises(ProtocolError, match="too few neighbours were told"):
             session.phones[index].unmask(Signatures(neighbour_signatures={}))
+
+
+def _gathered(phones: list[SecureClient]) -> Gathering:
+    return Gathering(draw=1, seat_commitments=b"".join(one.advert().seat_commitment for one in phones))
+
+
+def test_a_gateway_does_not_choose_who_sits_beside_a_phone() -> None:
+    """It puts its accomplices around one phone, by an order of its own, or by nonces that nobody committed to."""
+    phones = [phone() for _ in range(40)]
+    gathering = _gathered(phones)
+    shown = [one.seat(gathering).nonce for one in phones]
+    adverts = [one.advert() for one in phones]
+    chosen = SecureSum(round_id=ROUND_ID, adverts=adverts, length=1, task=TASK, nonces=b"".join(shown))
+    with pytest.raises(ProtocolError, match="not those that were drawn"):
+        phones[20].share(chosen.roster(20))
+    for nonces in (b"", b"".join([secrets.token_bytes(16), *shown[1:]]), b"".join(shown[:-1])):
+        forged = SecureSum(round_id=ROUND_ID, adverts=adverts, length=1, task=TASK, nonces=nonces)
+        with pytest.raises(ProtocolError, match="committed"):
+            phones[20].share(forged.roster(20))
+    with pytest.raises(ProtocolError, match="nobody drew"):
+        phone().share(chosen.roster(20))
+    assert Session(_values(40)).run({}).size  # as drawn it is taken
+
+
+def test_a_list_that_is_made_after_the_nonces_are_known_is_not_drawn_from() -> None:
+    """A phone's nonce is for the list that it saw: another one, fitted to the nonces, has other seats or is refused."""
+    phones = [phone() for _ in range(30)]
+    nonces = {one.advert().seat_commitment: one.seat(_gathered(phones)).nonce for one in phones}
+    swapped = b"".join(sorted(nonces))
+    order = seats.order(ROUND_ID, 1, swapped, b"".join(nonces[one] for one in sorted(nonces)))
+    adverts = {one.advert().seat_commitment: one.advert() for one in phones}
+    fitted = SecureSum(
+        round_id=ROUND_ID, adverts=[adverts[one] for one in order], length=1, task=TASK,
+        nonces=b"".join(nonces[one] for one in sorted(nonces)),
+    )  # fmt: skip
+    own = phones[0].advert().seat_commitment
+    with pytest.raises(ProtocolError, match=r"committed|drawn"):
+        phones[0].share(fitted.roster(order.index(own)))
+
+
+def test_a_phone_shows_a_nonce_for_each_of_a_few_draws_and_for_no_list_without_it() -> None:
+    phones = [phone() for _ in range(30)]
+    own, gathering = phones[0], _gathered(phones)
+    with pytest.raises(ProtocolError, match="without this phone"):
+        own.seat(_gathered(phones[1:]))
+    with pytest.raises(ProtocolError, match="no use"):
+        own.seat(_gathered(phones[:2]))
+    with pytest.raises(ProtocolError, match="twice"):
+        own.seat(msgspec.structs.replace(gathering, seat_commitments=2 * gathering.seat_commitments))
+    with pytest.raises(ProtocolError, match="one draw after the other"):
+        own.seat(msgspec.structs.replace(gathering, draw=2))
+    shown = [own.seat(msgspec.structs.replace(gathering, draw=draw)).nonce for draw in range(1, seats.DRAWS_MAX + 1)]
+    assert len({*shown, own.advert().seat_commitment}) == seats.DRAWS_MAX + 1
+    for draw, nonce in enumerate(shown, start=1):
+        assert seats.commitment_of(nonce, draw=draw) == own.advert().seat_commitment
+    for draw in (1, seats.DRAWS_MAX, seats.DRAWS_MAX + 1):
+        with pytest.raises(ProtocolError, match="a few times"):
+            own.seat(msgspec.structs.replace(gathering, draw=draw))
 
 
 def test_survivors_that_fall_apart_are_told_from_those_that_do_not() -> None:

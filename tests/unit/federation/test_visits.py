@@ -122,6 +122,23 @@ async def test_who_hung_up_is_not_waited_for_until_the_clock_says_so(world: _Wor
 
 
 @pytest.mark.parametrize(
+    "world",
+    [{"goal_count": 27, "sharing_s": 60.0, "reporting_s": 60.0, "unmasking_s": 60.0, "check_ins_max": 30}],
+    indirect=True,
+)
+async def test_a_large_cohort_draws_its_seats_and_draws_again_without_who_left(world: _World) -> None:
+    """One leaves while they are drawn; another's visit breaks off, and it goes on in calls under its ticket."""
+    await world.start()
+    async with asyncio.timeout(60):
+        parts = await asyncio.gather(
+            *(world.phone(f"u{index}", leave_at=0 if index == 0 else 3, breaks=index == 1) for index in range(27))
+        )
+    assert [part.reported for part in parts] == [False] + [True] * 26
+    result = await world.result()
+    assert (result.phase, result.weight) == (Phase.CLOSED, 26)
+
+
+@pytest.mark.parametrize(
     "world", [{"goal_count": 4, "over_selection": 1.25, "unmasking_s": 60.0, "check_ins_max": 8}], indirect=True
 )
 async def test_who_came_too_late_with_its_update_helps_to_unmask_the_others(world: _World) -> None:

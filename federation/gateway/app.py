@@ -43,6 +43,7 @@ from infra.plumbing.errors import ConflictError, UnauthorizedError
 from infra.plumbing.files import write_atomically
 from infra.plumbing.http.middleware import frame, operations_routes
 from infra.plumbing.keys import RegionKeys, Trust, encode_base64url
+from infra.plumbing.private_files import read_private
 from infra.plumbing.tallies import LoopCounter
 from infra.plumbing.telemetry import Telemetry
 
@@ -114,7 +115,7 @@ def build_app(
         region=settings.region, policy=settings.cohort, journal=journal, clock=clock, entropy=entropy, count=count,
         issuer_public=trust.regions[settings.region].issuer_public,
     )  # fmt: skip
-    round_key = _round_key(state / ROUND_KEY_FILE, entropy)
+    round_key = round_key_in(state / ROUND_KEY_FILE, entropy=entropy)
     budget = RegionBudget(state, region=settings.region, policy=settings.cohort, journal=journal, clock=clock)
     steps = Steps(gateway, clock=clock)
     handlers = _Handlers(
@@ -157,11 +158,15 @@ def _timekeeper(steps: Steps) -> Callable[[web.Application], AsyncIterator[None]
     return run
 
 
-def _round_key(path: Path, entropy: Entropy) -> str:
-    """The SuperNode's key to this gateway: made once, readable by the region's own processes only."""
+def round_key_in(path: Path, *, entropy: Entropy) -> str:
+    """The SuperNode's key to this gateway: made once, readable by the region's own processes only.
+
+    Raises:
+        ExposedSecretError: others may read it.
+    """
     if not path.exists():
         write_atomically(path, encode_base64url(entropy(32)).encode(), mode=0o600)
-    return path.read_text().strip()
+    return read_private(path).decode().strip()
 
 
 def _bearer(request: web.Request) -> str:

@@ -18,8 +18,8 @@ class ExposedSecretError(SettingsError):
     """Others than its owner may read or change a file that holds a secret."""
 
 
-def read_private(path: Path) -> bytes:
-    """The content of a file that holds a secret.
+def read_private(path: Path, *, bytes_max: int = -1) -> bytes:
+    """The content of a file that holds a secret; no more than `bytes_max` of it, where that is given.
 
     Raises:
         ExposedSecretError: its group or others have any right to it.
@@ -28,7 +28,7 @@ def read_private(path: Path) -> bytes:
     # Of the open file, not of the name: nobody can put another file in its place in between.
     with path.open("rb") as file:
         _check(path, os.fstat(file.fileno()).st_mode)
-        return file.read()
+        return file.read(bytes_max)
 
 
 def check_private(path: Path) -> None:
@@ -65,7 +65,8 @@ def write_private(path: Path, content: bytes) -> None:
 
 
 def _check(path: Path, mode: int) -> None:
-    if mode & _OTHERS:
+    # What is handed over by a pipe or typed at a terminal lies nowhere.
+    if stat.S_ISREG(mode) and mode & _OTHERS:
         raise ExposedSecretError(
             f"the key file {path} is open to others than its owner (mode {stat.S_IMODE(mode):04o}).",
             fix=f"Run: chmod 600 {path}",

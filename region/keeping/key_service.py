@@ -18,6 +18,7 @@ import urllib3
 from infra.plumbing.clock import Clock
 from infra.plumbing.errors import SettingsError
 from infra.plumbing.http.tls import ClientTls, client_context
+from infra.plumbing.private_files import read_private
 from infra.plumbing.reloading import Reloading
 from region.keeping.wrapping import KeysUnavailableError
 
@@ -199,7 +200,7 @@ def _check(settings: KeyServiceSettings) -> None:
 
 def _read_token(path: Path) -> str:
     try:
-        token = path.read_text("ascii").strip()
+        token = read_private(path).decode("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"the key service's token {path} cannot be read.") from error
     if not token or not token.isprintable() or len(token) > 4_096:

@@ -13,6 +13,8 @@ from typing import Any
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from infra.plumbing.private_files import write_private
+
 TOKEN = "hvs.test"
 KEY = "us-east"
 
@@ -26,7 +28,7 @@ class TransitServer:
         self.sealed, self.token, self.least, self.garbled = False, TOKEN, 1, False
         self.calls: Counter[str] = Counter()
         self.token_file = folder / "token"
-        self.token_file.write_text(TOKEN + "\n")
+        write_private(self.token_file, f"{TOKEN}\n".encode())
         self._port = 0
         self._tls = tls
         self.start()

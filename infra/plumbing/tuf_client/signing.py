@@ -97,13 +97,14 @@ def read_passphrase(path: Path | None) -> bytes | None:
     """The passphrase in the file at `path`, less the line's end; None for no file.
 
     Raises:
-        KeysError: it cannot be read, or is shorter or longer than a passphrase may be.
+        KeysError: it is open to others, cannot be read, or is shorter or longer than a passphrase may be.
     """
     if path is None:
         return None
     try:
-        with path.open("rb") as file:
-            passphrase = file.read(PASSPHRASE_BYTES_MAX + 2).rstrip(b"\r\n")
+        passphrase = read_private(path, bytes_max=PASSPHRASE_BYTES_MAX + 2).rstrip(b"\r\n")
+    except ExposedSecretError as error:
+        raise KeysError(error.message, fix=error.fix) from None
     except OSError as error:
         raise KeysError(f"the passphrase {path} cannot be read: {error.strerror}.") from error
     if not PASSPHRASE_BYTES_MIN <= len(passphrase) <= PASSPHRASE_BYTES_MAX:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from infra.cli.__main__ import main
+from infra.plumbing.private_files import write_private
 
 
 class Desk:
@@ -28,7 +29,7 @@ def desk(tmp_path: Path) -> Desk:
 
 def test_an_offline_encrypted_root_and_rotations(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
     secret = desk.root / "secret"
-    secret.write_text("a long passphrase\n")
+    write_private(secret, b"a long passphrase\n")
     safe = ("--root-keys", str(desk.root / "safe"), "--root-passphrase-file", str(secret))
     desk.release("init", "--root-threshold", "3/4", *safe)
     assert len(list((desk.root / "safe").glob("root-*.pem"))) == 4

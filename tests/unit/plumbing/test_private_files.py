@@ -1,11 +1,13 @@
 """A key that others may read is refused wherever one is loaded, with the command that mends it."""
 
 import os
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from federation.gateway.app import round_key_in
 from infra.cli.region import _key_in
 from infra.local.certificates import WorldAuthority
 from infra.plumbing.clock import SystemClock
@@ -14,7 +16,8 @@ from infra.plumbing.http.tls import ClientTls, ListenTls, client_context, listen
 from infra.plumbing.keys import RegionKeys
 from infra.plumbing.private_files import ExposedSecretError, check_private, open_private, read_private, write_private
 from infra.plumbing.service_keys import KeyRing, ServiceKeys
-from infra.plumbing.tuf_client.signing import create_signer, load_signer
+from infra.plumbing.tuf_client.signing import create_signer, load_signer, read_passphrase
+from region.keeping.key_service import KeyServiceSettings, TransitKey
 from tests.support.certificates import Authority
 
 CLOCK = SystemClock()
@@ -61,13 +64,33 @@ def world_authority(folder: Path) -> tuple[Path, Callable[[], object]]:
     return folder / "authority.key", load
 
 
+def round_key(folder: Path) -> tuple[Path, Callable[[], object]]:
+    return folder / "round.key", lambda: round_key_in(folder / "round.key", entropy=secrets.token_bytes)
+
+
+def key_service_token(folder: Path) -> tuple[Path, Callable[[], object]]:
+    write_private(folder / "token", b"hvs.token\n")
+    settings = KeyServiceSettings(url="http://127.0.0.1:8200", key="east", token_file=str(folder / "token"))
+    return folder / "token", lambda: TransitKey(settings, clock=CLOCK)
+
+
+def passphrase(folder: Path) -> tuple[Path, Callable[[], object]]:
+    write_private(folder / "passphrase", b"a long passphrase\n")
+    return folder / "passphrase", lambda: read_passphrase(folder / "passphrase")
+
+
 @pytest.mark.parametrize(
-    "made", [region_keys, service_keys, operator_key, signing_key, listener, caller, world_authority]
+    "made",
+    [
+        region_keys, service_keys, operator_key, signing_key, listener, caller, world_authority, round_key,
+        key_service_token, passphrase,
+    ],
 )  # fmt: skip
 def test_whatever_loads_a_key_refuses_one_that_others_may_read(
     made: Callable[[Path], tuple[Path, Callable[[], object]]], tmp_path: Path
 ) -> None:
     path, load = made(tmp_path)
+    load()
     assert path.stat().st_mode & 0o777 == 0o600
     load()
     for mode in (0o640, 0o604, 0o620, 0o601):
@@ -76,6 +99,14 @@ def test_whatever_loads_a_key_refuses_one_that_others_may_read(
             load()
     path.chmod(0o400)
     load()
+
+
+def test_what_comes_through_a_pipe_lies_nowhere_and_is_taken(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe", 0o644)
+    writing = os.open(tmp_path / "pipe", os.O_RDWR)  # both ends, so that neither waits for the other
+    os.write(writing, b"a long passphrase\n")
+    assert read_private(tmp_path / "pipe", bytes_max=18) == b"a long passphrase\n"
+    os.close(writing)
 
 
 def test_a_listener_keeps_its_key_while_the_new_one_is_open_to_others(tmp_path: Path) -> None:

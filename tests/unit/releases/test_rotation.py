@@ -11,6 +11,7 @@ from central.release.repository import Layout, init_repository, read_view, renew
 from central.release.rotation import rotate_keys
 from infra.plumbing.clock import ManualClock, SystemClock
 from infra.plumbing.errors import InvalidInputError
+from infra.plumbing.private_files import write_private
 from infra.plumbing.tuf_client.signing import KeysError, load_signer, read_passphrase
 from tests.unit.releases.conftest import Central, NewClient
 from tests.unit.releases.test_publish import KilledError
@@ -92,7 +93,7 @@ def test_one_lost_root_key_of_three_is_replaced_and_two_are_not(central: Central
 
 def test_an_encrypted_root_that_lies_apart_is_needed_by_few(tmp_path: Path) -> None:
     clock, secret = SystemClock(), tmp_path / "secret"
-    secret.write_bytes(b"correct horse\n")
+    write_private(secret, b"correct horse\n")
     apart = RootKeys(tmp_path / "safe", read_passphrase(secret))
     side = Central(tmp_path / "central", clock)
     plan = {**DEFAULT_PLAN, Role.ROOT: RolePlan(keys=3, threshold=3)}
@@ -122,7 +123,7 @@ def renew_late(side: Central, root_keys: RootKeys | None = None) -> int:
 
 def test_passphrases_and_keys_that_cannot_be_used(tmp_path: Path) -> None:
     assert read_passphrase(None) is None
-    (tmp_path / "short").write_bytes(b"x\n")
+    write_private(tmp_path / "short", b"x\n")
     with pytest.raises(KeysError, match="has 1 bytes"):
         read_passphrase(tmp_path / "short")
     for call in (read_passphrase, load_signer):

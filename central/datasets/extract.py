@@ -39,6 +39,7 @@ def extracts(archive: Archive, *, name: str) -> Source:
     return Source(
         name=name, interactions=interactions, interactions_file=", ".join(extract_files(archive)), users=users,
         items=(lambda: _items(archive)) if archive.find(ITEMS) else lambda: iter(()),
+        catalogue=archive.find(ITEMS) is not None,
     )  # fmt: skip
 
 

@@ -43,11 +43,14 @@ class DatasetCard(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
     users: int
     items: int
+    """Of the catalogue, where there is one; else with an interaction."""
     interactions: int
     test_interactions: int = 0
     has_times: bool = True
     event_types: dict[str, int] = {}
     regions: dict[str, int] = {}
+    catalogue: bool = False
+    """Whether what `items.csv` names beyond the interactions is in the catalogue too (`Source.catalogue`)."""
     stream_interactions: int = 0
     """Of everybody, in `stream/`, where the folder itself holds a sample of the users; 0: it holds all."""
     unread_columns: tuple[str, ...] = ()
@@ -172,11 +175,12 @@ def _pass(source: Source, writer: Callable[[str], RowWriter], sha256: Callable[[
     tests = 0
     if source.test is not None:
         tests = _pass_interactions(source, source.test(), TEST, writer(TEST), seen)
-    _pass_items(source, writer(ITEMS), seen)
+    named = _pass_items(source, writer(ITEMS), seen)
     _pass_users(source, writer(USERS), seen)
     _check_enough(seen, count)
     return DatasetCard(
-        name=source.name, sha256=sha256(), users=len(seen.histories), items=len(seen.items), interactions=count,
+        name=source.name, sha256=sha256(), users=len(seen.histories), interactions=count,
+        items=named if source.catalogue else len(seen.items), catalogue=source.catalogue,
         test_interactions=tests, has_times=source.has_times, event_types=dict(sorted(seen.kinds.items())),
         regions=dict(sorted(Counter(seen.regions[user] for user in seen.histories).items())),
         unread_columns=source.unread,
@@ -205,7 +209,8 @@ def _without_time(row: tuple[str, ...]) -> tuple[str, ...]:
     return (*row[:2], *row[3:])
 
 
-def _pass_items(source: Source, write: RowWriter, seen: _Seen) -> None:
+def _pass_items(source: Source, write: RowWriter, seen: _Seen) -> int:
+    """Returns how many items were written: those that are named, and those with an interaction beyond."""
     known: set[str] = set()
     columns: tuple[str, ...] | None = None
     for number, row in source.items():
@@ -217,9 +222,10 @@ def _pass_items(source: Source, write: RowWriter, seen: _Seen) -> None:
     if columns is None:
         columns = ()
         write(ITEM_COLUMNS)
-    for item in seen.items:
-        if item not in known:
-            write((item, "", "", "", *("" for _ in columns)))
+    unnamed = [item for item in seen.items if item not in known]
+    for item in unnamed:
+        write((item, "", "", "", *("" for _ in columns)))
+    return len(known) + len(unnamed)
 
 
 def _pass_users(source: Source, write: RowWriter, seen: _Seen) -> None:

@@ -35,7 +35,8 @@ WEIGHTS = "event_weights.toml"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Items:
-    """The catalogue: every item that has an interaction, in order of first appearance in `items.csv`.
+    """The catalogue, in the order of `items.csv`: every item of it, or, of a collection that has none, every item that
+    has an interaction.
 
     `ids`, `titles`, `labels`: one per row. `years`: `[num_items] int32`, 0 for unknown. `weights`:
     `[num_items, num_categories] float32`, each row sums to 1 or 0. `extras`: what the other
@@ -126,7 +127,7 @@ def load_dataset(folder: Path, *, ties: str = "file", seed: int = 0) -> Interact
     """
     card = read_card(folder)
     columns, user_ids, item_index = _read_interactions(folder, card)
-    items, row_of = _read_items(folder, item_index, every=card.stream_interactions > 0)
+    items, row_of = _read_items(folder, item_index, every=card.catalogue or card.stream_interactions > 0)
     columns = replace(columns, rows=row_of[columns.rows])
     tie = np.arange(columns.users.size)
     if ties == "random" or not (card.has_times or card.stream_interactions):

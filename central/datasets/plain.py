@@ -43,6 +43,7 @@ def plain_folder(archive: Archive, *, name: str) -> Source:
         name=name,
         interactions=interactions,
         items=items if archive.find(ITEMS) else lambda: iter(()),
+        catalogue=archive.find(ITEMS) is not None,
         users=users if archive.find(USERS) else lambda: iter(()),
         test=(lambda: interactions(TEST)) if archive.find(TEST) else None,
         has_times=has_times,

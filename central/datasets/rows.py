@@ -62,6 +62,9 @@ class Source:
     interactions_file: str = "interactions.csv"
     items: Callable[[], Iterator[tuple[int, ItemRow]]] = field(default=lambda: iter(()))
     items_file: str = "items.csv"
+    catalogue: bool = False
+    """Whether `items` is the catalogue: what nobody has touched yet belongs to it. A public collection's list of titles
+    is none, and its figures are compared over what has an event."""
     users: Callable[[], Iterator[tuple[int, UserRow]]] = field(default=lambda: iter(()))
     users_file: str = "users.csv"
     test: Callable[[], Iterator[tuple[int, InteractionRow, str]]] | None = None

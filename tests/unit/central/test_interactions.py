@@ -1,11 +1,13 @@
 """The order of interactions, and the splits that evaluation rests on."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from central.commands import describe_dataset, import_dataset
+from central.datasets.importing import import_source, open_source
 from central.datasets.interactions import Interactions, category_weights, given_split, leave_last_out, load_dataset
 from central.datasets.text import DatasetError
 from central.evaluation.leaks import check_leaks
@@ -48,6 +50,25 @@ def test_a_dataset_may_carry_its_regions_own_weights(tmp_path: Path) -> None:
     own.write_text("version = 2")
     with pytest.raises(DatasetError, match="cannot be used"):
         load_dataset(tmp_path / "out")
+
+
+def test_what_nobody_has_touched_belongs_to_a_catalogue_and_not_to_a_mere_collection(tmp_path: Path) -> None:
+    rows = [(f"u{n % 4}", f"i{n % 12}", n) for n in range(60)]
+    items = [("new", "Out tomorrow", "Film"), *((f"i{n}", f"Item {n}", "Film") for n in range(12))]
+    counts = {}
+    for name in ("with", "without"):
+        (tmp_path / name).mkdir()
+        write_csv(tmp_path / name / "interactions.csv", "user_id,item_id,timestamp", list(rows))
+        if name == "with":
+            write_csv(tmp_path / name / "items.csv", "item_id,title,category", list(items))
+        import_dataset(source=str(tmp_path / name), out=tmp_path / f"{name}-out")
+        data = load_dataset(tmp_path / f"{name}-out")
+        assert data.card.items == len(data.items)
+        counts[name] = dict(zip(data.items.ids, np.bincount(data.rows, minlength=len(data.items)), strict=True))
+    assert counts["with"] == {"new": 0, **counts["without"]}
+    with open_source(tmp_path / "with") as source:
+        import_source(replace(source, catalogue=False), tmp_path / "collection")
+    assert "new" not in load_dataset(tmp_path / "collection").items.ids
 
 
 def test_random_ties_shuffle_only_what_is_tied(dataset_folder: Path, data: Interactions) -> None:

@@ -35,8 +35,7 @@ WEIGHTS = "event_weights.toml"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Items:
-    """The catalogue, in the order of `items.csv`: every item of it, or, of a collection that has none, every item that
-    has an interaction.
+    """The catalogue, in the order of `items.csv`: all of it, or of a mere collection every item with an interaction.
 
     `ids`, `titles`, `labels`: one per row. `years`: `[num_items] int32`, 0 for unknown. `weights`:
     `[num_items, num_categories] float32`, each row sums to 1 or 0. `extras`: what the other

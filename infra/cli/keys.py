@@ -159,7 +159,7 @@ def _rotate_rest(arguments: argparse.Namespace) -> None:
         _rotate_service(arguments, arguments.settings.resolve())
         return
     with _changing(arguments) as place:
-        RegionKeys.load(place.keys).with_new_rest_key().save(place.keys)
+        RegionKeys.load(place.keys).with_new_rest_key(now_ms=CLOCK.now_ms()).save(place.keys)
         settings = place.keys.with_name("region.json")
         done = run_tool("region", "region.keeping", ["rewrap", "--settings", str(settings)])
         keys = RegionKeys.load(place.keys).with_latest_rest_key_only()

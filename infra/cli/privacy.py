@@ -22,7 +22,7 @@ class AccountChangedError(AtollError):
 
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """`atoll privacy opt-out|export|erase|verify-receipt|audit|why|policy`."""
+    """`atoll privacy opt-out|export|erase|receipt|verify-receipt|audit|why|policy`."""
     text = "a user's rights: no personal lists, everything handed out, everything erased"
     privacy = commands.add_parser(
         "privacy", help=text, description=f"{text}. Example: ./atoll privacy erase --region us-east --user 42"
@@ -39,6 +39,11 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     erase = _leaf(verbs, "erase", _erase, "erase a user everywhere in the region; writes a signed receipt")
     _whom(erase, add_door_options)
     erase.add_argument("--receipt", type=Path, default=None, metavar="FILE", help="where the receipt is written")
+    again = _leaf(
+        verbs, "receipt", _receipt, "a new signed receipt of an earlier erasure: counted anew, and what has gone since"
+    )
+    _whom(again, add_door_options)
+    again.add_argument("--receipt", type=Path, default=None, metavar="FILE", help="where the receipt is written")
     audit = _leaf(verbs, "audit", _audit, "who read or changed whose data, and whether that account is whole")
     audit.add_argument("--region", required=True)
     add_door_options(audit)
@@ -134,11 +139,21 @@ def _export(arguments: argparse.Namespace) -> None:
 
 
 def _erase(arguments: argparse.Namespace) -> None:
-    import msgspec
-
     from region.privacy import commands
 
-    signed = commands.erase(*door_of(arguments), user=arguments.user)
+    _keep(arguments, commands.erase(*door_of(arguments), user=arguments.user))
+
+
+def _receipt(arguments: argparse.Namespace) -> None:
+    from region.privacy import commands
+
+    _keep(arguments, commands.receipt(*door_of(arguments), user=arguments.user))
+
+
+def _keep(arguments: argparse.Namespace, signed: Any) -> None:
+    """Write a receipt into its file and say what it says."""
+    import msgspec
+
     path = arguments.receipt or Path(f"erasure-{signed.receipt.mark[:12]}.json")
     try:
         path.write_bytes(msgspec.json.encode(signed))
@@ -253,8 +268,13 @@ def _text(receipt: Any) -> str:
          "remains": one.remains}
         for one in receipt.places
     ]  # fmt: skip
-    state = "complete" if receipt.complete else "NOT complete: see `after` and `remains`"
-    seconds = (receipt.finished_ms - receipt.erased_ms) / 1000
+    state = "complete" if receipt.complete else "NOT complete: see `after`, `remains` and the deposits' fates"
+    looked_ms = receipt.looked_ms or 0  # UNSET is false
+    took = (
+        f"looked at {(looked_ms - receipt.erased_ms) / 86_400_000:.1f} days later"
+        if looked_ms
+        else (f"in {(receipt.finished_ms - receipt.erased_ms) / 1000:.2f} s")
+    )
     told = "" if receipt.edges_told else "\nthe grid does not answer: edges hear of it when it does"
     deposits = [
         {"place": one.place, "deposit": deposit.where, "fate": deposit.fate.value, "until": deposit.until,
@@ -263,4 +283,4 @@ def _text(receipt: Any) -> str:
     ]  # fmt: skip
     lies = f"\n{table(deposits)}" if deposits else ""
     untouched = "\n".join(f"not touched: {one}" for one in receipt.not_reached)
-    return f"{table(rows)}{lies}\n{state}, in {seconds:.2f} s, mark {receipt.mark}{told}\n{untouched}"
+    return f"{table(rows)}{lies}\n{state}, {took}, mark {receipt.mark}{told}\n{untouched}"

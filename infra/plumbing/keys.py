@@ -41,6 +41,8 @@ class RestKey(msgspec.Struct, frozen=True, kw_only=True):
 
     kid: str
     key: bytes
+    made_ms: int = 0
+    """Unix milliseconds; 0: of before that was noted."""
 
 
 class RegionKeys(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,10 +103,20 @@ class RegionKeys(msgspec.Struct, frozen=True, kw_only=True):
         first = hmac.new(self.pseudonym_key, b"atoll keys at rest", hashlib.sha256).digest()
         return ({} if self.rest_retired else {"1": first}) | {made.kid: made.key for made in self.rest}
 
-    def with_new_rest_key(self) -> Self:
+    @property
+    def rest_since_ms(self) -> int:
+        """When the oldest of the keys that open what the region keeps was made; 0 where that is not known.
+
+        What was wrapped, and deleted, before then opens for nobody who has these keys.
+        """
+        return 0 if not self.rest_retired else min((made.made_ms for made in self.rest), default=0)
+
+    def with_new_rest_key(self, *, now_ms: int) -> Self:
         """These keys and a new one that wraps from now on; what the others wrapped still opens."""
         kid = str(max((int(made.kid) for made in self.rest), default=1) + 1)
-        return msgspec.structs.replace(self, rest=(*self.rest, RestKey(kid=kid, key=secrets.token_bytes(32))))
+        return msgspec.structs.replace(
+            self, rest=(*self.rest, RestKey(kid=kid, key=secrets.token_bytes(32), made_ms=now_ms))
+        )
 
     def with_latest_rest_key_only(self) -> Self:
         """These keys without all rest keys but the last: call it when everything is wrapped by that one."""

@@ -28,6 +28,11 @@ class Fate(enum.StrEnum):
     """Whoever keeps them did not say."""
 
 
+SETTLED = frozenset({Fate.GONE, Fate.SHREDDED, Fate.NAMED})
+"""What opens for nobody any more. That there was somebody, under a pseudonym, may still be read where it is NAMED: no
+more than the mark says that the region has to keep."""
+
+
 class Deposit(RegionalMessage, frozen=True, kw_only=True):
     """One deposit."""
 

@@ -124,6 +124,10 @@ class ServiceWrapping:
         known = self._known.get(_parts(wrapped)[0])
         return known is not None and now_s - known.confirmed_s < self._settings.cache_s
 
+    def since_ms(self) -> int:
+        """Not known: versions of the service's key are retired there, and a key file of before may open some."""
+        return 0
+
     def _for_wrapping(self) -> _DataKey:
         now_s, current = self._clock.monotonic_s(), self._current
         if current is not None and self._holds(current, now_s) and version_of(current.ciphertext) >= self._latest():

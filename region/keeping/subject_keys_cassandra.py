@@ -117,7 +117,8 @@ class CassandraSubjectKeys:
 
     async def deposits(self, *, erased_ms: int) -> tuple[Deposit, ...]:
         """Data files, commit log, hints, Paxos and snapshots, by what the nodes say of themselves."""
-        return key_deposits(await read_facts(self._link), erased_ms=erased_ms)
+        facts, since_ms = await asyncio.gather(read_facts(self._link), asyncio.to_thread(self._wrapping.since_ms))
+        return key_deposits(facts, erased_ms=erased_ms, roots_since_ms=since_ms)
 
     async def renew(self) -> None:
         """Nothing is held that could be let go of from here."""

@@ -47,6 +47,10 @@ class Wrapping(Protocol):
         """Whether it can be unwrapped (None: whether a key can be wrapped) without waiting for somebody."""
         ...
 
+    def since_ms(self) -> int:
+        """When the oldest root key that still opens anything was made; 0 where nobody can say."""
+        ...
+
 
 class FileWrapping:
     """`Wrapping` by the rest keys of a key file, which is followed: a new root key is known within a second.
@@ -91,6 +95,10 @@ class FileWrapping:
         """Always: the file is this machine's."""
         del wrapped
         return True
+
+    def since_ms(self) -> int:
+        """By the key file as it is now: a rotation is finished when the file no longer holds what was before."""
+        return RegionKeys.load(self._path).rest_since_ms
 
 
 def _kid_of(wrapped: bytes) -> str:

@@ -20,6 +20,13 @@ def erase(url: str, key: str, tls: ClientTls | None = None, *, user: str) -> Sig
     )  # fmt: skip
 
 
+def receipt(url: str, key: str, tls: ClientTls | None = None, *, user: str) -> SignedReceipt:
+    """A new receipt of a user's earlier erasure from the region at `url`."""
+    return call_region(
+        "POST", url, "privacy/receipt", key, tls, SignedReceipt, SubjectCall(user=user), timeout_s=LONG_S
+    )  # fmt: skip
+
+
 def why(
     url: str, key: str, tls: ClientTls | None = None, *, user: str, item: str, locale: str = "en"
 ) -> Explanation:  # fmt: skip

@@ -64,6 +64,7 @@ class PrivacyDoors:
         return {
             "export": lambda subject, _call: self.exporter.export(subject),
             "erase": lambda subject, _call: self.eraser.erase(subject),
+            "receipt": lambda subject, _call: self.eraser.look_again(subject),
             "why": lambda subject, call: self.explainer.explain(subject, item=call.item, locale=call.locale),
         }
 

@@ -13,10 +13,10 @@ from datetime import UTC, datetime
 
 from infra.contracts.messages import Invalidation
 from infra.plumbing.clock import Clock
-from infra.plumbing.errors import OverloadedError
+from infra.plumbing.errors import ConflictError, NotFoundError, OverloadedError
 from region.api.announcing import Announcer
 from region.events.port import Log
-from region.keeping.deposits import Deposit
+from region.keeping.deposits import SETTLED, Deposit
 from region.privacy.accesses import AccessHead
 from region.privacy.messages import ErasureReceipt, PlaceReceipt, SignedReceipt
 from region.privacy.places import NOT_REACHED, Place, keys_place, log_place, store_place
@@ -72,6 +72,39 @@ class Eraser:
         finally:
             self._waiting -= 1
 
+    async def look_again(self, subject: str) -> SignedReceipt:
+        """A new receipt of an earlier erasure: everything counted anew, and what became of the bytes since.
+
+        Raises:
+            NotFoundError: the region keeps no mark of an erasure.
+            ConflictError: there is data under this id again.
+            UnavailableError: a place does not answer.
+        """
+        erasure = await self._store.erasure(subject)
+        if erasure is None:
+            raise NotFoundError("this region has erased nobody under this id.", fix="Erase them first.")
+        after = await self._count(subject)
+        if any(after.values()):
+            raise ConflictError("there is data under this id again, of after the erasure.", fix="Erase it anew.")
+        erased_ms = erasure.erased_ms
+        deposits = await asyncio.gather(*self._deposits(subject, erased_ms))
+        receipt = ErasureReceipt(
+            region=self._region, node=self._node, mark=erasure_mark(subject), erased_ms=erased_ms,
+            finished_ms=erased_ms, looked_ms=self._clock.now_ms(), edges_told=await self._tell(subject),
+            not_reached=NOT_REACHED, accesses=await self._account(), complete=all(map(_settled, deposits)),
+            places=tuple(
+                PlaceReceipt(
+                    place=place.name, what=place.what, before=0, removed=0, after=0, remains=_unsettled(found),
+                    deposits=found,
+                )
+                for place, found in zip(self._all, deposits, strict=True)
+            ),
+        )  # fmt: skip
+        return self._sign(receipt)
+
+    async def _account(self) -> AccessHead | None:
+        return await asyncio.to_thread(self._accesses) if self._accesses is not None else None
+
     async def _erase(self, subject: str) -> ErasureReceipt:
         erased_ms = self._clock.now_ms()
         before = after = await self._count(subject)
@@ -92,11 +125,11 @@ class Eraser:
             if not any(count for name, count in after.items() if not remains[name]):
                 break
         deposits = dict(zip(after, await asyncio.gather(*self._deposits(subject, erased_ms)), strict=True))
-        head = await asyncio.to_thread(self._accesses) if self._accesses is not None else None
+        settled = all(_settled(deposits[name]) if deposits[name] else not remains[name] for name in after)
         return ErasureReceipt(
             region=self._region, node=self._node, mark=erasure_mark(subject), erased_ms=erased_ms,
-            finished_ms=self._clock.now_ms(), edges_told=told, not_reached=NOT_REACHED, accesses=head,
-            complete=not any(after.values()) and not any(remains.values()),
+            finished_ms=self._clock.now_ms(), edges_told=told, not_reached=NOT_REACHED,
+            accesses=await self._account(), complete=settled and not any(after.values()),
             places=tuple(
                 PlaceReceipt(
                     place=place.name, what=place.what, before=before[place.name], removed=removed[place.name],
@@ -126,6 +159,14 @@ class Eraser:
 
     async def _count(self, subject: str) -> dict[str, int]:
         return {place.name: await place.count(subject) for place in self._all}
+
+
+def _settled(deposits: Sequence[Deposit]) -> bool:
+    return all(one.fate in SETTLED for one in deposits)
+
+
+def _unsettled(deposits: Sequence[Deposit]) -> str:
+    return "; ".join(f"{one.where}: {one.fate.value}" for one in deposits if one.fate not in SETTLED)
 
 
 def _date(at_ms: int) -> str:

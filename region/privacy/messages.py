@@ -106,11 +106,13 @@ class ErasureReceipt(RegionalMessage, frozen=True, kw_only=True, forbid_unknown_
     edges_told: Regional[bool]
     """Whether the grid took the word to the edges and other nodes; if not, it is told again until the grid does."""
     complete: Regional[bool]
-    """Every place was empty at the end, and nothing remains anywhere."""
+    """Every place was empty at the end, and what bytes lie anywhere open for nobody (`keeping.deposits.SETTLED`)."""
     accesses: Regional[AccessHead | None] = None
     """Where the node's account of accesses stood then: who keeps this receipt can tell if it is written anew."""
     not_reached: Regional[tuple[str, ...]]
     """What this erasure does not touch, and why."""
+    looked_ms: Regional[int | msgspec.UnsetType] = msgspec.UNSET
+    """When a region that was asked later counted and looked anew; not there in the receipt of the erasure itself."""
 
 
 class SignedReceipt(RegionalMessage, frozen=True, kw_only=True, forbid_unknown_fields=True):

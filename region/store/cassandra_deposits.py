@@ -25,6 +25,7 @@ SNAPSHOTS_QUERY = "SELECT name, keyspace_name, table_name FROM system_views.snap
 HINTS_QUERY = "SELECT files FROM system_views.pending_hints"
 _SHREDDED = "what rows say lies under the subject's key, which was destroyed; they were counted anew: none"
 _WRAPPED = "deleted and counted anew; what was written of the key lies wrapped by the region's rest key"
+_ROTATED = "deleted and counted anew; the region's rest keys of then are gone, the oldest that it has is of"
 _ROTATE = "`./atoll keys rotate-rest` ends them all at once: nothing that was wrapped before opens then"
 
 
@@ -86,12 +87,21 @@ def row_deposits(facts: ClusterFacts, *, erased_ms: int, sealed: bool) -> tuple[
     )  # fmt: skip
 
 
-def key_deposits(facts: ClusterFacts, *, erased_ms: int) -> tuple[Deposit, ...]:
-    """Of the subject's key itself."""
-    until = f"{_compacted(facts, KEYS, erased_ms)}. {_ROTATE}"
+def key_deposits(facts: ClusterFacts, *, erased_ms: int, roots_since_ms: int = 0) -> tuple[Deposit, ...]:
+    """Of the subject's key itself.
+
+    `roots_since_ms`: when the oldest rest key that the region still has was made; 0: not known. A key that was deleted
+    before then was never wrapped by one of them: every copy of it, in snapshots too, opens no more.
+    """
+    until = _compacted(facts, KEYS, erased_ms)
+    fate, proof = Fate.WRAPPED, _WRAPPED
+    if roots_since_ms > erased_ms:
+        fate, proof = Fate.SHREDDED, f"{_ROTATED} {day_of(roots_since_ms)}"
+    else:
+        until = f"{until}. {_ROTATE}"
     return (
-        Deposit(where="data files of subjects' keys", fate=Fate.WRAPPED, proof=_WRAPPED, until=until),
-        *_others(facts, KEYS, Fate.WRAPPED, _WRAPPED, erased_ms),
+        Deposit(where="data files of subjects' keys", fate=fate, proof=proof, until=until),
+        *_others(facts, KEYS, fate, proof, erased_ms),
     )
 
 

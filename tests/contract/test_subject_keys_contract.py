@@ -86,7 +86,7 @@ async def test_every_key_is_wrapped_anew(keys: SubjectKeys, tmp_path: Path) -> N
     made = await keys.for_writing([ALICE, BOB], today=5)
     assert await keys.rewrap() == 0
     path = key_file(tmp_path)
-    RegionKeys.load(path).with_new_rest_key().save(path)
+    RegionKeys.load(path).with_new_rest_key(now_ms=1).save(path)
     # Another process, which reads the file as it is now; this one follows it within a second.
     wrapping = FileWrapping(path)
     for found in (keys,):

@@ -67,7 +67,7 @@ def root(request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock) -> 
         path = key_file(tmp_path)
 
         def rotate() -> None:
-            RegionKeys.load(path).with_new_rest_key().save(path)
+            RegionKeys.load(path).with_new_rest_key(now_ms=1).save(path)
             clock.advance(LOOK_S)
 
         return Root(lambda: FileWrapping(path, clock=clock), rotate)

@@ -196,7 +196,7 @@ async def test_a_key_lives_as_long_as_it_is_used(tmp_path: Path) -> None:
 async def test_the_regions_key_changes_and_everything_still_opens(log: SqliteLog, tmp_path: Path) -> None:
     await log.append([logged(1), logged(2, subject=BOB)])
     path = key_file(tmp_path)
-    RegionKeys.load(path).with_new_rest_key().save(path)
+    RegionKeys.load(path).with_new_rest_key(now_ms=1).save(path)
     keys = subject_keys(tmp_path)
     assert await keys.rewrap() == 2
     assert file_keys(tmp_path).rewrap(tmp_path) >= 2

@@ -31,7 +31,7 @@ from infra.plumbing.clock import ManualClock
 from infra.plumbing.errors import InvalidInputError
 from infra.plumbing.grid.memory import MemoryGrid
 from infra.plumbing.http.middleware import frame
-from infra.plumbing.keys import RegionKeys, TrustDirectory
+from infra.plumbing.keys import RegionKeys, RestKey, TrustDirectory
 from infra.plumbing.progress import SilentProgress
 from infra.plumbing.telemetry import TelemetrySettings, start_telemetry
 from region.api.announcing import Announcer
@@ -42,7 +42,7 @@ from region.events.streaming import Streaming
 from region.exploration.exposures import Exposure, ExposureLog
 from region.funnel.contexts import ContextTastes
 from region.funnel.dry_run import RequestLog
-from region.keeping.deposits import Fate
+from region.keeping.deposits import Deposit, Fate
 from region.keeping.opening import open_file_keys
 from region.precompute.making import Precomputer
 from region.precompute.visitors import Visitors
@@ -60,6 +60,7 @@ from region.releases.trial import Arm
 from region.rules.history import Page, PageHistory
 from region.sampling.served import ServedSample, ServedSamples
 from region.settings import PrecomputeSettings, RegionSettings
+from region.store.cassandra_deposits import ClusterFacts, key_deposits
 from region.store.memory import MemoryStore
 from region.store.opening import open_store
 from region.store.port import ExportedRow, OffsetEvent, UserRow
@@ -236,6 +237,47 @@ async def test_erasing_leaves_nothing_of_the_subject_and_all_of_the_others(regio
     assert ALICE not in str(noted)
     assert receipt.accesses is not None
     assert (receipt.accesses.last, receipt.accesses.hash) == (1, hash_of(noted[0]))
+
+
+async def test_a_later_receipt_says_what_has_gone_since(region: Region, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Cassandra a key's wrapped copies stay for a while: once the region's rest key is another they open no more."""
+    keys = KEYS
+
+    async def deposits(*, erased_ms: int) -> tuple[Deposit, ...]:
+        facts = ClusterFacts({}, {"a": {"max_hint_window": "3h"}}, [("a", "nightly", "subject_keys")], 0, {})
+        return key_deposits(facts, erased_ms=erased_ms, roots_since_ms=keys.rest_since_ms)
+
+    monkeypatch.setattr(region.log, "key_deposits", deposits)
+    never_erased = await region.client.post("/operator/v1/privacy/receipt", json={"user": "42"}, headers=OPERATOR)
+    assert never_erased.status == 404
+    first = msgspec.json.decode(await region.ask("erase", user="42"), type=SignedReceipt).receipt
+    assert not first.complete
+    region.clock.advance(60.0)
+    early = read_receipt(await region.ask("receipt", user="42"), TrustDirectory.of([KEYS]))
+    assert not early.complete
+    (key,) = (one for one in early.places if one.place == "key of the event log")
+    assert "snapshots nightly: wrapped" in key.remains
+    keys = keys.with_new_rest_key(now_ms=region.clock.now_ms())
+    assert not read_receipt(await region.ask("receipt", user="42"), TrustDirectory.of([KEYS])).complete, "old one opens"
+    keys = keys.with_latest_rest_key_only()
+    final = read_receipt(await region.ask("receipt", user="42"), TrustDirectory.of([KEYS]))
+    assert final.complete
+    assert (final.mark, final.erased_ms, final.looked_ms) == (first.mark, first.erased_ms, region.clock.now_ms())
+    assert {one.after for one in final.places} == {0}
+    await region.log.append([logged(9, subject=ALICE)])
+    back = await region.client.post("/operator/v1/privacy/receipt", json={"user": "42"}, headers=OPERATOR)
+    assert back.status == 409
+
+
+def test_rest_keys_say_since_when_nothing_older_opens() -> None:
+    assert KEYS.rest_since_ms == 0
+    two = KEYS.with_new_rest_key(now_ms=5)
+    assert two.rest_since_ms == 0, "the first one, made from the others, still opens"
+    assert two.with_latest_rest_key_only().rest_since_ms == 5
+    three = two.with_latest_rest_key_only().with_new_rest_key(now_ms=9)
+    assert three.rest_since_ms == 5
+    assert three.with_latest_rest_key_only().rest_since_ms == 9
+    assert msgspec.convert({"kid": "2", "key": b"x"}, RestKey).made_ms == 0, "a file of before says nothing"
 
 
 async def test_a_receipt_holds_as_it_was_signed_only(region: Region) -> None:

@@ -1,10 +1,11 @@
 """`atoll federate`: rounds over the phones of a running world, and the privacy ledger."""
 
 import argparse
+import json
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 from infra.cli import bootstrap
 from infra.cli.output import add_json_option, emit, progress_bar, table
 from infra.cli.world import add_state_option
+from infra.plumbing.files import write_atomically
+from infra.plumbing.locking import locked
 
 PHONES_END_S = 120.0
 POPULATION = "everybody"
@@ -184,30 +187,54 @@ class _Link:
 def _superlink(arguments: argparse.Namespace, world: Any, silos: frozenset[str]) -> Iterator[_Link]:
     """The world's standing one where it has one that fits this round, else a free port for one of the round's own."""
     from federation.flower.supervisor import free_ports
-    from infra.local.flower import SUPERLINK, standing_link, why_not_standing
+    from infra.local.flower import standing_link, why_not_standing
     from infra.local.records import Part, ProcessState
 
-    configuration, status = world.configuration, world.status()
-    why = why_not_standing(status, configuration, silos=silos, plain=arguments.plain)
-    if not why:
-        yield _Link(standing=standing_link(configuration, world.layout, world.ports))
+    configuration, note = world.configuration, world.layout.flower / "borrowed.json"
+    with ExitStack() as stack:
+        if configuration.federation:
+            note.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(note.with_suffix(".lock")))
+            _give_back(world, note)  # what a round that was killed has left
+        status = world.status()
+        why = why_not_standing(status, configuration, silos=silos, plain=arguments.plain)
+        if not why:
+            stack.close()
+            yield _Link(standing=standing_link(configuration, world.layout, world.ports))
+            return
+        # The standing SuperNodes' way to their own SuperLink is the same link: they are down for the time being.
+        ended = [
+            one.region for one in status.processes
+            if one.part is Part.SUPERNODE and one.state is not ProcessState.KILLED
+        ]  # fmt: skip
+        if configuration.federation:
+            write_atomically(note, json.dumps(ended).encode())
+        try:
+            for region in ended:
+                world.kill(region, Part.SUPERNODE)
+            (port,) = free_ports(1)
+            for region in configuration.region_names:
+                world.aim_link(region, port)
+            yield _Link(port=port, why_own=why)
+        finally:
+            if configuration.federation:
+                _give_back(world, note)
+
+
+def _give_back(world: Any, note: Path) -> None:
+    """Aim the links at the world's SuperLink again and start the SuperNodes that a round of its own had ended."""
+    from infra.local.flower import SUPERLINK
+    from infra.local.records import Part
+
+    if not note.exists():
         return
-    # The standing SuperNodes' way to their own SuperLink is the same link: they are down for the time being.
-    ended = [
-        one.region for one in status.processes if one.part is Part.SUPERNODE and one.state is not ProcessState.KILLED
-    ]
-    for region in ended:
-        world.kill(region, Part.SUPERNODE)
-    try:
-        (port,) = free_ports(1)
-        for region in configuration.region_names:
-            world.aim_link(region, port)
-        yield _Link(port=port, why_own=why)
-    finally:
-        for region in configuration.region_names if configuration.federation else ():
-            world.aim_link(region, world.ports[SUPERLINK], host=configuration.host)
-        for region in ended:
+    configuration, ended = world.configuration, set(json.loads(note.read_bytes()))
+    for region in configuration.region_names:
+        world.aim_link(region, world.ports[SUPERLINK], host=configuration.host)
+    for region in configuration.region_names:
+        if region in ended:
             world.heal(region, Part.SUPERNODE)
+    note.unlink()
 
 
 def _simulate(arguments: argparse.Namespace) -> int:

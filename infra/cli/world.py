@@ -28,9 +28,9 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         ("heal", _heal, "start what was killed"),
     ):
         parser = _leaf(verbs, name, run, says, f"./atoll world {name} us-east")
-        parser.add_argument("region")
+        parser.add_argument("region", help="or central: what no region has (its SuperLink; healed: all that is down)")
         parser.add_argument(
-            "--part", default="all", help="all, core, edges, grid, store, api, worker, gateway or supernode"
+            "--part", default="all", help="all, core, edges, grid, store, api, worker, gateway, supernode or superlink"
         )
     rotate = _leaf(
         verbs, "rotate-certificates", _rotate, "new certificates for every process of a world with TLS, while it runs",

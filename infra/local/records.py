@@ -24,6 +24,8 @@ class Part(enum.StrEnum):
     SUPERLINK = "superlink"
 
 
+CENTRAL = "central"
+"""Named where a region may be: what no region has. Of it `world kill` takes down the SuperLink, and nothing else."""
 CORE_PARTS = frozenset({Part.GRID, Part.STORE, Part.API, Part.WORKER})
 KILLABLE: dict[str, frozenset[Part]] = {
     "all": frozenset({Part.GRID, Part.STORE, Part.API, Part.WORKER, Part.EDGE, Part.GATEWAY, Part.SUPERNODE}),
@@ -35,6 +37,7 @@ KILLABLE: dict[str, frozenset[Part]] = {
     "worker": frozenset({Part.WORKER}),
     "gateway": frozenset({Part.GATEWAY}),
     "supernode": frozenset({Part.SUPERNODE}),
+    "superlink": frozenset({Part.SUPERLINK}),
 }
 """What `world kill REGION --part NAME` takes down; `core` is the region without edges, gateway and SuperNode."""
 

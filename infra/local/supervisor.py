@@ -22,6 +22,7 @@ from infra.local.layout import Layout
 from infra.local.memory import MemoryMeter, descendants
 from infra.local.probing import probe
 from infra.local.records import (
+    CENTRAL,
     KILLABLE,
     Part,
     ProcessState,
@@ -193,11 +194,19 @@ class Supervisor:
     def _selected(self, request: Request) -> list[Child]:
         region, part = text_field(request, "region"), text_field(request, "part", "all")
         regions = sorted({child.plan.region for child in self._children} - {""})
-        if region not in regions:
-            raise InvalidInputError(f"there is no region {region!r}.", fix=f"Name one of {', '.join(regions)}.")
+        if region not in (*regions, CENTRAL):
+            names = ", ".join((*regions, CENTRAL))
+            raise InvalidInputError(f"there is no region {region!r}.", fix=f"Name one of {names}.")
         if part not in KILLABLE:
             raise InvalidInputError(f"there is no part {part!r}.", fix=f"Name one of {', '.join(KILLABLE)}.")
-        return [child for child in self._children if child.plan.region == region and child.plan.part in KILLABLE[part]]
+        parts = KILLABLE[part]
+        if region == CENTRAL and region not in regions:
+            region, parts = "", parts if part != "all" else self._shared_parts(request)
+        return [child for child in self._children if child.plan.region == region and child.plan.part in parts]
+
+    def _shared_parts(self, request: Request) -> frozenset[Part]:
+        """Whatever of central was given up may be healed; the rest of the world hangs on all but the SuperLink."""
+        return frozenset(Part) if text_field(request, "command") == "heal" else KILLABLE["superlink"]
 
     async def _kill(self, children: list[Child]) -> list[str]:
         # All signals first, then the waiting: a region goes dark at one moment.

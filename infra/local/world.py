@@ -23,7 +23,7 @@ from infra.local.layout import Layout, layout_of
 from infra.local.leash import Leash, start_supervisor, starting
 from infra.local.planning import link_name
 from infra.local.preparing import Seeding, prepare_world, seed_regions
-from infra.local.records import ProcessState, ProcessStatus, WorldRecord, WorldStatus
+from infra.local.records import CENTRAL, Part, ProcessState, ProcessStatus, WorldRecord, WorldStatus
 from infra.local.rotating import Rotation, rotate
 from infra.local.scraping import FEDERATION_TARGETS, scrape
 from infra.local.securing import OPERATOR, Securing, supernode_of
@@ -186,8 +186,11 @@ class World:
         return ended
 
     def heal(self, region: str, part: str = "all") -> list[str]:
-        """Start what was killed, on the same ports; returns the names at once, see `wait`."""
+        """Start what was killed or given up, on the same ports; returns the names at once, see `wait`."""
         healed: list[str] = self._call({"command": "heal", "region": region, "part": part})
+        if self.configuration.federation and any(name.endswith("/supernode") for name in healed):
+            # A round that brought its own SuperLink and was killed has left the link aimed there.
+            self.aim_link(region, self.ports[Part.SUPERLINK], host=self.configuration.host)
         return healed
 
     def wait(
@@ -212,7 +215,7 @@ class World:
             watched = [
                 process
                 for process in status.processes
-                if process.state is not ProcessState.KILLED and region in ("", process.region)
+                if process.state is not ProcessState.KILLED and region in ("", process.region or CENTRAL)
             ]
             bad = [process for process in watched if process.state not in good]
             progress.advance(len(watched) - len(bad), len(watched), f"processes {wait_for}")

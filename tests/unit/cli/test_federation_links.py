@@ -77,5 +77,24 @@ def test_a_round_that_brings_its_own_borrows_the_links_and_gives_them_back_even_
         raise InterruptedError
     assert world.told[:2] == [("kill", "us-east", "supernode"), ("kill", "us-central", "supernode")]
     aimed_back = [("aim", region, True) for region in STANDING.region_names]
-    # Who was killed before stays so.
+    # Who was killed before stays so, and whoever comes next finds nothing to give back.
+    assert not list(world.layout.flower.glob("*.json"))
     assert world.told[-5:] == [*aimed_back, ("heal", "us-east", "supernode"), ("heal", "us-central", "supernode")]
+
+
+def test_what_a_killed_round_has_borrowed_is_given_back_by_the_next_one(tmp_path: Path) -> None:
+    killed = _World(STANDING, tmp_path)
+    left = _superlink(PLAIN, killed, NO_SILOS)
+    left.__enter__()
+    (note,) = killed.layout.flower.glob("*.json")
+    kept = note.read_bytes()
+    left.__exit__(InterruptedError, InterruptedError(), None)  # gives back what this test then has been left
+    note.write_bytes(kept)
+    world = _World(STANDING, tmp_path)
+    with _superlink(SECURED, world, NO_SILOS) as link:
+        assert "standing" in link.said
+    assert world.told == [
+        *(("aim", region, True) for region in STANDING.region_names),
+        *(("heal", region, "supernode") for region in STANDING.region_names),
+    ]
+    assert not note.exists()

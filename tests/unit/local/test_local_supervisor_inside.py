@@ -85,6 +85,10 @@ async def test_a_child_that_ignores_sigterm_is_killed_and_one_that_is_missing_gi
     await until(lambda: layout.output("west/api").exists() and layout.output("west/api").read_text() == "up\n")
     await until(lambda: supervisor.status().processes[-1].state is ProcessState.GAVE_UP)
     assert not supervisor.status().live
+    for command, names in (("kill", []), ("heal", ["gone"])):  # of central the SuperLink may be taken down, no more
+        told = {"command": command, "region": "central"}
+        assert await asyncio.to_thread(call_control, layout.control, told) == names
+    await until(lambda: supervisor.status().processes[-1].state is ProcessState.GAVE_UP)
     stop.set()
     async with asyncio.timeout(20):
         await task

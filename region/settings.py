@@ -73,6 +73,10 @@ class RegionChoices(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """How long the log keeps an event after its receipt: 24 months at most."""
     behaviour_life_s: Retention = 365 * DAY_S
     """How long an interaction may stand in a history after its receipt, and a row after the last event."""
+    rest_rotation_h: Annotated[float, msgspec.Meta(ge=0.0, le=8760.0)] | None = None
+    """So many hours after it was made the worker makes the region's rest key anew, if anybody was erased since: with it
+    goes what Cassandra still has of erased keys, and `privacy receipt` gives a complete one. For a region whose nodes
+    share one key file; with 0 it is left to `atoll keys rotate-rest`. None: an hour in a world on Cassandra, else 0."""
     session_life_s: Annotated[float, msgspec.Meta(gt=0.0, le=DAY_S)] = 1800.0
     """How long an anonymous session's row outlives its last event."""
     overwrite_freed_memory: bool = True

@@ -42,6 +42,8 @@ CONNECT_MS, CONNECT_TLS_MS = 50, 100
 """What an edge gives a region's node for a connection: with TLS that is two round trips more, and some computing."""
 BALANCER_CONNECT_S, BALANCER_CONNECT_TLS_S = 0.25, 0.6
 """The same for the balancer: a handshake that is given up on a busy machine is begun again, and makes it busier."""
+REST_ROTATION_H = 1.0
+"""Of a region on Cassandra, which keeps copies of erased keys for a while (`RegionChoices.rest_rotation_h`)."""
 PythonOf = Callable[[str], str]
 """The interpreter of a tier, by the tier's name."""
 
@@ -245,6 +247,8 @@ def _grid_command(given: PlanInput, region: str, python: str, files: dict[Path, 
 
 def _region_settings(given: PlanInput, name: str) -> RegionSettings:
     layout, choices = given.layout, given.configuration.region(name).settings
+    if choices.rest_rotation_h is None and given.servers.store(name) != "sqlite":
+        choices = msgspec.structs.replace(choices, rest_rotation_h=REST_ROTATION_H)
     return RegionSettings(
         **{field: getattr(choices, field) for field in choices.__struct_fields__},
         node=f"{name}-1",

@@ -24,8 +24,6 @@ class Part(enum.StrEnum):
     SUPERLINK = "superlink"
 
 
-CENTRAL = "central"
-"""Named where a region may be: what no region has. Of it `world kill` takes down the SuperLink, and nothing else."""
 CORE_PARTS = frozenset({Part.GRID, Part.STORE, Part.API, Part.WORKER})
 KILLABLE: dict[str, frozenset[Part]] = {
     "all": frozenset({Part.GRID, Part.STORE, Part.API, Part.WORKER, Part.EDGE, Part.GATEWAY, Part.SUPERNODE}),

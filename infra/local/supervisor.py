@@ -17,12 +17,12 @@ import msgspec
 
 from infra.local.bounding import cut_oversized
 from infra.local.children import ChildNotStartedError, restore_priority, signal_group, start_child
+from infra.local.configuration import CENTRAL
 from infra.local.control import Request, serve_control, text_field
 from infra.local.layout import Layout
 from infra.local.memory import MemoryMeter, descendants
 from infra.local.probing import probe
 from infra.local.records import (
-    CENTRAL,
     KILLABLE,
     Part,
     ProcessState,

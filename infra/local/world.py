@@ -16,14 +16,14 @@ import msgspec
 
 from infra.local.children import tail
 from infra.local.clocks import clock_file, set_clock_offset
-from infra.local.configuration import CENTRAL_FLOWER, WorldConfiguration, validate_configuration
+from infra.local.configuration import CENTRAL, CENTRAL_FLOWER, WorldConfiguration, validate_configuration
 from infra.local.control import ControlUnavailableError, call_control
 from infra.local.ending import LeftoversError, end_world, stop_world, sweep
 from infra.local.layout import Layout, layout_of
 from infra.local.leash import Leash, start_supervisor, starting
 from infra.local.planning import link_name
 from infra.local.preparing import Seeding, prepare_world, seed_regions
-from infra.local.records import CENTRAL, Part, ProcessState, ProcessStatus, WorldRecord, WorldStatus
+from infra.local.records import Part, ProcessState, ProcessStatus, WorldRecord, WorldStatus
 from infra.local.rotating import Rotation, rotate
 from infra.local.scraping import FEDERATION_TARGETS, scrape
 from infra.local.securing import OPERATOR, Securing, supernode_of

@@ -5,11 +5,12 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack
 from typing import Any
 
+import msgspec
 from aiohttp import web
 from prometheus_client import Counter
 
 from infra.plumbing.clock import Clock, SystemClock
-from infra.plumbing.errors import UnavailableError
+from infra.plumbing.errors import AtollError, UnavailableError
 from infra.plumbing.grid.connect import connect_grid
 from infra.plumbing.grid.port import Grid
 from infra.plumbing.http.middleware import frame, operations_routes
@@ -22,6 +23,7 @@ from region.events.port import Log
 from region.events.schema_check import check_event_schema
 from region.events.streaming import Streaming
 from region.events.waking import LOG_TOPIC
+from region.keeping.rotating import rest_is_due, rotate_rest
 from region.keeping.wiping import LOOK_S as WIPE_LOOK_S
 from region.keeping.wiping import Wiper
 from region.logs import rooms_logging_to
@@ -137,6 +139,21 @@ class Worker:
                 self._put_off("wipe", error)
             await _first_of(WIPE_LOOK_S, stop)
 
+    async def rotate(self, stop: asyncio.Event) -> None:
+        """Make the rest key anew when it is due and somebody was erased, until `stop`."""
+        done: object = None
+        while not stop.is_set():
+            try:
+                epoch = await self._log.erasures()
+                if epoch != done and await asyncio.to_thread(rest_is_due, self._settings, now_ms=self._clock.now_ms()):
+                    report = await rotate_rest(self._settings, clock=self._clock)
+                    done = epoch
+                    self._telemetry.logger.info("rest key rotated", extra={"fields": msgspec.to_builtins(report)})
+                self._goes_on("rotate")
+            except (AtollError, OSError) as error:
+                self._put_off("rotate", error)
+            await _first_of(RETENTION_INTERVAL_S, stop)
+
     async def expire_once(self) -> None:
         """Forget what is past its life."""
         now_ms = self._clock.now_ms()
@@ -214,6 +231,7 @@ async def run_worker(settings: RegionSettings, stop: asyncio.Event, *, clock: Cl
             worker.stream(stop),
             worker.retain(stop),
             worker.wipe(stop),
+            worker.rotate(stop),
             worker.listen(stop),
             serve(
                 app,

@@ -1,25 +1,33 @@
 """What lies under keys: files at rest, subjects' events, and what happens while keys come and go."""
 
+import asyncio
 import shutil
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from infra.plumbing.clock import ManualClock
 from infra.plumbing.errors import SettingsError
 from infra.plumbing.keys import RegionKeys
+from infra.plumbing.telemetry import TelemetrySettings, start_telemetry
 from region.events.dead_letters import DeadLetters
+from region.events.opening import open_log, open_seals
 from region.events.records import SHREDDED, break_record
 from region.events.sqlite import LOG_DATABASE, SqliteLog, require_no_sealed_records
+from region.keeping import rotating
 from region.keeping.files import FileKeys, SealedLines
 from region.keeping.sealing import SealedRecord, Seals
 from region.keeping.subject_keys import DAY_MS, USED_STEP_DAYS
 from region.keeping.subject_keys_sqlite import FILE
 from region.keeping.wrapping import FileWrapping, KeysUnavailableError
+from region.settings import RegionSettings
 from region.store.sqlite import SqliteStore
+from region.worker.process import Worker
 from tests.contract.building import ALICE, BOB, NOW_MS, logged, placed, stands_in_files
 from tests.support.keeping import file_keys, key_file, seals, subject_keys
+from tests.unit.local.waiting import until
 
 
 def open_sealed(state: Path, **options: Seals) -> SqliteLog:
@@ -205,6 +213,42 @@ async def test_the_regions_key_changes_and_everything_still_opens(log: SqliteLog
     assert [one.logged for one in await again.read(after={0: 0}, limit=10)] == [logged(1), logged(2, subject=BOB)]
     assert await keys.rewrap() == 0
     await keys.close()
+    await again.close()
+
+
+async def test_a_worker_makes_the_rest_key_anew_when_it_is_due_and_somebody_was_erased(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rotating, "LOOK_EVERY_S", 0.0)
+    clock, path = ManualClock(wall_ms=1_000 * rotating.HOUR_MS), key_file(tmp_path)
+    settings = RegionSettings(
+        node="r1", region="us-east", port=1, worker_port=2, state_directory=str(tmp_path), repository_url="",
+        trusted_root="", keys_file=str(path), trust_file=str(tmp_path / "trust.json"), grid="memory",
+        rest_rotation_h=1.0,
+    )  # fmt: skip
+    log = open_log(settings, seals=open_seals(settings, clock=clock))
+    await log.append([logged(1), logged(2, subject=BOB)])
+    assert rotating.rest_is_due(settings, now_ms=clock.now_ms())
+    for never in ({"rest_rotation_h": 0.0}, {"rest_rotation_h": None}):
+        assert not rotating.rest_is_due(msgspec.structs.replace(settings, **never), now_ms=clock.now_ms())
+    await log.forget(logged(1).subject)
+    telemetry = start_telemetry(service="worker", region="us-east", node="r1", settings=TelemetrySettings())
+    worker = Worker(
+        settings=settings, streaming=None, log=log, store=None, grid=None,  # type: ignore[arg-type] # not for rotating
+        clock=clock, telemetry=telemetry,
+    )  # fmt: skip
+    stop = asyncio.Event()
+    rotation = asyncio.create_task(worker.rotate(stop))
+    await until(lambda: RegionKeys.load(path).rest_since_ms == clock.now_ms())
+    assert list(RegionKeys.load(path).rest_keys()) == ["2"]
+    assert not rotating.rest_is_due(settings, now_ms=clock.now_ms())
+    stop.set()
+    await rotation
+    telemetry.close()
+    assert [one.logged for one in await log.read(after={0: 0}, limit=10)] == [logged(2, subject=BOB)]
+    await log.close()
+    again = open_log(settings, seals=open_seals(settings, clock=clock))
+    assert [one.logged for one in await again.read(after={0: 0}, limit=10)] == [logged(2, subject=BOB)]
     await again.close()
 
 

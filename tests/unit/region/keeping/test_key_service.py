@@ -15,6 +15,7 @@ from infra.plumbing.http.tls import ClientTls
 from region.events.opening import open_log
 from region.events.port import Log
 from region.keeping import __main__ as keeping
+from region.keeping import rotating
 from region.keeping.key_service import KeyServiceGoneError, KeyServiceSettings, TransitKey
 from region.keeping.opening import open_file_keys
 from region.settings import RegionSettings
@@ -62,25 +63,25 @@ async def test_a_log_goes_on_while_the_service_is_gone_and_a_node_that_starts_do
 async def test_a_log_of_a_key_file_comes_under_the_service_and_is_rotated(
     service: TransitServer, settings: RegionSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keeping, "LOOK_S", 0.0)
+    monkeypatch.setattr(rotating, "LOOK_S", 0.0)
     by_file = replace(settings, key_service=None)
     log = open_log(by_file)
     await log.append([logged(1)])
     await log.close()
-    report = await keeping.rotate(settings)
+    report = await rotating.rotate(settings)
     assert (report.files, report.subjects, report.version) == (2, 1, 2)
     service.least = 2  # nothing is left under the first version
     log = open_log(settings)
     assert await subjects_of(log) == [ALICE]
     await log.close()
-    assert (await keeping.rotate(settings)).version == 3
+    assert (await rotating.rotate(settings)).version == 3
 
 
 def test_the_command_says_what_it_did_and_what_is_wrong(
     service: TransitServer, settings: RegionSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(keeping, "LOOK_S", 0.0)
+    monkeypatch.setattr(rotating, "LOOK_S", 0.0)
     file = tmp_path / "region.json"
     file.write_bytes(msgspec.json.encode(settings))
     assert keeping.main(["rotate", "--settings", str(file)]) == 0

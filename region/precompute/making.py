@@ -60,7 +60,8 @@ class Precomputer:
         """By subject: the list's name in the grid, and until when it is good."""
         self._lists = Counter(
             "atoll_region_precomputed",
-            "Lists made ahead: made, not put, void, asked for all the same, ran out; rounds that a busy node ended.",
+            "Lists made ahead: made, not put, void, asked for all the same, ran out; those that could not be made "
+            "(failed, degraded, empty); rounds that a busy node ended.",
             ("outcome",), registry=registry,
         )  # fmt: skip
 
@@ -180,8 +181,12 @@ class Precomputer:
         try:
             answer = await self._make(request)
         except AtollError:
+            self._lists.labels("failed").inc()
             return
-        if answer.degraded or answer.lifetime == OPTED_OUT_LIFETIME or not answer.items or request.subject is None:
+        if answer.lifetime == OPTED_OUT_LIFETIME or request.subject is None:
+            return
+        if answer.degraded or not answer.items:
+            self._lists.labels("degraded" if answer.degraded else "empty").inc()
             return
         life_s = self._settings.horizon_s
         lifetime = Lifetime(max_age_s=life_s, stale_while_revalidate_s=600.0, stale_if_error_s=86_400.0)

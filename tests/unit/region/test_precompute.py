@@ -59,6 +59,7 @@ class Made:
         self.registry = CollectorRegistry()
         self.busy = False
         self.asked: list[HomeRequest] = []
+        self.changed: dict[str, object] = {}
         self.visitors = Visitors()
         self.reads = NotedReads()
         self.precomputer = Precomputer(
@@ -69,7 +70,7 @@ class Made:
 
     async def make(self, request: HomeRequest) -> HomeAnswer:
         self.asked.append(request)
-        return await self.world.recommender.home(request, shown=False)
+        return msgspec.structs.replace(await self.world.recommender.home(request, shown=False), **self.changed)
 
     async def known(self, subject: str = SUBJECT) -> HomeRequest:
         await self.world.live.refresh()
@@ -134,6 +135,18 @@ async def test_every_word_about_a_subject_makes_its_list_void(made: Made) -> Non
     hearing.cancel()
     await asyncio.wait([hearing])
     assert made.count("void") == 1
+
+
+async def test_a_list_that_is_not_whole_is_left_to_the_visit_and_counted(made: Made) -> None:
+    request = await made.known()
+    for field, value, outcome in (("degraded", ("ranker",), "degraded"), ("items", (), "empty")):
+        made.changed = {field: value}
+        await made.precomputer.round()
+        assert await made.in_grid(request) is None
+        assert made.count(outcome) == 1
+    made.world.active[:] = [None]
+    await made.precomputer.round()
+    assert (made.count("failed"), made.count("made")) == (1, 0)
 
 
 async def test_nobody_gets_one_who_opted_out_or_is_not_likely(made: Made) -> None:

@@ -25,11 +25,12 @@ class Exporter:
     """
 
     def __init__(
-        self, *, region: str, known: Known, letters: DeadLetters, memory: Sequence[Place], accesses: AccessLog,
-        clock: Clock, events_max: int = EVENTS_MAX,
+        self, *, region: str, node: str, known: Known, letters: DeadLetters, memory: Sequence[Place],
+        accesses: AccessLog, clock: Clock, events_max: int = EVENTS_MAX,
     ) -> None:  # fmt: skip
         self._accesses = accesses
         self._region = region
+        self._node = node
         self._known = known
         self._letters = letters
         self._memory = tuple(memory)
@@ -47,7 +48,7 @@ class Exporter:
         events = await self._events(subject)
         letters = await self._letters.of_subject(subject)
         return SubjectExport(
-            region=self._region, exported_ms=self._clock.now_ms(), subject=subject,
+            region=self._region, node=self._node, exported_ms=self._clock.now_ms(), subject=subject,
             opted_out=row is not None and row.opted_out,
             row=ExportedRow.of(row) if row is not None else None, events=events[: self._events_max],
             unreadable=len(letters), letters=tuple(map(_exported, letters)),

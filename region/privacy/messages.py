@@ -48,6 +48,9 @@ class SubjectExport(RegionalMessage, frozen=True, kw_only=True):
 
     format: Global[str] = EXPORT_FORMAT
     region: Global[str]
+    node: Regional[str] = ""
+    """Letters, samples, exposures, requests, memory and accesses are this node's own; a region of several is asked node
+    by node for those. Row, log and erasure are all that the region has."""
     exported_ms: Regional[int]
     subject: Regional[str]
     opted_out: Regional[bool]

@@ -98,7 +98,8 @@ def open_privacy(
         accesses=accesses.head,
     )  # fmt: skip
     exporter = Exporter(
-        region=settings.region, known=known, letters=letters, memory=memory[1:], accesses=accesses, clock=clock
+        region=settings.region, node=settings.node, known=known, letters=letters, memory=memory[1:], accesses=accesses,
+        clock=clock,
     )  # fmt: skip
     doors = PrivacyDoors(
         keys=keys, exporter=exporter, eraser=eraser,

@@ -26,7 +26,7 @@ from region.privacy.accesses import verify
 from region.privacy.bulk import BulkRead, BulkReads, digest_key
 from region.settings import ExtractSettings, RegionSettings
 from region.store.memory import MemoryStore
-from region.store.port import Interactions, StoreUnavailableError, UserRow, Walk
+from region.store.port import Erasure, Interactions, StoreUnavailableError, UserRow, Walk
 from region.store.subjects import session_subject, user_subject
 from tests.contract.building import NOW_MS
 from tests.unit.region_events.test_worker import settings_in
@@ -119,6 +119,16 @@ async def test_sequences_carry_common_items_under_keys_of_their_period(tmp_path:
     for secret in (*region.subjects, user_subject(KEYS, "opted-out"), RARE, "own-1", "of-the", "person"):
         assert secret.encode() not in content
     assert key_of(KEYS, region.subjects[0], period) != key_of(KEYS, region.subjects[0], period + 1)
+
+
+async def test_who_was_erased_is_in_no_extract_behind_it(tmp_path: Path) -> None:
+    region = await opened(tmp_path, "pseudonymous")
+    erased = region.subjects[7]
+    await region.store.forget(erased, Erasure(erased_ms=NOW_MS + 99, through={}))
+    report = await region.extractor().make(ExportPolicy.PSEUDONYMOUS, region.out)
+    content = (region.out / sequences_file("us-east")).read_bytes()
+    assert (report.users, len(content.splitlines())) == (USERS - 1, USERS - 1)
+    assert key_of(KEYS, erased, NOW_MS // PERIOD_MS).encode() not in content
 
 
 async def test_an_extract_is_two_lines_of_the_account_whoever_is_in_it(tmp_path: Path) -> None:

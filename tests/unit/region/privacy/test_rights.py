@@ -185,7 +185,7 @@ async def test_an_export_is_complete_against_the_log(region: Region) -> None:
     assert [(one.offset, one.logged) for one in export.events] == [
         (one.offset, one.logged) for one in whole if one.logged.subject == ALICE
     ]
-    assert export.complete
+    assert (export.complete, export.node) == (True, "r1")
     row = await region.store.read(ALICE)
     assert row is not None
     assert export.row == ExportedRow.of(row)

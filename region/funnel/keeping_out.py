@@ -3,9 +3,11 @@
 While a region is away its edges show lists of before, another region's, or the release's own. They know no rules and no
 catalogue: they are told items. Looked at first are those that such lists are mostly made of, the release's lists, the
 region's favourites and what came after the release: edges are told these a moment after a change. The rest of the
-catalogue is looked through behind it, a little at a time (WALK_S of every REFRESH_S, at low priority: 2,500 items a
-second and rule or so); edges are told when what was found has doubled, and at the end. Until then what was kept out
-before stays out too: too much is kept out for a while, never too little. What a rule names is told, known or not.
+catalogue is looked through behind it, a little at a time (a twentieth of a core: some 2,000 items a second and rule);
+edges are told when what was found has doubled, and at the end. Until then what was kept out before stays out too: too
+much is kept out for a while, never too little. What a rule names is told, known or not.
+
+Judging holds the interpreter, wherever it is done. So it is done on the loop, STEP_S at a time, with pauses.
 
 An edge cannot tell for whom a rule's `when` holds, so all of them hold there; what a `match` says of the call is judged
 as for a call that says nothing of itself. Both only where a region's own answer is not to be had.
@@ -15,10 +17,12 @@ import asyncio
 import datetime as dt
 import heapq
 import logging
+import math
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -39,10 +43,12 @@ from region.rules.filters import row_set
 _log = logging.getLogger(__name__)
 FAVOURITES_MAX = 4_096
 CHUNK = 256
-"""Items judged in one go: their texts are made for it, and requests want the interpreter meanwhile."""
 REFRESH_S = 1.0
-WALK_S = 0.1
-"""Of each refresh that the rest of the catalogue is looked through."""
+WALK_S = 0.9
+"""So long a refresh looks through the rest of the catalogue before it looks whether rules have changed."""
+STEP_S = 0.0005
+FIRST_SHARE, REST_SHARE = 0.5, 0.1
+"""How much of the loop's time is taken for what is looked at first, and for the rest."""
 TOLD_BYTES_MAX = 8 << 20
 """Ids that edges are told, together: they take no answer of twice that much, with withdrawals and purges in it."""
 _SORTED_AT_ONCE = 4_096
@@ -157,8 +163,8 @@ class KeptOutItems:
         look = _Look(_Kept(), FAVOURITES_MAX, is_whole=not judges(bound), seats=release.tables.seats.edition)
         name(look.found, bound, today)
         if not look.is_whole:
-            for rows in chunks(await aside(looked_at, release)):
-                await aside(judge, look.found, bound, release, rows, today, now_s)
+            rows = (await aside(looked_at, release)).tolist()
+            await self._judge(partial(judge, look.found, bound, release, today, now_s), rows, share=FIRST_SHARE)
             look.is_whole = look.place >= release.standing.popular.size
         self._made_of, self._look = (bound.rules.edition, release.release_id, today), look
         await self._tell_of(look)
@@ -167,18 +173,34 @@ class KeptOutItems:
         bound, seats = self._rulings.bound(release), release.tables.seats
         if look.seats != seats.edition and judges(bound):
             look.seats = seats.edition
-            for rows in chunks(seats.rows):
-                await aside(judge, look.found, bound, release, rows, today, now_s)
+            one = partial(judge, look.found, bound, release, today, now_s)
+            await self._judge(one, seats.rows.tolist(), share=FIRST_SHARE)
         until_s = self._clock.monotonic_s() + WALK_S
         order, goes_on = release.standing.popular, not look.is_whole
         while goes_on:
-            await aside(judge, look.found, bound, release, order[look.place : look.place + CHUNK], today, now_s)
-            look.place += CHUNK
+            rows = order[look.place : look.place + CHUNK].tolist()
+            one = partial(judge, look.found, bound, release, today, now_s)
+            look.place += await self._judge(one, rows, share=REST_SHARE, until_s=until_s)
             look.is_whole = look.place >= order.size
             goes_on = not look.is_whole and self._clock.monotonic_s() < until_s
         grown = look.found.count - look.told
         if grown and (look.is_whole or grown >= max(look.told, CHUNK)):
             await self._tell_of(look)
+
+    async def _judge(
+        self, one: Callable[[int], None], rows: Sequence[int], *, share: float, until_s: float = math.inf
+    ) -> int:  # fmt: skip
+        """Judge one row after the other, one step at least; returns how many were."""
+        place, now_s = 0, self._clock.monotonic_s
+        while place < len(rows):
+            began_s = now_s()
+            while place < len(rows) and (not place or now_s() - began_s < STEP_S):
+                one(rows[place])
+                place += 1
+            await asyncio.sleep((now_s() - began_s) * (1.0 / share - 1.0))
+            if now_s() >= until_s:
+                break
+        return place
 
     async def _tell_of(self, look: _Look) -> None:
         look.told = look.found.count
@@ -198,11 +220,6 @@ def judges(bound: Binding) -> bool:
     return any(one.match is not None for one in bound.rules.hard)
 
 
-def chunks(rows: IntArray) -> Iterator[IntArray]:
-    """So many rows at a time."""
-    return (rows[start : start + CHUNK] for start in range(0, rows.size, CHUNK))
-
-
 def looked_at(release: LoadedRelease) -> IntArray:
     """Rows of which lists are made that no rule looks at."""
     tables = release.tables
@@ -219,19 +236,16 @@ def name(found: _Kept, bound: Binding, today: dt.date) -> None:
             found.add(compiled.rule.surfaces, compiled.rule.items)
 
 
-def judge(
-    found: _Kept, bound: Binding, release: LoadedRelease, rows: IntArray, today: dt.date, now_s: float
-) -> None:  # fmt: skip
-    """Keep out those of `rows` for which an expression of today's hard rules is true, or fails.
+def judge(found: _Kept, bound: Binding, release: LoadedRelease, today: dt.date, now_s: float, row: int) -> None:
+    """Keep the item at `row` out where an expression of today's hard rules is true of it, or fails.
 
     Each item is judged once here and then no more, so neither its texts nor the verdict are kept.
     """
-    items = [release.tables.items.glance(row) for row in rows.tolist()]
+    item = release.tables.items.glance(row)
     for compiled in bound.rules.hard:
         match = compiled.match
-        if match is not None and compiled.is_in_time(today):
-            out = (one.item for one in items if not _passes(match, one, now_s))
-            found.add(compiled.rule.surfaces, out)
+        if match is not None and compiled.is_in_time(today) and not _passes(match, item, now_s):
+            found.add(compiled.rule.surfaces, (item.item,))
 
 
 def _passes(match: Condition, item: CatalogueItem, now_s: float) -> bool:

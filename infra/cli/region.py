@@ -16,6 +16,7 @@ KEY_CHARACTERS_MAX = 100
 
 if TYPE_CHECKING:
     from infra.plumbing.http.tls import ClientTls
+    from region.releases.trial import TrialPlan
 
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -23,8 +24,9 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     text = "operate one region's releases"
     region = commands.add_parser("region", help=text, description=f"{text}. Example: ./atoll region us-east releases")
     region.add_argument("region", help="the region's name")
-    verbs = region.add_subparsers(metavar="VERB", required=True)
-    _leaf(verbs, "releases", _releases, "what the region has and runs")
+    verbs = region.add_subparsers(metavar="VERB", required=True, prog="atoll region REGION")
+    releases = _leaf(verbs, "releases", _releases, "what the region has and runs")
+    releases.add_argument("--published", action="store_true", help="what central has published, which can be pulled")
     _leaf(verbs, "status", _status, "the node at a glance: what it runs, what its answers missed, memory for tables")
     pull = _leaf(verbs, "pull", _pull, "bring a release to the region; only what it does not have yet is fetched")
     pull.add_argument("release", nargs="?", default=None, help="a release id; the channel's release if not given")
@@ -49,7 +51,8 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         _trial_plan(_leaf(verbs, name, _begin_trial, says), name)
     _leaf(verbs, "trial", _trial, "how the shadow or canary stands, or how the last one ended")
     _leaf(verbs, "stop-trial", _stop_trial, "end the shadow or canary; the active release goes on")
-    _leaf(verbs, "audit", _audit, "who did what, latest last")
+    audit = _leaf(verbs, "audit", _audit, "who did what, latest last")
+    audit.add_argument("--last", type=int, default=100, metavar="N", help="how many entries, up to 1,000 (default 100)")
     _items(_leaf(verbs, "withdraw", _withdraw, "show these items to nobody in this region, from the next answer on"))
     _items(_leaf(verbs, "restore", _restore, "let withdrawn items be shown again"))
     register_items(verbs, add_door_options, door_of)
@@ -162,6 +165,9 @@ def _tls_of(arguments: argparse.Namespace) -> "ClientTls | None":
 def _releases(arguments: argparse.Namespace) -> None:
     from region.releases import commands
 
+    if arguments.published:
+        _published(arguments)
+        return
     answer = commands.releases(*door_of(arguments))
     rows = [
         {"release": one.release, "origin": one.origin, "dataset": one.dataset, "ndcg10": one.metrics.get("ndcg10"),
@@ -172,6 +178,17 @@ def _releases(arguments: argparse.Namespace) -> None:
     marks = [word for word, holds in (("pinned", answer.pinned), ("frozen", answer.frozen)) if holds]
     doing = f"\nbusy: {answer.in_progress}" if answer.in_progress else ""
     emit(arguments, answer, f"{table(rows)}\n{' and '.join(marks) or 'neither pinned nor frozen'}{doing}")
+
+
+def _published(arguments: argparse.Namespace) -> None:
+    from region.releases import commands
+
+    answer = commands.published(*door_of(arguments))
+    rows = [
+        {"release": one.release, "channels": ",".join(one.channels) or "-", "here": "yes" if one.here else ""}
+        for one in answer.releases
+    ]  # fmt: skip
+    emit(arguments, answer, table(rows))
 
 
 def _status(arguments: argparse.Namespace) -> None:
@@ -197,7 +214,8 @@ def _pull(arguments: argparse.Namespace) -> None:
     emit(
         arguments,
         answer,
-        f"{answer.release}: {answer.bytes_fetched:,} bytes fetched, {answer.bytes_reused:,} were here already",
+        f"{answer.release}: {answer.bytes_fetched:,} bytes fetched, {answer.bytes_reused:,} were here already"
+        + (f"\nno longer here, as the disk keeps a few: {', '.join(answer.collected)}" if answer.collected else ""),
     )
 
 
@@ -260,20 +278,39 @@ def _unfreeze(arguments: argparse.Namespace) -> None:
 
 def _begin_trial(arguments: argparse.Namespace) -> None:
     from region.releases import commands
-    from region.releases.trial import TrialKind, TrialPlan
+    from region.releases.trial import TrialKind
 
-    plan = TrialPlan(release=arguments.release, share=arguments.share, duration_s=60.0 * arguments.minutes)
-    if arguments.kind == "canary":
-        plan = TrialPlan(
-            release=arguments.release, share=arguments.share, duration_s=60.0 * arguments.minutes,
-            slow_ms=arguments.slow_ms, click_loss_max=arguments.click_loss_max,
-        )  # fmt: skip
+    plan = _plan(arguments)
     report = commands.begin_trial(*door_of(arguments), kind=TrialKind(arguments.kind), plan=plan)
     emit(
         arguments,
         report,
         f"{arguments.region} tries {arguments.release}; see `./atoll region {arguments.region} trial`",
     )
+
+
+def _plan(arguments: argparse.Namespace) -> "TrialPlan":
+    """The trial that the options ask for.
+
+    Raises:
+        InvalidInputError: one of them is out of bounds; says which.
+    """
+    import msgspec
+
+    from region.releases.trial import TrialPlan
+
+    asked = {"release": arguments.release, "share": arguments.share, "duration_s": 60.0 * arguments.minutes}
+    if arguments.kind == "canary":
+        asked |= {"slow_ms": arguments.slow_ms, "click_loss_max": arguments.click_loss_max}
+    try:
+        return msgspec.convert(asked, TrialPlan)
+    except msgspec.ValidationError as error:
+        wanted, _, where = str(error).partition(" - at ")
+        field = where.strip("`$.")
+        option = "minutes, in seconds," if field == "duration_s" else field.replace("_", "-")
+        raise InvalidInputError(
+            f"--{option} is {asked.get(field)}: {wanted[:1].lower()}{wanted[1:]}.", fix="See --help."
+        ) from error
 
 
 def _trial(arguments: argparse.Namespace) -> None:
@@ -303,7 +340,7 @@ def _trial_text(report: Any) -> str:
 def _audit(arguments: argparse.Namespace) -> None:
     from region.releases import commands
 
-    answer = commands.audit(*door_of(arguments))
+    answer = commands.audit(*door_of(arguments), count=arguments.last)
     rows = [
         {"at": datetime.fromtimestamp(entry.at_ms / 1000, tz=UTC).isoformat(" ", "seconds"), "operator": entry.operator,
          "action": entry.action, "from": entry.from_release, "to": entry.to_release, "outcome": entry.outcome,

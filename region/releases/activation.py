@@ -172,6 +172,8 @@ class Activator(Generic[L]):
         before = self.active_release
         async with self.operations.recorded(action, operator, before, release):
             with self.operations.exclusively(operator, action, release), self._store.holding(release):
+                if before is None:
+                    raise NoActiveReleaseError("There is no active release to compare with.", fix="Promote one first.")
                 # Here, where nothing else is done: another trial may have begun since this one was asked for.
                 self._beside.check_free()
                 check_promotion(self._store.state, release)

@@ -38,6 +38,7 @@ from region.releases.messages import (
     InspectAnswer,
     PinAnswer,
     PromoteRequest,
+    PublishedAnswer,
     PullAnswer,
     PullRequest,
     ReleaseRequest,
@@ -70,6 +71,11 @@ class _Problem(msgspec.Struct, frozen=True):
 def releases(url: str, key: str, tls: ClientTls | None = None) -> ReleasesAnswer:
     """What the region at `url` has and runs."""
     return call_region("GET", url, "releases", key, tls, ReleasesAnswer, timeout_s=QUICK_S)
+
+
+def published(url: str, key: str, tls: ClientTls | None = None) -> PublishedAnswer:
+    """What the region at `url` could pull, by a fresh look at the repository."""
+    return call_region("GET", url, "published", key, tls, PublishedAnswer)
 
 
 def status(url: str, key: str, tls: ClientTls | None = None) -> StatusAnswer:

@@ -136,6 +136,7 @@ async def pull(
         if release is None:
             release = await asyncio.to_thread(store.recommended, channel)
         answer = await asyncio.to_thread(store.pull, release)
-    detail = f"{answer.bytes_fetched} bytes fetched, {answer.bytes_reused} reused"
+    gone = f"; no longer here: {', '.join(answer.collected)}" if answer.collected else ""
+    detail = f"{answer.bytes_fetched} bytes fetched, {answer.bytes_reused} reused{gone}"
     await activator.operations.record("pull", operator, active, release, "done", detail)
     return answer

@@ -15,7 +15,7 @@ from infra.plumbing.releases.contents import ContentError
 from infra.plumbing.releases.messages import PEOPLE, PEOPLE_MAX, Comparison, Interval
 from infra.plumbing.tuf_client.manifests import total_bytes
 from region.releases.looking import open_contents
-from region.releases.messages import DiffAnswer, InspectAnswer
+from region.releases.messages import DiffAnswer, InspectAnswer, PublishedAnswer, PublishedRelease
 from region.releases.operations import NoActiveReleaseError
 from region.releases.store import ReleaseStore
 from region.retrieval.child import start_child
@@ -60,6 +60,14 @@ class Looks:
         self._active = active
         self._comparing = False
 
+    async def published(self) -> PublishedAnswer:
+        """What could be pulled.
+
+        Raises:
+            as `ReleaseStore.published`.
+        """
+        return await asyncio.to_thread(self._published)
+
     async def inspect(self, release: str) -> InspectAnswer:
         """One release.
 
@@ -93,6 +101,18 @@ class Looks:
                 return DiffAnswer(files=files, compared=await _compared(old.path, new.path, call))
         finally:
             self._comparing = False
+
+    def _published(self) -> PublishedAnswer:
+        found = self._store.published()
+        here = {one.release_id for one in self._store.pulled()}
+        releases = [
+            PublishedRelease(
+                release=release, channels=tuple(name for name, of in found.channels.items() if of == release),
+                here=release in here,
+            )
+            for release in found.releases
+        ]  # fmt: skip
+        return PublishedAnswer(releases=tuple(sorted(releases, key=lambda one: (not one.channels, not one.here))))
 
     def _inspect(self, release: str) -> InspectAnswer:
         directory = self._store.directory(release)

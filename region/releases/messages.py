@@ -55,6 +55,21 @@ class ReleasesAnswer(GlobalMessage, frozen=True, kw_only=True):
     """What is being done right now, in words, without names; empty if nothing is."""
 
 
+class PublishedRelease(GlobalMessage, frozen=True, kw_only=True):
+    """One release that this region may pull."""
+
+    release: Global[str]
+    channels: Global[tuple[str, ...]]
+    """That recommend it now."""
+    here: Global[bool]
+
+
+class PublishedAnswer(GlobalMessage, frozen=True, kw_only=True):
+    """What central has published, by a fresh look; those that are here or recommended first."""
+
+    releases: Global[tuple[PublishedRelease, ...]]
+
+
 class InspectAnswer(GlobalMessage, frozen=True, kw_only=True):
     """One release that is here."""
 

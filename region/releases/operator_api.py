@@ -58,6 +58,7 @@ def operator_routes(
 
     return [
         web.get(f"{PREFIX}/releases", guarded(api.releases)),
+        web.get(f"{PREFIX}/published", guarded(looks.published)),
         web.get(f"{PREFIX}/releases/{{release}}", guarded(looks.inspect)),
         web.get(f"{PREFIX}/diff", guarded(looks.diff)),
         web.get(f"{PREFIX}/audit", guarded(api.audit)),
@@ -150,6 +151,9 @@ class _LookingApi:
 
     def __init__(self, looks: Looks) -> None:
         self._looks = looks
+
+    async def published(self, _request: web.Request, _operator: str) -> RegionalMessage:
+        return await self._looks.published()
 
     async def inspect(self, request: web.Request, _operator: str) -> RegionalMessage:
         return await self._looks.inspect(check_release_id(request.match_info["release"]))

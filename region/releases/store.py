@@ -29,7 +29,7 @@ from infra.plumbing.clock import Clock
 from infra.plumbing.errors import AtollError, ConflictError, InvalidInputError, NotFoundError, UnavailableError
 from infra.plumbing.files import sync_directory, write_atomically
 from infra.plumbing.progress import Progress, SilentProgress
-from infra.plumbing.tuf_client.client import file_matches
+from infra.plumbing.tuf_client.client import Published, file_matches
 from infra.plumbing.tuf_client.errors import RefusalReason, ReleaseRefusedError
 from infra.plumbing.tuf_client.manifests import MANIFEST_FILE, check_release_id, decode_manifest, total_bytes
 from region.releases.messages import PullAnswer, VerifyAnswer
@@ -70,6 +70,9 @@ class ReleaseSource(Protocol):
 
     def channel(self, name: str) -> ChannelPointer:
         """What a channel recommends."""
+
+    def published(self) -> Published:
+        """All that there is, as last heard."""
 
     def manifest(self, release_id: str) -> Manifest:
         """A verified manifest."""
@@ -157,6 +160,16 @@ class ReleaseStore:
         with self._reporting_full_disk("The repository's metadata", needed_bytes=DISK_MARGIN_BYTES):
             self._source.refresh()
             return self._source.channel(channel).release
+
+    def published(self) -> Published:
+        """What there is to be pulled, by a fresh look at the repository.
+
+        Raises:
+            as `recommended`.
+        """
+        with self._reporting_full_disk("The repository's metadata", needed_bytes=DISK_MARGIN_BYTES):
+            self._source.refresh()
+            return self._source.published()
 
     def pulled(self) -> tuple[ReleaseDirectory, ...]:
         """Every release on disk, newest first by creation. Directories that cannot be read are left out."""

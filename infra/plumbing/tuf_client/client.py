@@ -17,6 +17,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -28,16 +29,26 @@ from infra.contracts.release import ChannelPointer, Manifest, blob_target, chann
 from infra.plumbing.clock import Clock, SystemClock
 from infra.plumbing.errors import ConflictError, InvalidInputError, NotFoundError
 from infra.plumbing.http.tls import ClientTls
-from infra.plumbing.tuf_client.delegation import Delegation, known_delegation
+from infra.plumbing.tuf_client.delegation import Delegation, known_delegation, known_targets
 from infra.plumbing.tuf_client.errors import RefusalReason, ReleaseRefusedError, from_tuf
 from infra.plumbing.tuf_client.fetching import BoundedFetcher, FetchLimits, copy_bounded
 from infra.plumbing.tuf_client.library import TargetFile, Updater, UpdaterConfig, exceptions
 from infra.plumbing.tuf_client.manifests import MANIFEST_BYTES_MAX, check_release_id, decode_manifest
 
 CHANNEL_BYTES_MAX = 4_096
+CHANNELS_MAX = 64
+"""How many are asked what they recommend."""
 SMALL_BLOB_BYTES_MAX = 256 * 1024 * 1024
 _METADATA = "the repository's metadata"
 _HASH_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """Ids of all releases of a repository, and by channel what it recommends."""
+
+    releases: tuple[str, ...]
+    channels: dict[str, str]
 
 
 class ReleaseClient:
@@ -125,6 +136,21 @@ class ReleaseClient:
         target = manifest_target(check_release_id(release_id))
         content = self._read(target, what=f"the manifest of release {release_id}", bytes_max=MANIFEST_BYTES_MAX)
         return decode_manifest(content, release_id=release_id)
+
+    def published(self) -> Published:
+        """What there is to be pulled, as last heard, and what each channel recommends.
+
+        Raises:
+            ReleaseRefusedError, RepositoryUnavailableError: as `refresh`.
+        """
+        with self._mutex:
+            targets = known_targets(metadata_dir=self._metadata_dir, trusted_root=self._root)
+        paths = sorted(targets.targets) if targets is not None else []
+        channels = [name for path in paths if (name := _named(path, channel_target("")))][:CHANNELS_MAX]
+        return Published(
+            releases=tuple(name for path in paths if (name := _named(path, manifest_target("")))),
+            channels={name: self.channel(name).release for name in channels},
+        )
 
     def blob(self, sha256: str, length: int) -> bytes:
         """A small blob in memory (an edge takes the release's lists this way).
@@ -227,7 +253,9 @@ class ReleaseClient:
             view = self._view or self._refresh()
             info = view.get_targetinfo(path)
         if info is None or "sha256" not in info.hashes:
-            raise NotFoundError(f"The repository has not published {what}.", fix="List what there is with `releases`.")
+            raise NotFoundError(
+                f"The repository has not published {what}.", fix="See what there is: `releases --published`."
+            )
         return info
 
     def _blob_target(self, sha256: str, length: int) -> TargetFile:
@@ -286,6 +314,13 @@ class ReleaseClient:
                 finally:
                     file.flush()
                     os.fsync(file.fileno())
+
+
+def _named(path: str, pattern: str) -> str:
+    """The name in a target's path, where `pattern` is the path of no name ("channels/.json"); "" in another's."""
+    folder, _, suffix = pattern.partition("/")
+    inside = path.startswith(f"{folder}/") and path.endswith(suffix)
+    return path[len(folder) + 1 : -len(suffix)] if inside else ""
 
 
 def file_matches(path: Path, *, sha256: str, length: int) -> bool:

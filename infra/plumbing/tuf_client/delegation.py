@@ -119,9 +119,20 @@ def known_delegation(region: str, *, metadata_dir: Path, trusted_root: bytes) ->
     Raises:
         ReleaseRefusedError: the metadata on this disk does not verify.
     """
+    central = known_targets(metadata_dir=metadata_dir, trusted_root=trusted_root)
+    roles = central.delegations.roles if central is not None and central.delegations is not None else None
+    return Delegation(region, central) if central is not None and roles and region_role(region) in roles else None
+
+
+def known_targets(*, metadata_dir: Path, trusted_root: bytes) -> Targets | None:
+    """What central's targets said last, verified from the trusted root on; None: nothing was heard.
+
+    Raises:
+        ReleaseRefusedError: the metadata on this disk does not verify.
+    """
     try:
         root = newest_root(trusted_root, metadata_dir / ROOTS_FOLDER)
-        central = verified(root, Targets, (metadata_dir / TARGETS_FILE).read_bytes())
+        return verified(root, Targets, (metadata_dir / TARGETS_FILE).read_bytes())
     except FileNotFoundError:
         return None
     except exceptions.RepositoryError as error:
@@ -129,8 +140,6 @@ def known_delegation(region: str, *, metadata_dir: Path, trusted_root: bytes) ->
             "central's metadata on this disk", reason=RefusalReason.UNSIGNED, detail=str(error),
             fix="It is replaced by the next look at the repository; if not, ask central whether keys were rotated.",
         ) from error  # fmt: skip
-    roles = central.delegations.roles if central.delegations is not None else None
-    return Delegation(region, central) if roles and region_role(region) in roles else None
 
 
 def _refused(what: str, reason: RefusalReason, detail: str) -> ReleaseRefusedError:

@@ -303,6 +303,31 @@ async def test_a_frozen_region_takes_no_change_but_a_roll_back(url: str, central
     assert (await call(commands.promote, url, release=two)).to_release == two
 
 
+async def test_what_could_be_pulled_is_shown_with_channels_and_what_is_here(url: str, central: Central) -> None:
+    assert (await call(commands.published, url)).releases == ()
+    first, second = central.publish(seed=1).release, central.publish(seed=2, channel="next").release
+    await call(commands.pull, url, release=first)
+    third = central.publish(seed=3).release
+    found = {one.release: (one.channels, one.here) for one in (await call(commands.published, url)).releases}
+    assert found == {third: (("stable",), False), second: (("next",), False), first: ((), True)}
+
+
+async def test_nothing_is_tried_where_nothing_is_active(url: str, central: Central) -> None:
+    release = central.publish(seed=1).release
+    await call(commands.pull, url, release=release)
+    with pytest.raises(AtollError, match="no active release to compare with"):
+        await call(commands.begin_trial, url, kind=TrialKind.CANARY, plan=TrialPlan(release=release))
+    (entry,) = (await call(commands.audit, url, count=1)).entries
+    assert (entry.action, entry.outcome) == ("canary", "refused")
+
+
+async def test_what_a_pull_deleted_stands_in_answer_and_audit(url: str, central: Central) -> None:
+    releases = [central.publish(seed=seed).release for seed in range(1, 6)]
+    answers = [await call(commands.pull, url, release=release) for release in releases]
+    assert [answer.collected for answer in answers] == [(), (), (), (), (releases[0],)]
+    assert f"no longer here: {releases[0]}" in (await call(commands.audit, url, count=1)).entries[0].detail
+
+
 async def test_a_trial_is_begun_looked_at_and_stopped(url: str, central: Central) -> None:
     one, two = (central.publish(seed=seed).release for seed in (1, 2))
     for release in (one, two):

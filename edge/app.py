@@ -315,6 +315,11 @@ def watch(edge: Edge) -> None:
     metrics.watch("cache_entries", "Entries of the in-process cache.", lambda: len(cache))
     metrics.watch("cache_evicted", "Entries evicted since the start.", lambda: cache.counts.evicted)
     metrics.watch("cache_not_admitted", "Entries not admitted since the start.", lambda: cache.counts.not_admitted)
+    metrics.watch("cache_behind_bytes", "Bytes of lists kept for a roll-back.", lambda: cache.spare_bytes)
+    metrics.watch(
+        "cache_behind_given_up", "Lists not kept for a roll-back, as others took the room.",
+        lambda: cache.counts.spares_given_up,
+    )  # fmt: skip
     metrics.watch("calls_in_flight", "Calls that regions' nodes have not answered yet.", lambda: _out(edge.targets))
     hot_keys = edge.parts.filler.hot_keys
     metrics.watch("hot_keys", "Lists that take a large share of the answers.", lambda: len(hot_keys))

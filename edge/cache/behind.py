@@ -7,8 +7,9 @@ of another release takes the place of one in the cache, the one before stays beh
     rolled back: N -> P   key: list of N    ->  list of P, behind it the list of N        (nobody is asked)
 
 What stands behind is judged as any other list (`Ledger.standing`): an event of its subject, a purge or other rules
-since it was made overtake it. It counts in the cache's bytes, goes with its key, and is given up when the key is made
-anew KEPT_BEHIND_S after the switch or later. Behind a canary's list stands that of the active release in the same way.
+since it was made overtake it. It counts in the cache's bytes, of which all that stands behind takes a quarter at most
+(`l1.SPARE_SHARE`), goes with its key, and is given up when the key is made anew KEPT_BEHIND_S after the switch or
+later. Behind a canary's list stands that of the active release in the same way.
 Never more than one.
 """
 

@@ -55,6 +55,14 @@ class Entry:
 
     def size_bytes(self) -> int:
         """About how much memory the entry takes once it holds a ready page, and what stands behind it."""
-        behind = 0 if self.before is None else self.before.size_bytes()
+        behind = self.spare_bytes()
         text = sum(len(item.item) + len(item.title) + len(item.reason.text) for item in self.answer.items)
         return behind + _ENTRY_OVERHEAD_BYTES + 2 * text + _ITEM_OVERHEAD_BYTES * len(self.answer.items)
+
+    def spare_bytes(self) -> int:
+        """How much of that is for what stands behind it."""
+        return 0 if self.before is None else self.before.size_bytes()
+
+    def give_up_spare(self) -> None:
+        """Nothing stands behind it any more."""
+        self.before = None

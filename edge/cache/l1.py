@@ -13,6 +13,10 @@ Time is counted in keys that were asked for a second time, so neither an idle ed
 halves while HALF_LIFE times as many of them come as there are entries. The keys of a scan are worth least, and in
 every sample there are some of them: they push out each other.
 
+A value may carry something that it can do without (`Sized.spare_bytes`: the list of the release before, behind that of
+now). All of it together takes SPARE_SHARE of the cache at most; what comes when that is full comes without. After a
+release switch the lists that are asked for most are made anew first, so theirs are the ones that stay.
+
 Nothing is moved when a key is asked for, only `hits` of its value grows, which is taken in when a sample comes by. So
 whoever serves a value past `get` (the hot path) counts in the same way, without knowing the cache.
 
@@ -33,6 +37,8 @@ NEWEST = 8
 HALF_LIFE = 2.0
 COUNT_MAX = 500.0
 """What was asked for more often than this goes no later for it: what was popular yesterday does not stay for ever."""
+SPARE_SHARE = 0.25
+"""Of the cache, for what values can do without: lists of now come before those that a roll-back might want."""
 GHOSTS_PER_ENTRY = 4
 GHOSTS_MAX = 200_000
 
@@ -43,7 +49,15 @@ class Sized(Protocol):
     hits: int
 
     def size_bytes(self) -> int:
-        """How many bytes it counts for."""
+        """How many bytes it counts for, what it can do without included."""
+        ...
+
+    def spare_bytes(self) -> int:
+        """How many of them are for what it can do without."""
+        ...
+
+    def give_up_spare(self) -> None:
+        """Do without it."""
         ...
 
 
@@ -62,6 +76,7 @@ class _Held(Generic[V]):
     key: Hashable
     value: V
     size: int
+    spare: int
     count: float
     tick: int
     place: int
@@ -74,6 +89,7 @@ class L1Counts:
 
     evicted: int = 0
     not_admitted: int = 0
+    spares_given_up: int = 0
 
 
 class L1Cache(Generic[V]):
@@ -92,6 +108,7 @@ class L1Cache(Generic[V]):
         self._hand = 0
         self._tick = 0
         self._size_bytes = 0
+        self._spare_bytes = 0
         self._ghosts: OrderedDict[Hashable, tuple[float, int]] = OrderedDict()
         """By key: its count, and as of which tick."""
         self.counts = L1Counts()
@@ -109,6 +126,11 @@ class L1Cache(Generic[V]):
     def size_bytes(self) -> int:
         """Bytes of all entries; never more than `bytes_max`."""
         return self._size_bytes
+
+    @property
+    def spare_bytes(self) -> int:
+        """Bytes of what values can do without; never more than SPARE_SHARE of `bytes_max`."""
+        return self._spare_bytes
 
     def get(self, key: Hashable) -> V | None:
         """The value of `key`; counts as one request for it."""
@@ -133,17 +155,27 @@ class L1Cache(Generic[V]):
 
     def put(self, key: Hashable, value: V) -> bool:
         """Keep `value`; returns False when it is larger than the cache. A key that is held keeps its place."""
+        held = self._held.get(key)
+        spare = self._spare_of(value, beside=self._spare_bytes - (held.spare if held is not None else 0))
         size = value.size_bytes()
         if size > self._bytes_max:
             self.discard(key)
             self.counts.not_admitted += 1
             return False
-        held = self._held.get(key)
         if held is None:
-            self._insert(key, value, size)
+            self._insert(key, value, size, spare)
         else:
-            self._replace(held, value, size)
+            self._replace(held, value, size, spare)
         return True
+
+    def _spare_of(self, value: V, *, beside: int) -> int:
+        """Bytes of what `value` keeps that it can do without; none where others' take all the room for such."""
+        spare = value.spare_bytes()
+        if spare and beside + spare > SPARE_SHARE * self._bytes_max:
+            value.give_up_spare()
+            self.counts.spares_given_up += 1
+            return 0
+        return spare
 
     def discard(self, key: Hashable) -> bool:
         """Forget `key`; returns whether it was there."""
@@ -162,27 +194,29 @@ class L1Cache(Generic[V]):
             del self._ghosts[key]
         return found
 
-    def _replace(self, held: _Held[V], value: V, size: int) -> None:
+    def _replace(self, held: _Held[V], value: V, size: int, spare: int) -> None:
         old, held.value = held.value, value
         value.hits = old.hits
         self._size_bytes += size - held.size
-        held.size = size
+        self._spare_bytes += spare - held.spare
+        held.size, held.spare = size, spare
         if old is not value:
             self._left(old)
         while self._size_bytes > self._bytes_max:
             self._evict(but=held)
 
-    def _insert(self, key: Hashable, value: V, size: int) -> None:
+    def _insert(self, key: Hashable, value: V, size: int, spare: int) -> None:
         while self._size_bytes + size > self._bytes_max:
             self._evict()
         ghost = self._ghosts.pop(key, None)
         self._tick += ghost is not None
         count, tick = ghost if ghost is not None else (0.0, self._tick)
         value.hits = 0
-        held = _Held(key, value, size, 1.0 + self._faded(count, tick), self._tick, len(self._ring))
+        held = _Held(key, value, size, spare, 1.0 + self._faded(count, tick), self._tick, len(self._ring))
         self._held[key] = held
         self._ring.append(held)
         self._size_bytes += size
+        self._spare_bytes += spare
 
     def _evict(self, *, but: _Held[V] | None = None) -> None:
         """Give up what is worth least per byte of the next SAMPLE entries; never `but`."""
@@ -228,4 +262,5 @@ class L1Cache(Generic[V]):
             self._ring[held.place] = last
             last.place = held.place
         self._size_bytes -= held.size
+        self._spare_bytes -= held.spare
         self._left(held.value)

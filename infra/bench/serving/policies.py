@@ -33,6 +33,12 @@ class _Blob:
     def size_bytes(self) -> int:
         return self.size
 
+    def spare_bytes(self) -> int:
+        return 0
+
+    def give_up_spare(self) -> None:
+        """There is nothing that it can do without."""
+
 
 class Own:
     """`edge.cache.l1.L1Cache`."""

@@ -12,32 +12,59 @@ from edge.cache.l1 import L1Cache
 class Blob:
     size: int
     hits: int = 0
+    spare: int = 0
 
     def size_bytes(self) -> int:
-        return self.size
+        return self.size + self.spare
+
+    def spare_bytes(self) -> int:
+        return self.spare
+
+    def give_up_spare(self) -> None:
+        self.spare = 0
 
 
-actions = st.lists(st.tuples(st.sampled_from("gpd"), st.integers(0, 12), st.integers(0, 60)), max_size=200)
+actions = st.lists(
+    st.tuples(st.sampled_from("gpd"), st.integers(0, 12), st.integers(0, 60), st.integers(0, 30)), max_size=200
+)
 
 
 @given(actions)
-def test_bytes_stay_bounded_and_add_up(steps: list[tuple[str, int, int]]) -> None:
+def test_bytes_stay_bounded_and_add_up(steps: list[tuple[str, int, int, int]]) -> None:
     cache: L1Cache[Blob] = L1Cache(bytes_max=100)
-    for what, key, size in steps:
+    for what, key, size, spare in steps:
         if what == "g":
             cache.get(key)
         elif what == "d":
             cache.discard(key)
         else:
-            kept = cache.put(key, Blob(size))
+            kept = cache.put(key, Blob(size, spare=spare))
             assert (cache.get(key) is not None) == kept
         held = cache._held.values()
         assert cache.size_bytes == sum(place.size for place in held) <= 100
-        assert all(place.size == place.value.size for place in held)
+        assert all(place.size == place.value.size_bytes() for place in held)
+        assert cache.spare_bytes == sum(place.value.spare for place in held) <= 25
         assert sorted(map(id, cache._ring)) == sorted(map(id, held))
         assert all(cache._ring[place.place] is place for place in held)
         assert len(cache._ghosts) <= 12
         assert not set(cache._ghosts) & set(cache._held)
+
+
+def test_what_values_can_do_without_never_pushes_out_more_than_a_quarter() -> None:
+    cache: L1Cache[Blob] = L1Cache(bytes_max=1000)
+    for key in range(100):
+        cache.put(key, Blob(10))
+    for key in range(100):  # a release switch: every list is made anew, in the order of demand
+        cache.put(key, Blob(10, spare=10))
+    assert cache.spare_bytes == 250
+    assert cache.size_bytes == 1000
+    assert len(cache) == 75
+    assert cache.counts.spares_given_up > 0
+    kept = [key for key, value in cache.items() if value.spare]
+    assert len(kept) == 25
+    for again in kept:  # the next time they are made anew, long after the switch
+        cache.put(again, Blob(10))
+    assert cache.spare_bytes == 0
 
 
 def test_keys_that_match_are_forgotten_and_counted_out() -> None:

@@ -28,7 +28,7 @@ def test_without_a_world_the_fix_is_named(words: tuple[str, ...], tmp_path: Path
     assert "world up" in said
 
 
-def test_a_world_is_printed_before_it_is_started(capsys: pytest.CaptureFixture[str]):
+def test_a_world_is_printed_before_it_is_started(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["world", "up", "--print-config", "--tls", "--federation"]) == 0
     printed = capsys.readouterr().out
     assert "tls = true" in printed
@@ -38,6 +38,13 @@ def test_a_world_is_printed_before_it_is_started(capsys: pytest.CaptureFixture[s
     assert printed.count("[[regions]]") == 3
     assert "\nfederation = false" in printed
     assert 'store = "' in printed
+    assert main(["world", "up", "--print-config", "--servers", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert f'servers = "{tmp_path}"' in printed
+    for named in ('store = "cassandra"', 'grid = "hazelcast"', 'log = "kafka"'):
+        assert named in printed, "all that stands is used"
+    assert main(["world", "up", "--print-config", "--servers", str(tmp_path), "--log", "kafka"]) == 0
+    assert 'store = "sqlite"' in capsys.readouterr().out, "unless it is said which"
 
 
 def test_the_repository_is_where_the_file_says_or_the_option(

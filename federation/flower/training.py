@@ -12,7 +12,7 @@ from typing import Protocol
 import msgspec
 import numpy as np
 
-from federation.flower.plan import RunPlan
+from federation.flower.plan import RunPlan, norm_in_words
 from federation.flower.state import RunState, StateFile
 from federation.messages import Part, Phase, RegionalSum, RoundPlan, to_bytes
 from federation.privacy.ledger import Budget, EntryKind, Ledger, LedgerEntry, PrivacyBudgetSpentError
@@ -124,7 +124,8 @@ class TrainingRun:
             ok=bool(sums) and booked and not reason, reason=reason, epsilon=entry.epsilon,
             epsilon_released=entry.epsilon_released,
             update_norm=float(np.linalg.norm(mean)), step_norm=moved,
-            noise_norm=deviation * plan.length**0.5, took_s=self._clock.monotonic_s() - started_s,
+            noise_norm=deviation * plan.length**0.5, clipping_norm=plan.clipping_norm,
+            took_s=self._clock.monotonic_s() - started_s,
         )  # fmt: skip
 
     def _round_plan(self) -> RoundPlan:
@@ -151,7 +152,8 @@ class TrainingRun:
             devices=sum(region.weight for one in rounds for region in one.regions), ok=any(one.ok for one in rounds),
             epsilon=entries[-1].epsilon if entries else 0.0,
             epsilon_released=entries[-1].epsilon_released if entries else 0.0,
-            delta=self._plan.privacy.delta, adapter_path=FEDERATED_ADAPTER, stopped=stopped,
+            delta=self._plan.privacy.delta, adapter_path=FEDERATED_ADAPTER, norm=norm_in_words(self._plan.training),
+            stopped=stopped,
         )  # fmt: skip
         save_outcome(Path(self._plan.outcome_directory), outcome, self._part.adapter(), items=items)
         self._file.remove()

@@ -134,14 +134,32 @@ def server_step(
     return ServerState(core=state.core + learning_rate * velocity, momentum=velocity)
 
 
+@dataclass(frozen=True, slots=True)
+class StepBounds:
+    """How items move at a look.
+
+    learning_rate: of the tastes.
+    momentum: of the tastes; 0 where noise would be carried from round to round.
+    taste_region: how far a taste moves at most, in whitened features: by so much the item's score changes for a user a
+        deviation away from the mean.
+    popularity_region: how far the log of an item's popularity moves at most.
+    """
+
+    learning_rate: float
+    momentum: float
+    taste_region: float
+    popularity_region: float = POPULARITY_MAX
+
+
 def item_step(
     state: ServerState, mean: Float64Array, *, centre: Float64Array, heard: npt.NDArray[np.integer], weight: float,
-    deviation: float, learning_rate: float, momentum: float, taste_region: float,
+    deviation: float, taste_deviation: float, bounds: StepBounds,
 ) -> ServerState:  # fmt: skip
     """The items' parameters after one look at them: popularity by proportional fitting, tastes by a damped Newton step.
 
     How often an item came up and how often it was expected follow from the mass (their sum) and the gradient along
-    popularity (their difference). Popularity moves by the log of their ratio, which fits one item alone exactly;
+    popularity (their difference). Popularity moves by the log of their ratio, which fits one item alone exactly, but by
+    no more than `popularity_region`;
     tastes by gradient over mass, which is Newton's step to first order, tastes being whitened, but by no more than
     `taste_region` an item: those who would take an item have more of its taste than all users on average, so the whole
     step overshoots. A row whose tastes its noise explains does not move in them (positive-part James-Stein, per row).
@@ -158,11 +176,9 @@ def item_step(
         centre: `[rank - 1]`, the mean of the tastes' features.
         heard: `[rows]`, events of each item that its released vector was trained on.
         weight: users in the mean.
-        deviation: of the noise in each coordinate of `mean`.
-        learning_rate: of the tastes.
-        momentum: of the tastes; 0 where noise would be carried from round to round.
-        taste_region: how far a taste moves at most, in whitened features: by so much the item's score changes for a
-            user a deviation away from the mean.
+        deviation: of the noise in the last two columns of `mean`.
+        taste_deviation: of that in the others.
+        bounds: of the step.
     """
     mass, excess = np.maximum(mean[:, -1], 0.0), mean[:, -2]
     floor = max(ITEM_PRIOR / max(weight, 1.0), NOISE_FLOOR * deviation)
@@ -172,14 +188,14 @@ def item_step(
     tastes = mean[:, :-2] - excess[:, None] * centre
     squares = np.maximum((tastes**2).sum(axis=1), np.finfo(np.float64).tiny)
     # Taking the centre off brings the noise of `excess` along.
-    variance = deviation**2 * (tastes.shape[1] + float(centre @ centre))
+    variance = taste_deviation**2 * tastes.shape[1] + deviation**2 * float(centre @ centre)
     kept = np.maximum(0.0, 1.0 - variance / squares)
     pulled = tastes * kept[:, None] - prior[:, None] * state.core[:, :-1]
-    steps = learning_rate * pulled / (np.maximum(np.maximum(seen, expected), floor) + prior)[:, None]
-    lengths = np.maximum(np.linalg.norm(steps, axis=1, keepdims=True), taste_region)
-    velocity = momentum * state.momentum
-    velocity[:, :-1] += steps * (taste_region / lengths)
-    velocity[:, -1] = popularity
+    steps = bounds.learning_rate * pulled / (np.maximum(np.maximum(seen, expected), floor) + prior)[:, None]
+    lengths = np.maximum(np.linalg.norm(steps, axis=1, keepdims=True), bounds.taste_region)
+    velocity = bounds.momentum * state.momentum
+    velocity[:, :-1] += steps * (bounds.taste_region / lengths)
+    velocity[:, -1] = np.clip(popularity, -bounds.popularity_region, bounds.popularity_region)
     return ServerState(core=state.core + velocity, momentum=velocity)
 
 

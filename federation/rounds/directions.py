@@ -5,6 +5,7 @@ catalogue says that they are taken. What matters is the scale of user vectors al
 """
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,8 @@ from federation.device.tower import DeviceRelease
 QUERIES = 300
 DAMPING = 0.02
 """Of the largest direction's second moment, added to all: small directions would blow noise up."""
-_STRENGTH = 4
+MADE_UP_STRENGTH = 4
+"""Of every event in a made-up history."""
 _STEP_S = 600.0
 
 
@@ -28,6 +30,16 @@ def rank_for(rank: int, *, dim: int, rows: int) -> int:
     return max(2, min(rank, dim, ITEMS_BYTES_MAX // (8 * max(rows, 1))))
 
 
+def made_up_histories(
+    chances: npt.NDArray[np.floating], *, longest: int, count: int, rng: np.random.Generator
+) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]]:
+    """Rows and times, oldest first, of `count` histories of up to `longest` items, drawn by their `chances`."""
+    for _ in range(count):
+        length = int(rng.integers(1, longest + 1))
+        rows = rng.choice(len(chances), size=length, replace=False, p=chances)
+        yield rows, _STEP_S * np.arange(length, dtype=np.float64)
+
+
 def made_up_queries(release: DeviceRelease, *, count: int = QUERIES) -> npt.NDArray[np.float32]:
     """Vectors of made-up histories, `[count, dim]`; the same for the same release."""
     rng = np.random.default_rng(int.from_bytes(hashlib.sha256(release.release_id.encode()).digest()[:8], "big"))
@@ -35,11 +47,9 @@ def made_up_queries(release: DeviceRelease, *, count: int = QUERIES) -> npt.NDAr
     chances /= chances.sum()
     vectors = np.zeros((count, release.tower.dim), dtype=np.float32)
     longest = min(release.tower.history_length, len(chances))
-    for number in range(count):
-        length = int(rng.integers(1, longest + 1))
-        rows = rng.choice(len(chances), size=length, replace=False, p=chances)
-        times_s = np.arange(length) * _STEP_S
-        vectors[number] = release.base_vector(rows, np.full(length, _STRENGTH), times_s, now_s=float(times_s[-1]))
+    for number, (rows, times_s) in enumerate(made_up_histories(chances, longest=longest, count=count, rng=rng)):
+        strengths = np.full(len(rows), MADE_UP_STRENGTH)
+        vectors[number] = release.base_vector(rows, strengths, times_s, now_s=float(times_s[-1]))
     return vectors
 
 
@@ -53,6 +63,18 @@ class Directions:
 
     basis: npt.NDArray[np.float32]
     centre: npt.NDArray[np.float64]
+
+    def weights(self, taste_norm: float | None) -> npt.NDArray[np.float64]:
+        """What a plan multiplies its directions by, `[rank]`, so that the tastes of an event are `taste_norm` long.
+
+        Tastes are whitened: as they are, those of an event are about as long as the root of their number, and an event
+        is told by its popularity 1 and its mass 1. Where the norm is to bound how many events a phone may tell of, one
+        that tells of popularity only must not have room for the tastes that it leaves out. None: as they are.
+        """
+        found = np.ones(self.basis.shape[1])
+        if taste_norm is not None:
+            found[:-1] = taste_norm / max(len(found) - 1, 1) ** 0.5
+        return found
 
 
 def directions_of(queries: npt.NDArray[np.floating], rank: int) -> Directions:

@@ -53,6 +53,8 @@ class RoundOutcome(GlobalMessage, frozen=True, kw_only=True):
     update_norm: Global[float] = 0.0
     step_norm: Global[float] = 0.0
     noise_norm: Global[float] = 0.0
+    clipping_norm: Global[float] = 0.0
+    """What one phone's update was no longer than."""
     took_s: Global[float] = 0.0
     reason: Global[str] = ""
     """Why the sums were not used, where they came and the round is void all the same."""
@@ -75,6 +77,8 @@ class RunOutcome(GlobalMessage, frozen=True, kw_only=True):
     """The new adapter, relative to the outcome's own folder."""
     items_path: Global[str] = ""
     """The items' moves (`rows`, `moves`, `reads`), likewise; empty when items were not what was trained."""
+    norm: Global[str] = ""
+    """The clipping norm in force and where it comes from, in words."""
     stopped: Global[str] = ""
     """Why the run ended early; empty when it did not."""
 

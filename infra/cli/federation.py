@@ -355,7 +355,8 @@ def _status(arguments: argparse.Namespace) -> None:
 
     found = commands.status(state_directory=_directory(arguments.state), ledger_file=_ledger_file(arguments.state))
     last = "no run yet" if found.last is None else f"last run: {found.last.devices} updates, ok {found.last.ok}"
-    emit(arguments, found, f"{last}; {found.ledger.rounds} rounds booked, epsilon {found.ledger.epsilon}")
+    norm = f"\nclipping norm: {found.last.norm}" if found.last is not None and found.last.norm else ""
+    emit(arguments, found, f"{last}; {found.ledger.rounds} rounds booked, epsilon {found.ledger.epsilon}{norm}")
 
 
 def _ledger(arguments: argparse.Namespace) -> None:

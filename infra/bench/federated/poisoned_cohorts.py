@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from federation.gateway.cohorts import Cohorts, divide
+from federation.gateway.cohorts import Cohorts, Seating, divide
 from federation.messages import Phase, RegionalSum, RoundPlan
 from federation.privacy.clipping import clip
 from federation.secure_aggregation.client import ProtocolError, SecureClient, Trust
-from federation.secure_aggregation.identity import Certificates, enrol
+from federation.secure_aggregation.identity import Certificates, DeviceIdentity, enrol
 from federation.secure_aggregation.ring import RingArray, to_ring
 from federation.secure_aggregation.server import AggregationError
 from federation.settings import CohortSettings
@@ -89,22 +89,12 @@ class Phones:
             before: masked updates of an earlier round.
         """
         session = secrets.token_hex(8)
-        clients = [
-            SecureClient(
-                round_id=session, identity=one, trust=self._trust, now_ms=NOW_MS, entropy=secrets.token_bytes,
-                certificates=self._certificates,
-            )
-            for one in self._identities
-        ]  # fmt: skip
-        adverts = {str(number): client.advert() for number, client in enumerate(clients)}
-        rng = np.random.default_rng(self._division)
-        seating = divide(adverts, session=session, plan=plan, policy=self._policy, rng=rng)
-        if seating is None:
-            raise ValueError("too few phones for a cohort")
-        for ticket, client in zip(adverts, clients, strict=True):
-            gathering = seating.gathering(ticket)
+        clients = [self._client(one, session) for one in self._identities]
+        seating = self._divided(clients, session, plan)
+        for number, client in enumerate(clients):
+            gathering = seating.gathering(str(number))
             if gathering is not None:
-                seating.take(ticket, client.seat(gathering))
+                seating.take(str(number), client.seat(gathering))
         cohorts = seating.seated()
         for number, client in enumerate(clients):
             own, place = cohorts.sum_of(str(number)), cohorts.position(str(number))
@@ -126,6 +116,30 @@ class Phones:
             reason="; ".join(lost),
         )  # fmt: skip
         return Collected(answer, refused + len(lost), masked)
+
+    def members(self, plan: RoundPlan) -> list[list[int]]:
+        """Who is with whom, in every round."""
+        session = "0" * 16
+        seating = self._divided([self._client(one, session) for one in self._identities], session, plan)
+        cohorts = seating.seated()
+        together: dict[int, list[int]] = {}
+        for number in range(len(self._identities)):
+            together.setdefault(id(cohorts.sum_of(str(number))), []).append(number)
+        return list(together.values())
+
+    def _client(self, identity: DeviceIdentity, session: str) -> SecureClient:
+        return SecureClient(
+            round_id=session, identity=identity, trust=self._trust, now_ms=NOW_MS, entropy=secrets.token_bytes,
+            certificates=self._certificates,
+        )  # fmt: skip
+
+    def _divided(self, clients: Sequence[SecureClient], session: str, plan: RoundPlan) -> Seating:
+        adverts = {str(number): client.advert() for number, client in enumerate(clients)}
+        rng = np.random.default_rng(self._division)
+        seating = divide(adverts, session=session, plan=plan, policy=self._policy, rng=rng)
+        if seating is None:
+            raise ValueError("too few phones for a cohort")
+        return seating
 
     def _send(
         self, cohorts: Cohorts, number: int, client: SecureClient, values: RingArray, deed: Deed | None,

@@ -1,7 +1,7 @@
 """The arms of the two scenes, on what the central job left behind. NumPy only; phones by their own code.
 
 A phone's part is `federation.device.model` (in `phone.py`'s arrangement, which is held against it on some phones of
-every arm) with `federation.privacy.clipping.clip`, the server's is `federation.rounds.aggregate.item_step`; noise comes
+every arm) with `federation.privacy.clipping.clip`, the server's is `federation.rounds.parts.ItemsPart`; noise comes
 from `federation.privacy.noise`, in full for every region. What is simulated is the transport: sums are taken in float64
 instead of the ring, which is exact to 2**-18 of the norm.
 """
@@ -17,9 +17,9 @@ from federation.device.model import moved_items
 from federation.flower.plan import TrainingPlan
 from federation.privacy.clipping import clip
 from federation.privacy.noise import Entropy, gaussian
-from federation.rounds.aggregate import ServerState, item_step
 from federation.rounds.directions import Directions, directions_of, rank_for
-from federation.rounds.reading import stand_ins, start_of
+from federation.rounds.parts import Catalogue, ImplausibleStepError, ItemsPart
+from infra.bench.federated.made_up import made_up_vectors
 from infra.bench.federated.phone import Examples, PhoneSlice, personal_part
 from infra.bench.federated.scenes import CEILING, SENSITIVE, SILENT, Scenes
 from infra.bench.federated.tower import NumpyTower, Sequences, Vectors
@@ -48,10 +48,11 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """What rounds leave: the items, `[num_items, dim]`, and what is read in place of each, `[num_items]`."""
+    """What rounds leave: the items, `[num_items, dim]`, what is read in place of each, `[num_items]`; void rounds."""
 
     table: FloatArray
     reads: IntArray
+    void: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +95,7 @@ class Scene:
     def released(self) -> Vectors:
         """The released model's vectors over what it can read of each phone, of every evaluated user; computed once."""
         if self._released is None:
-            rows = np.arange(len(self.heard))
-            self._released = self.reading(np.where(self.heard > 0, rows, NOT_READ))
+            self._released = self.reading(self.unmoved())
         return self._released
 
     def reading(self, reads: IntArray) -> Vectors:
@@ -210,44 +210,44 @@ class Scene:
             self._queries = along[np.random.default_rng(0).permutation(len(along))[:QUERIES]]
         return self._queries
 
+    def part(self, training: TrainingPlan) -> ItemsPart:
+        """Central's side of rounds over the slice."""
+        table = self.towers[self.name].table
+        judged_on = made_up_vectors(self.towers[self.name], self.heard)
+        return ItemsPart(
+            training, released=np.eye(table.shape[1], dtype=np.float32), directions=self.directions(training.rank),
+            rows=self.slice, catalogue=Catalogue(table, self._some_queries(), self.heard, judged_on=judged_on),
+        )  # fmt: skip
+
     def ours(self, recipe: Recipe, *, entropy: Entropy) -> Learned:
-        """The items after all rounds."""
-        training, tower = recipe.training, self.towers[self.name]
-        found = self.directions(training.rank)
-        start = start_of(
-            tower.table, rows=self.slice, rank=found.basis.shape[1], heard=self.heard > 0, queries=self._some_queries()
-        )  # fmt: skip
-        state, vectors = ServerState(start, np.zeros_like(start)), self.released()
-        reads = self._reads(start, found)
+        """The items after all rounds; a round whose step is implausible changes nothing, as where it is deployed."""
+        part, vectors, reads, void = self.part(recipe.training), self.released(), self.unmoved(), 0
         for number in range(recipe.rounds):
-            if number % training.stage_rounds == 0:
+            if number % recipe.training.stage_rounds == 0:
                 if number and not self.heard[self.slice].all():
-                    reads = self._reads(state.core, found)
+                    reads[self.slice] = part.reads()
                     vectors = self.reading(reads)
-                phones = self._phones(vectors, found)
-            mean, deviation = self._round(phones, state.core, recipe, entropy)
-            state = item_step(
-                state, mean, centre=found.centre, heard=self.heard[self.slice], weight=len(self.phones),
-                deviation=deviation, learning_rate=training.server_learning_rate, momentum=training.server_momentum,
-                taste_region=training.taste_region,
-            )  # fmt: skip
-        table = moved_items(tower.table, rows=self.slice, core=state.core, directions=found.basis)
-        return Learned(table, reads)
+                phones = self._phones(vectors, part.basis)
+            mean, deviation = self._round(phones, part.core, recipe, entropy)
+            try:
+                part.step(mean, weight=len(self.phones), deviation=deviation)
+            except ImplausibleStepError:
+                void += 1
+        return Learned(self.moved(part), reads, void)
 
-    def _reads(self, core: Float64Array, found: Directions) -> IntArray:
-        """What is read in place of each item once the slice has moved by `core`, as the server says it."""
-        reads = np.where(self.heard > 0, np.arange(len(self.heard)), NOT_READ)
-        reads[self.slice] = stand_ins(
-            self.towers[self.name].table, rows=self.slice, core=core, directions=found.basis, heard=self.heard > 0,
-            queries=self._some_queries(),
-        )  # fmt: skip
-        return reads
+    def moved(self, part: ItemsPart) -> FloatArray:
+        """All items, those of the slice where `part` has them, `[num_items, dim]`."""
+        return moved_items(self.towers[self.name].table, rows=self.slice, core=part.core, directions=part.basis)
 
-    def _phones(self, vectors: Vectors, found: Directions) -> list[PhoneSlice]:
+    def unmoved(self) -> IntArray:
+        """What is read in place of each item before any round: nothing of those that central never heard of."""
+        return np.where(self.heard > 0, np.arange(len(self.heard)), NOT_READ)
+
+    def _phones(self, vectors: Vectors, directions: FloatArray) -> list[PhoneSlice]:
         """What every phone that has something to say works on, in the stage whose vectors these are."""
         table = self.towers[self.name].table
         return [
-            PhoneSlice(one, table, rows=self.slice, directions=found.basis, check=line < CHECKED)
+            PhoneSlice(one, table, rows=self.slice, directions=directions, check=line < CHECKED)
             for line, one in enumerate(self.examples(vectors, self.phones)) if len(one.base)
         ]  # fmt: skip
 
@@ -268,14 +268,14 @@ class Scene:
         """Federated averaging of the same slice: phones take local steps, the server takes the plain mean."""
         tower, found = self.towers[self.name], self.directions(rank)
         core = np.zeros((len(self.slice), found.basis.shape[1]))
-        phones = self._phones(self.released(), found)
+        phones = self._phones(self.released(), found.basis)
         for _ in range(rounds):
             mean = np.zeros_like(core)
             for phone in phones:
                 mean += (phone.stepped(core, rate=rate, steps=LOCAL_STEPS) - core) / len(self.phones)
             core = core + mean
         table = moved_items(tower.table, rows=self.slice, core=core, directions=found.basis)
-        return Learned(table, self._reads(np.zeros_like(core), found))
+        return Learned(table, self.unmoved())
 
 
 def scenes() -> tuple[str, str]:

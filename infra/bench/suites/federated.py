@@ -25,7 +25,7 @@ from federation.privacy.accountant import noise_for
 from infra.bench.catalogue import BenchRequest
 from infra.bench.federated.jobs import run_job
 from infra.bench.federated.scenes import SENSITIVE, SILENT
-from infra.bench.federated.simulation import PARITY_MAX, Ranks, Recipe, Scene
+from infra.bench.federated.simulation import PARITY_MAX, Learned, Ranks, Recipe, Scene
 from infra.bench.results import Measured, at_least
 from infra.plumbing.errors import AtollError
 
@@ -75,30 +75,32 @@ def run(request: BenchRequest) -> Measured:
 def _of_scene(scene: Scene) -> dict[str, float]:
     if scene.parity() > PARITY_MAX:
         raise BenchError(f"the NumPy tower differs from TensorFlow's by {scene.parity():.1e}.")
+    ours = _ours(scene)
+    void = {"ours": ours.void}
     arms: dict[str, Ranks] = {
         "popularity": scene.popularity(), "released": scene.served(), "on_phone": scene.on_phone(),
         "local_only": scene.local_only(),
         "fedavg": scene.on_phone(scene.fedavg(rounds=FEDAVG_ROUNDS, rank=FEDAVG_RANK, rate=1.0)),
-        "ours": _ours(scene),
+        "ours": scene.personal(ours) if scene.name == SILENT else scene.on_phone(ours),
         "ceiling": scene.ceiling(),
     }  # fmt: skip
     if scene.name == SENSITIVE:
         for epsilon in (8.0, 2.0):
             noise = noise_for(epsilon, delta=DELTA, rounds=PRIVATE_ROUNDS)
             recipe = Recipe(items_training((), noise_multiplier=noise), PRIVATE_ROUNDS, noise)
-            arms[f"ours_eps{epsilon:.0f}"] = scene.on_phone(scene.ours(recipe, entropy=secrets.token_bytes))
+            private, arm = scene.ours(recipe, entropy=secrets.token_bytes), f"ours_eps{epsilon:.0f}"
+            arms[arm], void[arm] = scene.on_phone(private), private.void
     return {
         f"{scene.name}_{part}_{what}/{arm}": float(values[mask].mean())
         for arm, ranks in arms.items()
         for what, values in (("ndcg10", ranks.ndcg), ("hr10", ranks.hits))
         for part, mask in (("asked", scene.asked), ("others", ~scene.asked))
-    }
+    } | {f"{scene.name}_void_rounds/{arm}": float(count) for arm, count in void.items()}
 
 
-def _ours(scene: Scene) -> Ranks:
+def _ours(scene: Scene) -> Learned:
     """Without noise; silent users' phones add their personal part, whose owners have nothing else of their own."""
-    learned = scene.ours(_plain(scene.name), entropy=secrets.token_bytes)
-    return scene.personal(learned) if scene.name == SILENT else scene.on_phone(learned)
+    return scene.ours(_plain(scene.name), entropy=secrets.token_bytes)
 
 
 def _plain(scene: str) -> Recipe:

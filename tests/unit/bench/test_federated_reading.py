@@ -1,5 +1,6 @@
 """What `bench federated` measures of stand-ins is what a phone has of them that holds the derived release."""
 
+import secrets
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,11 @@ from federation.device.store import LocalHistory
 from federation.device.tower import DeviceRelease, device_release
 from federation.device.training import LocalSettings, examples_of
 from federation.device.vector import portable_vector
+from federation.flower.plan import items_training
+from federation.rounds.directions import MADE_UP_STRENGTH, made_up_histories
+from infra.bench.federated.made_up import made_up_vectors
 from infra.bench.federated.scenes import CEILING, SENSITIVE
-from infra.bench.federated.simulation import Learned, Scene
+from infra.bench.federated.simulation import Learned, Recipe, Scene
 from infra.bench.federated.tower import NumpyTower, Sequences
 from infra.contracts.features import GAP_BUCKETS, HistoryInput
 from infra.contracts.release import CatalogueItem
@@ -103,3 +107,31 @@ def test_a_phone_with_the_derived_release_reads_what_is_measured(scene: Scene) -
         # The measurement tells the tower of the gap to the next event that is read, a phone of that to the one asked.
         read = reads[examples.targets] != NOT_READ
         np.testing.assert_allclose(examples.base[read], one.base[read], atol=1e-4)
+
+
+def test_what_steps_are_judged_on_is_what_a_deployed_run_makes_up(scene: Scene) -> None:
+    known = int(np.count_nonzero(scene.heard))
+    found = made_up_vectors(scene.towers[SENSITIVE], scene.heard, count=4, seed=2)
+    release = _release(scene, Learned(scene.towers[SENSITIVE].table, scene.unmoved()))
+    drawn = made_up_histories(
+        scene.heard / scene.heard.sum(), longest=min(LENGTH, known), count=4, rng=np.random.default_rng(2)
+    )
+    for vector, (rows, times_s) in zip(found, drawn, strict=True):
+        strengths = np.full(len(rows), MADE_UP_STRENGTH)
+        own = release.base_vector(rows, strengths, times_s, now_s=float(times_s[-1]))
+        np.testing.assert_allclose(vector, own, atol=1e-4)
+
+
+def test_rounds_whose_step_is_implausible_are_void_where_they_are_measured(scene: Scene) -> None:
+    recipe = Recipe(items_training((), noise_multiplier=0.0), rounds=2)
+    learned = scene.ours(recipe, entropy=secrets.token_bytes)
+    assert learned.void == 0
+    assert not np.array_equal(learned.table, scene.towers[SENSITIVE].table)
+
+    class Lying(Scene):
+        def _round(self, *arguments: object) -> tuple[npt.NDArray[np.float64], float]:
+            mean, deviation = super()._round(*arguments)  # type: ignore[arg-type]
+            return -mean, deviation
+
+    scene.__class__ = Lying
+    assert scene.ours(recipe, entropy=secrets.token_bytes).void == 2

@@ -7,7 +7,7 @@ import pytest
 from federation.messages import Part, Phase, RoundPlan, from_bytes, to_bytes
 from federation.secure_aggregation.ring import STEPS, RingArray
 from infra.bench.federated.poisoned_cohorts import Deed, Phones
-from infra.bench.suites.poisoning import ATTACKS, Outcome, _measured
+from infra.bench.suites.poisoning import IN_A_ROW, STAGES, Found, Outcome, _measured
 
 COUNT, BAD = 12, (3, 7)
 RNG = np.random.default_rng(1)
@@ -52,12 +52,25 @@ def test_what_is_longer_than_honest_phones_make_it_costs_the_cohort(phones: Phon
         assert "more than the clipping norm" in found.answer.reason
 
 
+def test_phones_are_with_the_same_ones_in_every_round(phones: Phones) -> None:
+    apart = Phones(4 * COUNT, cohorts=4)
+    members = apart.members(PLAN)
+    assert sorted(len(one) for one in members) == [COUNT] * 4
+    assert sorted(number for one in members for number in one) == list(range(4 * COUNT))
+    assert members == apart.members(PLAN)
+    assert phones.members(PLAN) == [list(range(COUNT))]
+
+
 def test_void_rounds_do_not_count_as_harmless_ones() -> None:
     clean = Outcome(0.2, void=False, refused=0)
-    outcomes = dict.fromkeys(ATTACKS, clean) | {
+    first = dict.fromkeys(STAGES["first"], clean) | {
         "": clean, "sign_flip": Outcome(0.19, void=False, refused=0), "scale": Outcome(0.0, void=True, refused=8),
     }  # fmt: skip
-    measured = _measured([outcomes], released=0.18)
+    later = dict.fromkeys(("", *STAGES["later"]), clean)
+    rows = dict.fromkeys(("", *IN_A_ROW), (0.2, 0)) | {"colluding": (0.15, 1), "unclipped": (0.3, 0)}
+    measured = _measured([Found(0.18, {"first": first, "later": later}, rows)])
     assert measured.figures["quality_change_max"] == pytest.approx(0.05)
+    assert measured.figures["in_a_row_loss_max"] == pytest.approx(0.25)
     assert (measured.figures["void_rounds"], measured.figures["refused"]) == (1.0, 8.0)
-    assert [bar.met for bar in measured.bars] == [False, True]
+    assert [bar.met for bar in measured.bars] == [False, False, True]
+    assert measured.peers["colluding_in_a_row"]["void_rounds"] == 1.0

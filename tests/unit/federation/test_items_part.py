@@ -9,11 +9,12 @@ import pytest
 from federation.device.model import item_statistics, moved_items
 from federation.device.tower import load_device_release
 from federation.device.training import TrainingError, train_round
-from federation.flower.plan import PrivacyPlan, RegionLink, RunPlan, TrainingPlan
+from federation.flower.plan import PrivacyPlan, RegionLink, RunPlan, TrainingPlan, items_training, norm_in_words
 from federation.flower.training import TrainingRun
 from federation.messages import Part, Phase, RegionalSum, RoundPlan, reads_of, rows_of, to_bytes
+from federation.privacy.clipping import clip
 from federation.privacy.ledger import read_ledger
-from federation.rounds.aggregate import ServerState, item_step
+from federation.rounds.aggregate import ServerState, StepBounds, item_step
 from federation.rounds.directions import directions_of, made_up_queries
 from federation.rounds.outcome import OutcomeError
 from federation.rounds.parts import ImplausibleStepError, shared_part, slice_rows
@@ -101,18 +102,23 @@ def test_steps_recover_items_that_the_release_does_not_know() -> None:
         total = item_statistics(base[:3000], targets[:3000], vectors=vectors, rows=ROWS, directions=found.basis)
         state = item_step(
             state, total / 3000, centre=found.centre, heard=np.zeros(len(ROWS), np.int64), weight=3000, deviation=0.0,
-            learning_rate=0.2, momentum=0.7, taste_region=0.15,
+            taste_deviation=0.0, bounds=StepBounds(learning_rate=0.2, momentum=0.7, taste_region=0.15),
         )  # fmt: skip
     after = loss(moved_items(start, rows=ROWS, core=state.core, directions=found.basis))
     before, best = loss(start), loss(truth)
     assert (before - after) / (before - best) > 0.8
 
 
-def _stepped(mean: np.ndarray, *, weight: float, deviation: float, heard: int = 0) -> np.ndarray:
+def _stepped(
+    mean: np.ndarray, *, weight: float, deviation: float, heard: int = 0, popularity_region: float = 50.0
+) -> np.ndarray:
     start = ServerState(np.zeros((len(mean), RANK)), np.zeros((len(mean), RANK)))
     return item_step(
         start, mean, centre=np.zeros(RANK - 1), heard=np.full(len(mean), heard), weight=weight, deviation=deviation,
-        learning_rate=1.0, momentum=0.7, taste_region=TASTE_REGION,
+        taste_deviation=deviation,
+        bounds=StepBounds(
+            learning_rate=1.0, momentum=0.7, taste_region=TASTE_REGION, popularity_region=popularity_region
+        ),
     ).core  # fmt: skip
 
 
@@ -123,6 +129,13 @@ def test_popularity_is_fitted_and_cannot_overshoot() -> None:
     mean[0, -2], mean[0, -1] = seen - expected, seen + expected
     core = _stepped(mean, weight=1e9, deviation=0.0)
     np.testing.assert_allclose(core, [[0.0, 0.0, 1.0]], atol=1e-6)
+
+
+def test_popularity_moves_no_further_than_its_region_whatever_phones_say() -> None:
+    mean = np.zeros((3, RANK + 1))
+    mean[:, -2], mean[:, -1] = (1e6, -1e6, 0.1), (1e6, 1e6, 1.0)
+    core = _stepped(mean, weight=1e9, deviation=0.0, popularity_region=0.5)
+    np.testing.assert_allclose(core[:, -1], [0.5, -0.5, np.log(0.55 / 0.45)], atol=1e-6)
 
 
 def test_a_taste_moves_no_further_than_its_region_whatever_phones_say() -> None:
@@ -226,6 +239,58 @@ def test_a_step_that_crowds_the_other_items_out_is_not_made(tmp_path: Path) -> N
     assert not np.array_equal(part.core, before)
 
 
+def test_weighing_tastes_changes_what_is_clipped_and_nothing_of_the_step(tmp_path: Path) -> None:
+    release = write_release(tmp_path)
+    training = TrainingPlan(part=Part.ITEMS, categories=("quiet",), rank=RANK)
+    plain = shared_part(training, release)
+    weighed = shared_part(msgspec.structs.replace(training, taste_norm=1.0), release)
+    held, rng = load_device_release(release), np.random.default_rng(5)
+    base, targets = made_up_queries(held, count=40), rng.integers(0, ITEMS, size=40)
+    for _ in range(2):
+        for part in (plain, weighed):
+            vectors = moved_items(held.item_vectors, rows=part.rows, core=part.core, directions=part.basis)
+            told = item_statistics(base, targets, vectors=vectors, rows=part.rows, directions=part.basis)
+            part.step(told / 40, weight=40.0, deviation=1e-4)
+        lengths = [np.linalg.norm(base @ part.basis[:, :-1], axis=1).mean() for part in (plain, weighed)]
+        assert lengths[1] == pytest.approx(lengths[0] / (RANK - 1) ** 0.5, rel=1e-5)
+        np.testing.assert_allclose(weighed.core @ weighed.basis.T, plain.core @ plain.basis.T, atol=2e-4)
+        assert np.linalg.norm(plain.core[:, :-1]) > 0.0
+    again = shared_part(msgspec.structs.replace(training, taste_norm=1.0), release)
+    again.restore(*weighed.saved())
+    np.testing.assert_array_equal(again.core, weighed.core)
+
+
+def test_an_eventful_phone_and_a_colluder_have_about_the_same_say() -> None:
+    """By `items_training`'s norm: what a push of popularity alone has room for an honest phone has used up."""
+    training = items_training((), noise_multiplier=0.0)
+    rng = np.random.default_rng(6)
+    found = directions_of(rng.normal(size=(500, 40)) + 1.0, 33)
+    weights = np.append(found.weights(training.taste_norm), 1.0)
+    told, rows = np.zeros((200, 34)), rng.permutation(200)[:30]
+    told[rows, :-1] = (rng.normal(size=(30, 40)) + 1.0) @ found.basis
+    told[rows, -1] = 1.0
+    honest = clip(told * weights, training.clipping_norm)
+    push = np.zeros_like(told)
+    push[:, -2:] = 1e6
+    room = np.linalg.norm(clip(push, training.clipping_norm)[:, -2:]) / np.linalg.norm(honest[:, -2:])
+    assert room < 1.5
+    unweighed = clip(told, training.clipping_norm)
+    assert np.linalg.norm(unweighed[:, -2:]) < 0.5 * np.linalg.norm(honest[:, -2:])
+
+
+@pytest.mark.parametrize(("excess", "mass"), [(1.0, 0.1), (-1.0, 0.1), (0.1, -1.0)])
+def test_a_mean_that_no_honest_phones_have_is_not_stepped_by(tmp_path: Path, excess: float, mass: float) -> None:
+    part = shared_part(TrainingPlan(part=Part.ITEMS, categories=("quiet",), rank=RANK), write_release(tmp_path))
+    before = part.core.copy()
+    mean = np.zeros((len(part.rows), part.rank + 1))
+    mean[:, -2], mean[:, -1] = 1e-3 * excess, 1e-3 * mass
+    with pytest.raises(ImplausibleStepError, match="less than never"):
+        part.step(mean, weight=100.0, deviation=0.0)
+    assert np.array_equal(part.core, before)
+    # Noise of that size says nothing.
+    part.step(mean, weight=100.0, deviation=1e-3)
+
+
 def test_a_poisoned_round_is_void_though_its_sums_came_and_stays_booked(tmp_path: Path) -> None:
     poisoned = True
 
@@ -253,3 +318,10 @@ def test_a_poisoned_round_is_void_though_its_sums_came_and_stays_booked(tmp_path
     with np.load(tmp_path / "outcome" / "items.npz") as left:
         assert not left["moves"].any()
     assert [entry.kind for entry in read_ledger(tmp_path / "ledger")][-1] == "spent"
+
+
+def test_what_bounds_a_phone_is_said_in_words() -> None:
+    plain, private = (items_training((), noise_multiplier=noise) for noise in (0.0, 1.0))
+    assert norm_in_words(plain).startswith("5, about 8 events of different items")
+    assert "the noise is" in norm_in_words(private)
+    assert "core" in norm_in_words(TrainingPlan())

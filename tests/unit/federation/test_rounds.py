@@ -204,6 +204,8 @@ def test_a_run_steps_books_and_leaves_an_outcome(tmp_path: Path) -> None:
     assert not np.allclose(adapter, np.eye(DIM))
     assert (found.ledger.rounds, found.ledger.population) == (2, "phones")
     assert encode_global(found)
+    assert {one.clipping_norm for one in found.last.rounds} == {plan.training.clipping_norm}
+    assert found.last.norm.startswith(f"{plan.training.clipping_norm:g}, ")
 
 
 def test_void_rounds_book_nothing_and_change_nothing(tmp_path: Path) -> None:

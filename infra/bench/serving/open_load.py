@@ -68,6 +68,9 @@ class OpenLoad:
     rate_per_s: float
     clock: Clock
     samples: list[Sample] = field(default_factory=list)
+    late_s: list[float] = field(default_factory=list)
+    """By how much each call left behind its time. Where that is much, the machine had no time for this generator: calls
+    that it did not send, and answers that it did not read in time, are its own failures."""
     _began_s: float = 0.0
     _ends: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -93,6 +96,7 @@ class OpenLoad:
                 wait_s = number / self.rate_per_s - self.now_s()
                 if wait_s > 0:
                     await asyncio.sleep(wait_s)
+                self.late_s.append(max(0.0, self.now_s() - number / self.rate_per_s))
                 number += 1
                 if in_flight >= IN_FLIGHT_MAX:
                     self.samples.append(Sample(self.now_s(), 0.0, 0, 0, NOT_SENT))

@@ -2,7 +2,7 @@
 
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from cassandra import AlreadyExists, DriverException, InvalidRequest
@@ -198,6 +198,7 @@ def explain(error: Exception, keyspace: str) -> str:
         return f"the keyspace {keyspace} is not what this code knows ({type(error).__name__})"
     name = type(error).__name__
     if isinstance(error, NoHostAvailable):
-        # What a handshake fails by stands inside of it.
-        name += f" ({', '.join(sorted({type(one).__name__ for one in error.errors.values()}))})"
+        # What a handshake fails by stands inside of it, by node; where no node took a session there are names only.
+        inside = error.errors.values() if isinstance(error.errors, Mapping) else ()
+        name += f" ({', '.join(sorted({type(one).__name__ for one in inside})) or 'no node takes a session'})"
     return f"Cassandra failed: {name}" if isinstance(error, DriverException) else f"failed: {name}"

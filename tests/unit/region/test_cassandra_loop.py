@@ -8,10 +8,14 @@ from typing import Any
 
 import pytest
 from cassandra import OperationTimedOut
+from cassandra.cluster import NoHostAvailable
 from cassandra.connection import ConnectionShutdown
 
-from region.store import cassandra_loop
+from infra.plumbing.addresses import parse_address
+from region.store import cassandra_link, cassandra_loop
+from region.store.cassandra_link import CassandraLink
 from region.store.cassandra_loop import LoopConnection, LoopTimer, TimerWheel
+from region.store.port import StoreUnavailableError
 
 
 class _Pair:
@@ -210,3 +214,24 @@ async def test_a_connection_outlives_its_loop_in_silence() -> None:
     assert made.connection._socket.fileno() == -1
     assert made.told
     made.node.close()
+
+
+async def test_nodes_that_take_no_session_are_tried_again_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = 0
+
+    def connect(_link: CassandraLink, _connections: object) -> None:
+        nonlocal tried
+        tried += 1
+        # As the driver tells it where it has reached a node and can open no connections for a session there.
+        raise NoHostAvailable("Unable to connect to any servers", ["127.0.0.1"])
+
+    monkeypatch.setattr(CassandraLink, "_connect", connect)
+    monkeypatch.setattr(cassandra_link, "_BACKOFF_MIN_S", 0.001)
+    text = "cassandra://127.0.0.1:1/k?data_center=d"
+    link = CassandraLink(parse_address(text, scheme="cassandra", options=CassandraLink.OPTIONS))
+    try:
+        await until(lambda: tried > 2)
+        with pytest.raises(StoreUnavailableError, match="no node takes a session"):
+            await link.ask("read_subject", ("a",), timeout_s=1.0)
+    finally:
+        await link.close()

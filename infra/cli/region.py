@@ -329,12 +329,14 @@ def _stop_trial(arguments: argparse.Namespace) -> None:
 
 def _trial_text(report: Any) -> str:
     rows = [
-        {"watched": name, "active release": control, "tried": tried, "e-value": report.evidence[name]}
+        {"watched": name, "active release": control, "tried": tried, "e-value": report.evidence[name],
+         "acts at": report.acts_at.get(name)}
         for name, (control, tried) in report.rates.items()
-    ]
+    ]  # fmt: skip
     head = f"{report.kind.value} of {report.plan.release}, {report.elapsed_s:.0f} s, {report.answers} answers"
+    means = "\nof the first four the mean of the e-values has to get there" if report.acts_at else ""
     overlap = "" if report.overlap is None else f"\n{report.overlap:.0%} of the first ten items are the same"
-    return f"{head}\n{table(rows)}{overlap}\n{report.decision}: {report.why}"
+    return f"{head}\n{table(rows)}{means}{overlap}\n{report.decision}: {report.why}"
 
 
 def _audit(arguments: argparse.Namespace) -> None:

@@ -108,6 +108,8 @@ GUARDED = ("failed", "empty", "slow", "degraded")
 """Of answers."""
 IGNORED = "ignored"
 WATCHED = (*GUARDED, IGNORED)
+KEPT = "kept"
+"""The evidence that clicks are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +182,7 @@ def subjects_needed(plan: TrialPlan, seen: Evidence) -> int | None:
 def judge(plan: TrialPlan, standing: Standing, *, elapsed_s: float) -> Verdict:
     """What follows from `standing` after `elapsed_s` seconds."""
     needed = 1.0 / plan.alpha
-    harmed = _harmed(standing, needed)
+    harmed = _harmed(plan, standing)
     if harmed is not None:
         seen = standing.harm[harmed]
         return Verdict(
@@ -219,12 +221,22 @@ def _progress(plan: TrialPlan, seen: Evidence) -> str:
     )
 
 
-def _harmed(standing: Standing, needed: float) -> str | None:
-    """What there is enough evidence of harm in; None: in nothing. Of `alpha` four fifths are for GUARDED."""
-    hours = standing.period * (standing.period + 1)
-    if log_mean_e(*(standing.harm[name] for name in GUARDED)) >= math.log(needed * hours * len(WATCHED) / len(GUARDED)):
+def acts_at(plan: TrialPlan, period: int) -> dict[str, float]:
+    """The e-value from which on a canary acts in the hour `period`, by what is watched, and `kept`, which promotes it.
+
+    Of GUARDED the mean of the four has to reach it. Of `alpha` four fifths are for them, hours share them.
+    """
+    needed = 1.0 / plan.alpha
+    guarded = needed * period * (period + 1) * len(WATCHED) / len(GUARDED)
+    return {**dict.fromkeys(GUARDED, guarded), IGNORED: needed * len(WATCHED), KEPT: needed}
+
+
+def _harmed(plan: TrialPlan, standing: Standing) -> str | None:
+    """What there is enough evidence of harm in; None: in nothing."""
+    needed = acts_at(plan, standing.period)
+    if log_mean_e(*(standing.harm[name] for name in GUARDED)) >= math.log(needed[GUARDED[0]]):
         return max(GUARDED, key=lambda name: standing.harm[name].log_e)
-    return IGNORED if standing.harm[IGNORED].log_e >= math.log(needed * len(WATCHED)) else None
+    return IGNORED if standing.harm[IGNORED].log_e >= math.log(needed[IGNORED]) else None
 
 
 def _of(tally: Tally, name: str) -> int:

@@ -24,6 +24,7 @@ from region.releases.messages import SwitchAnswer
 from region.releases.operations import REGION_ITSELF, Operations
 from region.releases.slots import L, Slot
 from region.releases.trial import (
+    KEPT,
     Arm,
     Decision,
     Standing,
@@ -31,6 +32,7 @@ from region.releases.trial import (
     TrialKind,
     TrialPlan,
     Verdict,
+    acts_at,
     in_bucket,
     judge,
     looked_at,
@@ -56,6 +58,8 @@ class TrialReport(GlobalMessage, frozen=True, kw_only=True):
     """By what is watched: the control's rate and the trial's. Of a canary: of subjects, in the hour that it is in."""
     evidence: Global[dict[str, float]]
     """e-values of harm by what is watched, and of `kept`: that clicks are kept."""
+    acts_at: Global[dict[str, float]]
+    """Canary: the e-value from which on it acts; of the first four the mean has to reach it."""
     overlap: Global[float | None] = None
     """Shadow: mean share of the first ten items that both lists have."""
     decision: Global[str]
@@ -347,7 +351,7 @@ class Trials(Generic[L]):
 
     def _report_of(self, trial: Trial[L]) -> TrialReport:
         harm = trial.standing.harm
-        evidence = {name: seen.e_value for name, seen in harm.items()} | {"kept": trial.standing.kept.e_value}
+        evidence = {name: seen.e_value for name, seen in harm.items()} | {KEPT: trial.standing.kept.e_value}
         return TrialReport(
             kind=trial.kind,
             plan=trial.plan,
@@ -356,6 +360,7 @@ class Trials(Generic[L]):
             control_answers=trial.answers[Arm.CONTROL],
             rates={name: (seen.rate_a, seen.rate_b) for name, seen in harm.items()},
             evidence={name: min(value, 1e12) for name, value in evidence.items()},
+            acts_at=acts_at(trial.plan, trial.standing.period) if trial.kind is TrialKind.CANARY else {},
             overlap=trial.overlap_sum / trial.overlaps if trial.overlaps else None,
             decision=trial.verdict.decision.value,
             why=trial.verdict.why,

@@ -38,6 +38,7 @@ from region.releases.trial import (
     Tally,
     TrialKind,
     TrialPlan,
+    acts_at,
     in_bucket,
     judge,
     looked_at,
@@ -401,6 +402,20 @@ def test_a_harmless_release_is_promoted_in_a_bounded_number_of_subjects_and_one_
     narrow = subjects_needed(TrialPlan(release="r", click_loss_max=0.1), standing.kept)
     assert narrow is not None
     assert narrow > 3 * needed
+
+
+@pytest.mark.parametrize("watched", ["slow", "ignored"])
+def test_the_report_names_the_e_value_at_which_a_canary_is_rolled_back(watched: str) -> None:
+    plan = TrialPlan(release="0" * 20)
+    before = standing = new_standing()
+    good = Tally(answers=20, shown=20)
+    bad = replace(good, **{watched: 20})
+    while judge(plan, standing, elapsed_s=1.0).decision is Decision.GO_ON:
+        before, standing = standing, looked_at(plan, standing, good, bad)
+    needed = acts_at(plan, standing.period)[watched]
+    shares = len(GUARDED) if watched in GUARDED else 1
+    rest = shares - 1  # the other three have seen nothing: e-values of 1
+    assert (before.harm[watched].e_value + rest) / shares < needed <= (standing.harm[watched].e_value + rest) / shares
 
 
 def test_how_far_a_canary_is_stands_in_its_verdict() -> None:

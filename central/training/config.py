@@ -151,7 +151,9 @@ def default_config(
         history_length=_history_length(data, 100 if small else 200),
         epochs=epochs,
         batch_tokens=1500 if small else 3000,
-        learning_rate=3e-3 if small else 2e-3,
+        layers=2 if small else 3,
+        heads=2 if small else 4,
+        learning_rate=3e-3 if small else 4e-3,
         # The schedule ends at zero, and the last third of it brings the most: only a long standstill ends a run.
         patience=max(5, epochs // 2),
         positions=data.card.has_times,

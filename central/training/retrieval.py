@@ -60,13 +60,16 @@ class TwoTowerModel(tfrs.Model):  # type: ignore[misc]
         vectors = self.users(PackedInput(*inputs[:6]), table, training=training)
         targets, weights = tf.reshape(inputs.targets, [-1]), tf.reshape(inputs.weights, [-1])
         hidden = tf.reshape(vectors, [-1, self.config.dim])
+        seen = seen_before(inputs, len(self._item_shares)) if self.config.full_softmax else None
         parts = (tf.split(tensor, self.config.towers, axis=-1) for tensor in (hidden, table))
-        losses = [self._loss_of_one(own, items, targets, weights) for own, items in zip(*parts, strict=True)]
+        losses = [self._loss_of_one(own, items, targets, weights, seen) for own, items in zip(*parts, strict=True)]
         return tf.add_n(losses) * self.loss_share
 
-    def _loss_of_one(self, hidden: Any, table: Any, targets: Any, weights: Any) -> Any:
+    def _loss_of_one(self, hidden: Any, table: Any, targets: Any, weights: Any, seen: Any) -> Any:
         if self.config.full_softmax:
-            return full_softmax_loss(hidden, table, targets, weights, bfloat16=self.config.bfloat16)
+            return full_softmax_loss(
+                hidden, table, targets, weights, bfloat16=self.config.bfloat16, excluded=seen
+            )  # fmt: skip
         return self._in_batch_loss(hidden, table, targets, weights)
 
     def _in_batch_loss(self, hidden: Any, table: Any, targets: Any, weights: Any) -> Any:
@@ -80,6 +83,21 @@ class TwoTowerModel(tfrs.Model):  # type: ignore[misc]
             compute_metrics=False,
         )
         return total / tf.maximum(tf.cast(tf.size(known), tf.float32), 1.0)
+
+
+def seen_before(inputs: WindowBatch, num_items: int) -> Any:
+    """`[n] int32` places in the flattened `[positions, num_items]`: what the window has shown by a position.
+
+    A list leaves out what its reader has had, so such an item is never what comes next: with it in the softmax the
+    towers spend what they can on pushing it down. Where one does come again it is a target, and not among these.
+    """
+    length = inputs.segments.shape[1]
+    rows = inputs.items[:, None, :] - 1
+    earlier = tf.constant(np.tril(np.ones((1, length, length), dtype=np.bool_)))
+    same = tf.equal(inputs.segments[:, :, None], inputs.segments[:, None, :]) & (rows >= 0)
+    shown = same & earlier & tf.not_equal(rows, inputs.targets[:, :, None])
+    of_position = tf.reshape(tf.range(tf.size(inputs.items)) * num_items, [-1, length, 1])
+    return tf.boolean_mask(tf.reshape(of_position + rows, [-1]), tf.reshape(shown, [-1]))
 
 
 @dataclass(slots=True, kw_only=True)

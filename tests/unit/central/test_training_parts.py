@@ -12,7 +12,7 @@ from central.training.config import RankerConfig, RetrievalConfig, default_confi
 from central.training.losses import full_softmax_loss
 from central.training.ranker import HEADS, RankerNetwork
 from central.training.ranking_data import candidate_lists, retrieve
-from central.training.retrieval import TwoTowerModel
+from central.training.retrieval import TwoTowerModel, seen_before
 from central.training.runtime import prefers_bfloat16, tf
 from central.training.tables import item_tables
 from central.training.towers import (
@@ -23,28 +23,46 @@ from central.training.towers import (
     packed_from_history,
     year_buckets,
 )
-from central.training.windows import epoch_batches, event_table
+from central.training.windows import WindowBatch, epoch_batches, event_table
 from infra.contracts.features import RANKING_FEATURES
 
 TINY = RetrievalConfig(dim=8, heads=2, layers=1, history_length=12, batch_tokens=96, dropout=0.0, item_dropout=0.0)
 
 
+@pytest.mark.parametrize("excluding", [False, True])
 @pytest.mark.parametrize(("bfloat16", "tolerance"), [(False, 1e-5), (True, 2e-2)])
-def test_the_full_softmax_equals_tensorflows_own(bfloat16: bool, tolerance: float) -> None:
+def test_the_full_softmax_equals_tensorflows_own(bfloat16: bool, tolerance: float, excluding: bool) -> None:
     rng = np.random.default_rng(0)
     hidden, table = (tf.Variable(rng.normal(size=shape).astype(np.float32)) for shape in ((30, 8), (50, 8)))
     targets = tf.constant(rng.integers(0, 50, 30).astype(np.int32))
     weights = tf.constant((rng.random(30) > 0.3).astype(np.float32))
+    out = (rng.random((30, 50)) < 0.2) & excluding
+    out[np.arange(30), targets.numpy()] = False
+    twice = tf.constant(np.tile(np.flatnonzero(out), 2).astype(np.int32))
     with tf.GradientTape() as tape:
-        mine = full_softmax_loss(hidden, table, targets, weights, bfloat16=bfloat16)
+        mine = full_softmax_loss(
+            hidden, table, targets, weights, bfloat16=bfloat16, excluded=twice if excluding else None
+        )  # fmt: skip
     found = tape.gradient(mine, [hidden, table])
     with tf.GradientTape() as tape:
-        each = tf.nn.sparse_softmax_cross_entropy_with_logits(targets, tf.matmul(hidden, table, transpose_b=True))
+        logits = tf.where(out, -1e9, tf.matmul(hidden, table, transpose_b=True))
+        each = tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)
         wanted_loss = tf.reduce_sum(each * weights) / tf.reduce_sum(weights)
     wanted = tape.gradient(wanted_loss, [hidden, table])
     assert float(mine) == pytest.approx(float(wanted_loss), abs=10 * tolerance)
     for mine_part, wanted_part in zip(found, wanted, strict=True):
         assert np.abs(mine_part.numpy() - wanted_part.numpy()).max() < tolerance
+
+
+def test_what_a_window_has_shown_leaves_the_softmax_and_what_comes_again_does_not() -> None:
+    items = np.array([[3, 5, 3, 2, 0]], dtype=np.int32)  # two windows, 3 5 3 and 2, and a place with nothing
+    segments = np.array([[1, 1, 1, 2, 0]], dtype=np.int32)
+    targets = np.array([[4, 2, 6, 4, 0]], dtype=np.int32)  # catalogue rows: the second is item 3, seen before
+    nothing = np.zeros_like(items)
+    batch = WindowBatch(items, *(nothing,) * 4, segments, targets, (items > 0).astype(np.float32))
+    places = seen_before(batch, 7).numpy()
+    pairs = {(place // 7, place % 7) for place in places.tolist()}
+    assert pairs == {(0, 2), (1, 4), (2, 2), (2, 4), (3, 1)}
 
 
 def test_every_distance_has_a_bucket_and_nearer_ones_have_their_own() -> None:

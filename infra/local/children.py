@@ -98,12 +98,13 @@ def can_restore_priority() -> bool:
 
 
 def restore_priority(pids: Sequence[int]) -> None:
-    """Give every thread of `pids` the normal priority again (niceness is kept per thread on Linux)."""
+    """Give every thread of `pids` this process's own priority again (niceness is kept per thread on Linux)."""
+    own = os.getpriority(os.PRIO_PROCESS, 0)
     for pid in pids:
         with contextlib.suppress(OSError):
             for thread in os.listdir(f"/proc/{pid}/task"):
                 with contextlib.suppress(OSError):
-                    os.setpriority(os.PRIO_PROCESS, int(thread), 0)
+                    os.setpriority(os.PRIO_PROCESS, int(thread), own)
 
 
 def marked_processes(mark: str) -> list[int]:

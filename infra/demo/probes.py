@@ -17,6 +17,8 @@ from infra.plumbing.progress import Progress
 
 POLL_S = 0.004
 PATIENCE_S = 10.0
+LATER = (429, 503)
+"""What an event is answered while a part is busy or away: the same event counts once, however often it comes."""
 
 
 class ProbeFailedError(AtollError):
@@ -67,18 +69,23 @@ async def ask(session: aiohttp.ClientSession, base_url: str, path: str, headers:
 async def send_event(
     session: aiohttp.ClientSession, base_url: str, headers: dict[str, str], *, item: str, event_id: str, clock: Clock
 ) -> dict[str, Any]:
-    """POST one click and return the acknowledgement.
+    """POST one click and return the acknowledgement; where it is told to come again later, it does, as callers must.
 
     Raises:
-        ProbeFailedError: the event was not acknowledged.
+        ProbeFailedError: the event was not acknowledged within PATIENCE_S.
     """
     event = {"event_id": event_id, "type": "click", "item": item, "at_ms": clock.now_ms()}
-    async with session.post(f"{base_url}/v1/events", json={"events": [event]}, headers=headers) as response:
-        raw = await response.read()
-        if response.status != 200:
+    till_s = clock.monotonic_s() + PATIENCE_S
+    while True:
+        async with session.post(f"{base_url}/v1/events", json={"events": [event]}, headers=headers) as response:
+            raw = await response.read()
+        if response.status == 200:
+            acknowledged: dict[str, Any] = json.loads(raw)
+            return acknowledged
+        again_s = float(response.headers.get("Retry-After", "inf")) if response.status in LATER else float("inf")
+        if clock.monotonic_s() + again_s > till_s:
             raise ProbeFailedError(f"an event was answered {response.status}: {raw[:300].decode(errors='replace')}")
-        acknowledged: dict[str, Any] = json.loads(raw)
-        return acknowledged
+        await asyncio.sleep(again_s)
 
 
 PERSONAL = "/v1/recommendations/personal?n=10"

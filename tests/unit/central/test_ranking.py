@@ -15,6 +15,7 @@ from central.training.ranking import (
     fit_linear,
     head_counts,
     held_out_ndcg,
+    linear_helps,
     ranker_logits,
     train_ranker,
 )
@@ -66,7 +67,24 @@ def test_the_linear_weights_are_brought_to_where_they_came_from() -> None:
 def test_where_there_is_nothing_to_learn_the_retrieval_order_stays() -> None:
     learn, held_out = lists_of(60, 0, secret_weight=0.0), lists_of(60, 1, secret_weight=0.0)
     trained = train_ranker(learn, held_out, RankerConfig(epochs=2), progress=SilentProgress())
+    assert trained.epochs[0] == 0
     assert trained.held_out_ndcg10 >= trained.held_out_retrieval_ndcg10
+
+
+def test_a_few_held_out_users_do_not_talk_the_linear_weights_away() -> None:
+    """What helps by all users is taken, also where the few that are held out would have it otherwise."""
+    learn, config = lists_of(400, 0), RankerConfig(epochs=1)
+    odd = lists_of(40, 1, secret_weight=-2.0)
+    trained = train_ranker(learn, odd, config, progress=SilentProgress())
+    assert trained.epochs[0] >= 1
+    fresh = lists_of(400, 2)
+    untrained = RankerNetwork(config=config, **moments(fresh.features))
+    assert held_out_ndcg(trained.network, fresh) > held_out_ndcg(untrained, fresh)
+
+
+def test_a_handful_of_users_is_enough_to_try_and_fewer_are_not() -> None:
+    assert linear_helps(lists_of(40, 0), RankerConfig())
+    assert not linear_helps(lists_of(3, 0), RankerConfig())
 
 
 def test_targets_that_retrieval_missed_do_not_teach_that_a_low_score_is_good() -> None:
